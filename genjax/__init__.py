@@ -1,0 +1,25 @@
+"""The classic generative models in JAX.
+
+    import genjax
+    result = genjax.train("gan_digits")
+    images = genjax.sample(result.run, n=64, seed=0)
+"""
+
+from genjax.data.sources import DataOptions
+from genjax.run.loop import Diverged, Result, resume, train
+from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.sample import sample
+from genjax.types import ImageSpec, UsageError
+
+__all__ = [
+    "DataOptions",
+    "Diverged",
+    "ImageSpec",
+    "Recipe",
+    "Result",
+    "UsageError",
+    "load_recipe",
+    "resume",
+    "sample",
+    "train",
+]

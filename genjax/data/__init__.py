@@ -1,0 +1,1 @@
+"""Data: sources of images, and the batches drawn from them."""

@@ -1,0 +1,205 @@
+"""Batches: which images a step sees, and how they reach the device.
+
+Order is a function of (seed, step), nothing else: epochs are shuffled one by one and laid end to
+end, and step s takes the batch that begins at s * batch_size. A run that resumes needs no loader
+state, and a data set gives the same batches whether it lives on the device or is streamed.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from genjax.data.sources import BrokenImage, DataOptions, Example, Source
+from genjax.types import Batch, UsageError
+
+log = logging.getLogger("genjax")
+
+GIB = 2**30
+# Decoding holds the interpreter for much of its time: more threads than cores are slower.
+THREADS = os.cpu_count() or 1
+READ_BLOCK = 256
+# A compiled call takes several streamed steps at once, up to this many bytes of images.
+STREAM_BYTES = 256 * 2**20
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batch_indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
+    """Which images a step sees.
+
+    Args:
+        seed: Of the order.
+        step: From 0.
+        batch_size: B; may be larger than `count`.
+        count: Number of images.
+
+    Returns:
+        int32 [B]; each epoch holds every image once.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, offsets = np.divmod(positions, count)
+    indices = np.empty(batch_size, np.int32)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = _epoch_order(seed, int(epoch), count)[offsets[here]]
+    return indices
+
+
+class Batches(Protocol):
+    """How the compiled program gets its batches.
+
+    Attributes:
+        arrays: A pytree that lives on the device for the whole run.
+        max_steps: Most steps that one `feed` should cover.
+    """
+
+    arrays: Any
+    max_steps: int
+
+    def feed(self, first_step: int, steps: int) -> Any:
+        """What the program scans over for these steps: a pytree with leading axes [steps, B]."""
+        ...
+
+    @staticmethod
+    def select(arrays: Any, item: Any) -> Batch:
+        """The batch of one step, inside the program, from `arrays` and one item of the feed."""
+        ...
+
+
+class Resident:
+    """A data set on the device: the feed is indices, and the program gathers."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int):
+        self.arrays = Batch(images, labels)
+        self.max_steps = 2**31
+        self._batch_size, self._seed = batch_size, seed
+
+    def feed(self, first_step: int, steps: int) -> np.ndarray:
+        """Indices, int32 [steps, B]."""
+        count = len(self.arrays.images)
+        return np.stack(
+            [
+                batch_indices(self._seed, step, self._batch_size, count)
+                for step in range(first_step, first_step + steps)
+            ]
+        )
+
+    @staticmethod
+    def select(arrays: Batch, item: jax.Array) -> Batch:
+        """The images and labels at the indices."""
+        return Batch(arrays.images[item], arrays.labels[item])
+
+
+class Streamed:
+    """A data set that is read as it is needed, by threads that run ahead."""
+
+    def __init__(self, source: Source, batch_size: int, seed: int, skip_broken: bool):
+        self.arrays = ()
+        image_bytes = int(np.prod(source.spec.shape))
+        self.max_steps = max(1, STREAM_BYTES // (batch_size * image_bytes))
+        self._source, self._batch_size, self._seed = source, batch_size, seed
+        self._skip_broken = skip_broken
+        self._reported: set[int] = set()
+        self._next_step = -1
+        self._stream: Iterator[Batch] = iter(())
+
+    def feed(self, first_step: int, steps: int) -> Batch:
+        """Images and labels, [steps, B, ...]; cheap when the steps follow the last ones."""
+        if first_step != self._next_step:
+            import grain  # two seconds to import, and only a large data set needs it
+
+            ahead = max(2, min(64, 2 * self.max_steps))
+            options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
+            endless = grain.MapDataset.range(first_step, 2**31).map(self._read_batch)
+            self._stream = iter(endless.to_iter_dataset(options))
+        batches = [next(self._stream) for _ in range(steps)]
+        self._next_step = first_step + steps
+        return Batch(
+            np.stack([batch.images for batch in batches]),
+            np.stack([batch.labels for batch in batches]),
+        )
+
+    @staticmethod
+    def select(arrays: tuple[()], item: Batch) -> Batch:
+        """The item itself."""
+        del arrays
+        return item
+
+    def _read_batch(self, step: int) -> Batch:
+        indices = batch_indices(self._seed, int(step), self._batch_size, len(self._source))
+        examples = [
+            self._next_readable(int(index)) if isinstance(example, BrokenImage) else example
+            for index, example in zip(indices, self._source.read(indices.tolist()), strict=True)
+        ]
+        return Batch(
+            np.stack([image for image, _ in examples]),
+            np.asarray([label for _, label in examples], np.int32),
+        )
+
+    def _next_readable(self, index: int) -> Example:
+        """In the place of a broken image, the next one that can be read, if skipping is allowed."""
+        for candidate in range(index, index + len(self._source)):
+            candidate %= len(self._source)
+            (example,) = self._source.read([candidate])
+            if not isinstance(example, BrokenImage):
+                return example
+            if not self._skip_broken:
+                raise UsageError(f"{example}; --on-broken skip leaves it out")
+            if candidate not in self._reported:
+                self._reported.add(candidate)
+                log.warning("skipped a broken image: %s", example)
+        raise UsageError("not one image can be read")
+
+
+def read_all(source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Every image that can be read.
+
+    Returns:
+        Images uint8 [N, H, W, C], labels int32 [N], and a line for each broken image.
+    """
+    blocks = [
+        range(start, min(start + READ_BLOCK, len(source)))
+        for start in range(0, len(source), READ_BLOCK)
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        examples = [e for block in pool.map(source.read, blocks) for e in block]
+    good = [e for e in examples if not isinstance(e, BrokenImage)]
+    images = np.empty((len(good), *source.spec.shape), np.uint8)
+    for i, (image, _) in enumerate(good):
+        images[i] = image
+    labels = np.asarray([label for _, label in good], np.int32)
+    return images, labels, [str(e) for e in examples if isinstance(e, BrokenImage)]
+
+
+def open_batches(
+    source: Source, batch_size: int, seed: int, options: DataOptions
+) -> Resident | Streamed:
+    """Batches of a source: resident if its images fit in `options.resident_gib`, else streamed.
+
+    Raises:
+        UsageError: A broken image where they are refused, or not one good image.
+    """
+    skip_broken = options.on_broken == "skip"
+    if len(source) * np.prod(source.spec.shape) > options.resident_gib * GIB:
+        return Streamed(source, batch_size, seed, skip_broken)
+    images, labels, broken = read_all(source)
+    if broken and not skip_broken:
+        some = "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
+        raise UsageError(
+            f"{len(broken)} of {len(source)} images cannot be read: {some}. "
+            "--on-broken skip leaves them out"
+        )
+    if not len(images):
+        raise UsageError(f"not one of {len(source)} images can be read")
+    for line in broken:
+        log.warning("skipped a broken image: %s", line)
+    return Resident(images, labels, batch_size, seed)

@@ -1,0 +1,368 @@
+"""Sources: random access to labelled images, behind one interface.
+
+    open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip", options) -> Source
+"""
+
+import collections
+import io
+import json
+import logging
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass
+
+from genjax.data.images import Fit, converted_mode, to_array
+from genjax.types import CHECKED, ImageSpec, UsageError
+
+IMAGE_SUFFIXES = frozenset(
+    ".bmp .gif .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+# What Pillow and zipfile raise for a damaged file.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error)
+RESAMPLE = Image.Resampling.LANCZOS
+
+
+@dataclass(frozen=True, config=CHECKED)
+class DataOptions:
+    """How a source is read."""
+
+    data_dir: str | None = None
+    """tfds: where prepared data sets lie. None: ~/tensorflow_datasets."""
+    split: str = "train"
+    """tfds: the split, in its notation ('train', 'train[:90%]', 'test')."""
+    size: tuple[int, ...] = ()
+    """HEIGHT, or HEIGHT WIDTH: bring images to this size. Empty: as they are, all alike."""
+    fit: Fit = "crop"
+    """How another aspect ratio meets --size: cut the centre, stretch, or pad with black."""
+    channels: Literal[1, 3] | None = None
+    """1 for gray, 3 for RGB. None: RGB if any image has colour."""
+    on_broken: Literal["refuse", "skip"] = "refuse"
+    """folder, zip: an image that cannot be read ends the run, or is reported and left out."""
+    resident_gib: float = Field(2.0, ge=0)
+    """Data sets up to this size (GiB, as uint8) live on the device; larger ones are streamed."""
+
+    @field_validator("size")
+    @classmethod
+    def _one_or_two(cls, size: tuple[int, ...]) -> tuple[int, ...]:
+        if len(size) > 2 or any(n < 1 for n in size):
+            raise ValueError("wanted HEIGHT or HEIGHT WIDTH, each at least 1")
+        return size
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """(height, width), or None for the images' own."""
+        return (self.size[0], self.size[-1]) if self.size else None
+
+
+class BrokenImage(Exception):
+    """An image that cannot be read; the message names it and says why."""
+
+
+# An image, uint8 [H, W, C], and its label (0 without classes).
+Example = tuple[np.ndarray, int]
+
+
+class Source(Protocol):
+    """Labelled images by index.
+
+    Attributes:
+        spec: Shape and number of classes of every image.
+        class_names: Names of the classes, `spec.classes` of them.
+    """
+
+    spec: ImageSpec
+    class_names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """The examples at `indices`, with a `BrokenImage` in the place of one that is not readable.
+
+        Many at once because some sources read ten at the cost of two; safe to call from threads.
+        """
+        ...
+
+
+class ArraySource:
+    """Images that are one array, uint8 [N, H, W, C]."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        options: DataOptions,
+    ):
+        self._images, self._labels, self._fit = images, labels, options.fit
+        height, width = options.height_width or images.shape[1:3]
+        channels = options.channels or images.shape[3]
+        self.class_names = class_names
+        self.spec = ImageSpec(height, width, channels, len(class_names))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """See `Source.read`."""
+        return [
+            (fit_array(self._images[i], self.spec, self._fit), int(self._labels[i]))
+            for i in indices
+        ]
+
+
+class TfdsSource:
+    """A split of a tensorflow-datasets image data set, read without TensorFlow."""
+
+    def __init__(self, name: str, options: DataOptions):
+        source, features = _open_tfds(name, options)
+        image_key, image = _one_feature(features, "Image", f"tfds:{name}")
+        self._source, self._image_key, self._fit = source, image_key, options.fit
+        label = features["label"] if "label" in features else None
+        self._has_labels = getattr(label, "num_classes", None) is not None
+        self.class_names = list(label.names) if self._has_labels else []
+        height, width, channels = image.shape
+        if options.height_width:
+            height, width = options.height_width
+        if height is None or width is None:
+            raise UsageError(f"tfds:{name} has images of many sizes: give --size HEIGHT [WIDTH]")
+        if np.dtype(image.np_dtype) not in (np.uint8, np.uint16):
+            raise UsageError(f"tfds:{name} has {image.np_dtype} images; wanted uint8 or uint16")
+        channels = options.channels or (1 if channels == 1 else 3)
+        self.spec = ImageSpec(height, width, channels, len(self.class_names))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """See `Source.read`."""
+        return [
+            (
+                fit_array(record[self._image_key], self.spec, self._fit),
+                int(record["label"]) if self._has_labels else 0,
+            )
+            for record in self._source.__getitems__([int(i) for i in indices])
+        ]
+
+
+class FileSource:
+    """The image files of a folder or a zip archive.
+
+    Labels come from `dataset.json` at the root (`{"labels": [[NAME, CLASS], ...]}`, CLASS a number
+    from 0) if there is one, else from the sub-folders, sorted by name, if there are two or more.
+    """
+
+    def __init__(
+        self, names: Sequence[str], read: Callable[[str], bytes], where: str, options: DataOptions
+    ):
+        self._names = [n for n in sorted(names) if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
+        if not self._names:
+            known = " ".join(sorted(IMAGE_SUFFIXES))
+            raise UsageError(f"{where} holds no images; looked for files that end in {known}")
+        self._read, self._fit, self._where = read, options.fit, where
+        if "dataset.json" in names:
+            self._labels, self.class_names = self._labels_from_json(read("dataset.json"))
+        else:
+            self._labels, self.class_names = _labels_from_folders(self._names)
+        self.sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+        self.modes: collections.Counter[str] = collections.Counter()
+        if not (options.height_width and options.channels):
+            self._scan()
+        channels = options.channels or (
+            1 if all(converted_mode(m) == "L" for m in self.modes) else 3
+        )
+        height, width = options.height_width or self._common_size()
+        self.spec = ImageSpec(height, width, channels, len(self.class_names))
+
+    def _scan(self) -> None:
+        """Count sizes and modes from the headers; a broken header is met again when it is read."""
+
+        def header(name: str) -> tuple[tuple[int, int], str] | None:
+            try:
+                with Image.open(io.BytesIO(self._read(name))) as image:
+                    mode = "RGBA" if image.mode == "P" else image.mode
+                    # EXIF orientations 5 to 8 lie on their side.
+                    sideways = image.getexif().get(0x0112, 1) >= 5
+                    return (image.size if sideways else image.size[::-1]), mode
+            except UNREADABLE:
+                return None
+
+        headers = [h for h in map(header, self._names) if h]
+        self.sizes.update(size for size, _ in headers)
+        self.modes.update(mode for _, mode in headers)
+
+    def _common_size(self) -> tuple[int, int]:
+        if len(self.sizes) == 1:
+            return next(iter(self.sizes))
+        if not self.sizes:
+            raise UsageError(f"{self._where}: not one of {len(self._names)} images can be read")
+        common = ", ".join(f"{h}x{w}" for (h, w), _ in self.sizes.most_common(3))
+        raise UsageError(
+            f"{self._where} has images of {len(self.sizes)} sizes (such as {common}): "
+            "give --size HEIGHT [WIDTH]"
+        )
+
+    def _labels_from_json(self, text: bytes) -> tuple[list[int], list[str]]:
+        where = f"{self._where}/dataset.json"
+        try:
+            pairs = json.loads(text)["labels"]
+            if pairs is None:
+                return [0] * len(self._names), []
+            by_name = {name.replace("\\", "/"): label for name, label in pairs}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f'{where}: wanted {{"labels": [[NAME, CLASS], ...]}}') from error
+        missing = [name for name in self._names if name not in by_name]
+        if missing:
+            raise UsageError(f"{where} has no label for {len(missing)} images, such as {missing[0]}")
+        labels = [by_name[name] for name in self._names]
+        bad = [label for label in labels if type(label) is not int or label < 0]
+        if bad:
+            raise UsageError(f"{where}: a class is a whole number from 0, not {bad[0]!r}")
+        return labels, [str(c) for c in range(max(labels) + 1)]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """See `Source.read`."""
+        return [self._read_one(self._names[i], self._labels[i]) for i in indices]
+
+    def _read_one(self, name: str, label: int) -> Example | BrokenImage:
+        try:
+            with Image.open(io.BytesIO(self._read(name))) as image:
+                return to_array(image, self.spec.shape, self._fit, RESAMPLE), label
+        except UNREADABLE as error:
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+            return BrokenImage(f"{name}: {reason or type(error).__name__}")
+
+
+def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit) -> np.ndarray:
+    """An image that is an array, uint8 or uint16 [H, W, C], as uint8 of `spec.shape`."""
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.shape == spec.shape:
+        return image
+    channels = image.shape[-1]
+    pixels = Image.fromarray(image[..., 0] if channels == 1 else image)
+    return to_array(pixels, spec.shape, fit, RESAMPLE)
+
+
+def open_source(data: str, options: DataOptions) -> Source:
+    """The source that `data` names.
+
+    Args:
+        data: `digits`, `tfds:NAME`, `folder:PATH`, or the path of a .zip (`folder:` may stand
+            before it).
+        options: How it is read.
+
+    Raises:
+        UsageError: Unknown source, missing path or data set, or images that the options do not fit.
+    """
+    kind, _, name = data.partition(":")
+    if data == "digits":
+        return _open_digits(options)
+    if kind == "tfds" and name:
+        return TfdsSource(name, options)
+    path = Path(name if kind == "folder" else data).expanduser()
+    if path.suffix.lower() == ".zip":
+        return _open_zip(path, options)
+    if kind == "folder" and name:
+        return _open_folder(path, options)
+    raise UsageError(f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip")
+
+
+def absolute(data: str) -> str:
+    """`data` with its path made absolute, so that a run can be resumed from anywhere."""
+    kind, _, name = data.partition(":")
+    if kind == "folder" and name:
+        return f"folder:{Path(name).expanduser().resolve()}"
+    return str(Path(data).expanduser().resolve()) if data.lower().endswith(".zip") else data
+
+
+def _open_digits(options: DataOptions) -> Source:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # 17 gray levels, 0 to 16, over the whole of 0 to 255.
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    return ArraySource(images, digits.target, [str(d) for d in digits.target_names], options)
+
+
+def _open_folder(path: Path, options: DataOptions) -> Source:
+    if not path.is_dir():
+        raise UsageError(f"no folder {path}")
+    names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+    return FileSource(names, lambda name: (path / name).read_bytes(), str(path), options)
+
+
+def _open_zip(path: Path, options: DataOptions) -> Source:
+    if not path.is_file():
+        raise UsageError(f"no file {path}")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UsageError(f"{path} cannot be read as a zip archive: {error}") from error
+    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    return FileSource(names, archive.read, str(path), options)
+
+
+def _labels_from_folders(names: Iterable[str]) -> tuple[list[int], list[str]]:
+    folders = [str(PurePosixPath(name).parent) for name in names]
+    classes = sorted(set(folders))
+    if len(classes) < 2:
+        return [0] * len(folders), []
+    index = {name: i for i, name in enumerate(classes)}
+    return [index[folder] for folder in folders], classes
+
+
+def _one_feature(features: Any, kind: str, where: str) -> tuple[str, Any]:
+    for key, feature in features.items():
+        if type(feature).__name__ == kind:
+            return key, feature
+    raise UsageError(f"{where} has no image: its features are {', '.join(features)}")
+
+
+def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
+    """The data source of a split, and its features; downloads what is not there."""
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # an advertisement for OpenCV, each time
+    by_hand = (
+        f"prepare it where there is a network: pip install tensorflow, then "
+        f"tfds build {name} --file_format=array_record"
+        + (f" --data_dir={options.data_dir}" if options.data_dir else "")
+    )
+    try:
+        builder = tfds.builder(name, data_dir=options.data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise UsageError(f"tensorflow-datasets knows no data set {name!r}") from error
+    except Exception as error:
+        raise UsageError(f"tfds:{name} cannot be opened ({_first_line(error)}); {by_hand}") from error
+    if not builder.is_prepared():
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except Exception as error:  # whatever a downloader or a missing TensorFlow raises
+            raise UsageError(
+                f"tfds:{name} is not in {builder.data_path} and could not be downloaded and "
+                f"prepared here ({_first_line(error)}); {by_hand}"
+            ) from error
+    try:
+        return builder.as_data_source(split=options.split), builder.info.features
+    except NotImplementedError as error:
+        raise UsageError(
+            f"tfds:{name} in {builder.data_path} is not in a random-access format; {by_hand}"
+        ) from error
+    except (ValueError, AssertionError) as error:
+        splits = ", ".join(builder.info.splits)
+        raise UsageError(f"tfds:{name} has no split {options.split!r}; it has {splits}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

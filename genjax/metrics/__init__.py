@@ -1,0 +1,1 @@
+"""Metrics of samples, and the watch over a game's diagnostics."""

@@ -1,0 +1,1 @@
+"""Objectives: pure functions on arrays. Each gives per-example values; the caller reduces."""

@@ -1,0 +1,128 @@
+"""The run folder: where things lie in it, and who may write there."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from genjax.run.checkpoint import write_atomically
+from genjax.run.recipe import Recipe, from_json, to_json
+from genjax.types import ImageSpec, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """All that `resume`, `sample` and `evaluate` need."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved recipe and the shape of the data."""
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and devices, a line for each time the run was started or resumed."""
+        return self.path / "environment.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """A line for each `log_every` steps."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What was said, warnings above all."""
+        return self.path / "log.txt"
+
+    @property
+    def curves(self) -> Path:
+        """The metrics as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def samples(self) -> Path:
+        """Grids over time, from the same latents."""
+        return self.path / "samples"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, each with its digests."""
+        return self.path / "checkpoints"
+
+    def write_config(self, recipe: Recipe, spec: ImageSpec, images: int) -> None:
+        """Write the config, whole or not at all."""
+        values = {"recipe": to_json(recipe), "spec": dataclasses.asdict(spec), "images": images}
+        write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")
+
+    def read_config(self) -> tuple[Recipe, ImageSpec, int]:
+        """The recipe, the shape of the data and the number of images.
+
+        Raises:
+            UsageError: The folder holds no run, or its config cannot be read.
+        """
+        try:
+            values: dict[str, Any] = json.loads(self.config.read_bytes())
+            return from_json(values["recipe"]), ImageSpec(**values["spec"]), values["images"]
+        except FileNotFoundError as error:
+            raise UsageError(f"{self.path} is not a run folder: it has no config.json") from error
+        except UsageError as error:
+            raise UsageError(f"{self.config}: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{self.config} cannot be read: {error!r}") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the system lets go of it however the process ends.
+
+        Raises:
+            UsageError: Another process holds it.
+        """
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise UsageError(f"another process is training in {self.path}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def create_run_folder(path: str | Path | None, name: str) -> RunFolder:
+    """A new folder for a run.
+
+    Args:
+        path: Where; it must not exist, or be empty. None: the first of `runs/NAME`,
+            `runs/NAME-2`, ... that is not there.
+        name: What the run is called.
+
+    Raises:
+        UsageError: There is something at `path`.
+    """
+    if path is not None:
+        folder = Path(path)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            hint = f"; to go on with it: genjax resume {folder}"
+            is_run = (folder / "config.json").exists()
+            raise UsageError(f"{folder} exists and is not empty{hint if is_run else ''}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return RunFolder(folder)
+    number = 1
+    while True:
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return RunFolder(folder)
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,277 @@
+"""Training: data, step, state, records, checkpoints. A straight road; nothing calls back."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import logging
+import platform
+from signal import SIGINT, SIGTERM, Signals
+from signal import signal as set_handler
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genjax.data.batches import Batches, open_batches
+from genjax.data.sources import BrokenImage, Source, absolute, open_source
+from genjax.metrics.energy import energy_distance
+from genjax.metrics.watch import Watch
+from genjax.run.checkpoint import Checkpoints, write_atomically
+from genjax.run.folder import RunFolder, create_run_folder
+from genjax.run.grid import grid, to_png
+from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.sample import BEST, abstract_state, initial_state, sample_state
+from genjax.run.sharding import Steps
+from genjax.run.writer import Writer
+from genjax.types import State, UsageError
+
+log = logging.getLogger("genjax")
+
+GRID_IMAGES = 64
+# Samples and data images that the quality metric compares.
+QUALITY_IMAGES = 1000
+
+
+class Diverged(ArithmeticError):
+    """A loss or parameter is NaN or infinite; the run's checkpoints are from before that."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a training ended.
+
+    Attributes:
+        run: The run folder.
+        step: Steps taken, and saved.
+        signal: The signal that stopped it early, or None.
+    """
+
+    run: Path
+    step: int
+    signal: Signals | None
+
+
+def train(recipe: Recipe | str, run: str | Path | None = None) -> Result:
+    """Train from the beginning.
+
+    Args:
+        recipe: A recipe, or what `load_recipe` takes.
+        run: The run folder, new; None for `runs/FAMILY_DATA` or the like.
+
+    Raises:
+        UsageError: A mistake in the recipe or the data, or a folder that is in use.
+        Diverged: A loss or parameter became NaN or infinite.
+        SaveError: A checkpoint could not be written.
+    """
+    name = recipe if isinstance(recipe, str) else f"{recipe.family}_{recipe.data}"
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = dataclasses.replace(
+        recipe, data=absolute(recipe.data), data_options=_absolute_data_dir(recipe)
+    )
+    source = open_source(recipe.data, recipe.data_options)
+    folder = create_run_folder(run, "".join(c if c.isalnum() else "_" for c in Path(name).stem))
+    with folder.locked():
+        folder.write_config(recipe, source.spec, len(source))
+        return _run(folder, recipe, source)
+
+
+def resume(run: str | Path, steps: int | None = None) -> Result:
+    """Go on with a run from its last good checkpoint, as if it had never stopped.
+
+    Args:
+        run: The run folder.
+        steps: A new number of steps at which it ends; None for the recipe's.
+
+    Raises:
+        UsageError: No run there, its data have changed, or another process trains in it.
+        Diverged: A loss or parameter became NaN or infinite.
+        SaveError: A checkpoint could not be written.
+    """
+    folder = RunFolder(Path(run))
+    recipe, spec, images = folder.read_config()
+    with folder.locked():
+        source = open_source(recipe.data, recipe.data_options)
+        if (source.spec, len(source)) != (spec, images):
+            raise UsageError(
+                f"{recipe.data} has changed: {len(source)} images of {source.spec}, "
+                f"the run began with {images} of {spec}"
+            )
+        if steps is not None:
+            recipe = dataclasses.replace(recipe, steps=steps)
+            folder.write_config(recipe, spec, images)
+        return _run(folder, recipe, source)
+
+
+def _absolute_data_dir(recipe: Recipe) -> Any:
+    options = recipe.data_options
+    if options.data_dir is None or "://" in options.data_dir:
+        return options
+    return dataclasses.replace(options, data_dir=str(Path(options.data_dir).expanduser().resolve()))
+
+
+def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
+    """Train from the last good checkpoint, or from the beginning, in a locked folder."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_log_file(folder))
+        stop = stack.enter_context(_stop_signals())
+        _write_environment(folder)
+        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, BEST, writable=True)
+        stack.callback(checkpoints.close)
+        start = checkpoints.latest or 0
+        if start >= recipe.steps:
+            log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
+            return Result(folder.path, start, None)
+        init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
+        if start:
+            state = checkpoints.restore(start, abstract_state(recipe, source.spec))
+        else:
+            state = initial_state(recipe, source.spec, init_key)
+        log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
+        batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
+        step_fn = functools.partial(recipe.functions.step, recipe.model)
+        steps = Steps(step_fn, batches, recipe.batch_size, step_key, recipe.parallel)
+        evaluate = _Evaluator(folder, recipe, source, sample_key)
+        writer = Writer(folder, start, recipe.steps, recipe.batch_size)
+        stack.callback(writer.close)
+        watch = Watch()
+        for record in writer.records:
+            watch(record)
+
+        log.info("training in %s from step %d", folder.path, start)
+        step, state = start, steps.put(state)
+        while step < recipe.steps and stop.signal is None:
+            first, step = step, min(step - step % recipe.log_every + recipe.log_every, recipe.steps)
+            state, metrics = _take_steps(steps, state, batches, first, step)
+            here = steps.get(state)
+            _refuse_non_finite(metrics, first, here)
+            record = {name: float(np.mean(values)) for name, values in metrics.items()}
+            quality = None
+            if step % recipe.save_every == 0 or step == recipe.steps:
+                quality = evaluate(here, step)
+                record |= quality
+            writer.record(step, record)
+            for warning in watch(record):
+                log.warning("step %d: %s", step, warning)
+            if quality or stop.signal:
+                checkpoints.save(step, here, quality)
+                writer.report(final=step == recipe.steps or stop.signal is not None)
+        return Result(folder.path, step, stop.signal)
+
+
+def _take_steps(
+    steps: Steps, state: State, batches: Batches, first: int, last: int
+) -> tuple[State, dict[str, np.ndarray]]:
+    """Steps `first` to `last`, in calls no longer than the batches allow; metrics [steps]."""
+    parts = []
+    for start in range(first, last, batches.max_steps):
+        feed = batches.feed(start, min(batches.max_steps, last - start))
+        state, metrics = steps(state, feed)
+        parts.append(metrics)
+    return state, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _refuse_non_finite(metrics: dict[str, np.ndarray], first: int, state: State) -> None:
+    """Raise `Diverged` with the first quantity that is not finite, and its step."""
+    ok = {name: np.isfinite(values) for name, values in metrics.items()}
+    bad = {name: int(np.argmin(values)) for name, values in ok.items() if not values.all()}
+    if bad:
+        index = min(bad.values())
+        names = ", ".join(f"{name} = {metrics[name][i]}" for name, i in bad.items() if i == index)
+        raise Diverged(f"at step {first + index + 1}: {names}")
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    for (path, _), finite in zip(leaves, _finite_leaves(state), strict=True):
+        if not finite:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise Diverged(f"after step {first + len(next(iter(metrics.values())))}: {name}")
+
+
+@jax.jit
+def _finite(state: State) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)])
+
+
+def _finite_leaves(state: State) -> np.ndarray:
+    return np.asarray(_finite(state))
+
+
+class _Evaluator:
+    """At each save: the grid of the fixed latents, and the quality metric."""
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, source: Source, key: jax.Array):
+        self._folder, self._recipe = folder.samples, recipe
+        self._grid_key, self._quality_key = jax.random.split(key)
+        chosen = np.random.default_rng(recipe.seed).permutation(len(source))[:QUALITY_IMAGES]
+        examples = source.read(np.sort(chosen).tolist())
+        self._data = np.stack([e[0] for e in examples if not isinstance(e, BrokenImage)])
+        self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
+        self._folder.mkdir(exist_ok=True)
+
+    def __call__(self, state: State, step: int) -> dict[str, float]:
+        images = sample_state(self._recipe, state, self._grid_key, GRID_IMAGES)
+        write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images)))
+        samples = sample_state(self._recipe, state, self._quality_key, QUALITY_IMAGES)
+        return {BEST: float(self._distance(samples, self._data))}
+
+
+@dataclasses.dataclass
+class _Stop:
+    signal: Signals | None = None
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM ask for an orderly stop; a second one is obeyed at once."""
+    stop = _Stop()
+    caught = (SIGINT, SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        stop.signal = Signals(number)
+        log.warning("%s: saving, then stopping; once more to stop at once", stop.signal.name)
+        for each, handler in before.items():
+            set_handler(each, handler)
+
+    before = {each: set_handler(each, ask) for each in caught}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            set_handler(each, handler)
+
+
+@contextlib.contextmanager
+def _log_file(folder: RunFolder) -> Iterator[None]:
+    handler = logging.FileHandler(folder.log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _write_environment(folder: RunFolder) -> None:
+    packages = ("genjax-models", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    values = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+    with folder.environment.open("a") as file:
+        file.write(json.dumps(values) + "\n")

@@ -1,0 +1,141 @@
+"""Recipes: what a run does, all of it, as one frozen value that is checked before any work."""
+
+import dataclasses
+import difflib
+import json
+import runpy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from genjax.data.sources import DataOptions
+from genjax.models import FAMILIES
+from genjax.types import CHECKED, Config, Family, UsageError
+
+# Fields of these types give the command line `--size`, not `--data-options.size`.
+Flat = tyro.conf.arg(name="")
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Recipe:
+    """A family's config, the data, and the schedule of a run."""
+
+    family: Annotated[str, tyro.conf.Suppress]
+    """A key of `genjax.models.FAMILIES`."""
+    model: Annotated[Config, Flat]
+    """The family's config."""
+    data: str = "digits"
+    """digits, tfds:NAME, folder:PATH, or the path of a .zip."""
+    data_options: Annotated[DataOptions, Flat] = DataOptions()
+    """How the data are read."""
+    steps: Annotated[int, Field(gt=0)] = 20_000
+    """Training steps."""
+    batch_size: Annotated[int, Field(gt=1)] = 128
+    """Images a step, over all devices."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the initial weights, the order of the data, and every draw."""
+    log_every: Annotated[int, Field(gt=0)] = 100
+    """Steps in one compiled call; metrics are averaged over it."""
+    save_every: Annotated[int, Field(gt=0)] = 1000
+    """Steps between checkpoints, each with a grid of samples and the quality metric."""
+    keep: Annotated[int, Field(ge=2)] = 3
+    """Latest checkpoints kept, beside the best. At least 2: the older is there while one is made."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """How the step is spread over devices: jit over a sharded batch, or pmap."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        family = FAMILIES.get(self.family)
+        if family is None:
+            raise ValueError(f"family {self.family!r} is unknown: wanted {', '.join(FAMILIES)}")
+        if not isinstance(self.model, family.config):
+            raise ValueError(f"model is a {type(self.model).__name__}, not of {self.family}")
+        if self.save_every % self.log_every:
+            raise ValueError(
+                f"save_every {self.save_every} must be a multiple of log_every {self.log_every}"
+            )
+        return self
+
+    @property
+    def functions(self) -> Family:
+        """The family's functions."""
+        return FAMILIES[self.family]
+
+
+def _folder() -> Path:
+    """Where the recipes lie: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
+
+
+def recipe_paths() -> dict[str, Path]:
+    """The recipes that come with genjax, by name."""
+    return {path.stem: path for path in sorted(_folder().glob("*.py"))}
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a name in `recipe_paths()`, or of a path to a Python file that sets `recipe`.
+
+    Raises:
+        UsageError: No such recipe, or the file sets none.
+    """
+    paths = recipe_paths()
+    path = Path(name) if name.endswith(".py") else paths.get(name)
+    if path is None:
+        close = difflib.get_close_matches(name, paths, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(
+            f"no recipe {name!r}{hint} Known: {', '.join(paths)}, or the path of a .py file"
+        )
+    if not path.is_file():
+        raise UsageError(f"no recipe file {path}")
+    recipe = runpy.run_path(str(path)).get("recipe")
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"{path} sets no `recipe = genjax.Recipe(...)`")
+    return recipe
+
+
+def recipe_summary(path: Path) -> str:
+    """The first line of a recipe file's docstring."""
+    doc: str = runpy.run_path(str(path)).get("__doc__") or ""
+    return doc.strip().splitlines()[0] if doc.strip() else ""
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON values, every default spelled out."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))  # type: ignore[call-overload]
+
+
+def from_json(values: dict[str, Any]) -> Recipe:
+    """The inverse of `to_json`.
+
+    Raises:
+        UsageError: An unknown, missing or impossible field; the message names it.
+    """
+    family = FAMILIES.get(values.get("family", ""))
+    try:
+        model = family.config(**values["model"]) if family else Config()
+        return Recipe(**{**values, "model": model})
+    except (ValidationError, KeyError, TypeError) as error:
+        raise UsageError(describe(error)) from error
+
+
+def describe(error: Exception) -> str:
+    """What a failed check of a config says, on one line."""
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    lines = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should be", "should be")
+        if not field:  # a check of fields together: the message names them
+            lines.append(message)
+        else:
+            lines.append(f"{field} = {item['input']!r}: {message}")
+    return "; ".join(lines)

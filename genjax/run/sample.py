@@ -1,0 +1,101 @@
+"""Samples from a state, and from a run."""
+
+import functools
+import math
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from genjax.run.checkpoint import Checkpoints
+from genjax.run.folder import RunFolder
+from genjax.run.grid import to_uint8
+from genjax.run.recipe import Recipe
+from genjax.types import ImageSpec, State, UsageError
+
+# The metric by which a checkpoint is the best.
+BEST = "energy_distance"
+# Images in one call; the first images of a seed are the same however many are asked for.
+CHUNK = 64
+
+
+@functools.lru_cache(maxsize=8)
+def _sampler(recipe: Recipe):  # noqa: ANN202 - a compiled function
+    return jax.jit(functools.partial(recipe.functions.sample, recipe.model), static_argnums=2)
+
+
+def sample_state(recipe: Recipe, state: State, key: jax.Array, n: int) -> np.ndarray:
+    """Images from a state, uint8 [n, H, W, C]."""
+    sampler = _sampler(recipe)
+    chunks = [
+        to_uint8(sampler(state, jax.random.fold_in(key, i), CHUNK))
+        for i in range(math.ceil(n / CHUNK))
+    ]
+    return np.concatenate(chunks)[:n]
+
+
+def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
+    """The state that training begins with."""
+    return jax.jit(recipe.functions.init, static_argnums=(0, 2))(recipe.model, key, spec)
+
+
+def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
+    """Shapes and types of a state on the first device, to restore into."""
+    shapes = jax.eval_shape(
+        functools.partial(recipe.functions.init, recipe.model, spec=spec), jax.random.key(0)
+    )
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
+    )
+
+
+def load_state(
+    run: str | Path, checkpoint: Literal["best", "latest"] | int = "best"
+) -> tuple[Recipe, State]:
+    """A run's recipe and a state of it.
+
+    Args:
+        run: The run folder.
+        checkpoint: `best` by the run's quality metric, `latest`, or a step.
+
+    Raises:
+        UsageError: No run there, or no such good checkpoint.
+    """
+    folder = RunFolder(Path(run))
+    recipe, spec, _ = folder.read_config()
+    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, BEST, writable=False)
+    step = {"best": checkpoints.best, "latest": checkpoints.latest}.get(
+        checkpoint, checkpoint  # type: ignore[call-overload]
+    )
+    if step not in checkpoints.steps:
+        steps = ", ".join(map(str, checkpoints.steps))
+        raise UsageError(f"{run} has no good checkpoint {checkpoint}: it has {steps}")
+    return recipe, checkpoints.restore(step, abstract_state(recipe, spec))
+
+
+def sample(
+    run: str | Path,
+    n: int = 64,
+    seed: int = 0,
+    checkpoint: Literal["best", "latest"] | int = "best",
+) -> np.ndarray:
+    """Images from a trained run.
+
+    Args:
+        run: The run folder.
+        n: How many.
+        seed: Of the latents; the first images of a seed do not depend on `n`.
+        checkpoint: `best` by the run's quality metric, `latest`, or a step.
+
+    Returns:
+        uint8 [n, H, W, C].
+
+    Raises:
+        UsageError: No run there, or no such good checkpoint, or `n` below 1.
+    """
+    if n < 1:
+        raise UsageError(f"n = {n}: should be at least 1")
+    recipe, state = load_state(run, checkpoint)
+    return sample_state(recipe, state, jax.random.key(seed), n)

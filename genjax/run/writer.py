@@ -1,0 +1,152 @@
+"""What a run writes as it goes: metrics, TensorBoard events, curves, progress."""
+
+import io
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+from tqdm import tqdm
+
+from genjax.run.checkpoint import write_atomically
+from genjax.run.folder import RunFolder
+
+log = logging.getLogger("genjax")
+
+# Drawing takes a second: not at each save, but at least this often, and at the end.
+SECONDS_BETWEEN_CURVES = 60.0
+# Fields of a record that are not results: they differ from one machine to the next.
+TIMINGS = ("seconds", "steps_per_second", "images_per_second")
+
+
+def read_records(folder: RunFolder, last_step: int | None = None) -> list[dict[str, float]]:
+    """The records of `metrics.jsonl` up to `last_step`; a line cut short by a crash is dropped."""
+    records = []
+    if folder.metrics.exists():
+        for line in folder.metrics.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if last_step is None or record["step"] <= last_step:
+                records.append(record)
+    return records
+
+
+class Writer:
+    """Writes the records of a run.
+
+    Args:
+        folder: Of the run.
+        start: Step from which it goes on; later records, of steps that are to be run again, go.
+        steps: Step at which it ends.
+        batch_size: Images a step.
+    """
+
+    def __init__(self, folder: RunFolder, start: int, steps: int, batch_size: int):
+        self.folder, self._steps, self._batch_size = folder, steps, batch_size
+        self.records = read_records(folder, start)
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_atomically(folder.metrics, text.encode())
+        self._file = folder.metrics.open("a")
+        self._events = tensorboardX.SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
+        self._start = self._last_step = start
+        self._last_time = time.monotonic()
+        self._before = self.records[-1]["seconds"] if self.records else 0.0
+        self._started = self._last_time
+        self._drawn = self._last_time
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            unit=" steps",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of the steps up to `step`."""
+        now = time.monotonic()
+        rate = (step - self._last_step) / (now - self._last_time)
+        timings = (self._before + now - self._started, rate, rate * self._batch_size)
+        record: dict[str, Any] = {"step": step, **metrics}
+        record |= {name: round(value, 3) for name, value in zip(TIMINGS, timings, strict=True)}
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in record.items():
+            if name != "step":
+                self._events.add_scalar(name, value, step)
+        self._bar.set_postfix_str(f"{rate * self._batch_size:,.0f} images/s", refresh=False)
+        self._bar.update(step - self._last_step)
+        self._last_step, self._last_time = step, now
+
+    def report(self, final: bool) -> None:
+        """After a save: redraw `curves.png`, and say how far it is where no live bar shows it.
+
+        Args:
+            final: Whether the run stops here; else the curves are drawn only once in a while.
+        """
+        now = time.monotonic()
+        if final or now - self._drawn > SECONDS_BETWEEN_CURVES:
+            write_atomically(self.folder.curves, curves(self.records))
+            self._drawn = now
+        if self._bar.disable:
+            record = self.records[-1]
+            rate = (record["step"] - self._start) / (now - self._started)
+            shown = [f"{k} {record[k]:.3g}" for k in record if k.endswith(("_loss", "_distance"))]
+            log.info(
+                "step %d of %d  %s  %.0f steps/s  %s images/s  %.0f s left",
+                record["step"],
+                self._steps,
+                "  ".join(shown),
+                rate,
+                f"{rate * self._batch_size:,.0f}",
+                (self._steps - record["step"]) / rate,
+            )
+
+    def close(self) -> None:
+        """Close the files and the bar."""
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+
+def _panel(name: str) -> str:
+    """The panel in which a metric is drawn; those of one panel share a unit."""
+    if name in ("d_real", "d_fake"):
+        return "D(x) and D(G(z))"
+    for ending, panel in (("_loss", "loss"), ("_grad_norm", "gradient norm")):
+        if name.endswith(ending):
+            return panel
+    return "discriminator accuracy" if name.startswith("accuracy_") else name.replace("_", " ")
+
+
+def curves(records: list[dict[str, float]]) -> bytes:
+    """The metrics over steps, as the bytes of a PNG file, a panel for each unit."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for record in records for name in record):
+        if name != "step" and name not in TIMINGS:
+            panels.setdefault(_panel(name), []).append(name)
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
+    for place, (panel, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place, title=panel, xlabel="step")
+        for name in names:
+            points = [(record["step"], record[name]) for record in records if name in record]
+            axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else "")
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend()
+    FigureCanvasAgg(figure)
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The parts of a train step: state, updates, optimizers, replicas and diagnostics."""

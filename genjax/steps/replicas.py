@@ -1,0 +1,43 @@
+"""A step is written for the global batch; these make it hold when pmap splits that batch.
+
+Under jit the batch is one array, whatever devices it lies on, and each function is the plain one.
+Under pmap over `BATCH_AXIS` a step sees its replica's share, and they reach across replicas.
+"""
+
+from typing import TypeVar
+
+import jax
+
+BATCH_AXIS = "batch"
+
+Tree = TypeVar("Tree")
+
+
+def _is_mapped() -> bool:
+    try:
+        jax.lax.axis_index(BATCH_AXIS)
+    except NameError:  # jax's way to say that no map binds the axis
+        return False
+    return True
+
+
+def mean_over_replicas(tree: Tree) -> Tree:
+    """The mean of each leaf over the replicas: of local means, the mean of the global batch."""
+    return jax.lax.pmean(tree, BATCH_AXIS) if _is_mapped() else tree
+
+
+def normal_for_batch(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise for a batch: this replica's rows of what one device would draw.
+
+    Args:
+        key: The same on every replica.
+        shape: [B, ...], B the batch that the caller sees.
+
+    Returns:
+        float32 of `shape`.
+    """
+    if not _is_mapped():
+        return jax.random.normal(key, shape)
+    replicas = jax.lax.axis_size(BATCH_AXIS)
+    noise = jax.random.normal(key, (replicas * shape[0], *shape[1:]))
+    return noise.reshape(replicas, *shape)[jax.lax.axis_index(BATCH_AXIS)]

@@ -1,0 +1,80 @@
+"""What every room shares: image shapes, batches, and the contract of a family.
+
+A family is a frozen config and pure functions. Data, loop, sharding, checkpoints and command line
+know no family by name: they call these functions.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+# Every config is checked on construction; unknown fields and non-finite numbers are refused.
+CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class UsageError(ValueError):
+    """A mistake of the caller's. The message names the thing, its value and what is accepted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """Shape of one image, and the number of classes.
+
+    Attributes:
+        height: Rows in pixels.
+        width: Columns in pixels.
+        channels: 1 (gray) or 3 (RGB).
+        classes: Number of classes; 0 when the data has no labels.
+    """
+
+    height: int
+    width: int
+    channels: int
+    classes: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.height, self.width, self.channels
+
+
+class Batch(NamedTuple):
+    """Images as they are stored, uint8 [B, H, W, C], and labels, int32 [B] (0 without classes)."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Config:
+    """Base of every family's config: frozen, hashable, checked on construction."""
+
+
+# One pytree that holds all that training changes; it has a `step` (int32 scalar, steps taken).
+State = Any
+# Scalars by name, float32 [].
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The contract of a family of models.
+
+    Attributes:
+        config: The class of its config, in which each default stands once.
+        init: `init(config, key, spec) -> state`.
+        step: `step(config, state, batch, key) -> (state, metrics)`, pure, written for the global
+            batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
+        sample: `sample(config, state, key, n) -> images`, float32 [n, H, W, C] in [-1, 1].
+        paper: Whose model this is.
+    """
+
+    config: type[Config]
+    init: Callable[[Any, jax.Array, ImageSpec], State]
+    step: Callable[[Any, State, Batch, jax.Array], tuple[State, Metrics]]
+    sample: Callable[[Any, State, jax.Array, int], jax.Array]
+    paper: str

@@ -3,6 +3,4 @@
 from genjax import Recipe
 from genjax.models.gan import GanConfig
 
-recipe = Recipe(
-    family="gan", data="tfds:mnist", model=GanConfig(), steps=100_000, save_every=5000
-)
+recipe = Recipe(family="gan", data="tfds:mnist", model=GanConfig(), steps=100_000, save_every=5000)

@@ -3,6 +3,8 @@
     import genjax
     result = genjax.train("gan_digits")
     images = genjax.sample(result.run, n=64, seed=0)
+
+`genjax.models` holds the families, `genjax.objectives` their losses.
 """
 
 from genjax.data.sources import DataOptions

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -45,8 +46,8 @@ class ImageSpec:
 class Batch(NamedTuple):
     """Images as they are stored, uint8 [B, H, W, C], and labels, int32 [B] (0 without classes)."""
 
-    images: jax.Array
-    labels: jax.Array
+    images: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -8,12 +8,14 @@ state, and a data set gives the same batches whether it lives on the device or i
 import functools
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from genjax.data.sources import BrokenImage, DataOptions, Example, Source
 from genjax.types import Batch, UsageError
@@ -160,24 +162,40 @@ class Streamed:
         raise UsageError("not one image can be read")
 
 
+def read_blocks(source: Source) -> Iterator[list[Example | BrokenImage]]:
+    """All examples of a source in order, a block at a time, with a bar on a terminal."""
+    starts = range(0, len(source), READ_BLOCK)
+    blocks = [range(start, min(start + READ_BLOCK, len(source))) for start in starts]
+    bar = tqdm(
+        total=len(source),
+        desc="reading",
+        unit=" images",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar, ThreadPoolExecutor(THREADS) as pool:
+        for examples in pool.map(source.read, blocks):
+            bar.update(len(examples))
+            yield examples
+
+
 def read_all(source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Every image that can be read.
 
     Returns:
         Images uint8 [N, H, W, C], labels int32 [N], and a line for each broken image.
     """
-    blocks = [
-        range(start, min(start + READ_BLOCK, len(source)))
-        for start in range(0, len(source), READ_BLOCK)
-    ]
-    with ThreadPoolExecutor(THREADS) as pool:
-        examples = [e for block in pool.map(source.read, blocks) for e in block]
-    good = [e for e in examples if not isinstance(e, BrokenImage)]
-    images = np.empty((len(good), *source.spec.shape), np.uint8)
-    for i, (image, _) in enumerate(good):
-        images[i] = image
-    labels = np.asarray([label for _, label in good], np.int32)
-    return images, labels, [str(e) for e in examples if isinstance(e, BrokenImage)]
+    images = np.empty((len(source), *source.spec.shape), np.uint8)
+    labels: list[int] = []
+    broken: list[str] = []
+    for examples in read_blocks(source):
+        for example in examples:
+            if isinstance(example, BrokenImage):
+                broken.append(str(example))
+            else:
+                images[len(labels)] = example[0]
+                labels.append(example[1])
+    return images[: len(labels)], np.asarray(labels, np.int32), broken
 
 
 def open_batches(

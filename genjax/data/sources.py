@@ -1,17 +1,20 @@
 """Sources: random access to labelled images, behind one interface.
 
     open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip", options) -> Source
+
+Nothing is decoded before it is read, except headers where the size is not given.
 """
 
 import collections
 import io
+import itertools
 import json
 import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +25,7 @@ from genjax.data.images import Fit, converted_mode, to_array
 from genjax.types import CHECKED, ImageSpec, UsageError
 
 IMAGE_SUFFIXES = frozenset(
-    ".bmp .gif .jpeg .jpg .pgm .png .pnm .ppm .tif .tiff .webp".split()
+    [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
 )
 # What Pillow and zipfile raise for a damaged file.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -45,7 +48,7 @@ class DataOptions:
     """1 for gray, 3 for RGB. None: RGB if any image has colour."""
     on_broken: Literal["refuse", "skip"] = "refuse"
     """folder, zip: an image that cannot be read ends the run, or is reported and left out."""
-    resident_gib: float = Field(2.0, ge=0)
+    resident_gib: Annotated[float, Field(ge=0)] = 2.0
     """Data sets up to this size (GiB, as uint8) live on the device; larger ones are streamed."""
 
     @field_validator("size")
@@ -59,6 +62,10 @@ class DataOptions:
     def height_width(self) -> tuple[int, int] | None:
         """(height, width), or None for the images' own."""
         return (self.size[0], self.size[-1]) if self.size else None
+
+
+class ManySizes(UsageError):
+    """The images have many sizes, and none to bring them to was given."""
 
 
 class BrokenImage(Exception):
@@ -124,14 +131,14 @@ class TfdsSource:
         source, features = _open_tfds(name, options)
         image_key, image = _one_feature(features, "Image", f"tfds:{name}")
         self._source, self._image_key, self._fit = source, image_key, options.fit
-        label = features["label"] if "label" in features else None
+        label: Any = dict(features.items()).get("label")
         self._has_labels = getattr(label, "num_classes", None) is not None
-        self.class_names = list(label.names) if self._has_labels else []
+        self.class_names: Sequence[str] = label.names if self._has_labels else []
         height, width, channels = image.shape
         if options.height_width:
             height, width = options.height_width
         if height is None or width is None:
-            raise UsageError(f"tfds:{name} has images of many sizes: give --size HEIGHT [WIDTH]")
+            raise ManySizes(f"tfds:{name} has images of many sizes: give --size HEIGHT [WIDTH]")
         if np.dtype(image.np_dtype) not in (np.uint8, np.uint16):
             raise UsageError(f"tfds:{name} has {image.np_dtype} images; wanted uint8 or uint16")
         channels = options.channels or (1 if channels == 1 else 3)
@@ -161,11 +168,13 @@ class FileSource:
     def __init__(
         self, names: Sequence[str], read: Callable[[str], bytes], where: str, options: DataOptions
     ):
-        self._names = [n for n in sorted(names) if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
+        is_image = [PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES for name in names]
+        self._names = sorted(itertools.compress(names, is_image))
         if not self._names:
             known = " ".join(sorted(IMAGE_SUFFIXES))
             raise UsageError(f"{where} holds no images; looked for files that end in {known}")
         self._read, self._fit, self._where = read, options.fit, where
+        self.class_names: Sequence[str]
         if "dataset.json" in names:
             self._labels, self.class_names = self._labels_from_json(read("dataset.json"))
         else:
@@ -203,7 +212,7 @@ class FileSource:
         if not self.sizes:
             raise UsageError(f"{self._where}: not one of {len(self._names)} images can be read")
         common = ", ".join(f"{h}x{w}" for (h, w), _ in self.sizes.most_common(3))
-        raise UsageError(
+        raise ManySizes(
             f"{self._where} has images of {len(self.sizes)} sizes (such as {common}): "
             "give --size HEIGHT [WIDTH]"
         )
@@ -219,7 +228,7 @@ class FileSource:
             raise UsageError(f'{where}: wanted {{"labels": [[NAME, CLASS], ...]}}') from error
         missing = [name for name in self._names if name not in by_name]
         if missing:
-            raise UsageError(f"{where} has no label for {len(missing)} images, such as {missing[0]}")
+            raise UsageError(f"{where} has no label for {len(missing)} images: {missing[0]}, ...")
         labels = [by_name[name] for name in self._names]
         bad = [label for label in labels if type(label) is not int or label < 0]
         if bad:
@@ -343,7 +352,9 @@ def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
     except tfds.core.DatasetNotFoundError as error:
         raise UsageError(f"tensorflow-datasets knows no data set {name!r}") from error
     except Exception as error:
-        raise UsageError(f"tfds:{name} cannot be opened ({_first_line(error)}); {by_hand}") from error
+        raise UsageError(
+            f"tfds:{name} cannot be opened ({_first_line(error)}); {by_hand}"
+        ) from error
     if not builder.is_prepared():
         try:
             builder.download_and_prepare(file_format="array_record")

@@ -38,8 +38,8 @@ def _linear(
 def _entries(config: GanConfig, spec: ImageSpec) -> Iterator[Entry]:
     height, width, channels = spec.shape
     in_order = np.arange
-    pixels = in_order(height * width * channels).reshape(channels, height, width)
-    pixels = pixels.transpose(1, 2, 0).ravel()
+    theirs = in_order(height * width * channels).reshape(channels, height, width)
+    pixels = theirs.transpose(1, 2, 0).ravel()
     latents, logit = in_order(config.latent_size), in_order(1)
     hidden = in_order(config.generator.hidden_size)
     yield from _linear("G.0", ("generator", "hidden"), latents, hidden)
@@ -49,9 +49,7 @@ def _entries(config: GanConfig, spec: ImageSpec) -> Iterator[Entry]:
     yield from _linear("D.2", ("discriminator", "output"), hidden, logit)
 
 
-def load(
-    config: GanConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def load(config: GanConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """`{"generator": params, "discriminator": params}` from `G.0.weight`, ..., `D.2.bias`.
 
     Raises:
@@ -60,8 +58,6 @@ def load(
     return load_entries(_entries(config, spec), arrays)
 
 
-def dump(
-    config: GanConfig, spec: ImageSpec, variables: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+def dump(config: GanConfig, spec: ImageSpec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `load`: our parameters under their names, in their layouts."""
     return dump_entries(_entries(config, spec), variables)

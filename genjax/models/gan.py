@@ -8,7 +8,7 @@ the two play
 G: 64 -> 256 -> H*W*C, tanh. D: H*W*C -> 128 -> 1, a logit. Each has its own Adam.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import chex
 import flax.linen as nn
@@ -88,6 +88,12 @@ class Discriminator(nn.Module):
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
 
+def apply(network: nn.Module, params: Any, x: jax.Array) -> jax.Array:
+    """The network's output on `x`."""
+    output: Any = network.apply({"params": params}, x)
+    return output
+
+
 def networks(config: GanConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
     """The two networks that `config` describes."""
     return (
@@ -144,22 +150,22 @@ def play(
     generator_loss_fn = GENERATOR_LOSSES[config.generator_loss]
 
     # One forward pass of G serves both players; D's update does not reach into it.
-    fake, pull_back = jax.vjp(lambda p: generator.apply({"params": p}, z), state.generator.params)
+    fake, pull_back = jax.vjp(lambda p: apply(generator, p, z), state.generator.params)
 
     def discriminator_loss(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        both = discriminator.apply({"params": params}, jnp.concatenate([real, fake]))
+        both = apply(discriminator, params, jnp.concatenate([real, fake]))
         real_logits, fake_logits = jnp.split(both, 2)
         loss = adversarial.minimax_discriminator_loss(real_logits, fake_logits)
         return jnp.mean(loss), (real_logits, fake_logits)
 
-    (d_loss, logits), d_grads = jax.value_and_grad(discriminator_loss, has_aux=True)(
-        state.discriminator.params
-    )
+    (d_loss, (real_logits, fake_logits)), d_grads = jax.value_and_grad(
+        discriminator_loss, has_aux=True
+    )(state.discriminator.params)
     d_loss, d_grads = mean_over_replicas((d_loss, d_grads))
     new_discriminator = apply_gradients(state.discriminator, d_grads, adam(config.discriminator))
 
     def generator_loss(images: jax.Array) -> jax.Array:
-        fake_logits = discriminator.apply({"params": new_discriminator.params}, images)
+        fake_logits = apply(discriminator, new_discriminator.params, images)
         return jnp.mean(generator_loss_fn(fake_logits))
 
     g_loss, image_grads = jax.value_and_grad(generator_loss)(fake)
@@ -172,18 +178,16 @@ def play(
         "g_loss": g_loss,
         "d_grad_norm": global_norm(d_grads),
         "g_grad_norm": global_norm(g_grads),
-        **game_metrics(*logits, real, fake),
+        **game_metrics(real_logits, fake_logits, real, fake),
     }
-    return state.replace(
-        step=state.step + 1, generator=new_generator, discriminator=new_discriminator
-    ), metrics
+    return GanState(state.step + 1, new_generator, new_discriminator, state.spec), metrics
 
 
 def step(
     config: GanConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
     """One round of the game on a batch of uint8 images; see `play`."""
-    real = batch.images.astype(jnp.float32) / 127.5 - 1
+    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     return play(config, state, real, normal_for_batch(key, (len(real), config.latent_size)))
 
 
@@ -191,7 +195,7 @@ def sample(config: GanConfig, state: GanState, key: jax.Array, n: int) -> jax.Ar
     """`n` images from the generator, float32 [n, H, W, C] in [-1, 1]."""
     generator, _ = networks(config, state.spec)
     z = jax.random.normal(key, (n, config.latent_size))
-    return generator.apply({"params": state.generator.params}, z)
+    return apply(generator, state.generator.params, z)
 
 
 FAMILY = Family(GanConfig, init, step, sample, "Goodfellow et al. 2014")

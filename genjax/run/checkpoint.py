@@ -151,7 +151,9 @@ class Checkpoints:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             last = self.latest
             kept = "no earlier checkpoint" if last is None else f"the last good one is step {last}"
-            raise SaveError(f"could not save step {step} in {self.folder}: {reason}; {kept}") from error
+            raise SaveError(
+                f"could not save step {step} in {self.folder}: {reason}; {kept}"
+            ) from error
         self._good.add(step)
 
     def restore(self, step: int, like: Any) -> Any:

@@ -3,6 +3,7 @@
 import io
 import math
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -36,6 +37,6 @@ def to_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def to_uint8(images: np.ndarray) -> np.ndarray:
+def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
     """Images in [-1, 1] as uint8, rounded to the nearest level."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)

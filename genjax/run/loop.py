@@ -7,22 +7,21 @@ import importlib.metadata
 import json
 import logging
 import platform
-from signal import SIGINT, SIGTERM, Signals
-from signal import signal as set_handler
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+from signal import signal as set_handler
 from types import FrameType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from genjax.data.batches import Batches, open_batches
-from genjax.data.sources import BrokenImage, Source, absolute, open_source
+from genjax.data.sources import BrokenImage, DataOptions, Source, absolute, open_source
 from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import Watch
 from genjax.run.checkpoint import Checkpoints, write_atomically
@@ -65,20 +64,21 @@ def train(recipe: Recipe | str, run: str | Path | None = None) -> Result:
 
     Args:
         recipe: A recipe, or what `load_recipe` takes.
-        run: The run folder, new; None for `runs/FAMILY_DATA` or the like.
+        run: The run folder, new. None: the first free one of `runs/FAMILY_DATA`,
+            `runs/FAMILY_DATA-2`, ...
 
     Raises:
         UsageError: A mistake in the recipe or the data, or a folder that is in use.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint could not be written.
     """
-    name = recipe if isinstance(recipe, str) else f"{recipe.family}_{recipe.data}"
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = dataclasses.replace(
         recipe, data=absolute(recipe.data), data_options=_absolute_data_dir(recipe)
     )
     source = open_source(recipe.data, recipe.data_options)
-    folder = create_run_folder(run, "".join(c if c.isalnum() else "_" for c in Path(name).stem))
+    name = Path(recipe.data.rpartition(":")[2]).stem
+    folder = create_run_folder(run, f"{recipe.family}_{name}")
     with folder.locked():
         folder.write_config(recipe, source.spec, len(source))
         return _run(folder, recipe, source)
@@ -111,7 +111,7 @@ def resume(run: str | Path, steps: int | None = None) -> Result:
         return _run(folder, recipe, source)
 
 
-def _absolute_data_dir(recipe: Recipe) -> Any:
+def _absolute_data_dir(recipe: Recipe) -> DataOptions:
     options = recipe.data_options
     if options.data_dir is None or "://" in options.data_dir:
         return options
@@ -253,6 +253,7 @@ def _stop_signals() -> Iterator[_Stop]:
 
 @contextlib.contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
+    log.setLevel(logging.INFO)
     handler = logging.FileHandler(folder.log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

@@ -5,12 +5,11 @@ import difflib
 import json
 import runpy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tyro
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
-from typing_extensions import Self
 
 from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
@@ -43,7 +42,7 @@ class Recipe:
     save_every: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints, each with a grid of samples and the quality metric."""
     keep: Annotated[int, Field(ge=2)] = 3
-    """Latest checkpoints kept, beside the best. At least 2: the older is there while one is made."""
+    """Latest checkpoints kept, beside the best; at least 2, so that one is safe during a save."""
     parallel: Literal["jit", "pmap"] = "jit"
     """How the step is spread over devices: jit over a sharded batch, or pmap."""
 
@@ -108,7 +107,7 @@ def recipe_summary(path: Path) -> str:
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain JSON values, every default spelled out."""
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))  # type: ignore[call-overload]
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
@@ -128,7 +127,7 @@ def from_json(values: dict[str, Any]) -> Recipe:
 def describe(error: Exception) -> str:
     """What a failed check of a config says, on one line."""
     if not isinstance(error, ValidationError):
-        return f"{type(error).__name__}: {error}"
+        return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
     lines = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"])

@@ -1,19 +1,26 @@
 """Samples from a state, and from a run."""
 
 import functools
+import io
+import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
 
-from genjax.run.checkpoint import Checkpoints
+from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.grid import to_uint8
+from genjax.run.grid import grid, to_png, to_uint8
 from genjax.run.recipe import Recipe
 from genjax.types import ImageSpec, State, UsageError
 
+log = logging.getLogger("genjax")
+
+# Which checkpoint of a run: by quality, the last, or that of a step.
+Checkpoint = Literal["best", "latest"] | int
 # The metric by which a checkpoint is the best.
 BEST = "energy_distance"
 # Images in one call; the first images of a seed are the same however many are asked for.
@@ -21,7 +28,7 @@ CHUNK = 64
 
 
 @functools.lru_cache(maxsize=8)
-def _sampler(recipe: Recipe):  # noqa: ANN202 - a compiled function
+def _sampler(recipe: Recipe) -> Callable[[State, jax.Array, int], jax.Array]:
     return jax.jit(functools.partial(recipe.functions.sample, recipe.model), static_argnums=2)
 
 
@@ -42,19 +49,13 @@ def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
 
 def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
     """Shapes and types of a state on the first device, to restore into."""
-    shapes = jax.eval_shape(
-        functools.partial(recipe.functions.init, recipe.model, spec=spec), jax.random.key(0)
-    )
+    shapes = jax.eval_shape(lambda: recipe.functions.init(recipe.model, jax.random.key(0), spec))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
-def load_state(
-    run: str | Path, checkpoint: Literal["best", "latest"] | int = "best"
-) -> tuple[Recipe, State]:
-    """A run's recipe and a state of it.
+def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe, State, int]:
+    """A run's recipe, a state of it, and that state's step.
 
     Args:
         run: The run folder.
@@ -66,20 +67,16 @@ def load_state(
     folder = RunFolder(Path(run))
     recipe, spec, _ = folder.read_config()
     checkpoints = Checkpoints(folder.checkpoints, recipe.keep, BEST, writable=False)
-    step = {"best": checkpoints.best, "latest": checkpoints.latest}.get(
-        checkpoint, checkpoint  # type: ignore[call-overload]
-    )
+    named = {"best": checkpoints.best, "latest": checkpoints.latest}
+    step = checkpoint if isinstance(checkpoint, int) else named[checkpoint]
     if step not in checkpoints.steps:
         steps = ", ".join(map(str, checkpoints.steps))
         raise UsageError(f"{run} has no good checkpoint {checkpoint}: it has {steps}")
-    return recipe, checkpoints.restore(step, abstract_state(recipe, spec))
+    return recipe, checkpoints.restore(step, abstract_state(recipe, spec)), step
 
 
 def sample(
-    run: str | Path,
-    n: int = 64,
-    seed: int = 0,
-    checkpoint: Literal["best", "latest"] | int = "best",
+    run: str | Path, n: int = 64, seed: int = 0, checkpoint: Checkpoint = "best"
 ) -> np.ndarray:
     """Images from a trained run.
 
@@ -93,9 +90,34 @@ def sample(
         uint8 [n, H, W, C].
 
     Raises:
-        UsageError: No run there, or no such good checkpoint, or `n` below 1.
+        UsageError: No run there, no such good checkpoint, or an `n` below 1.
     """
     if n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
-    recipe, state = load_state(run, checkpoint)
+    recipe, state, step = load_state(run, checkpoint)
+    log.info("sampling from step %d of %s", step, run)
     return sample_state(recipe, state, jax.random.key(seed), n)
+
+
+def save_images(images: np.ndarray, output: Path) -> None:
+    """Images to a file: a grid in a .png, or the array itself, uint8 [n, H, W, C], in a .npy.
+
+    Raises:
+        UsageError: Another ending, or no such folder.
+    """
+    check_output(output)
+    if output.suffix == ".png":
+        data = to_png(grid(images))
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, images)
+        data = buffer.getvalue()
+    write_atomically(output, data)
+
+
+def check_output(output: Path) -> None:
+    """Raise a `UsageError` for a path that `save_images` would not take."""
+    if output.suffix not in (".png", ".npy"):
+        raise UsageError(f"output {output}: should end in .png (a grid) or .npy (the array)")
+    if not output.parent.is_dir():
+        raise UsageError(f"output {output}: no folder {output.parent}")

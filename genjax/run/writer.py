@@ -141,7 +141,9 @@ def curves(records: list[dict[str, float]]) -> bytes:
         axes = figure.add_subplot(rows, columns, place, title=panel, xlabel="step")
         for name in names:
             points = [(record["step"], record[name]) for record in records if name in record]
-            axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else "")
+            axes.plot(
+                *zip(*points, strict=True), label=name, marker="." if len(points) < 30 else ""
+            )
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend()

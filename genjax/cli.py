@@ -1,0 +1,261 @@
+"""`genjax ...`: thin; every command calls a function of the package.
+
+A user's mistake ends with one line on standard error and exit code 2, a run that failed with
+code 1, an interrupted one with 128 plus the number of the signal.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from pydantic import ValidationError
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from genjax.data.sources import DataOptions
+from genjax.models import FAMILIES
+from genjax.run.checkpoint import SaveError
+from genjax.run.inspect import inspect
+from genjax.run.loop import Diverged, Result, resume, train
+from genjax.run.recipe import (
+    Flat,
+    Recipe,
+    describe,
+    load_recipe,
+    recipe_paths,
+    recipe_summary,
+    to_json,
+)
+from genjax.run.sample import Checkpoint, check_output, sample, save_images
+from genjax.types import UsageError
+
+USAGE = """\
+usage: genjax COMMAND ...
+
+  genjax train RECIPE [options]   train from the beginning
+  genjax resume RUN [options]     go on with a run that was stopped, or train it for longer
+  genjax sample RUN [options]     images from a trained run
+  genjax list                     the recipes and the families
+  genjax show RECIPE [options]    a recipe with every default spelled out
+  genjax inspect DATA [options]   what a data set holds, and what is broken in it
+
+RECIPE is a name from `genjax list`, or the path of a .py file of yours.
+`genjax COMMAND --help` says more."""
+
+# What a command's options give: the work, to be called once they have been accepted.
+Work = Callable[[], int]
+
+
+def main() -> None:
+    """The entry point."""
+    _set_up()
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except (UsageError, ValidationError) as error:
+        _fail(describe(error), 2)
+    except (Diverged, SaveError) as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; give its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command in ("train", "show"):
+        return _run_recipe_command(command, rest)
+    if command not in COMMANDS:
+        raise UsageError(f"no command {command!r}: wanted train, show, {', '.join(COMMANDS)}")
+    return _parse(COMMANDS[command], command, rest)()
+
+
+def _run_recipe_command(command: str, arguments: list[str]) -> int:
+    """`train` and `show`: the recipe comes first, for it decides which options there are."""
+    wants_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    if not wants_help and (not arguments or arguments[0].startswith("-")):
+        raise UsageError(f"the recipe comes first: genjax {command} RECIPE [options]")
+    name, *rest = [next(iter(recipe_paths())), *arguments] if wants_help else arguments
+    default = load_recipe(name)
+    if wants_help:
+        print(f"genjax {command} RECIPE [options]: the options of {name}, for example\n")
+
+    def train_command(recipe: Annotated[Recipe, Flat] = default, run: str | None = None) -> Work:
+        """Train from the beginning. Ctrl-C saves; `genjax resume` goes on.
+
+        Args:
+            recipe: The recipe.
+            run: The run folder, new. None: the first free one of runs/FAMILY_DATA, ...-2, ...
+        """
+        return lambda: _say_end(train(recipe, run))
+
+    def show_command(recipe: Annotated[Recipe, Flat] = default) -> Work:
+        """Print a recipe as JSON, every default spelled out and the options applied.
+
+        Args:
+            recipe: The recipe.
+        """
+        return lambda: _print(json.dumps(to_json(recipe), indent=2))
+
+    function = train_command if command == "train" else show_command
+    return _parse(function, f"{command} {name}", rest)()
+
+
+def resume_command(run: Positional[str], steps: int | None = None) -> Work:
+    """Go on with a run from its last good checkpoint, as if it had never stopped.
+
+    Args:
+        run: The run folder.
+        steps: Step at which it ends. None: as the recipe says.
+    """
+    return lambda: _say_end(resume(run, steps))
+
+
+def sample_command(
+    run: Positional[str],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64,
+    seed: int = 0,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("samples.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """Images from a trained run.
+
+    Args:
+        run: The run folder.
+        n: How many.
+        seed: Of the latents; the first images of a seed are the same for any n.
+        output: A .png for a grid, or a .npy for the array, uint8 [n, H, W, C].
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+
+    def work() -> int:
+        check_output(output)
+        save_images(sample(run, n, seed, checkpoint), output)
+        return _print(str(output))
+
+    return work
+
+
+def list_command() -> Work:
+    """The recipes that come with genjax, and the families."""
+    recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
+    families = [f"  {name:16} {family.paper}" for name, family in FAMILIES.items()]
+    return lambda: _print("\n".join(["recipes", *recipes, "families", *families]))
+
+
+def inspect_command(
+    data: Positional[str],
+    options: Annotated[DataOptions, Flat] = DataOptions(),  # noqa: B008 - frozen
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("inspect.png"),
+) -> Work:
+    """What a data set holds: count, sizes, channels, classes, broken files, and a grid.
+
+    Args:
+        data: digits, tfds:NAME, folder:PATH, or the path of a .zip.
+        options: How it is read.
+        output: The grid of its first images, a .png.
+    """
+    return lambda: _print(inspect(data, options, output))
+
+
+COMMANDS: dict[str, Callable[..., Work]] = {
+    "resume": resume_command,
+    "sample": sample_command,
+    "list": list_command,
+    "inspect": inspect_command,
+}
+
+
+def _parse(function: Callable[..., Work], name: str, arguments: list[str]) -> Work:
+    """Call `function` with its arguments from a command line.
+
+    Raises:
+        UsageError: They do not fit; tyro's message, without its frame and on one line.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(function, prog=f"genjax {name}", args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(errors.getvalue(), stop)) from None
+
+
+def _one_line(framed: str, stop: BaseException) -> str:
+    sections = [
+        re.sub(r"\s+", " ", re.sub(r"^│|│$", " ", section, flags=re.MULTILINE)).strip()
+        for section in re.split(r"^.*(?:───|╭─|╰─).*$", framed, flags=re.MULTILINE)
+    ]
+    message, *others = [section for section in sections if section]
+    cause: BaseException | None = stop
+    while cause and not isinstance(cause, ValidationError):
+        cause = cause.__context__
+    if isinstance(cause, ValidationError):  # our own check, within what tyro built
+        place = re.match(r"Error parsing recipe\.model\.(\S+):", message)
+        return (f"{place[1]}." if place else "") + describe(cause)
+    for other in others:
+        suggestion = re.search(r"(?:Perhaps you meant|similar to).*?:.*?(--[\w.-]+)", other)
+        if suggestion:
+            return f"{message}; perhaps you meant {suggestion[1]}"
+    return message
+
+
+def _print(text: str) -> int:
+    print(text)
+    return 0
+
+
+def _say_end(result: Result) -> int:
+    """How the training ended, and what to do next."""
+    if result.signal is not None:
+        print(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")
+        return 128 + result.signal
+    latest = max((result.run / "samples").glob("*.png"), default=None)
+    print(f"trained {result.step} steps")
+    print(f"samples  {latest}")
+    print(f"curves   {result.run / 'curves.png'}")
+    print(f"more     genjax sample {result.run} -n 64 --seed 1 -o grid.png")
+    return 0
+
+
+class _Console(logging.Handler):
+    """Log lines on standard error, above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(mark + record.getMessage(), file=sys.stderr)
+
+
+def _set_up() -> None:
+    log = logging.getLogger("genjax")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Console())
+    log.propagate = False
+    # Others report on their own workings; what matters is raised as an error.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax" / "xla"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"genjax: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

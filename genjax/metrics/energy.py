@@ -30,8 +30,9 @@ def energy_distance(x: jax.Array, y: jax.Array) -> jax.Array:
 def _distances(x: jax.Array, y: jax.Array) -> jax.Array:
     """Euclidean distances, [N, M]."""
     # Centred on y's mean: |x|^2 + |y|^2 - 2xy loses the digits that a common offset takes.
-    centre = jnp.mean(y, axis=0)
+    centre = jnp.mean(y, axis=0, keepdims=True)
     x, y = x - centre, y - centre
     products = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    squared = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1)[None] - 2 * products
+    x_squared, y_squared = jnp.sum(x**2, axis=1), jnp.sum(y**2, axis=1)
+    squared = x_squared[:, None] + y_squared[None, :] - 2 * products
     return jnp.sqrt(jnp.maximum(squared, 0))

@@ -8,6 +8,7 @@ the two play
 G: 64 -> 256 -> H*W*C, tanh. D: H*W*C -> 128 -> 1, a logit. Each has its own Adam.
 """
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 import chex
@@ -129,58 +130,76 @@ def init(config: GanConfig, key: jax.Array, spec: ImageSpec) -> GanState:
     return from_params(config, spec, params)
 
 
+def discriminator_step(
+    config: GanConfig, state: GanState, real: jax.Array, fake: jax.Array
+) -> tuple[GanState, Metrics]:
+    """One step of D on real and generated images, float32 [B, H, W, C] in [-1, 1].
+
+    Returns:
+        The state with another discriminator, and metrics: `d_loss` (nats), `d_grad_norm`, and
+        those of `game_metrics`.
+    """
+    _, discriminator = networks(config, state.spec)
+
+    def loss_fn(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        logits = apply(discriminator, params, jnp.concatenate([real, fake]))
+        real_logits, fake_logits = jnp.split(logits, 2)
+        loss = adversarial.minimax_discriminator_loss(real_logits, fake_logits)
+        return jnp.mean(loss), (real_logits, fake_logits)
+
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (real_logits, fake_logits)), grads = value_and_grad(state.discriminator.params)
+    loss, grads = mean_over_replicas((loss, grads))
+    player = apply_gradients(state.discriminator, grads, adam(config.discriminator))
+    metrics = {
+        "d_loss": loss,
+        "d_grad_norm": global_norm(grads),
+        **game_metrics(real_logits, fake_logits, real, fake),
+    }
+    return dataclasses.replace(state, discriminator=player), metrics
+
+
+def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[GanState, Metrics]:
+    """One step of G against the state's discriminator, from noise [B, latent_size].
+
+    Returns:
+        The state with another generator, and metrics: `g_loss` (nats), `g_grad_norm`.
+    """
+    generator, discriminator = networks(config, state.spec)
+
+    def loss_fn(params: dict) -> jax.Array:
+        fake_logits = apply(discriminator, state.discriminator.params, apply(generator, params, z))
+        return jnp.mean(GENERATOR_LOSSES[config.generator_loss](fake_logits))
+
+    loss, grads = mean_over_replicas(jax.value_and_grad(loss_fn)(state.generator.params))
+    player = apply_gradients(state.generator, grads, adam(config.generator))
+    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    return dataclasses.replace(state, generator=player), metrics
+
+
 def play(
     config: GanConfig, state: GanState, real: jax.Array, z: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One round of the game (algorithm 1, k = 1): a step of D, then one of G against the new D.
+    """One round of the game (algorithm 1 with k = 1): a step of D, then one of G against the new D.
+
+    Both players see the fakes of the same noise, so the compiler makes them once.
 
     Args:
         config: The model.
         state: Before the round.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
-        z: Noise, [B, latent_size]; both players see the same fakes.
+        z: Noise, [B, latent_size].
 
     Returns:
-        The state after it, and metrics: `d_loss` and `g_loss` (nats), `d_grad_norm`,
-        `g_grad_norm`, and those of `game_metrics`.
+        The state after it, and the metrics of both steps.
     """
     chex.assert_shape(real, (None, *state.spec.shape))
     chex.assert_shape(z, (len(real), config.latent_size))
-    generator, discriminator = networks(config, state.spec)
-    generator_loss_fn = GENERATOR_LOSSES[config.generator_loss]
-
-    # One forward pass of G serves both players; D's update does not reach into it.
-    fake, pull_back = jax.vjp(lambda p: apply(generator, p, z), state.generator.params)
-
-    def discriminator_loss(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        both = apply(discriminator, params, jnp.concatenate([real, fake]))
-        real_logits, fake_logits = jnp.split(both, 2)
-        loss = adversarial.minimax_discriminator_loss(real_logits, fake_logits)
-        return jnp.mean(loss), (real_logits, fake_logits)
-
-    (d_loss, (real_logits, fake_logits)), d_grads = jax.value_and_grad(
-        discriminator_loss, has_aux=True
-    )(state.discriminator.params)
-    d_loss, d_grads = mean_over_replicas((d_loss, d_grads))
-    new_discriminator = apply_gradients(state.discriminator, d_grads, adam(config.discriminator))
-
-    def generator_loss(images: jax.Array) -> jax.Array:
-        fake_logits = apply(discriminator, new_discriminator.params, images)
-        return jnp.mean(generator_loss_fn(fake_logits))
-
-    g_loss, image_grads = jax.value_and_grad(generator_loss)(fake)
-    (g_grads,) = pull_back(image_grads)
-    g_loss, g_grads = mean_over_replicas((g_loss, g_grads))
-    new_generator = apply_gradients(state.generator, g_grads, adam(config.generator))
-
-    metrics = {
-        "d_loss": d_loss,
-        "g_loss": g_loss,
-        "d_grad_norm": global_norm(d_grads),
-        "g_grad_norm": global_norm(g_grads),
-        **game_metrics(real_logits, fake_logits, real, fake),
-    }
-    return GanState(state.step + 1, new_generator, new_discriminator, state.spec), metrics
+    generator, _ = networks(config, state.spec)
+    fake = apply(generator, state.generator.params, z)
+    state, d_metrics = discriminator_step(config, state, real, fake)
+    state, g_metrics = generator_step(config, state, z)
+    return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
 
 
 def step(

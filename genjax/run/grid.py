@@ -9,7 +9,7 @@ from PIL import Image
 
 # Small images are enlarged by a whole factor until the grid is about this wide.
 WIDTH = 640
-GAP = 1
+GAP, GAP_GRAY = 1, 96
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
@@ -23,7 +23,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     scale = max(1, WIDTH // (columns * (width + GAP)))
-    canvas = np.full((rows, columns, height + GAP, width + GAP, channels), 255, np.uint8)
+    canvas = np.full((rows, columns, height + GAP, width + GAP, channels), GAP_GRAY, np.uint8)
     canvas.reshape(-1, *canvas.shape[2:])[:count, :height, :width] = images
     canvas = canvas.swapaxes(1, 2).reshape(rows * (height + GAP), columns * (width + GAP), channels)
     canvas = canvas.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -23,12 +23,12 @@ import numpy as np
 from genjax.data.batches import Batches, open_batches
 from genjax.data.sources import BrokenImage, DataOptions, Source, absolute, open_source
 from genjax.metrics.energy import energy_distance
-from genjax.metrics.watch import Watch
+from genjax.metrics.watch import QUALITY, Watch
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.grid import grid, to_png
 from genjax.run.recipe import Recipe, load_recipe
-from genjax.run.sample import BEST, abstract_state, initial_state, sample_state
+from genjax.run.sample import abstract_state, initial_state, sample_state
 from genjax.run.sharding import Steps
 from genjax.run.writer import Writer
 from genjax.types import State, UsageError
@@ -124,7 +124,7 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         stack.enter_context(_log_file(folder))
         stop = stack.enter_context(_stop_signals())
         _write_environment(folder)
-        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, BEST, writable=True)
+        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, QUALITY, writable=True)
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
         if start >= recipe.steps:
@@ -219,7 +219,7 @@ class _Evaluator:
         images = sample_state(self._recipe, state, self._grid_key, GRID_IMAGES)
         write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images)))
         samples = sample_state(self._recipe, state, self._quality_key, QUALITY_IMAGES)
-        return {BEST: float(self._distance(samples, self._data))}
+        return {QUALITY: float(self._distance(samples, self._data))}
 
 
 @dataclasses.dataclass

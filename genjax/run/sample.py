@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from genjax.metrics.watch import QUALITY
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.grid import grid, to_png, to_uint8
@@ -21,8 +22,6 @@ log = logging.getLogger("genjax")
 
 # Which checkpoint of a run: by quality, the last, or that of a step.
 Checkpoint = Literal["best", "latest"] | int
-# The metric by which a checkpoint is the best.
-BEST = "energy_distance"
 # Images in one call; the first images of a seed are the same however many are asked for.
 CHUNK = 64
 
@@ -66,7 +65,7 @@ def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe
     """
     folder = RunFolder(Path(run))
     recipe, spec, _ = folder.read_config()
-    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, BEST, writable=False)
+    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, QUALITY, writable=False)
     named = {"best": checkpoints.best, "latest": checkpoints.latest}
     step = checkpoint if isinstance(checkpoint, int) else named[checkpoint]
     if step not in checkpoints.steps:

@@ -20,7 +20,7 @@ def spread(images: jax.Array) -> jax.Array:
         float32 []; 0 when all images are the same.
     """
     flat = images.reshape(len(images), -1).astype(jnp.float32)
-    centred = flat - mean_over_replicas(jnp.mean(flat, axis=0))
+    centred = flat - mean_over_replicas(jnp.mean(flat, axis=0, keepdims=True))
     return jnp.sqrt(2 * mean_over_replicas(jnp.vdot(centred, centred) / len(flat)))
 
 
@@ -46,4 +46,6 @@ def game_metrics(
         "accuracy_real": jnp.mean(real_logits > 0),
         "accuracy_fake": jnp.mean(fake_logits < 0),
     }
-    return {**mean_over_replicas(means), "diversity": spread(fake) / spread(real)}
+    # A batch of one image over and over has no spread to compare with: a large number, not NaN.
+    diversity = spread(fake) / jnp.maximum(spread(real), 1e-6)
+    return {**mean_over_replicas(means), "diversity": diversity}

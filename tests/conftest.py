@@ -1,0 +1,29 @@
+"""Eight CPU devices, strict ranks, and the shared data where they are at hand."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of data and reference vectors beside the checkout."""
+    if not SHARED.is_dir():
+        if os.environ.get("GENJAX_REQUIRE_SHARED"):
+            pytest.fail(f"{SHARED} is required and is not there")
+        pytest.skip("needs ../shared, the data and reference vectors beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory):
+    """Many tests train the same small model: compile it once."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

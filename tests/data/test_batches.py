@@ -1,0 +1,92 @@
+import logging
+
+import numpy as np
+import pytest
+
+from genjax.data.batches import Resident, Streamed, batch_indices, open_batches
+from genjax.data.sources import ArraySource, BrokenImage, DataOptions
+from genjax.types import UsageError
+
+OPTIONS = DataOptions()
+STREAM = DataOptions(resident_gib=0)
+
+
+def _source(count=10, options=OPTIONS):
+    images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 2, 2, 1), np.uint8)
+    return ArraySource(images, np.arange(count) % 3, ["a", "b", "c"], options)
+
+
+class _WithBroken:
+    """The source above, with image 4 broken."""
+
+    def __init__(self, broken=(4,)):
+        self._source, self._broken = _source(), broken
+        self.spec, self.class_names = self._source.spec, self._source.class_names
+
+    def __len__(self):
+        return len(self._source)
+
+    def read(self, indices):
+        examples = self._source.read(indices)
+        return [
+            BrokenImage(f"{i}.png: cut short") if i in self._broken else e
+            for i, e in zip(indices, examples, strict=True)
+        ]
+
+
+def test_each_epoch_holds_every_image_once():
+    order = np.concatenate([batch_indices(0, step, 4, 10) for step in range(10)])
+    for epoch in order.reshape(4, 10):
+        assert sorted(epoch) == list(range(10))
+    assert not np.array_equal(order[:10], order[10:20])
+
+
+def test_order_is_a_function_of_seed_and_step():
+    np.testing.assert_array_equal(batch_indices(3, 7, 4, 10), batch_indices(3, 7, 4, 10))
+    assert not np.array_equal(batch_indices(3, 7, 8, 100), batch_indices(4, 7, 8, 100))
+    assert not np.array_equal(batch_indices(3, 7, 8, 100), batch_indices(3, 8, 8, 100))
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    assert set(np.bincount(batch_indices(0, 0, 25, 10))) == {2, 3}
+
+
+def test_resident_and_streamed_give_the_same_batches():
+    resident = open_batches(_source(), 4, 0, OPTIONS)
+    streamed = open_batches(_source(), 4, 0, STREAM)
+    assert isinstance(resident, Resident)
+    assert isinstance(streamed, Streamed)
+    # In order, then back to an earlier step, as after a resume.
+    for first, steps in ((0, 3), (3, 2), (1, 4)):
+        stacked = streamed.feed(first, steps)
+        for item, images, labels in zip(
+            resident.feed(first, steps), stacked.images, stacked.labels, strict=True
+        ):
+            batch = resident.select(resident.arrays, item)
+            np.testing.assert_array_equal(batch.images, images)
+            np.testing.assert_array_equal(batch.labels, labels)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, STREAM], ids=["resident", "streamed"])
+def test_a_broken_image_is_refused_by_name(options):
+    with pytest.raises(UsageError, match=r"4\.png: cut short.*--on-broken skip"):
+        open_batches(_WithBroken(), 10, 0, options).feed(0, 1)
+
+
+@pytest.mark.parametrize("gib", [1.0, 0.0], ids=["resident", "streamed"])
+def test_a_broken_image_is_skipped_and_reported(gib, caplog):
+    options = DataOptions(on_broken="skip", resident_gib=gib)
+    with caplog.at_level(logging.WARNING, logger="genjax"):
+        batches = open_batches(_WithBroken(), 10, 0, options)
+        batch = batches.select(batches.arrays, batches.feed(0, 3))
+    seen = np.asarray(batch.images)[..., 0, 0, 0].ravel().tolist()
+    assert seen
+    assert 4 not in seen
+    assert caplog.text.count("4.png: cut short") == 1
+
+
+@pytest.mark.parametrize("gib", [1.0, 0.0], ids=["resident", "streamed"])
+def test_nothing_but_broken_images(gib):
+    options = DataOptions(on_broken="skip", resident_gib=gib)
+    with pytest.raises(UsageError, match="not one"):
+        open_batches(_WithBroken(broken=range(10)), 4, 0, options).feed(0, 1)

@@ -1,0 +1,196 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genjax.data.batches import read_all
+from genjax.data.sources import BrokenImage, DataOptions, ManySizes, absolute, open_source
+from genjax.types import ImageSpec, UsageError
+
+
+def _png(value, size=(6, 4), mode="L"):
+    buffer = io.BytesIO()
+    Image.new(mode, size, value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 6x4 gray images whose value is 10 times their number."""
+    for i in range(6):
+        path = tmp_path / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_png(10 * i))
+    return tmp_path
+
+
+def _values(source):
+    images, labels, broken = read_all(source)
+    assert not broken
+    return images[:, 0, 0, 0].tolist(), labels.tolist()
+
+
+def test_digits():
+    source = open_source("digits", DataOptions())
+    images, labels, _ = read_all(source)
+    assert source.spec == ImageSpec(8, 8, 1, 10)
+    assert images.shape == (1797, 8, 8, 1)
+    assert (images.min(), images.max()) == (0, 255)
+    assert np.bincount(labels).min() > 170
+
+
+def test_digits_resized_and_in_colour():
+    source = open_source("digits", DataOptions(size=(12, 20), channels=3, fit="stretch"))
+    assert source.spec == ImageSpec(12, 20, 3, 10)
+    image, _ = source.read([0])[0]
+    assert image.shape == (12, 20, 3)
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+
+def test_folder_takes_labels_from_sub_folders(folder):
+    source = open_source(f"folder:{folder}", DataOptions())
+    assert source.spec == ImageSpec(4, 6, 1, 2)
+    assert list(source.class_names) == ["cat", "dog"]
+    assert _values(source) == ([0, 20, 40, 10, 30, 50], [0, 0, 0, 1, 1, 1])
+
+
+def test_zip_is_the_same_as_the_folder(folder):
+    archive = folder / "all.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+    for data in (str(archive), f"folder:{archive}"):
+        source = open_source(data, DataOptions())
+        assert _values(source) == ([0, 20, 40, 10, 30, 50], [0, 0, 0, 1, 1, 1])
+
+
+def test_dataset_json_gives_labels(folder):
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
+    labels = [[name, i % 4] for i, name in enumerate(names)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    source = open_source(f"folder:{folder}", DataOptions())
+    assert source.spec.classes == 4
+    assert _values(source)[1] == [0, 1, 2, 3, 0, 1]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels[1:]}))
+    with pytest.raises(UsageError, match=r"no label for 1 images: cat/0\.png"):
+        open_source(f"folder:{folder}", DataOptions())
+    (folder / "dataset.json").write_text("{}")
+    with pytest.raises(UsageError, match="labels"):
+        open_source(f"folder:{folder}", DataOptions())
+
+
+def test_one_folder_has_no_labels(tmp_path):
+    (tmp_path / "a.png").write_bytes(_png(1))
+    assert open_source(f"folder:{tmp_path}", DataOptions()).spec.classes == 0
+
+
+def test_colour_in_one_image_makes_all_rgb(folder):
+    (folder / "cat" / "9.png").write_bytes(_png((1, 2, 3), mode="RGB"))
+    source = open_source(f"folder:{folder}", DataOptions())
+    assert source.spec.channels == 3
+    assert source.read([3])[0][0][0, 0].tolist() == [1, 2, 3]
+
+
+def test_many_sizes_need_a_size(folder):
+    (folder / "cat" / "9.png").write_bytes(_png(1, size=(5, 5)))
+    with pytest.raises(ManySizes, match="--size"):
+        open_source(f"folder:{folder}", DataOptions())
+    assert open_source(f"folder:{folder}", DataOptions(size=(4, 6))).spec.shape == (4, 6, 1)
+
+
+@pytest.mark.parametrize("content", [b"junk", b"", _png(3)[:40], _png(3)[:-27]])
+def test_a_broken_image_is_named(folder, content):
+    (folder / "dog" / "5.png").write_bytes(content)
+    source = open_source(f"folder:{folder}", DataOptions())
+    examples = source.read(range(6))
+    assert isinstance(examples[5], BrokenImage)
+    assert str(examples[5]).startswith("dog/5.png: ")
+    assert sum(isinstance(e, BrokenImage) for e in examples) == 1
+
+
+def test_a_damaged_member_of_a_zip_is_named(folder):
+    archive = folder / "all.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        for i in range(2):
+            file.writestr(f"{i}.png", _png(i))
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"IDAT") + 6] ^= 255
+    archive.write_bytes(data)
+    examples = open_source(str(archive), DataOptions()).read([0, 1])
+    assert [isinstance(e, BrokenImage) for e in examples] == [True, False]
+    assert str(examples[0]).startswith("0.png: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("cifar", "unknown: wanted digits, tfds:NAME, folder:PATH"),
+        ("folder:", "unknown"),
+        ("folder:/no/such/place", "no folder /no/such/place"),
+        ("/no/such.zip", "no file /no/such.zip"),
+        ("tfds:no_such_data_set", "knows no data set 'no_such_data_set'"),
+    ],
+)
+def test_unknown_data_are_refused(data, message):
+    with pytest.raises(UsageError, match=message):
+        open_source(data, DataOptions())
+
+
+def test_a_folder_without_images_and_a_bad_zip_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UsageError, match=r"holds no images.*\.png"):
+        open_source(f"folder:{tmp_path}", DataOptions())
+    (tmp_path / "a.zip").write_bytes(b"not a zip")
+    with pytest.raises(UsageError, match="zip archive"):
+        open_source(str(tmp_path / "a.zip"), DataOptions())
+
+
+@pytest.mark.parametrize("size", [(0,), (1, 2, 3), (4, -1)])
+def test_bad_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="HEIGHT"):
+        DataOptions(size=size)
+
+
+def test_paths_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("folder:cats") == f"folder:{tmp_path}/cats"
+    assert absolute("cats.zip") == f"{tmp_path}/cats.zip"
+    assert absolute("tfds:mnist") == "tfds:mnist"
+    assert absolute("digits") == "digits"
+
+
+def test_tfds_mnist_is_mnist(shared):
+    import gzip
+
+    options = DataOptions(data_dir=str(shared / "data/tfds"), split="test")
+    source = open_source("tfds:mnist", options)
+    assert source.spec == ImageSpec(28, 28, 1, 10)
+    assert len(source) == 10_000
+    images, labels, _ = read_all(source)
+    raw = {}
+    for kind, header in (("images-idx3", 16), ("labels-idx1", 8)):
+        path = shared / f"data/mnist/t10k-{kind}-ubyte.gz"
+        raw[kind] = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)[header:]
+    # tensorflow-datasets shuffles when it prepares: compare as sets of (label, pixels).
+    theirs = zip(raw["labels-idx1"], raw["images-idx3"].reshape(-1, 784), strict=True)
+    ours = zip(labels, images.reshape(-1, 784), strict=True)
+    assert {(int(k), v.tobytes()) for k, v in ours} == {(int(k), v.tobytes()) for k, v in theirs}
+
+
+def test_tfds_split_that_is_not_there(shared):
+    options = DataOptions(data_dir=str(shared / "data/tfds"), split="trian")
+    with pytest.raises(UsageError, match="no split 'trian'; it has train, test"):
+        open_source("tfds:mnist", options)
+
+
+def test_cifar10_zip(shared):
+    source = open_source(str(shared / "data/cifar10/test.zip"), DataOptions(size=(32,), channels=3))
+    assert source.spec == ImageSpec(32, 32, 3, 10)
+    assert len(source) == 10_000
+    assert list(source.class_names)[:3] == ["airplane", "automobile", "bird"]
+    image, label = source.read([9_999])[0]
+    assert image.shape == (32, 32, 3)
+    assert label == 9

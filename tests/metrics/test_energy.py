@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genjax.metrics.energy import energy_distance
+
+
+def _distance_by_pairs(x, y):
+    x, y = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (x, y))
+
+    def mean(a, b, skip_diagonal):
+        distances = np.linalg.norm(a[:, None] - b[None], axis=-1)
+        return distances.sum() / (len(a) * (len(b) - skip_diagonal))
+
+    return 2 * mean(x, y, 0) - mean(x, x, 1) - mean(y, y, 1)
+
+
+def _normal(seed, count, shift=0.0):
+    return shift + jax.random.normal(jax.random.key(seed), (count, 3, 2))
+
+
+def test_it_is_the_mean_over_pairs():
+    for shift in (0.0, 3.0, 1000.0):
+        x, y = _normal(0, 20, shift), _normal(1, 30, shift + 1)
+        expected = _distance_by_pairs(x, y)
+        np.testing.assert_allclose(jax.jit(energy_distance)(x, y), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_alike_is_about_zero_and_unlike_is_ordered():
+    data = _normal(0, 500)
+    alike = float(energy_distance(_normal(1, 500), data))
+    shifted = float(energy_distance(_normal(1, 500, 0.5), data))
+    collapsed = float(energy_distance(jnp.broadcast_to(_normal(1, 1), (500, 3, 2)), data))
+    assert abs(alike) < 0.02
+    assert 0.1 < shifted < collapsed

@@ -1,0 +1,53 @@
+from genjax.metrics.watch import PATIENCE, Watch
+
+HEALTHY = {"accuracy_real": 0.7, "accuracy_fake": 0.7, "d_fake": 0.4, "diversity": 0.95}
+D_WINS = {"accuracy_real": 1.0, "accuracy_fake": 1.0, "d_fake": 0.001, "diversity": 0.95}
+COLLAPSED = {**HEALTHY, "diversity": 0.1}
+
+
+def _warnings(records):
+    watch = Watch()
+    return [warning for record in records for warning in watch(record)]
+
+
+def test_a_healthy_game_is_quiet():
+    assert _warnings([HEALTHY] * 500) == []
+
+
+def test_a_sign_must_hold_for_long():
+    assert _warnings([D_WINS, HEALTHY] * 100) == []
+    assert _warnings([D_WINS] * (PATIENCE - 1)) == []
+
+
+def test_d_wins_is_said_once_an_episode():
+    (warning,) = _warnings([D_WINS] * 5 * PATIENCE)
+    assert "discriminator wins" in warning
+    assert len(_warnings(([D_WINS] * PATIENCE + [HEALTHY]) * 2)) == 2
+
+
+def test_collapse_is_said():
+    (warning,) = _warnings([COLLAPSED] * 2 * PATIENCE)
+    assert "mode collapse" in warning
+
+
+def test_a_family_without_these_metrics_is_not_watched():
+    assert _warnings([{"loss": 1.0}] * 100) == []
+
+
+def test_samples_that_get_worse_are_said():
+    records = [{"energy_distance": value} for value in (0.5, 0.1, 0.25, 0.35, 0.4)]
+    assert _warnings(records) == []
+    (warning,) = _warnings([*records, {"energy_distance": 0.5}, *[HEALTHY] * 9])
+    assert "get worse" in warning
+
+
+def test_thresholds_on_recorded_runs():
+    """Rows of (diversity, accuracy_real, accuracy_fake, d_fake) as trainings logged them."""
+    names = ("diversity", "accuracy_real", "accuracy_fake", "d_fake")
+
+    def warnings(row):
+        return _warnings([dict(zip(names, row, strict=True))] * PATIENCE)
+
+    assert warnings((0.92, 0.87, 0.90, 0.36)) == []  # digits, end of the recipe
+    assert warnings((0.95, 0.70, 0.76, 0.37)) == []  # MNIST, step 39,400
+    assert len(warnings((0.65, 0.94, 0.97, 0.07))) == 2  # digits, D's learning rate times 10

@@ -1,0 +1,90 @@
+import dataclasses
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from genjax.models.gan import GanConfig, PlayerConfig
+from genjax.run.recipe import Recipe, describe, from_json, load_recipe, recipe_paths, to_json
+from genjax.types import Config, UsageError
+
+
+def _recipe(**fields):
+    return Recipe(**{"family": "gan", "model": GanConfig(), **fields})
+
+
+@pytest.mark.parametrize("name", recipe_paths())
+def test_every_recipe_says_how_to_run_it_and_what_to_expect(name):
+    recipe = load_recipe(name)
+    assert name.startswith(f"{recipe.family}_")
+    text = recipe_paths()[name].read_text()
+    for part in (f"genjax train {name}", "Hardware:", "Expected:"):
+        assert part in text
+    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+def test_json_spells_out_every_default():
+    values = to_json(_recipe())
+    assert values["model"]["generator"]["learning_rate"] == 2e-4
+    assert values["data_options"]["split"] == "train"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "steps = 0: should be greater than 0"),
+        ({"batch_size": 1}, "batch_size = 1"),
+        ({"seed": -1}, "seed = -1"),
+        ({"keep": 1}, "keep = 1: should be greater than or equal to 2"),
+        ({"save_every": 150}, "save_every 150 must be a multiple of log_every 100"),
+        ({"family": "gna"}, "family 'gna' is unknown: wanted gan"),
+        ({"model": Config()}, "model is a Config, not of gan"),
+        ({"parallel": "threads"}, "parallel = 'threads'"),
+        ({"stesp": 3}, "stesp"),
+    ],
+)
+def test_impossible_recipes_are_refused_by_name(fields, message):
+    with pytest.raises(ValidationError) as error:
+        _recipe(**fields)
+    assert message in describe(error.value)
+    assert "\n" not in describe(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": "many"}, "steps = 'many'"),
+        ({"unknown": 1}, "unknown"),
+        ({"family": "gna"}, "family"),
+        ({"model": {"generator": {"learning_rate": 0}}}, "generator.learning_rate = 0"),
+        ({"model": {"latent": 3}}, "latent"),
+    ],
+)
+def test_bad_json_is_refused_by_name(change, message):
+    with pytest.raises(UsageError, match=message):
+        from_json({**to_json(_recipe()), **change})
+
+
+def test_unknown_recipes_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="did you mean gan_digits"):
+        load_recipe("gan_digit")
+    with pytest.raises(UsageError, match="no recipe file"):
+        load_recipe(str(tmp_path / "none.py"))
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(UsageError, match="sets no `recipe"):
+        load_recipe(str(tmp_path / "empty.py"))
+
+
+def test_a_recipe_of_the_users(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses, genjax\n"
+        "recipe = dataclasses.replace(genjax.load_recipe('gan_digits'), steps=7)\n"
+    )
+    assert load_recipe(str(tmp_path / "mine.py")).steps == 7
+
+
+def test_recipes_are_hashable_values():
+    assert hash(_recipe()) == hash(_recipe())
+    config = GanConfig(generator=PlayerConfig(learning_rate=1e-3))
+    assert _recipe(model=config) != _recipe()
+    assert dataclasses.replace(_recipe(), steps=5).steps == 5

@@ -1,0 +1,51 @@
+"""A module imports only from the floors above its own, as the listing below has them."""
+
+import ast
+from pathlib import Path
+
+import genjax
+
+FLOORS = [
+    "types",
+    "transforms",
+    "nn",
+    "objectives",
+    "steps",
+    "models",
+    "data",
+    "metrics",
+    "interop",
+    "run",
+    "cli",
+]
+PACKAGE = Path(genjax.__file__).parent
+
+
+def _floor(module: str) -> int:
+    return FLOORS.index(module.split(".")[1])
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return {name for name in found if name.startswith("genjax.")}
+
+
+def test_imports_go_up():
+    paths = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
+    assert len(paths) > 20
+    wrong = []
+    for path in paths:
+        module = ".".join(["genjax", *path.relative_to(PACKAGE).with_suffix("").parts])
+        wrong += [f"{module} -> {n}" for n in _imports(path) if _floor(n) > _floor(module)]
+    assert not wrong
+
+
+def test_only_the_registry_and_interop_name_a_family():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name not in ("models", "interop"):
+            assert not any(name.startswith("genjax.models.") for name in _imports(path)), path

@@ -1,4 +1,11 @@
-"""The MLP GAN on MNIST, 28x28, with the widths of the paper's exercise: 64-256-784, 784-128-1."""
+"""The MLP GAN on MNIST, 28x28: 64-256-784 against 784-128-1.
+
+    genjax train gan_mnist
+
+Hardware: 2 CPU cores, 5 to 15 minutes by their speed. Expected: energy_distance about 0.12 (1,000
+samples against 1,000 training images in [-1, 1]); most digits readable, some broken strokes and
+specks, as an MLP without convolutions gives.
+"""
 
 from genjax import Recipe
 from genjax.models.gan import GanConfig

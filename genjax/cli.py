@@ -24,6 +24,7 @@ from tyro.conf import Positional
 from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import SaveError
+from genjax.run.grid import as_text
 from genjax.run.inspect import inspect
 from genjax.run.loop import Diverged, Result, resume, train
 from genjax.run.recipe import (
@@ -196,11 +197,12 @@ def _parse(function: Callable[..., Work], name: str, arguments: list[str]) -> Wo
 
 
 def _one_line(framed: str, stop: BaseException) -> str:
-    sections = [
-        re.sub(r"\s+", " ", re.sub(r"^│|│$", " ", section, flags=re.MULTILINE)).strip()
-        for section in re.split(r"^.*(?:───|╭─|╰─).*$", framed, flags=re.MULTILINE)
-    ]
-    message, *others = [section for section in sections if section]
+    # A box with the title in its edge, or in plain ASCII rules with the title above the first.
+    is_box = framed.startswith("╭")
+    framed = re.sub(r"^[│|]|[│|]$", "", framed, flags=re.MULTILINE)
+    sections = re.split(r"^.*(?:───|---).*$", framed, flags=re.MULTILINE)
+    sections = [text for text in (" ".join(section.split()) for section in sections) if text]
+    message, *others = sections if is_box else sections[1:]
     cause: BaseException | None = stop
     while cause and not isinstance(cause, ValidationError):
         cause = cause.__context__
@@ -224,9 +226,9 @@ def _say_end(result: Result) -> int:
     if result.signal is not None:
         print(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")
         return 128 + result.signal
-    latest = max((result.run / "samples").glob("*.png"), default=None)
-    print(f"trained {result.step} steps")
-    print(f"samples  {latest}")
+    print(as_text(sample(result.run, 16)))
+    print(f"above    a few samples of the best checkpoint of {result.step} steps")
+    print(f"samples  {max((result.run / 'samples').glob('*.png'))}")
     print(f"curves   {result.run / 'curves.png'}")
     print(f"more     genjax sample {result.run} -n 64 --seed 1 -o grid.png")
     return 0

@@ -37,9 +37,9 @@ def pytorch_game(device: str) -> tuple[Any, Any, Any]:
     generator = nn.Sequential(
         nn.Linear(LATENT, HIDDEN), nn.LeakyReLU(0.01), nn.Linear(HIDDEN, PIXELS), nn.Tanh()
     ).to(device)
-    discriminator = nn.Sequential(
-        nn.Linear(PIXELS, 128), nn.LeakyReLU(0.01), nn.Linear(128, 1)
-    ).to(device)
+    discriminator = nn.Sequential(nn.Linear(PIXELS, 128), nn.LeakyReLU(0.01), nn.Linear(128, 1)).to(
+        device
+    )
     g_adam = torch.optim.Adam(generator.parameters(), 2e-4, (0.5, 0.999))
     d_adam = torch.optim.Adam(discriminator.parameters(), 2e-4, (0.5, 0.999))
     loss = nn.BCEWithLogitsLoss()

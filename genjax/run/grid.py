@@ -1,4 +1,4 @@
-"""Grids of images, as PNG."""
+"""Grids of images, as PNG, or as text for a terminal."""
 
 import io
 import math
@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 # Small images are enlarged by a whole factor until the grid is about this wide.
-WIDTH = 640
+WIDTH = 800
+TEXT_WIDTH = 80
+SHADES = " .:-=+*#%@"
 GAP, GAP_GRAY = 1, 96
 
 
@@ -40,3 +42,26 @@ def to_png(image: Image.Image) -> bytes:
 def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
     """Images in [-1, 1] as uint8, rounded to the nearest level."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def as_text(images: np.ndarray, rows: int = 2) -> str:
+    """A few images as characters, dark to bright, for a terminal of 80 columns.
+
+    Args:
+        images: uint8 [N, H, W, C]; as many are shown as fit in `rows`.
+        rows: Rows of images.
+    """
+    height, width = images.shape[1:3]
+    shown_width = min(width, 38)
+    # A character is about twice as high as wide.
+    size = (shown_width, max(1, round(height * shown_width / width / 2)))
+    columns = TEXT_WIDTH // (shown_width + 1)
+    lines = []
+    for start in range(0, min(len(images), rows * columns), columns):
+        block = images[start : start + columns]
+        small = [Image.fromarray(i.squeeze()).convert("L").resize(size) for i in block]
+        shades = np.stack([np.asarray(i) for i in small]).astype(int) * len(SHADES) // 256
+        for y in range(size[1]):
+            lines.append(" ".join("".join(SHADES[s] for s in i[y]) for i in shades))
+        lines.append("")
+    return "\n".join(lines)

@@ -94,7 +94,7 @@ def sample(
     if n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
     recipe, state, step = load_state(run, checkpoint)
-    log.info("sampling from step %d of %s", step, run)
+    log.info("samples of step %d of %s", step, run)
     return sample_state(recipe, state, jax.random.key(seed), n)
 
 

@@ -1,0 +1,236 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+from PIL import Image
+
+import genjax
+from genjax import cli
+from genjax.run.sample import load_state
+
+TINY = ["--size", "8", "--steps", "10", "--batch-size", "16", "--log-every", "5"]
+TINY += ["--save-every", "5"]
+
+
+@pytest.fixture
+def genjax_command(monkeypatch, capsys):
+    """Run a command line in this process; give its exit code, output and error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["genjax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("cli") / "run"
+    recipe = genjax.load_recipe("gan_digits")
+    fields = {"steps": 10, "batch_size": 16, "log_every": 5, "save_every": 5}
+    genjax.train(genjax.Recipe(family="gan", model=recipe.model, **fields), run)
+    return run
+
+
+def test_a_first_session(genjax_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = genjax_command("train", "gan_digits", *TINY)
+    assert code == 0
+    assert "samples  runs/gan_digits/samples/step_00000010.png" in out
+    assert (tmp_path / "runs/gan_digits/curves.png").exists()
+    code, out, err = genjax_command("resume", "runs/gan_digits", "--steps", "20")
+    assert code == 0
+    assert "of 20 steps" in out
+    assert "step 20 of 20" in err
+    code, _, _ = genjax_command("sample", "runs/gan_digits", "-n", 9, "--seed", 1, "-o", "g.png")
+    assert code == 0
+    with Image.open("g.png") as grid:
+        assert grid.size[0] == grid.size[1] > 100
+    assert genjax_command("sample", "runs/gan_digits", "-n", 9, "-o", "a.npy")[0] == 0
+    assert np.load("a.npy").shape == (9, 8, 8, 1)
+
+
+def test_list_and_show(genjax_command):
+    code, out, _ = genjax_command("list")
+    assert code == 0
+    assert "gan_digits" in out
+    assert "Goodfellow et al. 2014" in out
+    options = ("--generator.learning-rate", "1e-3", "--size", "8", "10", "--batch-size", "32")
+    code, out, _ = genjax_command("show", "gan_digits", *options)
+    assert code == 0
+    values = json.loads(out)
+    assert values["model"]["generator"]["learning_rate"] == 1e-3
+    assert values["data_options"]["size"] == [8, 10]
+    assert values["batch_size"] == 32
+
+
+def test_inspect(genjax_command, tmp_path):
+    for name, size in (("a/1.png", (6, 4)), ("a/2.png", (6, 4)), ("b/3.png", (5, 5))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", size, "red").save(tmp_path / name)
+    (tmp_path / "b/4.png").write_bytes(b"junk")
+    grid = tmp_path / "grid.png"
+    code, out, _ = genjax_command("inspect", f"folder:{tmp_path}", "-o", grid)
+    assert code == 0
+    for part in (
+        "3, and 1 broken",
+        "4 x 6 (2), 5 x 5 (1)",
+        "RGB (3)",
+        "2: a (2), b (1)",
+        "b/4.png: not an image",
+        "give --size",
+    ):
+        assert part in out
+    assert grid.exists()
+    code, out, _ = genjax_command("inspect", "digits", "-o", grid)
+    assert "1,797, and 0 broken" in out
+    assert "8 x 8, 1 channel" in out
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["--help"], ["train", "--help"], ["resume", "--help"], ["sample", "-h"]]
+)
+def test_help_goes_to_standard_output(genjax_command, command):
+    code, out, err = genjax_command(*command)
+    assert code == (0 if command else 2)
+    assert "usage: genjax" in out
+    assert err == ""
+
+
+def test_help_says_what_an_option_does_and_its_default(genjax_command):
+    _, out, _ = genjax_command("train", "--help")
+    text = " ".join(out.replace("│", " ").split())
+    assert "--steps INT Training steps. (default: 16000)" in text
+    assert "--generator.learning-rate FLOAT Adam's step size. (default: 0.0002)" in text
+    assert "--generator-loss {non_saturating,saturating}" in text
+
+
+BAD = {
+    "frobnicate": "no command 'frobnicate': wanted train, ",
+    "train": "the recipe comes first",
+    "train --steps 5": "the recipe comes first",
+    "train gan_digit": "did you mean gan_digits?",
+    "train none.py": "no recipe file none.py",
+    "train gan_digits extra": "Unrecognized options: extra",
+    "train gan_digits --step 5": "perhaps you meant --steps",
+    "train gan_digits --steps": "--steps",
+    "train gan_digits --steps many": "--steps: invalid literal for int() with base 10: 'many'",
+    "train gan_digits --steps -3": "steps = -3: should be greater than 0",
+    "train gan_digits --generator.learning-rate -1": "generator.learning_rate = -1.0",
+    "train gan_digits --discriminator.beta1 1": "discriminator.beta1 = 1.0: should be less than 1",
+    "train gan_digits --generator-loss hinge": "'hinge'",
+    "train gan_digits --size 1 2 3": "size = (1, 2, 3): wanted HEIGHT",
+    "train gan_digits --save-every 150": "save_every 150 must be a multiple of log_every 100",
+    "train gan_digits --batch-size 12": "batch_size = 12",
+    "train gan_digits --data cifar": "wanted digits, tfds:NAME, folder:PATH or PATH.zip",
+    "train gan_digits --data folder:/no/such": "no folder /no/such",
+    "train gan_digits --data tfds:no_such_data": "no data set 'no_such_data'",
+    "train gan_digits --run RUN": "to go on with it: genjax resume",
+    "train gan_digits --run /dev/null/run": "/dev/null/run",
+    "resume /no/such/run": "is not a run folder",
+    "resume": "RUN",
+    "sample RUN -n 0": "n = 0: should be at least 1",
+    "sample RUN -o grid.gif": "should end in .png (a grid) or .npy",
+    "sample RUN -o /no/such/grid.png": "no folder /no/such",
+    "sample RUN --checkpoint 7": "no good checkpoint 7: it has 5, 10",
+    "sample RUN --checkpoint first": "first",
+    "inspect nothing": "data 'nothing' is unknown",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_gets_one_line_and_an_exit_code(genjax_command, line, trained, tmp_path):
+    arguments = line.replace("RUN", str(trained)).split()
+    if arguments[:2] == ["train", "gan_digits"] and "--run" not in arguments:
+        arguments += ["--run", str(tmp_path / "run")]
+    code, _, err = genjax_command(*arguments)
+    assert code in (1, 2)
+    *progress, error = err.strip().splitlines()
+    assert error.startswith("genjax: error: ")
+    assert BAD[line].upper() in error.upper()
+    assert all(text.startswith("reading") for text in progress)
+
+
+def _environment(tmp_path):
+    """One device, and compiled programs kept from one process to the next."""
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+
+
+def _start(tmp_path, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "genjax.cli", *map(str, arguments)],
+        env=_environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _results(run: Path):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    timings = ("seconds", "steps_per_second", "images_per_second")
+    records = [json.loads(line) for line in lines]
+    return [{k: v for k, v in record.items() if k not in timings} for record in records]
+
+
+def _wait_for(path: Path, process) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+LONG = [*TINY[:2], "--steps", "600", "--batch-size", "16", "--log-every", "20"]
+LONG += ["--save-every", "20"]
+
+
+def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path):
+    """`kill -9`, also in the middle of a save: a save comes every 20 steps, of 2 ms each."""
+    whole = _start(tmp_path, "train", "gan_digits", *LONG, "--run", tmp_path / "whole")
+    _, err = whole.communicate(timeout=300)
+    assert whole.returncode == 0, err
+    kills = int(os.environ.get("GENJAX_TEST_KILLS", "4"))
+    rng = np.random.default_rng(0)
+    run = tmp_path / "killed"
+    process = _start(tmp_path, "train", "gan_digits", *LONG, "--run", run)
+    for _ in range(kills):
+        _wait_for(run / "config.json", process)
+        try:
+            process.wait(rng.uniform(0, 8))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = _start(tmp_path, "resume", run)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert _results(run) == _results(tmp_path / "whole")
+    a, b = (load_state(path, "latest") for path in (run, tmp_path / "whole"))
+    assert a[2] == b[2] == 600
+    chex.assert_trees_all_equal(a[1], b[1])
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    run = tmp_path / "run"
+    long = [*LONG, "--steps", "1000000", "--save-every", "1000000"]
+    process = _start(tmp_path, "train", "gan_digits", *long, "--run", run)
+    _wait_for(run / "metrics.jsonl", process)
+    while len((run / "metrics.jsonl").read_text().splitlines()) < 3:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    step = _results(run)[-1]["step"]
+    assert f"stopped and saved at step {step}; to go on: genjax resume {run}" in out
+    assert (run / "checkpoints" / f"{step:08d}" / "sha256.json").exists()

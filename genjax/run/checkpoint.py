@@ -6,6 +6,7 @@ without that list is one whose save did not finish; one whose files differ from 
 Neither is ever restored.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -149,6 +150,8 @@ class Checkpoints:
             write_atomically(path / DIGESTS, json.dumps(_digests(path), indent=1).encode())
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            full = os.strerror(errno.ENOSPC)  # TensorStore wraps it in four paths
+            reason = full if full in reason else reason
             last = self.latest
             kept = "no earlier checkpoint" if last is None else f"the last good one is step {last}"
             raise SaveError(

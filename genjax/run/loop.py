@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import shutil
 import sys
 import threading
 import time
@@ -80,8 +81,13 @@ def train(recipe: Recipe | str, run: str | Path | None = None) -> Result:
     name = Path(recipe.data.rpartition(":")[2]).stem
     folder = create_run_folder(run, f"{recipe.family}_{name}")
     with folder.locked():
-        folder.write_config(recipe, source.spec, len(source))
-        return _run(folder, recipe, source)
+        try:
+            folder.write_config(recipe, source.spec, len(source))
+            return _run(folder, recipe, source)
+        except UsageError:
+            if not folder.metrics.exists():  # refused before the first step: leave nothing behind
+                shutil.rmtree(folder.path)
+            raise
 
 
 def resume(run: str | Path, steps: int | None = None) -> Result:
@@ -122,7 +128,6 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
     """Train from the last good checkpoint, or from the beginning, in a locked folder."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_log_file(folder))
-        stop = stack.enter_context(_stop_signals())
         _write_environment(folder)
         checkpoints = Checkpoints(folder.checkpoints, recipe.keep, QUALITY, writable=True)
         stack.callback(checkpoints.close)
@@ -147,6 +152,7 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             watch(record)
 
         log.info("training in %s from step %d", folder.path, start)
+        stop = stack.enter_context(_stop_signals())
         step, state = start, steps.put(state)
         while step < recipe.steps and stop.signal is None:
             first, step = step, min(step - step % recipe.log_every + recipe.log_every, recipe.steps)
@@ -163,7 +169,7 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
                 log.warning("step %d: %s", step, warning)
             if quality or stop.signal:
                 checkpoints.save(step, here, quality)
-                writer.report(final=step == recipe.steps or stop.signal is not None)
+                writer.report()
         return Result(folder.path, step, stop.signal)
 
 

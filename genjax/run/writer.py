@@ -1,5 +1,6 @@
 """What a run writes as it goes: metrics, TensorBoard events, curves, progress."""
 
+import contextlib
 import io
 import json
 import logging
@@ -17,7 +18,7 @@ from genjax.run.folder import RunFolder
 
 log = logging.getLogger("genjax")
 
-# Drawing takes a second: not at each save, but at least this often, and at the end.
+# Drawing takes a second: not at each save, but after this long, and at the end.
 SECONDS_BETWEEN_CURVES = 60.0
 # Fields of a record that are not results: they differ from one machine to the next.
 TIMINGS = ("seconds", "steps_per_second", "images_per_second")
@@ -84,15 +85,11 @@ class Writer:
         self._bar.update(step - self._last_step)
         self._last_step, self._last_time = step, now
 
-    def report(self, final: bool) -> None:
-        """After a save: redraw `curves.png`, and say how far it is where no live bar shows it.
-
-        Args:
-            final: Whether the run stops here; else the curves are drawn only once in a while.
-        """
+    def report(self) -> None:
+        """After a save: draw the curves, and say how far it is where no live bar shows it."""
         now = time.monotonic()
-        if final or now - self._drawn > SECONDS_BETWEEN_CURVES:
-            write_atomically(self.folder.curves, curves(self.records))
+        if now - self._drawn > SECONDS_BETWEEN_CURVES:
+            self._draw()
             self._drawn = now
         if self._bar.disable:
             record = self.records[-1]
@@ -108,9 +105,15 @@ class Writer:
                 (self._steps - record["step"]) / rate,
             )
 
+    def _draw(self) -> None:
+        write_atomically(self.folder.curves, curves(self.records))
+
     def close(self) -> None:
-        """Close the files and the bar."""
+        """Draw the curves a last time, however the run ended; close the files and the bar."""
         self._bar.close()
+        if self.records:
+            with contextlib.suppress(OSError):  # a full disk is reported by what met it first
+                self._draw()
         self._file.close()
         self._events.close()
 

@@ -218,6 +218,7 @@ def test_data_that_changed_are_refused(tmp_path):
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(genjax.UsageError, match=r"batch_size = 12: .* 8 devices"):
         genjax.train(dataclasses.replace(RECIPE, batch_size=12), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_data_leave_no_run_folder(tmp_path):

@@ -142,8 +142,8 @@ def discriminator_step(
     _, discriminator = networks(config, state.spec)
 
     def loss_fn(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        logits = apply(discriminator, params, jnp.concatenate([real, fake]))
-        real_logits, fake_logits = jnp.split(logits, 2)
+        real_logits = apply(discriminator, params, real)
+        fake_logits = apply(discriminator, params, fake)
         loss = adversarial.minimax_discriminator_loss(real_logits, fake_logits)
         return jnp.mean(loss), (real_logits, fake_logits)
 

@@ -14,51 +14,30 @@ from genjax.run.recipe import Recipe, from_json, to_json
 from genjax.types import ImageSpec, UsageError
 
 
-@dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """All that `resume`, `sample` and `evaluate` need."""
+    """All that `resume`, `sample` and `evaluate` need.
 
-    path: Path
+    Attributes:
+        config: The resolved recipe and the shape of the data.
+        environment: Versions and devices, a line for each time the run was started or resumed.
+        metrics: A line for each `log_every` steps.
+        log: What was said, warnings above all.
+        curves: The metrics as a picture.
+        samples: Grids over time, from the same latents.
+        tensorboard: TensorBoard events.
+        checkpoints: Orbax checkpoints, each with its digests.
+    """
 
-    @property
-    def config(self) -> Path:
-        """The resolved recipe and the shape of the data."""
-        return self.path / "config.json"
-
-    @property
-    def environment(self) -> Path:
-        """Versions and devices, a line for each time the run was started or resumed."""
-        return self.path / "environment.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """A line for each `log_every` steps."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """What was said, warnings above all."""
-        return self.path / "log.txt"
-
-    @property
-    def curves(self) -> Path:
-        """The metrics as a picture."""
-        return self.path / "curves.png"
-
-    @property
-    def samples(self) -> Path:
-        """Grids over time, from the same latents."""
-        return self.path / "samples"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard events."""
-        return self.path / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Orbax checkpoints, each with its digests."""
-        return self.path / "checkpoints"
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.environment = path / "environment.jsonl"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
+        self.curves = path / "curves.png"
+        self.samples = path / "samples"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
 
     def write_config(self, recipe: Recipe, spec: ImageSpec, images: int) -> None:
         """Write the config, whole or not at all."""

@@ -5,7 +5,6 @@ State is donated. A step's key is a function of (root key, step), so it does not
 are grouped into calls, or whether a run was interrupted.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,8 +70,7 @@ class Steps:
         """A pytree as the program takes it: on every device, and for pmap along a leading axis."""
         if not self._mapped:
             return jax.device_put(tree, self._replicated)
-        copies = functools.partial(np.broadcast_to, subok=True)
-        stacked = jax.tree.map(lambda x: copies(x, (self._devices, *np.shape(x))), tree)
+        stacked = jax.tree.map(lambda x: np.broadcast_to(x, (self._devices, *np.shape(x))), tree)
         return jax.device_put(stacked, self._over_devices)
 
     def get(self, state: State) -> State:

@@ -16,9 +16,8 @@ def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransfo
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """The Euclidean norm over all leaves, [].
-
-    `optax.global_norm` squares and sums; a dot product of each leaf with itself takes a third of
-    the time on a CPU.
-    """
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+    """The Euclidean norm over all leaves, []."""
+    # Without the barrier XLA computes the squares once for this and for Adam, and so has to store
+    # them; with it each is fused into its own pass (measured: 3% of the MLP GAN's step on a CPU).
+    leaves = jax.lax.optimization_barrier(jax.tree.leaves(tree))
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in leaves))

@@ -32,28 +32,28 @@ STREAM_BYTES = 256 * 2**20
 
 @functools.lru_cache(maxsize=4)
 def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+    return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
 
 
-def batch_indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
-    """Which images a step sees.
+def batch_indices(seed: int, step: int, batch_size: int, count: int, steps: int = 1) -> np.ndarray:
+    """Which images a step sees, or several steps in a row.
 
     Args:
         seed: Of the order.
-        step: From 0.
+        step: The first, from 0.
         batch_size: B; may be larger than `count`.
         count: Number of images.
+        steps: How many steps.
 
     Returns:
-        int32 [B]; each epoch holds every image once.
+        int32 [steps * B], batch after batch; each epoch holds every image once.
     """
-    positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs, offsets = np.divmod(positions, count)
-    indices = np.empty(batch_size, np.int32)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        indices[here] = _epoch_order(seed, int(epoch), count)[offsets[here]]
-    return indices
+    start, stop = step * batch_size, (step + steps) * batch_size
+    parts = [
+        _epoch_order(seed, epoch, count)[max(0, start - epoch * count) : stop - epoch * count]
+        for epoch in range(start // count, -(-stop // count))
+    ]
+    return np.concatenate(parts)
 
 
 class Batches(Protocol):
@@ -88,12 +88,8 @@ class Resident:
     def feed(self, first_step: int, steps: int) -> np.ndarray:
         """Indices, int32 [steps, B]."""
         count = len(self.arrays.images)
-        return np.stack(
-            [
-                batch_indices(self._seed, step, self._batch_size, count)
-                for step in range(first_step, first_step + steps)
-            ]
-        )
+        indices = batch_indices(self._seed, first_step, self._batch_size, count, steps)
+        return indices.reshape(steps, self._batch_size)
 
     @staticmethod
     def select(arrays: Batch, item: jax.Array) -> Batch:

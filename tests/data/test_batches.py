@@ -47,6 +47,14 @@ def test_order_is_a_function_of_seed_and_step():
     assert not np.array_equal(batch_indices(3, 7, 8, 100), batch_indices(3, 8, 8, 100))
 
 
+@pytest.mark.parametrize(("batch_size", "count"), [(4, 10), (25, 10), (10, 10), (3, 100)])
+def test_steps_in_a_row_are_the_steps_one_by_one(batch_size, count):
+    one_by_one = [batch_indices(0, step, batch_size, count) for step in range(5, 20)]
+    assert {len(indices) for indices in one_by_one} == {batch_size}
+    in_a_row = batch_indices(0, 5, batch_size, count, steps=15)
+    np.testing.assert_array_equal(in_a_row, np.concatenate(one_by_one))
+
+
 def test_a_batch_may_be_larger_than_the_data():
     assert set(np.bincount(batch_indices(0, 0, 25, 10))) == {2, 3}
 

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.objectives import adversarial
 from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
-from genjax.steps.replicas import mean_over_replicas, normal_for_batch
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import apply_gradients, global_norm
 from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics

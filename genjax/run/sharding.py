@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from genjax.data.batches import Batches
-from genjax.steps.replicas import BATCH_AXIS
+from genjax.nn.replicas import BATCH_AXIS
 from genjax.types import Batch, Metrics, State, UsageError
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]

@@ -1,1 +1,1 @@
-"""The parts of a train step: state, updates, optimizers, replicas and diagnostics."""
+"""The parts of a train step: state, updates, optimizers and diagnostics."""

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from genjax.steps.replicas import mean_over_replicas
+from genjax.nn.replicas import mean_over_replicas
 from genjax.types import Metrics
 
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.nn.replicas import BATCH_AXIS, mean_over_replicas, normal_for_batch
 from genjax.steps.diagnostics import game_metrics, spread
-from genjax.steps.replicas import BATCH_AXIS, mean_over_replicas, normal_for_batch
 from genjax.steps.update import global_norm
 
 

@@ -21,6 +21,11 @@ def _is_mapped() -> bool:
     return True
 
 
+def number_of_replicas() -> int:
+    """How many shares the global batch is split into; 1 under jit."""
+    return jax.lax.axis_size(BATCH_AXIS) if _is_mapped() else 1
+
+
 def mean_over_replicas(tree: Tree) -> Tree:
     """The mean of each leaf over the replicas: of local means, the mean of the global batch."""
     return jax.lax.pmean(tree, BATCH_AXIS) if _is_mapped() else tree
@@ -38,6 +43,6 @@ def normal_for_batch(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """
     if not _is_mapped():
         return jax.random.normal(key, shape)
-    replicas = jax.lax.axis_size(BATCH_AXIS)
+    replicas = number_of_replicas()
     noise = jax.random.normal(key, (replicas * shape[0], *shape[1:]))
     return noise.reshape(replicas, *shape)[jax.lax.axis_index(BATCH_AXIS)]

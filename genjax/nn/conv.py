@@ -1,0 +1,280 @@
+"""Convolution and transposed convolution, fast forward and backward on every platform.
+
+One geometry (kernel, stride, padding) ties three functions, each linear in both of its arguments:
+
+    _conv(x, w) -> y            y[o] = sum_k x[stride * o + k - padding] w[k]
+    _input_grad(y, w) -> x      its transpose in x: the transposed convolution
+    _kernel_grad(x, y) -> w     its transpose in w
+
+The derivative of each is the other two, so `custom_vjp` closes over them: every order of gradient
+in reverse mode (a gradient penalty needs the second) runs on these three and nothing else. Forward
+mode (`jax.jvp`, `jax.jacfwd`) is not supported, as with every `custom_vjp`.
+
+XLA's own transposes of a convolution are good on GPU and TPU and are used there. On a CPU they fall
+off its fast path (experiments/BENCHMARKS.md has the figures); there each function is written as
+matrix products or as a plain convolution.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Below this number of input channels one product over all taps beats one for each tap (measured).
+FEW_CHANNELS = 32
+
+
+class _Geometry(NamedTuple):
+    """Of a convolution; an input's size does not follow from the output's, so it stands here."""
+
+    input_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: int
+    padding: int
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        return tuple(
+            (size + 2 * self.padding - kernel) // self.stride + 1
+            for size, kernel in zip(self.input_size, self.kernel_size, strict=True)
+        )
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
+    """Convolution (cross-correlation), as PyTorch's `conv2d`.
+
+    Args:
+        x: [B, H, W, I].
+        kernel: [KH, KW, I, O].
+        stride: Of both axes.
+        padding: Zeros on each side of both axes.
+
+    Returns:
+        [B, (H + 2 padding - KH) // stride + 1, (W + 2 padding - KW) // stride + 1, O].
+
+    Raises:
+        ValueError: The shapes do not fit, or the output would be empty.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            f"conv of {x.shape} with {kernel.shape}: wants [B, H, W, I], [KH, KW, I, O]"
+        )
+    geometry = _Geometry(x.shape[1:3], kernel.shape[:2], stride, padding)
+    if min(geometry.output_size) < 1:
+        raise ValueError(f"conv of {x.shape} with {kernel.shape}, padding {padding}: empty output")
+    return _conv(geometry, x, kernel)
+
+
+def conv_transpose(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, output_padding: int = 0
+) -> jax.Array:
+    """Transposed (fractionally strided) convolution, as PyTorch's `conv_transpose2d`.
+
+    `y[stride * i + k - padding] += x[i] kernel[k]`: the transpose of `conv` with the same stride
+    and padding. (`lax.conv_transpose` flips the kernel and counts its padding another way.)
+
+    Args:
+        x: [B, H, W, I].
+        kernel: [KH, KW, I, O].
+        stride: Of both axes.
+        padding: Cut from each side of both axes.
+        output_padding: Added to the end of both axes, less than the stride.
+
+    Returns:
+        [B, (H - 1) stride - 2 padding + KH + output_padding, and likewise for W, O].
+
+    Raises:
+        ValueError: The shapes do not fit, or the output would be empty.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            f"conv_transpose of {x.shape} with {kernel.shape}: wants [B, H, W, I], [KH, KW, I, O]"
+        )
+    if not 0 <= output_padding < stride:
+        raise ValueError(
+            f"output_padding is {output_padding}; less than the stride of {stride} fits"
+        )
+    height, width = (
+        (size - 1) * stride - 2 * padding + extent + output_padding
+        for size, extent in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    if min(height, width) < 1:
+        raise ValueError(
+            f"conv_transpose of {x.shape} with {kernel.shape}, padding {padding}: empty output"
+        )
+    geometry = _Geometry((height, width), kernel.shape[:2], stride, padding)
+    return _input_grad(geometry, x, kernel.swapaxes(2, 3))
+
+
+class Conv(nn.Module):
+    """Convolution with a square kernel: [B, H, W, I] -> [B, H', W', features]; see `conv`."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: str = "float32"
+    function = staticmethod(conv)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        y: jax.Array = self.function(x.astype(self.dtype), kernel, self.stride, self.padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+class ConvTranspose(Conv):
+    """Transposed convolution: [B, H, W, I] -> [B, H', W', features]; see `conv_transpose`."""
+
+    function = staticmethod(conv_transpose)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    return _plain_conv(geometry, x, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_grad(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.platform_dependent(
+        y,
+        w,
+        cpu=functools.partial(_input_grad_cpu, geometry),
+        default=functools.partial(_input_grad_xla, geometry),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_grad(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
+    return lax.platform_dependent(
+        x,
+        y,
+        cpu=functools.partial(_kernel_grad_cpu, geometry),
+        default=functools.partial(_kernel_grad_xla, geometry),
+    )
+
+
+_conv.defvjp(
+    lambda geometry, x, w: (_conv(geometry, x, w), (x, w)),
+    lambda geometry, saved, y: (
+        _input_grad(geometry, y, saved[1]),
+        _kernel_grad(geometry, saved[0], y),
+    ),
+)
+_input_grad.defvjp(
+    lambda geometry, y, w: (_input_grad(geometry, y, w), (y, w)),
+    lambda geometry, saved, x: (
+        _conv(geometry, x, saved[1]),
+        _kernel_grad(geometry, x, saved[0]),
+    ),
+)
+_kernel_grad.defvjp(
+    lambda geometry, x, y: (_kernel_grad(geometry, x, y), (x, y)),
+    lambda geometry, saved, w: (
+        _input_grad(geometry, saved[1], w),
+        _conv(geometry, saved[0], w),
+    ),
+)
+
+
+def _plain_conv(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        w,
+        (geometry.stride, geometry.stride),
+        [(geometry.padding, geometry.padding)] * 2,
+        dimension_numbers=DIMENSIONS,
+    )
+
+
+def _input_grad_xla(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+    x = jax.ShapeDtypeStruct((len(y), *geometry.input_size, w.shape[2]), y.dtype)
+    return jax.linear_transpose(lambda x: _plain_conv(geometry, x, w), x)(y)[0]
+
+
+def _kernel_grad_xla(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
+    w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[3], y.shape[3]), y.dtype)
+    return jax.linear_transpose(lambda w: _plain_conv(geometry, x, w), w)(y)[0]
+
+
+def _input_grad_cpu(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+    if geometry.stride == 1:
+        return _input_grad_as_conv(geometry, y, w)
+    return _input_grad_as_product(geometry, y, w)
+
+
+def _input_grad_as_conv(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+    """At stride 1 the transpose is a convolution with the flipped kernel."""
+    low = [extent - 1 - geometry.padding for extent in geometry.kernel_size]
+    high = [
+        size - out + geometry.padding
+        for size, out in zip(geometry.input_size, geometry.output_size, strict=True)
+    ]
+    return lax.conv_general_dilated(
+        y,
+        w[::-1, ::-1].swapaxes(2, 3),
+        (1, 1),
+        list(zip(low, high, strict=True)),
+        dimension_numbers=DIMENSIONS,
+    )
+
+
+def _input_grad_as_product(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+    """Products give what each pixel of `y` adds to a patch of x; then the patches overlap-add.
+
+    With the kernel filled up to m x n strides, a patch is m x n blocks of stride x stride pixels.
+    So the sum is of m * n arrays, each shifted by whole pixels of `y`, and only that sum is
+    interleaved into an image: the phases of the transposed convolution, as they come.
+    """
+    stride, padding = geometry.stride, geometry.padding
+    batch, rows, columns, features = y.shape
+    channels = w.shape[2]
+    m, n = (-(-extent // stride) for extent in geometry.kernel_size)
+    w = jnp.pad(w, ((0, m * stride - w.shape[0]), (0, n * stride - w.shape[1]), (0, 0), (0, 0)))
+    w = w.reshape(m, stride, n, stride, channels, features).transpose(0, 2, 5, 1, 3, 4)
+    w = w.reshape(m, n, features, stride * stride * channels)
+    shifted = [
+        jnp.pad(
+            jnp.einsum("bhwo,oc->bhwc", y, w[i, j]),
+            ((0, 0), (i, m - 1 - i), (j, n - 1 - j), (0, 0)),
+        )
+        for i in range(m)
+        for j in range(n)
+    ]
+    blocks = functools.reduce(jnp.add, shifted)
+    rows, columns = rows + m - 1, columns + n - 1
+    x = blocks.reshape(batch, rows, columns, stride, stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * stride, columns * stride, channels)
+    height, width = geometry.input_size
+    more_rows = max(0, padding + height - x.shape[1])
+    more_columns = max(0, padding + width - x.shape[2])
+    x = jnp.pad(x, ((0, 0), (0, more_rows), (0, more_columns), (0, 0)))
+    return x[:, padding : padding + height, padding : padding + width]
+
+
+def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
+    """A product over all pixels for each tap; where those are thin, one for all taps."""
+    stride, padding = geometry.stride, geometry.padding
+    rows, columns = geometry.output_size
+    kernel_rows, kernel_columns = geometry.kernel_size
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    taps = [
+        x[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(kernel_rows)
+        for j in range(kernel_columns)
+    ]
+    if x.shape[3] < FEW_CHANNELS:
+        w = jnp.einsum("bhwki,bhwo->kio", jnp.stack(taps, axis=3), y)
+    else:
+        w = jnp.stack([jnp.einsum("bhwi,bhwo->io", tap, y) for tap in taps])
+    return w.reshape(kernel_rows, kernel_columns, x.shape[3], y.shape[3])

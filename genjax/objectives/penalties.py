@@ -1,0 +1,80 @@
+"""Penalties on a critic's gradient with respect to its input.
+
+`critic` is any callable from inputs [B, ...] to values [B] that treats each example on its own, so
+that the gradient of its sum is each example's own gradient.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Critic = Callable[[jax.Array], jax.Array]
+
+
+def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
+    """The norm of each example's input gradient, over all axes of the example.
+
+    Args:
+        critic: Inputs [B, ...] to values [B].
+        points: Where, [B, ...].
+
+    Returns:
+        float32 [B]. Its own gradient is 0, not NaN, where the norm is 0.
+    """
+
+    def total(points: jax.Array) -> jax.Array:
+        values = critic(points)
+        chex.assert_shape(values, (len(points),))
+        return jnp.sum(values)
+
+    grads = jax.grad(total)(points).reshape(len(points), -1)
+    squared = jnp.sum(grads**2, axis=1)
+    is_zero = squared == 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
+
+
+def gradient_penalty(critic: Critic, points: jax.Array) -> jax.Array:
+    """`(|grad D(x)| - 1)^2`: WGAN-GP (Gulrajani et al. 2017, equation 3), without its lambda.
+
+    Args:
+        critic: Inputs [B, ...] to values [B].
+        points: Where: from `interpolate` for WGAN-GP, from `perturb` for DRAGAN; [B, ...].
+
+    Returns:
+        Penalty per example, [B].
+    """
+    return (input_gradient_norm(critic, points) - 1) ** 2
+
+
+def interpolate(real: jax.Array, fake: jax.Array, alpha: jax.Array) -> jax.Array:
+    """Points on the lines between real and generated examples (WGAN-GP, algorithm 1).
+
+    Args:
+        real: [B, ...].
+        fake: [B, ...].
+        alpha: Share of the real one, uniform on [0, 1], one number an example, [B].
+
+    Returns:
+        `alpha * real + (1 - alpha) * fake`, [B, ...].
+    """
+    chex.assert_equal_shape([real, fake])
+    chex.assert_shape(alpha, (len(real),))
+    alpha = alpha.reshape(-1, *[1] * (real.ndim - 1))
+    return alpha * real + (1 - alpha) * fake
+
+
+def perturb(real: jax.Array, std: jax.Array, noise: jax.Array) -> jax.Array:
+    """Points around the real examples (DRAGAN: Kodali et al. 2017, section 2.3).
+
+    Args:
+        real: [B, ...].
+        std: Standard deviation of the data over all their values, [].
+        noise: Uniform on [0, 1], [B, ...].
+
+    Returns:
+        `real + std / 2 * noise`, [B, ...].
+    """
+    chex.assert_equal_shape([real, noise])
+    return real + 0.5 * std * noise

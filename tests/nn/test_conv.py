@@ -1,0 +1,188 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+from genjax.nn import conv as conv_module
+from genjax.nn.conv import Conv, ConvTranspose, conv, conv_transpose
+
+# (height, width), kernel, stride, padding: DCGAN's, odd sizes, kernels that the stride does not
+# divide, a stride beyond the kernel, rows that the stride skips, 1x1.
+GEOMETRIES = [
+    ((8, 8), (4, 4), 2, 1),
+    ((7, 9), (4, 4), 2, 1),
+    ((7, 6), (3, 3), 2, 1),
+    ((8, 8), (5, 5), 2, 2),
+    ((9, 9), (5, 3), 3, 1),
+    ((7, 7), (2, 2), 3, 0),
+    ((6, 5), (3, 3), 1, 1),
+    ((6, 6), (3, 3), 1, 0),
+    ((5, 5), (4, 4), 1, 3),
+    ((6, 6), (1, 1), 1, 0),
+    ((6, 6), (1, 1), 2, 0),
+]
+
+
+def arrays(size, kernel_size, channels, features, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, *size, channels)).astype(np.float32)
+    kernel = rng.normal(size=(*kernel_size, channels, features)).astype(np.float32)
+    return jnp.asarray(x), jnp.asarray(kernel)
+
+
+def conv_by_definition(x, kernel, stride, padding):
+    x = np.pad(np.asarray(x, np.float64), ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    kernel_height, kernel_width = kernel.shape[:2]
+    height = (x.shape[1] - kernel_height) // stride + 1
+    width = (x.shape[2] - kernel_width) // stride + 1
+    y = np.zeros((len(x), height, width, kernel.shape[3]))
+    for i, j in itertools.product(range(height), range(width)):
+        window = x[:, stride * i :, stride * j :][:, :kernel_height, :kernel_width]
+        y[:, i, j] = np.einsum("bhwc,hwco->bo", window, kernel)
+    return y
+
+
+def conv_transpose_by_definition(x, kernel, stride, padding, output_padding):
+    height, width = x.shape[1:3]
+    kernel_height, kernel_width = kernel.shape[:2]
+    full = (
+        (height - 1) * stride + kernel_height + output_padding,
+        (width - 1) * stride + kernel_width + output_padding,
+    )
+    y = np.zeros((len(x), *full, kernel.shape[3]))
+    for i, j in itertools.product(range(height), range(width)):
+        patch = np.einsum("bc,hwco->bhwo", np.asarray(x[:, i, j], np.float64), kernel)
+        y[:, stride * i :, stride * j :][:, :kernel_height, :kernel_width] += patch
+    return y[:, padding : full[0] - padding, padding : full[1] - padding]
+
+
+@pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
+def test_conv_is_its_definition(size, kernel_size, stride, padding):
+    x, kernel = arrays(size, kernel_size, 3, 5)
+    y = jax.jit(lambda x, kernel: conv(x, kernel, stride, padding))(x, kernel)
+    expected = conv_by_definition(x, kernel, stride, padding)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("output_padding", [0, 1])
+@pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
+def test_conv_transpose_is_pytorchs_and_laxs(size, kernel_size, stride, padding, output_padding):
+    output_padding = min(output_padding, stride - 1)
+    x, kernel = arrays(size, kernel_size, 3, 5)
+
+    @jax.jit
+    def both(x, kernel):
+        pads = [(n - 1 - padding, n - 1 - padding + output_padding) for n in kernel_size]
+        return (
+            conv_transpose(x, kernel, stride, padding, output_padding),
+            lax.conv_transpose(x, kernel[::-1, ::-1], (stride, stride), pads),
+        )
+
+    y, by_lax = both(x, kernel)
+    expected = conv_transpose_by_definition(x, kernel, stride, padding, output_padding)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y, by_lax, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "padding", "channels"),
+    [(*geometry, 3) for geometry in GEOMETRIES] + [(*GEOMETRIES[1], 40), (*GEOMETRIES[6], 40)],
+)
+def test_gradients_are_those_of_xlas_convolution(size, kernel_size, stride, padding, channels):
+    x, kernel = arrays(size, kernel_size, channels, 5)
+
+    def by_lax(x, kernel):
+        pads = [(padding, padding)] * 2
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), pads, dimension_numbers=dimensions
+        )
+
+    @jax.jit
+    def both(x, kernel):
+        y, vjp = jax.vjp(lambda x, kernel: conv(x, kernel, stride, padding), x, kernel)
+        expected_y, expected_vjp = jax.vjp(by_lax, x, kernel)
+        cotangent = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+        return (y, *vjp(cotangent)), (expected_y, *expected_vjp(cotangent))
+
+    for value, expected in zip(*both(x, kernel), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES[:3])
+def test_each_platforms_form_is_the_same_function(size, kernel_size, stride, padding):
+    geometry = conv_module._Geometry(size, kernel_size, stride, padding)
+    x, kernel = arrays(size, kernel_size, 40, 5)
+
+    @jax.jit
+    def each(x, kernel):
+        y = conv_module._conv(geometry, x, kernel)
+        input_grads = (conv_module._input_grad_cpu, conv_module._input_grad_xla)
+        kernel_grads = (conv_module._kernel_grad_cpu, conv_module._kernel_grad_xla)
+        return [f(geometry, y, kernel) for f in input_grads], [
+            f(geometry, x, y) for f in kernel_grads
+        ]
+
+    for value, expected in each(x, kernel):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("function", [conv, conv_transpose])
+@pytest.mark.parametrize(("stride", "kernel_size"), [(1, (3, 3)), (2, (4, 4)), (2, (3, 3))])
+def test_second_order_gradients_by_finite_differences(function, stride, kernel_size):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(1, 5, 5, 2)))
+        kernel = jnp.asarray(rng.normal(size=(*kernel_size, 2, 2)))
+        check_grads(
+            lambda x, kernel: jnp.tanh(function(x, kernel, stride, 1)),
+            (x, kernel),
+            order=2,
+            modes=["rev"],
+        )
+
+
+def test_works_under_vmap_and_scan():
+    x, kernel = arrays((8, 8), (4, 4), 3, 5)
+    y = conv_transpose(x, kernel, 2, 1)
+    mapped = jax.vmap(lambda x: conv_transpose(x[None], kernel, 2, 1)[0])(x)
+    np.testing.assert_allclose(mapped, y, rtol=1e-5, atol=1e-5)
+    grad = jax.grad(lambda kernel, x: jnp.sum(conv_transpose(x, kernel, 2, 1) ** 2))
+    total, _ = lax.scan(
+        lambda total, x: (total + grad(kernel, x[None]), None), jnp.zeros(kernel.shape), x
+    )
+    np.testing.assert_allclose(total, grad(kernel, x), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("function", [conv, conv_transpose])
+def test_shapes_that_do_not_fit_are_refused(function):
+    x, kernel = arrays((4, 4), (3, 3), 3, 5)
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 3\) with \(3, 3, 4, 5\)"):
+        function(x, jnp.ones((3, 3, 4, 5)))
+    with pytest.raises(ValueError, match="empty output"):
+        function(x[:, :1, :1], kernel, padding=0 if function is conv else 3)
+
+
+def test_output_padding_of_a_whole_stride_is_refused():
+    x, kernel = arrays((4, 4), (3, 3), 3, 5)
+    with pytest.raises(ValueError, match="output_padding is 2"):
+        conv_transpose(x, kernel, 2, 1, 2)
+
+
+@pytest.mark.parametrize(("layer", "function"), [(Conv, conv), (ConvTranspose, conv_transpose)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_add_a_bias_to_the_function(layer, function, dtype):
+    x, _ = arrays((6, 6), (4, 4), 3, 5)
+    module = layer(5, 4, stride=2, padding=1, dtype=dtype)
+    params = module.init(jax.random.key(0), x)["params"]
+    assert params["kernel"].shape == (4, 4, 3, 5)
+    assert params["kernel"].dtype == params["bias"].dtype == jnp.float32
+    y = module.apply({"params": {**params, "bias": jnp.arange(5.0)}}, x)
+    assert y.dtype == dtype
+    expected = function(x, params["kernel"], 2, 1) + jnp.arange(5.0).reshape(1, 1, 1, 5)
+    tolerance = 1e-6 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)

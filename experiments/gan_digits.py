@@ -16,7 +16,7 @@ recipe = Recipe(
     family="gan",
     data="digits",
     data_options=DataOptions(size=(16,)),
-    model=GanConfig(discriminator=PlayerConfig(hidden_size=128, learning_rate=1e-4)),
+    model=GanConfig(discriminator=PlayerConfig(hidden_sizes=(128,), learning_rate=1e-4)),
     steps=16_000,
     save_every=2000,
 )

@@ -57,8 +57,17 @@ class Config:
 
 # One pytree that holds all that training changes; it has a `step` (int32 scalar, steps taken).
 State = Any
+
+
+class Occasional(NamedTuple):
+    """A metric that not every step measures; where `measured`, bool [], is false it is left out."""
+
+    value: jax.Array
+    measured: jax.Array
+
+
 # Scalars by name, float32 [].
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A family's mapping is a table of entries; this walks it, in both directions."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,54 @@ class Entry(NamedTuple):
     path: tuple[str, ...]
     to_ours: Callable[[Array], Array]
     to_theirs: Callable[[Array], Array]
+
+
+def linear(
+    name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray
+) -> Iterator[Entry]:
+    """A Linear layer; `rows`, `columns` say where each of our inputs and outputs is in theirs."""
+    to_rows, to_columns = np.argsort(rows), np.argsort(columns)
+    yield Entry(
+        f"{name}.weight",
+        (len(columns), len(rows)),
+        (*path, "kernel"),
+        lambda weight: weight.T[np.ix_(rows, columns)],
+        lambda kernel: kernel[np.ix_(to_rows, to_columns)].T,
+    )
+    yield Entry(
+        f"{name}.bias",
+        (len(columns),),
+        (*path, "bias"),
+        lambda bias: bias[columns],
+        lambda bias: bias[to_columns],
+    )
+
+
+def conv_kernel(
+    name: str, path: tuple[str, ...], shape: tuple[int, int, int, int], transposed: bool = False
+) -> Entry:
+    """A convolution's weight; ours is [KH, KW, I, O].
+
+    Args:
+        name: Theirs, without `.weight`.
+        path: Of our layer.
+        shape: Ours.
+        transposed: Of a ConvTranspose2d, [I, O, KH, KW], else of a Conv2d, [O, I, KH, KW].
+    """
+    there = (2, 3, 0, 1) if transposed else (3, 2, 0, 1)
+    back = np.argsort(there)
+    return Entry(
+        f"{name}.weight",
+        tuple(shape[axis] for axis in there),
+        (*path, "kernel"),
+        lambda weight: weight.transpose(back),
+        lambda kernel: kernel.transpose(there),
+    )
+
+
+def same(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
+    """An array that is the same in both."""
+    return Entry(name, shape, path, lambda array: array, lambda array: array)
 
 
 def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The MLP GAN in plain PyTorch: two `nn.Sequential`s G and D of Linear, LeakyReLU, Linear.
+"""The MLP GAN in plain PyTorch: two `nn.Sequential`s G and D of Linear, LeakyReLU, ..., Linear.
 
 Their Linear weights are [out, in], ours [in, out]; their images are flattened from [C, H, W], ours
 from [H, W, C].
@@ -9,44 +9,44 @@ from typing import Any
 
 import numpy as np
 
-from genjax.interop.entries import Entry, dump_entries, load_entries
+from genjax.interop.entries import Entry, dump_entries, linear, load_entries
 from genjax.models.gan import GanConfig
 from genjax.types import ImageSpec
 
 
-def _linear(
-    name: str, path: tuple[str, str], rows: np.ndarray, columns: np.ndarray
+def mlp(
+    letter: str,
+    path: tuple[str, ...],
+    inputs: np.ndarray,
+    hidden_sizes: tuple[int, ...],
+    outputs: np.ndarray,
 ) -> Iterator[Entry]:
-    """A Linear layer; `rows`, `columns` say where each of our inputs and outputs is in theirs."""
-    to_rows, to_columns = np.argsort(rows), np.argsort(columns)
-    yield Entry(
-        f"{name}.weight",
-        (len(columns), len(rows)),
-        (*path, "kernel"),
-        lambda weight: weight.T[np.ix_(rows, columns)],
-        lambda kernel: kernel[np.ix_(to_rows, to_columns)].T,
-    )
-    yield Entry(
-        f"{name}.bias",
-        (len(columns),),
-        (*path, "bias"),
-        lambda bias: bias[columns],
-        lambda bias: bias[to_columns],
-    )
+    """A network of Linear layers with an activation after each but the last.
+
+    Args:
+        letter: Prefix of their names.
+        path: Of our network's parameters.
+        inputs: Where each of our inputs is in theirs.
+        hidden_sizes: Widths of the hidden layers.
+        outputs: Where each of our outputs is in theirs.
+    """
+    orders = [inputs, *(np.arange(size) for size in hidden_sizes), outputs]
+    names = [*(f"hidden_{i}" for i in range(len(hidden_sizes))), "output"]
+    for i, name in enumerate(names):
+        yield from linear(f"{letter}.{2 * i}", (*path, name), orders[i], orders[i + 1])
+
+
+def pixel_order(spec: ImageSpec) -> np.ndarray:
+    """Where each of our flattened pixels, [H, W, C], is in theirs, [C, H, W]."""
+    height, width, channels = spec.shape
+    theirs = np.arange(height * width * channels).reshape(channels, height, width)
+    return theirs.transpose(1, 2, 0).ravel()
 
 
 def _entries(config: GanConfig, spec: ImageSpec) -> Iterator[Entry]:
-    height, width, channels = spec.shape
-    in_order = np.arange
-    theirs = in_order(height * width * channels).reshape(channels, height, width)
-    pixels = theirs.transpose(1, 2, 0).ravel()
-    latents, logit = in_order(config.latent_size), in_order(1)
-    hidden = in_order(config.generator.hidden_size)
-    yield from _linear("G.0", ("generator", "hidden"), latents, hidden)
-    yield from _linear("G.2", ("generator", "output"), hidden, pixels)
-    hidden = in_order(config.discriminator.hidden_size)
-    yield from _linear("D.0", ("discriminator", "hidden"), pixels, hidden)
-    yield from _linear("D.2", ("discriminator", "output"), hidden, logit)
+    latents, pixels, logit = np.arange(config.latent_size), pixel_order(spec), np.arange(1)
+    yield from mlp("G", ("generator",), latents, config.generator.hidden_sizes, pixels)
+    yield from mlp("D", ("discriminator",), pixels, config.discriminator.hidden_sizes, logit)
 
 
 def load(config: GanConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """One room a paper; this is the single place where they are registered."""
 
-from genjax.models import gan
+from genjax.models import dcgan, gan, wgan
 from genjax.types import Family
 
 FAMILIES: dict[str, Family] = {
     "gan": gan.FAMILY,
+    "dcgan": dcgan.FAMILY,
+    "wgan": wgan.WGAN,
+    "wgan_gp": wgan.WGAN_GP,
 }

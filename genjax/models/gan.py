@@ -31,10 +31,10 @@ LEAKY_SLOPE = 0.01
 
 @dataclass(frozen=True, config=CHECKED)
 class PlayerConfig(AdamConfig):
-    """One player: the width of its hidden layer, and its Adam."""
+    """One player: the widths of its hidden layers, and its Adam."""
 
-    hidden_size: Annotated[int, Field(gt=0)] = 256
-    """Units in the hidden layer."""
+    hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (256,)
+    """Units of each hidden layer."""
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -43,34 +43,34 @@ class GanConfig(Config):
 
     latent_size: Annotated[int, Field(gt=0)] = 64
     """Size of the noise vector z."""
-    generator_loss: Literal["non_saturating", "saturating"] = "non_saturating"
-    """What G minimizes: -log D(G(z)), or the textbook's log(1 - D(G(z)))."""
+    loss: adversarial.GameName = "non_saturating"
+    """The game: G minimizes -log D(G(z)), the textbook's log(1 - D(G(z))), or least squares."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters, losses and updates stay float32."""
     generator: PlayerConfig = PlayerConfig()
     """The generator."""
-    discriminator: PlayerConfig = PlayerConfig(hidden_size=128)
+    discriminator: PlayerConfig = PlayerConfig(hidden_sizes=(128,))
     """The discriminator."""
 
 
-GENERATOR_LOSSES = {
-    "non_saturating": adversarial.non_saturating_generator_loss,
-    "saturating": adversarial.saturating_generator_loss,
-}
+def hidden_layers(x: jax.Array, sizes: tuple[int, ...], slope: float, dtype: str) -> jax.Array:
+    """Dense layers `hidden_0`, `hidden_1`, ... of the calling module, each with its LeakyReLU."""
+    for i, size in enumerate(sizes):
+        x = nn.leaky_relu(nn.Dense(size, dtype=dtype, name=f"hidden_{i}")(x), slope)
+    return x
 
 
 class Generator(nn.Module):
     """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
     spec: ImageSpec
-    hidden_size: int
+    hidden_sizes: tuple[int, ...]
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         height, width, channels = self.spec.shape
-        x = nn.Dense(self.hidden_size, dtype=self.dtype, name="hidden")(z)
-        x = nn.leaky_relu(x, LEAKY_SLOPE)
+        x = hidden_layers(z, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
         x = nn.Dense(height * width * channels, dtype=self.dtype, name="output")(x)
         return jnp.tanh(x.astype(jnp.float32)).reshape(-1, height, width, channels)
 
@@ -78,14 +78,13 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1] -> logits [B], float32; D(x) = sigmoid(logit)."""
 
-    hidden_size: int
+    hidden_sizes: tuple[int, ...]
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         x = images.reshape(len(images), -1)
-        x = nn.Dense(self.hidden_size, dtype=self.dtype, name="hidden")(x)
-        x = nn.leaky_relu(x, LEAKY_SLOPE)
+        x = hidden_layers(x, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
 
@@ -98,8 +97,8 @@ def apply(network: nn.Module, params: Any, x: jax.Array) -> jax.Array:
 def networks(config: GanConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
     """The two networks that `config` describes."""
     return (
-        Generator(spec, config.generator.hidden_size, config.dtype),
-        Discriminator(config.discriminator.hidden_size, config.dtype),
+        Generator(spec, config.generator.hidden_sizes, config.dtype),
+        Discriminator(config.discriminator.hidden_sizes, config.dtype),
     )
 
 
@@ -144,7 +143,7 @@ def discriminator_step(
     def loss_fn(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         real_logits = apply(discriminator, params, real)
         fake_logits = apply(discriminator, params, fake)
-        loss = adversarial.minimax_discriminator_loss(real_logits, fake_logits)
+        loss = adversarial.GAMES[config.loss].discriminator_loss(real_logits, fake_logits)
         return jnp.mean(loss), (real_logits, fake_logits)
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
@@ -169,7 +168,7 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
 
     def loss_fn(params: dict) -> jax.Array:
         fake_logits = apply(discriminator, state.discriminator.params, apply(generator, params, z))
-        return jnp.mean(GENERATOR_LOSSES[config.generator_loss](fake_logits))
+        return jnp.mean(adversarial.GAMES[config.loss].generator_loss(fake_logits))
 
     loss, grads = mean_over_replicas(jax.value_and_grad(loss_fn)(state.generator.params))
     player = apply_gradients(state.generator, grads, adam(config.generator))

@@ -4,6 +4,7 @@ Under jit the batch is one array, whatever devices it lies on, and each function
 Under pmap over `BATCH_AXIS` a step sees its replica's share, and they reach across replicas.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -41,8 +42,17 @@ def normal_for_batch(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     Returns:
         float32 of `shape`.
     """
+    return _for_batch(jax.random.normal, key, shape)
+
+
+def uniform_for_batch(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The same, uniform on [0, 1)."""
+    return _for_batch(jax.random.uniform, key, shape)
+
+
+def _for_batch(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if not _is_mapped():
-        return jax.random.normal(key, shape)
+        return draw(key, shape)
     replicas = number_of_replicas()
-    noise = jax.random.normal(key, (replicas * shape[0], *shape[1:]))
+    noise = draw(key, (replicas * shape[0], *shape[1:]))
     return noise.reshape(replicas, *shape)[jax.lax.axis_index(BATCH_AXIS)]

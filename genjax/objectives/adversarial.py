@@ -1,11 +1,15 @@
-"""The adversarial game of Goodfellow et al. 2014, from logits.
+"""Adversarial games: what a discriminator or critic, and what a generator minimizes.
 
-`D(x) = sigmoid(logit)`. Every value goes through softplus, `log(1 + exp(x))`, which neither
-overflows nor loses the tail, so each loss and its gradient are finite at any finite logit:
+In that of Goodfellow et al. 2014 `D(x) = sigmoid(logit)`. Every value goes through softplus,
+`log(1 + exp(x))`, which neither overflows nor loses the tail, so each loss and its gradient are
+finite at any finite logit:
 
     -log D(x)       = softplus(-logit)
     -log(1 - D(x))  = softplus(logit)
 """
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -50,3 +54,79 @@ def saturating_generator_loss(fake_logits: jax.Array) -> jax.Array:
     """
     chex.assert_rank(fake_logits, 1)
     return -jax.nn.softplus(fake_logits)
+
+
+def least_squares_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    """`(D(x) - 1)^2 / 2 + (D(G(z)) + 1)^2 / 2`: LSGAN with a = -1, b = 1 (Mao et al. 2017, eq. 8).
+
+    D's outputs are the logits themselves, so that 0 still parts real from fake.
+
+    Args:
+        real_logits: Of real images, [B].
+        fake_logits: Of generated images, [B].
+
+    Returns:
+        Loss per pair, [B].
+    """
+    chex.assert_rank([real_logits, fake_logits], 1)
+    chex.assert_equal_shape([real_logits, fake_logits])
+    return 0.5 * (real_logits - 1) ** 2 + 0.5 * (fake_logits + 1) ** 2
+
+
+def least_squares_generator_loss(fake_logits: jax.Array) -> jax.Array:
+    """`D(G(z))^2 / 2`: LSGAN with c = 0, which minimizes Pearson's chi^2 (equation 8).
+
+    Args:
+        fake_logits: Of generated images, [B].
+
+    Returns:
+        Loss per example, [B].
+    """
+    chex.assert_rank(fake_logits, 1)
+    return 0.5 * fake_logits**2
+
+
+def wasserstein_critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
+    """`f(G(z)) - f(x)`: WGAN (Arjovsky et al. 2017, equation 2), negated to be minimized.
+
+    For the best f of Lipschitz constant 1 its mean is minus the Wasserstein-1 distance.
+
+    Args:
+        real_scores: The critic f of real images, [B].
+        fake_scores: Of generated images, [B].
+
+    Returns:
+        Loss per pair, [B].
+    """
+    chex.assert_rank([real_scores, fake_scores], 1)
+    chex.assert_equal_shape([real_scores, fake_scores])
+    return fake_scores - real_scores
+
+
+def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
+    """`-f(G(z))`: WGAN, algorithm 1.
+
+    Args:
+        fake_scores: The critic of generated images, [B].
+
+    Returns:
+        Loss per example, [B].
+    """
+    chex.assert_rank(fake_scores, 1)
+    return -fake_scores
+
+
+class Game(NamedTuple):
+    """The two sides: of (real outputs, fake outputs), and of fake outputs; [B] each."""
+
+    discriminator_loss: Callable[[jax.Array, jax.Array], jax.Array]
+    generator_loss: Callable[[jax.Array], jax.Array]
+
+
+# The games for a discriminator that classifies, by the names that configs use.
+GAMES = {
+    "non_saturating": Game(minimax_discriminator_loss, non_saturating_generator_loss),
+    "saturating": Game(minimax_discriminator_loss, saturating_generator_loss),
+    "least_squares": Game(least_squares_discriminator_loss, least_squares_generator_loss),
+}
+GameName = Literal["non_saturating", "saturating", "least_squares"]

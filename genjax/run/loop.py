@@ -159,7 +159,11 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             state, metrics = _take_steps(steps, state, batches, first, step)
             here = steps.get(state)
             _refuse_non_finite(metrics, first, here)
-            record = {name: float(np.mean(values)) for name, values in metrics.items()}
+            record = {
+                name: float(np.mean(values))
+                for name, values in metrics.items()
+                if np.ma.count(values)
+            }
             quality = None
             if step % recipe.save_every == 0 or step == recipe.steps:
                 quality = evaluate(here, step)
@@ -182,12 +186,12 @@ def _take_steps(
         feed = batches.feed(start, min(batches.max_steps, last - start))
         state, metrics = steps(state, feed)
         parts.append(metrics)
-    return state, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return state, {name: np.ma.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _refuse_non_finite(metrics: dict[str, np.ndarray], first: int, state: State) -> None:
     """Raise `Diverged` with the first quantity that is not finite, and its step."""
-    ok = {name: np.isfinite(values) for name, values in metrics.items()}
+    ok = {name: np.isfinite(np.ma.filled(values, 0)) for name, values in metrics.items()}
     bad = {name: int(np.argmin(values)) for name, values in ok.items() if not values.all()}
     if bad:
         index = min(bad.values())

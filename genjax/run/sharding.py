@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from genjax.data.batches import Batches
 from genjax.nn.replicas import BATCH_AXIS
-from genjax.types import Batch, Metrics, State, UsageError
+from genjax.types import Batch, Metrics, Occasional, State, UsageError
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 
@@ -85,14 +85,21 @@ class Steps:
             feed: From `batches.feed`, leading axes [steps, B].
 
         Returns:
-            The new state, and each metric's values, [steps].
+            The new state, and each metric's values, [steps]; masked where a step measured none.
         """
         if self._mapped:
             feed = jax.tree.map(self._split, feed)
         state, metrics = self._run(state, self._arrays, feed)
-        return state, {name: np.asarray(values) for name, values in self.get(metrics).items()}
+        return state, {name: as_array(values) for name, values in self.get(metrics).items()}
 
     def _split(self, x: np.ndarray) -> np.ndarray:
         """[steps, B, ...] to [devices, steps, B / devices, ...]."""
         steps, batch = x.shape[:2]
         return x.reshape(steps, self._devices, batch // self._devices, *x.shape[2:]).swapaxes(0, 1)
+
+
+def as_array(values: jax.Array | Occasional) -> np.ndarray:
+    """A metric of several steps as numpy has it: masked where it was not measured."""
+    if isinstance(values, Occasional):
+        return np.ma.masked_array(values.value, ~np.asarray(values.measured))
+    return np.asarray(values)

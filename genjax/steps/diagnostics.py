@@ -46,6 +46,10 @@ def game_metrics(
         "accuracy_real": jnp.mean(real_logits > 0),
         "accuracy_fake": jnp.mean(fake_logits < 0),
     }
+    return {**mean_over_replicas(means), "diversity": diversity(real, fake)}
+
+
+def diversity(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Spread of the samples over that of the data, []; near 0 in a mode collapse."""
     # A batch of one image over and over has no spread to compare with: a large number, not NaN.
-    diversity = spread(fake) / jnp.maximum(spread(real), 1e-6)
-    return {**mean_over_replicas(means), "diversity": diversity}
+    return spread(fake) / jnp.maximum(spread(real), 1e-6)

@@ -26,3 +26,20 @@ class AdamConfig:
 def adam(config: AdamConfig) -> optax.GradientTransformation:
     """The optimizer that `config` describes."""
     return optax.adam(config.learning_rate, config.beta1, config.beta2, config.epsilon)
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RMSPropConfig:
+    """RMSProp (Tieleman and Hinton 2012)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """RMSProp's step size."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the mean of squared gradients."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of that mean."""
+
+
+def rmsprop(config: RMSPropConfig) -> optax.GradientTransformation:
+    """The optimizer that `config` describes."""
+    return optax.rmsprop(config.learning_rate, config.decay, config.epsilon, eps_in_sqrt=False)

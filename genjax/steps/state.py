@@ -10,17 +10,31 @@ from genjax.types import ImageSpec
 
 @flax.struct.dataclass
 class Player:
-    """One player of the game: its parameters and its own optimizer's state."""
+    """One player of the game: its parameters, its own optimizer's state, and its statistics.
+
+    `stats` is the network's `batch_stats` collection; {} without batch norm.
+    """
 
     params: Any
     opt_state: Any
+    stats: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network's `apply` takes."""
+        return {"params": self.params, "batch_stats": self.stats}
 
 
 @flax.struct.dataclass
 class GanState:
-    """Two players and the number of steps taken (int32 []); `spec` is static."""
+    """Two players and the number of steps taken (int32 []); `spec` is static.
+
+    `ema` is the moving average of the generator's `{"params", "batch_stats"}`, for sampling; None
+    without one.
+    """
 
     step: jax.Array
     generator: Player
     discriminator: Player
     spec: ImageSpec = flax.struct.field(pytree_node=False)
+    ema: Any = None

@@ -14,12 +14,12 @@ from genjax.types import ImageSpec, UsageError
 SPEC = ImageSpec(3, 5, 3)
 
 
-def _config(latent=4, g=6, d=7, adam=None):
+def _config(latent=4, g=(6,), d=(7,), adam=None):
     adam = adam or {}
     return gan.GanConfig(
         latent_size=latent,
-        generator=gan.PlayerConfig(hidden_size=g, **adam),
-        discriminator=gan.PlayerConfig(hidden_size=d, **adam),
+        generator=gan.PlayerConfig(hidden_sizes=g, **adam),
+        discriminator=gan.PlayerConfig(hidden_sizes=d, **adam),
     )
 
 
@@ -38,7 +38,7 @@ def test_one_round_matches_the_reference(shared):
     assert pixels == 14 * 14
     adam = {"learning_rate": meta["adam"]["lr"], "epsilon": meta["adam"]["eps"]}
     adam |= dict(zip(("beta1", "beta2"), meta["adam"]["betas"], strict=True))
-    config = _config(latent, g_hidden, d_hidden, adam)
+    config = _config(latent, (g_hidden,), (d_hidden,), adam)
 
     def theirs(prefix):
         return {k[len(prefix) :]: vectors[k] for k in vectors.files if k.startswith(prefix)}

@@ -27,9 +27,9 @@ def test_the_networks_are_those_of_the_exercise():
         jax.tree.map(lambda x: np.asarray(x, np.float64) + 0.01, player.params)
         for player in (state.generator, state.discriminator)
     )
-    assert g["hidden"]["kernel"].shape == (64, 256)
+    assert g["hidden_0"]["kernel"].shape == (64, 256)
     assert g["output"]["kernel"].shape == (256, 784)
-    assert d["hidden"]["kernel"].shape == (784, 128)
+    assert d["hidden_0"]["kernel"].shape == (784, 128)
     assert d["output"]["kernel"].shape == (128, 1)
 
     def dense(layer, x):
@@ -39,8 +39,8 @@ def test_the_networks_are_those_of_the_exercise():
         return np.where(x > 0, x, 0.01 * x)
 
     z = np.random.default_rng(0).normal(size=(3, 64))
-    images = np.tanh(dense(g["output"], leaky(dense(g["hidden"], z)))).reshape(3, 28, 28, 1)
-    logits = dense(d["output"], leaky(dense(d["hidden"], images.reshape(3, -1))))[:, 0]
+    images = np.tanh(dense(g["output"], leaky(dense(g["hidden_0"], z)))).reshape(3, 28, 28, 1)
+    logits = dense(d["output"], leaky(dense(d["hidden_0"], images.reshape(3, -1))))[:, 0]
     generator, discriminator = gan.networks(CONFIG, spec)
     as_float32 = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (g, d))
     ours = gan.apply(generator, as_float32[0], jnp.asarray(z, jnp.float32))
@@ -75,7 +75,7 @@ def test_the_generator_plays_against_the_updated_discriminator():
 
 
 def test_saturating_loss_is_an_option():
-    config = gan.GanConfig(generator_loss="saturating")
+    config = gan.GanConfig(loss="saturating")
     state, real, z = _round(config)
     _, metrics = gan.play(config, state, real, z)
     assert metrics["g_loss"] < 0
@@ -106,7 +106,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters():
     ("fields", "name"),
     [
         ({"latent_size": 0}, "latent_size"),
-        ({"generator_loss": "wasserstein"}, "generator_loss"),
+        ({"loss": "wasserstein"}, "loss"),
         ({"dtype": "float16"}, "dtype"),
         ({"generator": {"learning_rate": -1.0}}, "learning_rate"),
         ({"generator": {"hidden": 1}}, "hidden"),

@@ -1,0 +1,108 @@
+"""DCGAN of PyTorch's examples: two `nn.Sequential`s `G.main` and `D.main`.
+
+G: ConvTranspose2d, BatchNorm2d, ReLU, ..., ConvTranspose2d, Tanh; D: Conv2d, LeakyReLU, then
+Conv2d, BatchNorm2d, LeakyReLU, ..., Conv2d, Sigmoid (ours gives the logit). Their first and last
+convolution over the whole of a few pixels is a dense layer here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
+from genjax.models.dcgan import DcganConfig, base_size
+from genjax.types import ImageSpec
+
+# PyTorch counts batches; with a momentum the count is never used.
+UNUSED = "num_batches_tracked"
+
+
+def generator_entries(
+    spec: ImageSpec, latent_size: int, features: int, path: tuple[str, ...] = ("generator",)
+) -> Iterator[Entry]:
+    """Of a generator at `path`, which holds its `params` and `batch_stats`."""
+    halvings, (height, width) = base_size(spec)
+    params = (*path, "params")
+    widths = [features << i for i in reversed(range(halvings))]
+    base = (height, width, widths[0])
+    yield Entry(
+        "G.main.0.weight",
+        (latent_size, widths[0], height, width),
+        (*params, "project", "kernel"),
+        lambda weight: weight.transpose(0, 2, 3, 1).reshape(latent_size, -1),
+        lambda kernel: kernel.reshape(latent_size, *base).transpose(0, 3, 1, 2),
+    )
+    outputs = (*widths[1:], spec.channels)
+    for i, (before, after) in enumerate(zip(widths, outputs, strict=True)):
+        yield from _batch_norm(f"G.main.{3 * i + 1}", path, f"norm_{i}", before)
+        shape = (4, 4, before, after)
+        yield conv_kernel(f"G.main.{3 * i + 3}", (*params, f"up_{i}"), shape, transposed=True)
+
+
+def discriminator_entries(
+    spec: ImageSpec, features: int, batch_norm: bool, path: tuple[str, ...] = ("discriminator",)
+) -> Iterator[Entry]:
+    """Of a discriminator, or without batch norm of a critic, at `path`."""
+    halvings, (height, width) = base_size(spec)
+    params = (*path, "params")
+    channels, index = spec.channels, 0
+    for i in range(halvings):
+        layer = (*params, f"down_{i}")
+        yield conv_kernel(f"D.main.{index}", layer, (4, 4, channels, features << i))
+        channels = features << i
+        if not batch_norm:
+            yield same(f"D.main.{index}.bias", (*layer, "bias"), (channels,))
+        index += 1
+        if batch_norm and i > 0:
+            yield from _batch_norm(f"D.main.{index}", path, f"norm_{i}", channels)
+            index += 1
+        index += 1  # LeakyReLU
+    yield Entry(
+        f"D.main.{index}.weight",
+        (1, channels, height, width),
+        (*params, "output", "kernel"),
+        lambda weight: weight.transpose(2, 3, 1, 0).reshape(-1, 1),
+        lambda kernel: kernel.reshape(height, width, channels, 1).transpose(3, 2, 0, 1),
+    )
+
+
+def _batch_norm(name: str, path: tuple[str, ...], layer: str, channels: int) -> Iterator[Entry]:
+    """A BatchNorm2d: two parameters, two statistics."""
+    for theirs, collection, ours in (
+        ("weight", "params", "scale"),
+        ("bias", "params", "bias"),
+        ("running_mean", "batch_stats", "mean"),
+        ("running_var", "batch_stats", "var"),
+    ):
+        yield same(f"{name}.{theirs}", (*path, collection, layer, ours), (channels,))
+
+
+def _entries(config: DcganConfig, spec: ImageSpec) -> Iterator[Entry]:
+    # Labels come after z and after the image's channels, in their conditional variants as in ours.
+    classes = spec.classes if config.conditional else 0
+    seen = ImageSpec(spec.height, spec.width, spec.channels + classes)
+    yield from generator_entries(spec, config.latent_size + classes, config.generator.features)
+    yield from discriminator_entries(seen, config.discriminator.features, batch_norm=True)
+
+
+def load(config: DcganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """`{"generator": variables, "discriminator": variables}`, each with params and batch_stats.
+
+    Args:
+        config: The model.
+        spec: Of its images.
+        arrays: `G.main.0.weight`, ..., `D.main.11.weight`, with the running statistics.
+
+    Raises:
+        UsageError: A missing, unknown or misshapen entry; the message lists them.
+    """
+    wanted = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
+    return load_entries(_entries(config, spec), wanted)
+
+
+def dump(
+    config: DcganConfig, spec: ImageSpec, variables: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The inverse of `load`: our variables under their names, in their layouts."""
+    return dump_entries(_entries(config, spec), variables)

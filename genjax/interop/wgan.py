@@ -1,0 +1,52 @@
+"""WGAN and WGAN-GP in plain PyTorch: the networks of the MLP GAN, or of DCGAN.
+
+`mlp` has the names of `interop.gan`; `dcgan` those of `interop.dcgan`, where D, a critic, has no
+batch norm but biases. No implementation of the ResNets is read.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from genjax.interop.dcgan import UNUSED, discriminator_entries, generator_entries
+from genjax.interop.entries import Entry, dump_entries, load_entries
+from genjax.interop.gan import mlp, pixel_order
+from genjax.models.wgan import WganConfig, WganGpConfig
+from genjax.types import ImageSpec, UsageError
+
+
+def _entries(config: WganConfig | WganGpConfig, spec: ImageSpec) -> Iterator[Entry]:
+    classes = spec.classes if config.conditional else 0
+    seen = ImageSpec(spec.height, spec.width, spec.channels + classes)
+    latent_size = config.latent_size + classes
+    if config.network == "mlp":
+        latents, logit = np.arange(latent_size), np.arange(1)
+        sizes = config.generator.hidden_sizes
+        yield from mlp("G", ("generator", "params"), latents, sizes, pixel_order(spec))
+        sizes = config.critic.hidden_sizes
+        yield from mlp("D", ("discriminator", "params"), pixel_order(seen), sizes, logit)
+    elif config.network == "dcgan":
+        yield from generator_entries(spec, latent_size, config.generator.features)
+        yield from discriminator_entries(seen, config.critic.features, batch_norm=False)
+    else:
+        raise UsageError(f"network = {config.network!r}: interop reads 'mlp' and 'dcgan'")
+
+
+def load(
+    config: WganConfig | WganGpConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """`{"generator": variables, "discriminator": variables}`; the latter is the critic.
+
+    Raises:
+        UsageError: A missing, unknown or misshapen entry, all listed; or a ResNet.
+    """
+    wanted = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
+    return load_entries(_entries(config, spec), wanted)
+
+
+def dump(
+    config: WganConfig | WganGpConfig, spec: ImageSpec, variables: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The inverse of `load`: our variables under their names, in their layouts."""
+    return dump_entries(_entries(config, spec), variables)

@@ -1,0 +1,334 @@
+"""Deep Convolutional GAN: Radford, Metz and Chintala 2016 (arXiv:1511.06434), section 3.
+
+G projects z to a few pixels with many channels, then doubles the size and halves the channels by
+fractionally strided convolutions; D is its mirror image in strided ones. No pooling and no hidden
+dense layers; batch norm everywhere but at G's output and D's input; ReLU in G, LeakyReLU(0.2) in D.
+For 64x64 and 64 features:
+
+    G: 100 -> 4x4x512 -> 8x8x256 -> 16x16x128 -> 32x32x64 -> 64x64x3, tanh
+    D: 64x64x3 -> 32x32x64 -> 16x16x128 -> 8x8x256 -> 4x4x512 -> 1, a logit
+"""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from genjax.nn.conv import Conv, ConvTranspose
+from genjax.nn.labels import append_labels
+from genjax.nn.norm import BatchNorm
+from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.objectives import adversarial
+from genjax.objectives.penalties import gradient_penalty, perturb
+from genjax.steps.diagnostics import game_metrics
+from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.state import GanState
+from genjax.steps.update import (
+    apply_gradients,
+    apply_network,
+    global_norm,
+    new_player,
+    update_ema,
+)
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, UsageError
+
+LEAKY_SLOPE = 0.2
+# "All weights were initialized from a zero-centered Normal distribution with standard deviation
+# 0.02"; the gains of batch norm, in the authors' code, around 1.
+WEIGHTS = nn.initializers.normal(0.02)
+
+
+def gains(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Initial gains of batch norm."""
+    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+@dataclass(frozen=True, config=CHECKED)
+class PlayerConfig(AdamConfig):
+    """One player: its width, and its Adam."""
+
+    features: Annotated[int, Field(gt=0)] = 64
+    """Channels next to the image; they double with each halving of its size."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class DcganConfig(Config):
+    """DCGAN."""
+
+    latent_size: Annotated[int, Field(gt=0)] = 100
+    """Size of the noise vector z."""
+    loss: adversarial.GameName = "non_saturating"
+    """The game: G minimizes -log D(G(z)), the textbook's log(1 - D(G(z))), or least squares."""
+    dragan_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of DRAGAN's gradient penalty on D (its paper: 10); 0 for none."""
+    conditional: bool = False
+    """Whether both players see the class label, beside z and as planes beside the image."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of G that is sampled from; 0 for none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; parameters, statistics, losses and updates stay float32."""
+    generator: PlayerConfig = PlayerConfig()
+    """The generator."""
+    discriminator: PlayerConfig = PlayerConfig()
+    """The discriminator."""
+
+
+def base_size(spec: ImageSpec) -> tuple[int, tuple[int, int]]:
+    """How often the size is halved, and (height, width) after it: 28x28 gives 2 and 7x7.
+
+    Raises:
+        UsageError: The shorter side does not come to 4 to 7 pixels by halving.
+    """
+    height, width, halvings = spec.height, spec.width, 0
+    while height % 2 == width % 2 == 0 and min(height, width) >= 8:
+        height, width, halvings = height // 2, width // 2, halvings + 1
+    if not halvings or not 4 <= min(height, width) < 8:
+        raise UsageError(
+            f"images of {spec.height}x{spec.width}: these networks halve the size until the "
+            "shorter side is 4 to 7 pixels, so sizes such as 16, 28, 32, 64 or 128 fit (--size)"
+        )
+    return halvings, (height, width)
+
+
+class Generator(nn.Module):
+    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+
+    spec: ImageSpec
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+        halvings, (height, width) = base_size(self.spec)
+        widths = [self.features << i for i in reversed(range(halvings))]
+        project = nn.Dense(
+            height * width * widths[0],
+            use_bias=False,
+            kernel_init=WEIGHTS,
+            dtype=self.dtype,
+            name="project",
+        )
+        x = project(z).reshape(-1, height, width, widths[0])
+        for i, features in enumerate((*widths[1:], self.spec.channels)):
+            x = nn.relu(BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train))
+            up = ConvTranspose(
+                features,
+                kernel_size=4,
+                stride=2,
+                padding=1,
+                use_bias=False,
+                kernel_init=WEIGHTS,
+                dtype=self.dtype,
+                name=f"up_{i}",
+            )
+            x = up(x)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """Images [B, H, W, C] in [-1, 1] -> logits [B], float32.
+
+    Without batch norm, as a critic has to be, its convolutions have a bias.
+    """
+
+    spec: ImageSpec
+    features: int
+    batch_norm: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        halvings, _ = base_size(self.spec)
+        x = images
+        for i in range(halvings):
+            down = Conv(
+                self.features << i,
+                kernel_size=4,
+                stride=2,
+                padding=1,
+                use_bias=not self.batch_norm,
+                kernel_init=WEIGHTS,
+                dtype=self.dtype,
+                name=f"down_{i}",
+            )
+            x = down(x)
+            if self.batch_norm and i > 0:
+                x = BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train)
+            x = nn.leaky_relu(x, LEAKY_SLOPE)
+        x = x.reshape(len(x), -1)
+        output = nn.Dense(1, use_bias=False, kernel_init=WEIGHTS, dtype=self.dtype, name="output")
+        return output(x).astype(jnp.float32)[:, 0]
+
+
+def networks(config: DcganConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
+    """The two networks that `config` describes."""
+    return (
+        Generator(spec, config.generator.features, config.dtype),
+        Discriminator(spec, config.discriminator.features, dtype=config.dtype),
+    )
+
+
+def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
+    """Initial weights, a function of `key` alone.
+
+    Raises:
+        UsageError: A size that cannot be halved to 4 to 7 pixels, or labels asked for and none.
+    """
+    if config.conditional and not spec.classes:
+        raise UsageError("conditional = True: the data has no classes; should be False")
+    generator, discriminator = networks(config, spec)
+    generator_key, discriminator_key = jax.random.split(key)
+    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+    z = append_labels(jnp.zeros((1, config.latent_size)), labels, spec.classes)
+    images = append_labels(jnp.zeros((1, *spec.shape)), labels, spec.classes)
+    variables = {
+        "generator": generator.init(generator_key, z, train=False),
+        "discriminator": discriminator.init(discriminator_key, images, train=False),
+    }
+    return from_variables(config, spec, variables)
+
+
+def from_variables(config: DcganConfig, spec: ImageSpec, variables: dict) -> GanState:
+    """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
+    generator = new_player(variables["generator"], adam(config.generator))
+    return GanState(
+        jnp.zeros((), jnp.int32),
+        generator,
+        new_player(variables["discriminator"], adam(config.discriminator)),
+        spec,
+        jax.tree.map(jnp.copy, generator.variables) if config.ema_decay else None,
+    )
+
+
+def discriminator_step(
+    config: DcganConfig,
+    state: GanState,
+    real: jax.Array,
+    fake: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array,
+) -> tuple[GanState, Metrics]:
+    """One step of D; real and generated images are normalized apart, each by its own batch.
+
+    Args:
+        config: The model.
+        state: Before the step.
+        real: Real images, float32 [B, H, W, C] in [-1, 1].
+        fake: Generated images, likewise, of the same labels.
+        labels: int32 [B] if conditional, else None.
+        key: Of DRAGAN's noise.
+
+    Returns:
+        The state with another discriminator, and metrics: `d_loss` (nats), `d_grad_norm`, those of
+        `game_metrics`, and `d_penalty` with DRAGAN.
+    """
+    _, discriminator = networks(config, state.spec)
+
+    def logits(params: Any, stats: Any, images: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+        images = append_labels(images, labels, state.spec.classes)
+        return apply_network(discriminator, params, stats, images, train)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        real_logits, stats = logits(params, state.discriminator.stats, real, True)
+        fake_logits, stats = logits(params, stats, fake, True)
+        game = adversarial.GAMES[config.loss]
+        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        if config.dragan_weight:
+            mean, square = mean_over_replicas((jnp.mean(real), jnp.mean(real**2)))
+            noise = uniform_for_batch(key, real.shape)
+            # With its running statistics D treats each image on its own, as the penalty wants.
+            penalty = jnp.mean(
+                gradient_penalty(
+                    lambda images: logits(params, state.discriminator.stats, images, False)[0],
+                    perturb(real, jnp.sqrt(square - mean**2), noise),
+                )
+            )
+            metrics["d_penalty"] = penalty
+            loss += config.dragan_weight * penalty
+        return loss, (stats, metrics)
+
+    grads, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    player = apply_gradients(state.discriminator, grads, adam(config.discriminator))
+    player = dataclasses.replace(player, stats=stats)
+    metrics["d_grad_norm"] = global_norm(grads)
+    return dataclasses.replace(state, discriminator=player), metrics
+
+
+def generator_step(
+    config: DcganConfig, state: GanState, z: jax.Array, labels: jax.Array | None
+) -> tuple[GanState, Metrics]:
+    """One step of G against the state's discriminator, and of the moving average.
+
+    Args:
+        config: The model.
+        state: Before the step.
+        z: Noise, [B, latent_size].
+        labels: int32 [B] if conditional, else None.
+
+    Returns:
+        The state with another generator, and metrics: `g_loss` (nats), `g_grad_norm`.
+    """
+    generator, discriminator = networks(config, state.spec)
+    classes = state.spec.classes
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        inputs = append_labels(z, labels, classes)
+        fake, stats = apply_network(generator, params, state.generator.stats, inputs, True)
+        fake = append_labels(fake, labels, classes)
+        opponent = state.discriminator
+        logits, _ = apply_network(discriminator, opponent.params, opponent.stats, fake, True)
+        return jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits)), stats
+
+    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.generator.params)
+    loss, grads = mean_over_replicas((loss, grads))
+    player = apply_gradients(state.generator, grads, adam(config.generator))
+    player = dataclasses.replace(player, stats=stats)
+    ema = update_ema(state.ema, player.variables, config.ema_decay, state.step)
+    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    return dataclasses.replace(state, generator=player, ema=ema), metrics
+
+
+def step(
+    config: DcganConfig, state: GanState, batch: Batch, key: jax.Array
+) -> tuple[GanState, Metrics]:
+    """One round of the game on a batch of uint8 images: a step of D, then one of G.
+
+    Both players see the fakes of the same noise, so the compiler makes them once.
+    """
+    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
+    chex.assert_shape(real, (None, *state.spec.shape))
+    labels = jnp.asarray(batch.labels) if config.conditional else None
+    z_key, penalty_key = jax.random.split(key)
+    z = normal_for_batch(z_key, (len(real), config.latent_size))
+    generator, _ = networks(config, state.spec)
+    inputs = append_labels(z, labels, state.spec.classes)
+    player = state.generator
+    fake, _ = apply_network(generator, player.params, player.stats, inputs, True)
+    state, d_metrics = discriminator_step(config, state, real, fake, labels, penalty_key)
+    state, g_metrics = generator_step(config, state, z, labels)
+    return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
+
+
+def sample(config: DcganConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
+    """`n` images from the generator, or from its moving average, with its running statistics.
+
+    Returns:
+        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+    """
+    generator, _ = networks(config, state.spec)
+    z = jax.random.normal(key, (n, config.latent_size))
+    classes = state.spec.classes
+    labels = jnp.arange(n) % classes if config.conditional else None
+    variables = state.generator.variables if state.ema is None else state.ema
+    images: Any = generator.apply(variables, append_labels(z, labels, classes), train=False)
+    return images
+
+
+FAMILY = Family(DcganConfig, init, step, sample, "Radford et al. 2016")

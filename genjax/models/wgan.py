@@ -1,0 +1,416 @@
+"""WGAN (Arjovsky et al. 2017, arXiv:1701.07875) and WGAN-GP (Gulrajani et al. 2017, 1704.00028).
+
+A critic f of Lipschitz constant 1 measures how far the samples are from the data,
+
+    W(P, G) = max_f E_x f(x) - E_z f(G(z))                              (WGAN, equation 2)
+
+and G makes that less. WGAN keeps f Lipschitz by clipping its weights after each step of RMSProp,
+WGAN-GP by a penalty on the slope of f between real and generated images (equation 3), with Adam.
+The critic takes `n_critic` steps, each on a batch of its own, for one of G, and has no batch norm,
+which would make its value of one image depend on the others. As G waits, f is near its optimum and
+its loss, unlike that of other GANs, follows the quality of the samples: metric `wasserstein`.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, Literal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from genjax.models import dcgan
+from genjax.models.dcgan import base_size
+from genjax.models.gan import hidden_layers
+from genjax.nn.conv import Conv
+from genjax.nn.labels import append_labels
+from genjax.nn.norm import BatchNorm
+from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.nn.residual import ResidualBlock
+from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
+from genjax.objectives.penalties import input_gradient_norm, interpolate
+from genjax.steps.diagnostics import diversity
+from genjax.steps.optim import AdamConfig, RMSPropConfig, adam, rmsprop
+from genjax.steps.state import GanState
+from genjax.steps.update import (
+    apply_gradients,
+    apply_network,
+    global_norm,
+    new_player,
+    update_ema,
+)
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional, UsageError
+
+LEAKY_SLOPE = 0.2
+# Up to this size the ResNets are those of the paper's table for CIFAR-10, of one width throughout;
+# above it those of its code for 64x64, whose width doubles as the size halves.
+ONE_WIDTH_UP_TO = 32
+
+
+@dataclass(frozen=True, config=CHECKED)
+class NetworkConfig:
+    """The size of a player's network."""
+
+    features: Annotated[int, Field(gt=0)] = 64
+    """Channels next to the image (dcgan, resnet)."""
+    hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512, 512)
+    """Units of each hidden layer (mlp)."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RMSPropPlayer(RMSPropConfig, NetworkConfig):
+    """A player of WGAN."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class AdamPlayer(AdamConfig, NetworkConfig):
+    """A player of WGAN-GP."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class CriticGameConfig(Config):
+    """What WGAN and WGAN-GP share."""
+
+    network: Literal["mlp", "dcgan", "resnet"] = "dcgan"
+    """Architecture of both players; the critic's has no batch norm."""
+    latent_size: Annotated[int, Field(gt=0)] = 128
+    """Size of the noise vector z."""
+    n_critic: Annotated[int, Field(gt=0)] = 5
+    """Steps of the critic for one of the generator; a training step is one of the critic."""
+    conditional: bool = False
+    """Whether both players see the class label, beside z and as planes beside the image."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of G that is sampled from; 0 for none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; parameters, statistics, losses and updates stay float32."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class WganConfig(CriticGameConfig):
+    """WGAN: weight clipping and RMSProp."""
+
+    clip: Annotated[float, Field(gt=0)] = 0.01
+    """Largest magnitude of a weight of the critic."""
+    generator: RMSPropPlayer = RMSPropPlayer()
+    """The generator."""
+    critic: RMSPropPlayer = RMSPropPlayer()
+    """The critic."""
+
+
+@dataclass(frozen=True, config=CHECKED)
+class WganGpConfig(CriticGameConfig):
+    """WGAN-GP: gradient penalty and Adam."""
+
+    penalty_weight: Annotated[float, Field(ge=0)] = 10.0
+    """Lambda of the gradient penalty."""
+    generator: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
+    """The generator."""
+    critic: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
+    """The critic."""
+
+
+class MlpGenerator(nn.Module):
+    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+
+    spec: ImageSpec
+    hidden_sizes: tuple[int, ...]
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+        del train  # nothing here depends on it
+        x = hidden_layers(z, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
+        x = nn.Dense(math.prod(self.spec.shape), dtype=self.dtype, name="output")(x)
+        return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.spec.shape)
+
+
+class MlpCritic(nn.Module):
+    """Images [B, H, W, C] in [-1, 1] -> values [B], float32."""
+
+    hidden_sizes: tuple[int, ...]
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        del train
+        x = images.reshape(len(images), -1)
+        x = hidden_layers(x, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
+        return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
+
+
+class ResNetGenerator(nn.Module):
+    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1] (WGAN-GP, appendix F)."""
+
+    spec: ImageSpec
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+        _, (height, width) = base_size(self.spec)
+        widths = _resnet_widths(self.spec, self.features)[::-1]
+        project = nn.Dense(height * width * widths[0], dtype=self.dtype, name="project")
+        x = project(z).reshape(-1, height, width, widths[0])
+        for i, features in enumerate(widths):
+            block = ResidualBlock(
+                features, resample="up", norm="batch", dtype=self.dtype, name=f"up_{i}"
+            )
+            x = block(x, train)
+        x = nn.relu(BatchNorm(name="norm")(x, train))
+        x = Conv(self.spec.channels, 3, padding=1, dtype=self.dtype, name="output")(x)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class ResNetCritic(nn.Module):
+    """Images [B, H, W, C] -> values [B], float32 (WGAN-GP, appendix F)."""
+
+    spec: ImageSpec
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        x = images.astype(self.dtype)
+        if _is_small(self.spec):
+            for i in range(4):
+                block = ResidualBlock(
+                    self.features,
+                    resample="down" if i < 2 else "none",
+                    first=i == 0,
+                    dtype=self.dtype,
+                    name=f"block_{i}",
+                )
+                x = block(x, train)
+            x = jnp.mean(nn.relu(x), axis=(1, 2))
+        else:
+            widths = _resnet_widths(self.spec, self.features)
+            x = Conv(widths[0], 3, padding=1, dtype=self.dtype, name="input")(x)
+            for i, features in enumerate((*widths[1:], widths[-1])):
+                block = ResidualBlock(
+                    features, "down", norm="layer", dtype=self.dtype, name=f"block_{i}"
+                )
+                x = block(x, train)
+            x = x.reshape(len(x), -1)
+        return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
+
+
+def _is_small(spec: ImageSpec) -> bool:
+    return min(spec.height, spec.width) <= ONE_WIDTH_UP_TO
+
+
+def _resnet_widths(spec: ImageSpec, features: int) -> list[int]:
+    """Channels at each size, from the image's down."""
+    halvings, _ = base_size(spec)
+    return [features if _is_small(spec) else features << i for i in range(halvings)]
+
+
+def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Module, nn.Module]:
+    """The generator and the critic that `config` describes."""
+    generator, critic, dtype = config.generator, config.critic, config.dtype
+    if config.network == "mlp":
+        return (
+            MlpGenerator(spec, generator.hidden_sizes, dtype),
+            MlpCritic(critic.hidden_sizes, dtype),
+        )
+    if config.network == "dcgan":
+        return (
+            dcgan.Generator(spec, generator.features, dtype),
+            dcgan.Discriminator(spec, critic.features, batch_norm=False, dtype=dtype),
+        )
+    return (
+        ResNetGenerator(spec, generator.features, dtype),
+        ResNetCritic(spec, critic.features, dtype),
+    )
+
+
+def optimizer(player: RMSPropPlayer | AdamPlayer) -> optax.GradientTransformation:
+    """A player's optimizer."""
+    return rmsprop(player) if isinstance(player, RMSPropPlayer) else adam(player)
+
+
+def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> GanState:
+    """Initial weights, a function of `key` alone; the critic is the state's `discriminator`.
+
+    Raises:
+        UsageError: A size that the networks do not fit, or labels asked for and none.
+    """
+    if config.conditional and not spec.classes:
+        raise UsageError("conditional = True: the data has no classes; should be False")
+    generator, critic = networks(config, spec)
+    generator_key, critic_key = jax.random.split(key)
+    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+    z = append_labels(jnp.zeros((1, config.latent_size)), labels, spec.classes)
+    images = append_labels(jnp.zeros((1, *spec.shape)), labels, spec.classes)
+    variables = {
+        "generator": generator.init(generator_key, z, train=False),
+        "discriminator": critic.init(critic_key, images, train=False),
+    }
+    return from_variables(config, spec, variables)
+
+
+def from_variables(config: WganConfig | WganGpConfig, spec: ImageSpec, variables: dict) -> GanState:
+    """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
+    generator = new_player(variables["generator"], optimizer(config.generator))
+    return GanState(
+        jnp.zeros((), jnp.int32),
+        generator,
+        new_player(variables["discriminator"], optimizer(config.critic)),
+        spec,
+        jax.tree.map(jnp.copy, generator.variables) if config.ema_decay else None,
+    )
+
+
+def critic_step(
+    config: WganConfig | WganGpConfig,
+    state: GanState,
+    real: jax.Array,
+    fake: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array,
+) -> tuple[GanState, Metrics]:
+    """One step of the critic.
+
+    Args:
+        config: The model.
+        state: Before the step.
+        real: Real images, float32 [B, H, W, C] in [-1, 1].
+        fake: Generated images, likewise, of the same labels.
+        labels: int32 [B] if conditional, else None.
+        key: Of the points where WGAN-GP takes the slope.
+
+    Returns:
+        The state with another critic, and metrics: `d_loss`, `d_grad_norm`, `wasserstein` (the
+        estimate of the distance, `E f(x) - E f(G(z))`), `diversity`, and for WGAN-GP `d_penalty`
+        (without its weight) and `slope` (the mean norm of f's gradient, 1 when it is satisfied).
+    """
+    _, critic = networks(config, state.spec)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        def value(images: jax.Array) -> jax.Array:
+            images = append_labels(images, labels, state.spec.classes)
+            return apply_network(critic, params, {}, images, True)[0]
+
+        distance = -jnp.mean(wasserstein_critic_loss(value(real), value(fake)))
+        if isinstance(config, WganConfig):
+            return -distance, {"d_loss": -distance, "wasserstein": distance}
+        alpha = uniform_for_batch(key, (len(real),))
+        slope = input_gradient_norm(value, interpolate(real, fake, alpha))
+        penalty = jnp.mean((slope - 1) ** 2)
+        loss = -distance + config.penalty_weight * penalty
+        metrics = {"d_loss": loss, "wasserstein": distance, "d_penalty": penalty}
+        return loss, {**metrics, "slope": jnp.mean(slope)}
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    player = apply_gradients(state.discriminator, grads, optimizer(config.critic))
+    if isinstance(config, WganConfig):
+        clipped = jax.tree.map(lambda w: jnp.clip(w, -config.clip, config.clip), player.params)
+        player = dataclasses.replace(player, params=clipped)
+    metrics |= {"d_grad_norm": global_norm(grads), "diversity": diversity(real, fake)}
+    return dataclasses.replace(state, discriminator=player), metrics
+
+
+def generator_step(
+    config: WganConfig | WganGpConfig, state: GanState, z: jax.Array, labels: jax.Array | None
+) -> tuple[GanState, Metrics]:
+    """One step of G against the state's critic, and of the moving average.
+
+    Args:
+        config: The model.
+        state: Before the step.
+        z: Noise, [B, latent_size].
+        labels: int32 [B] if conditional, else None.
+
+    Returns:
+        The state with another generator, and metrics: `g_loss`, `g_grad_norm`.
+    """
+    generator, critic = networks(config, state.spec)
+    classes = state.spec.classes
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        inputs = append_labels(z, labels, classes)
+        fake, stats = apply_network(generator, params, state.generator.stats, inputs, True)
+        fake = append_labels(fake, labels, classes)
+        values, _ = apply_network(critic, state.discriminator.params, {}, fake, True)
+        return jnp.mean(wasserstein_generator_loss(values)), stats
+
+    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.generator.params)
+    loss, grads = mean_over_replicas((loss, grads))
+    player = apply_gradients(state.generator, grads, optimizer(config.generator))
+    player = dataclasses.replace(player, stats=stats)
+    # The average counts the generator's own steps.
+    ema = update_ema(state.ema, player.variables, config.ema_decay, state.step // config.n_critic)
+    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    return dataclasses.replace(state, generator=player, ema=ema), metrics
+
+
+def play(
+    config: WganConfig | WganGpConfig,
+    state: GanState,
+    real: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array,
+) -> tuple[GanState, Metrics]:
+    """A step of the critic, and after every `n_critic` of them one of G (algorithm 1).
+
+    Args:
+        config: The model.
+        state: Before the step.
+        real: Real images, float32 [B, H, W, C] in [-1, 1].
+        labels: int32 [B] if conditional, else None.
+        key: Of all draws.
+
+    Returns:
+        The state after it, and the metrics of both players; those of G are `Occasional`.
+    """
+    chex.assert_shape(real, (None, *state.spec.shape))
+    generator, _ = networks(config, state.spec)
+    z_key, penalty_key, generator_key = jax.random.split(key, 3)
+    shape = (len(real), config.latent_size)
+    inputs = append_labels(normal_for_batch(z_key, shape), labels, state.spec.classes)
+    player = state.generator
+    fake, _ = apply_network(generator, player.params, player.stats, inputs, True)
+    state, metrics = critic_step(config, state, real, fake, labels, penalty_key)
+
+    def turn(state: GanState) -> tuple[GanState, Metrics]:
+        return generator_step(config, state, normal_for_batch(generator_key, shape), labels)
+
+    def wait(state: GanState) -> tuple[GanState, Metrics]:
+        return state, {"g_loss": jnp.zeros(()), "g_grad_norm": jnp.zeros(())}
+
+    is_turn = (state.step + 1) % config.n_critic == 0
+    state, occasional = jax.lax.cond(is_turn, turn, wait, state)
+    metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+    return dataclasses.replace(state, step=state.step + 1), metrics
+
+
+def step(
+    config: WganConfig | WganGpConfig, state: GanState, batch: Batch, key: jax.Array
+) -> tuple[GanState, Metrics]:
+    """One step of the game on a batch of uint8 images; see `play`."""
+    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
+    labels = jnp.asarray(batch.labels) if config.conditional else None
+    return play(config, state, real, labels, key)
+
+
+def sample(config: WganConfig | WganGpConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
+    """`n` images from the generator, or from its moving average, with its running statistics.
+
+    Returns:
+        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+    """
+    generator, _ = networks(config, state.spec)
+    z = jax.random.normal(key, (n, config.latent_size))
+    classes = state.spec.classes
+    labels = jnp.arange(n) % classes if config.conditional else None
+    variables = state.generator.variables if state.ema is None else state.ema
+    images: Any = generator.apply(variables, append_labels(z, labels, classes), train=False)
+    return images
+
+
+WGAN = Family(WganConfig, init, step, sample, "Arjovsky et al. 2017")
+WGAN_GP = Family(WganGpConfig, init, step, sample, "Gulrajani et al. 2017")

@@ -1,0 +1,22 @@
+"""Class labels as inputs of a network."""
+
+import jax
+import jax.numpy as jnp
+
+
+def append_labels(x: jax.Array, labels: jax.Array | None, classes: int) -> jax.Array:
+    """One-hot labels as further features, the same at every pixel (Mirza and Osindero 2014).
+
+    Args:
+        x: [B, ..., C].
+        labels: int32 [B]; None gives `x` as it is.
+        classes: Number of classes K.
+
+    Returns:
+        [B, ..., C + K].
+    """
+    if labels is None:
+        return x
+    one_hot = jax.nn.one_hot(labels, classes, dtype=x.dtype)
+    planes = one_hot.reshape(len(x), *[1] * (x.ndim - 2), classes)
+    return jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:-1], classes))], axis=-1)

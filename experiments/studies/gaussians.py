@@ -1,0 +1,190 @@
+"""Which game finds every mode? GAN, WGAN and WGAN-GP on mixtures of 8 and of 25 Gaussians.
+
+    python experiments/studies/gaussians.py --output gaussians
+
+A point is an image of 1x2 pixels, so the families train here as they do on images, with the same
+MLPs for all: 3 hidden layers of 128 for each player. The last row gives GAN's discriminator ten
+times the learning rate, where the watch should warn that it wins. Prints the table of
+experiments/README.md, and writes the samples over time of the first seed as a PNG for each mixture.
+
+A sample is good within 3 standard deviations of a mode (98.9% of the data are), and a mode is
+covered when at least a tenth of its fair share of the samples is good there.
+"""
+
+import argparse
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genjax.metrics.watch import Watch
+from genjax.models import gan, wgan
+from genjax.run.sharding import as_array
+from genjax.types import Config, Family, ImageSpec, Metrics, State
+
+SPEC = ImageSpec(1, 2, 1)
+BATCH, LATENT, HIDDEN = 256, 8, (128, 128, 128)
+LOG_EVERY, SNAPSHOTS, SAMPLES = 100, 6, 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Equal Gaussians at `modes`, [K, 2], inside [-1, 1]."""
+
+    name: str
+    modes: np.ndarray
+    std: float
+
+
+RING = np.arange(8) * np.pi / 4
+GRID = np.linspace(-0.8, 0.8, 5)
+MIXTURES = (
+    Mixture("8 Gaussians", 0.8 * np.stack([np.cos(RING), np.sin(RING)], axis=1), 0.02),
+    Mixture("25 Gaussians", np.stack(np.meshgrid(GRID, GRID), axis=-1).reshape(-1, 2), 0.02),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A family, its config, and `play(config, state, points, key) -> (state, metrics)`."""
+
+    name: str
+    family: Family
+    config: Config
+    play: Callable[[Any, State, jax.Array, jax.Array], tuple[State, Metrics]]
+
+
+def play_gan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
+    """The MLP GAN's round, with noise."""
+    return gan.play(config, state, real, jax.random.normal(key, (len(real), LATENT)))
+
+
+def play_wgan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
+    """The step of WGAN or WGAN-GP, without labels."""
+    return wgan.play(config, state, real, None, key)
+
+
+def contenders() -> list[Contender]:
+    """Each with its paper's optimizers."""
+
+    def mlp(player: Any, **fields: Any) -> Any:
+        return dataclasses.replace(player, hidden_sizes=HIDDEN, **fields)
+
+    gan_config = gan.GanConfig(
+        latent_size=LATENT, generator=mlp(gan.PlayerConfig()), discriminator=mlp(gan.PlayerConfig())
+    )
+    too_strong = dataclasses.replace(
+        gan_config, discriminator=mlp(gan.PlayerConfig(), learning_rate=2e-3)
+    )
+    wgan_config = wgan.WganConfig(network="mlp", latent_size=LATENT)
+    wgan_config = dataclasses.replace(
+        wgan_config, generator=mlp(wgan_config.generator), critic=mlp(wgan_config.critic)
+    )
+    gp_config = wgan.WganGpConfig(network="mlp", latent_size=LATENT)
+    gp_config = dataclasses.replace(
+        gp_config, generator=mlp(gp_config.generator), critic=mlp(gp_config.critic)
+    )
+    return [
+        Contender("GAN", gan.FAMILY, gan_config, play_gan),
+        Contender("WGAN", wgan.WGAN, wgan_config, play_wgan),
+        Contender("WGAN-GP", wgan.WGAN_GP, gp_config, play_wgan),
+        Contender("GAN, D's rate x 10", gan.FAMILY, too_strong, play_gan),
+    ]
+
+
+def train(
+    contender: Contender, mixture: Mixture, seed: int, steps: int
+) -> tuple[list[np.ndarray], list[str]]:
+    """Samples, [SAMPLES, 2], at SNAPSHOTS times, and the warnings of the watch."""
+    modes = jnp.asarray(mixture.modes, jnp.float32)
+    init_key, step_key, sample_key = jax.random.split(jax.random.key(seed), 3)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(state: State) -> tuple[State, Metrics]:
+        def one(state: State, _: None) -> tuple[State, Metrics]:
+            keys = jax.random.split(jax.random.fold_in(step_key, state.step), 3)
+            centres = modes[jax.random.randint(keys[0], (BATCH,), 0, len(modes))]
+            points = centres + mixture.std * jax.random.normal(keys[1], (BATCH, 2))
+            return contender.play(contender.config, state, points.reshape(-1, 1, 2, 1), keys[2])
+
+        return jax.lax.scan(one, state, None, length=LOG_EVERY)
+
+    sample = jax.jit(contender.family.sample, static_argnums=(0, 3))
+    init = jax.jit(contender.family.init, static_argnums=(0, 2))
+    state = init(contender.config, init_key, SPEC)
+    watch, warnings, snapshots = Watch(), [], []
+    for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
+        state, metrics = run(state)
+        record = {name: float(np.mean(as_array(values))) for name, values in metrics.items()}
+        warnings += [f"step {step}: {warning}" for warning in watch(record)]
+        if step % (steps // SNAPSHOTS) == 0:
+            points = sample(contender.config, state, sample_key, SAMPLES)
+            snapshots.append(np.asarray(points).reshape(-1, 2))
+    return snapshots, warnings
+
+
+def covered_and_good(samples: np.ndarray, mixture: Mixture) -> tuple[int, float]:
+    """Modes covered, and the share of good samples."""
+    distances = np.linalg.norm(samples[:, None] - mixture.modes[None], axis=2)
+    good = distances.min(axis=1) < 3 * mixture.std
+    counts = np.bincount(distances.argmin(axis=1)[good], minlength=len(mixture.modes))
+    return int((counts >= 0.1 * len(samples) / len(mixture.modes)).sum()), float(good.mean())
+
+
+def plot(snapshots: dict[str, list[np.ndarray]], steps: int, mixture: Mixture, path: Path) -> None:
+    """A row of scatter plots for each contender."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.2 * SNAPSHOTS, 2.2 * len(snapshots)), layout="constrained")
+    axes = figure.subplots(len(snapshots), SNAPSHOTS, sharex=True, sharey=True)
+    for row, (name, series) in zip(axes, snapshots.items(), strict=True):
+        row[0].set_ylabel(name)
+        for i, (each, samples) in enumerate(zip(row, series, strict=True), start=1):
+            each.scatter(*samples[:1000].T, s=1, color="tab:blue")
+            each.scatter(*mixture.modes.T, s=12, facecolors="none", edgecolors="tab:red")
+            each.set(xticks=[], yticks=[], xlim=(-1, 1), ylim=(-1, 1))
+            each.set_title(f"step {i * steps // SNAPSHOTS:,}", fontsize=8)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    """Train all, print the table, write the plots."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder of the plots")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each")
+    parser.add_argument("--steps", type=int, default=12_000, help="steps of D or of the critic")
+    arguments = parser.parse_args()
+    if arguments.steps % (SNAPSHOTS * LOG_EVERY):
+        parser.error(f"--steps {arguments.steps} should be a multiple of {SNAPSHOTS * LOG_EVERY}")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    print("| data | model | modes covered, each seed | good samples, % | warned | s a run |")
+    print("|---|---|---|---|---|---|")
+    for mixture in MIXTURES:
+        first = {}
+        for contender in contenders():
+            start = time.monotonic()
+            runs = [
+                train(contender, mixture, seed, arguments.steps) for seed in range(arguments.seeds)
+            ]
+            seconds = (time.monotonic() - start) / len(runs)
+            first[contender.name] = runs[0][0]
+            results = [covered_and_good(snapshots[-1], mixture) for snapshots, _ in runs]
+            modes = " ".join(str(covered) for covered, _ in results)
+            good = " ".join(f"{100 * share:.0f}" for _, share in results)
+            wins = sum(any("discriminator wins" in w for w in warnings) for _, warnings in runs)
+            collapses = sum(any("mode collapse" in w for w in warnings) for _, warnings in runs)
+            warned = f"D wins {wins}, collapse {collapses} of {len(runs)}"
+            cells = (mixture.name, contender.name, modes, good, warned, f"{seconds:.0f}")
+            print("|", " | ".join(cells), "|", flush=True)
+        name = mixture.name.replace(" ", "_").lower()
+        plot(first, arguments.steps, mixture, arguments.output / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

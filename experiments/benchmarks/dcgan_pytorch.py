@@ -6,8 +6,8 @@
 32x32 at 128 features (G: 100 -> 512x4x4 -> 256 -> 128 -> 3, D the mirror image) and 64x64 at 64
 features, batch 64, float32, both players' Adam; images resident in both. Runs alternate in one
 process, so that a change in the machine's speed meets both; genjax runs its steps in a compiled
-scan with all of its metrics, as `genjax train` does. On a GPU PyTorch uses channels_last and is also
-compiled, and `--dtype bfloat16` sets the compute type of both.
+scan with all of its metrics, as `genjax train` does. On a GPU PyTorch uses channels_last and is
+also compiled, and `--dtype bfloat16` sets the compute type of both.
 
 First it is checked that both compute the same: from the same parameters, noise and images, the
 losses of one round must agree.

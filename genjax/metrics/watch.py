@@ -15,6 +15,9 @@ QUALITY = "energy_distance"
 PATIENCE = 30
 # The same for evaluations, of which there are few.
 PATIENCE_QUALITY = 3
+# A sign that improves by this is no standing one: WGAN-GP takes hundreds of steps of its generator
+# to spread its first samples, and gets there.
+RISE = 0.05
 
 
 class Rule(NamedTuple):
@@ -24,6 +27,7 @@ class Rule(NamedTuple):
     holds: Callable[[Mapping[str, float]], bool]
     patience: int
     warning: str
+    improves: str | None = None  # a metric whose rise begins the count anew
 
 
 RULES = (
@@ -39,6 +43,7 @@ RULES = (
         lambda m: m["diversity"] < 0.8,
         PATIENCE,
         "mode collapse: the samples are much more alike than the data. Try lower learning rates",
+        improves="diversity",
     ),
     Rule(
         (QUALITY, "best"),
@@ -54,6 +59,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._held = [0] * len(RULES)
+        self._began = [0.0] * len(RULES)
         self._best = float("inf")
 
     def __call__(self, record: Mapping[str, float]) -> list[str]:
@@ -64,7 +70,13 @@ class Watch:
         for i, rule in enumerate(RULES):
             if any(name not in metrics for name in rule.needs):
                 continue
-            self._held[i] = self._held[i] + 1 if rule.holds(metrics) else 0
+            value = metrics[rule.improves] if rule.improves else 0.0
+            if not rule.holds(metrics):
+                self._held[i] = 0
+                continue
+            if self._held[i] == 0 or value > self._began[i] + RISE:
+                self._held[i], self._began[i] = 0, value
+            self._held[i] += 1
             if self._held[i] == rule.patience:
                 due.append(rule.warning)
         return due

@@ -94,7 +94,8 @@ class Writer:
         if self._bar.disable:
             record = self.records[-1]
             rate = (record["step"] - self._start) / (now - self._started)
-            shown = [f"{k} {record[k]:.3g}" for k in record if k.endswith(("_loss", "_distance"))]
+            endings = ("_loss", "_distance", "wasserstein")
+            shown = [f"{k} {record[k]:.3g}" for k in record if k.endswith(endings)]
             log.info(
                 "step %d of %d  %s  %.0f steps/s  %s images/s  %.0f s left",
                 record["step"],

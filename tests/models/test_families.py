@@ -30,8 +30,13 @@ def _batches() -> Resident:
     return Resident(images, rng.integers(0, 10, 50).astype(np.int32), BATCH, seed=0)
 
 
-def _init(family, seed=0):
-    return family.init(family.config(), jax.random.key(seed), SPEC)
+@functools.cache
+def _compiled_init(family, spec):
+    return jax.jit(lambda key: family.init(family.config(), key, spec))
+
+
+def _init(family, seed=0, spec=SPEC):
+    return _compiled_init(family, spec)(jax.random.key(seed))
 
 
 def _params(state):
@@ -50,6 +55,7 @@ def _run(family, parallel, steps):
     return compiled.get(state), metrics
 
 
+@functools.cache
 def _run_on_one_device(family, steps):
     batches = _batches()
     step = jax.jit(functools.partial(family.step, family.config()))
@@ -114,9 +120,9 @@ def test_steps_are_the_same_however_they_are_grouped(family):
 @every_family
 def test_step_is_finite_and_scalar_in_every_metric(family):
     images = jnp.zeros((4, *SPEC.shape), jnp.uint8)
-    state, metrics = family.step(
-        family.config(), _init(family), Batch(images, jnp.zeros(4, jnp.int32)), jax.random.key(0)
-    )
+    batch = Batch(images, jnp.zeros(4, jnp.int32))
+    step = jax.jit(functools.partial(family.step, family.config()))
+    state, metrics = step(_init(family), batch, jax.random.key(0))
     chex.assert_tree_all_finite((state, metrics))
     chex.assert_shape(jax.tree.leaves(metrics), ())
     assert int(state.step) == 1
@@ -125,8 +131,8 @@ def test_step_is_finite_and_scalar_in_every_metric(family):
 @every_family
 @pytest.mark.parametrize("spec", [SPEC, ImageSpec(12, 20, 3)], ids=str)
 def test_samples(family, spec):
-    state = family.init(family.config(), jax.random.key(0), spec)
-    sample = functools.partial(family.sample, family.config(), state)
+    state = _init(family, spec=spec)
+    sample = jax.jit(functools.partial(family.sample, family.config(), state), static_argnums=1)
     images = sample(jax.random.key(0), 5)
     chex.assert_shape(images, (5, *spec.shape))
     chex.assert_type(images, jnp.float32)

@@ -15,6 +15,7 @@ from PIL import Image
 import genjax
 from genjax import DataOptions, Recipe
 from genjax.models.gan import GanConfig
+from genjax.models.wgan import AdamPlayer, WganGpConfig
 from genjax.run.folder import RunFolder
 from genjax.run.sample import load_state
 from genjax.run.writer import TIMINGS, read_records
@@ -73,6 +74,20 @@ def test_what_a_run_writes(trained):
         assert min(curves.size) > 300
     assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
     assert "training in" in (trained / "log.txt").read_text()
+
+
+def test_what_not_every_step_measures_is_averaged_over_those_that_did(tmp_path):
+    """With 3 steps of the critic for one of the generator, and 2 steps a record."""
+    player = AdamPlayer(learning_rate=1e-4, hidden_sizes=(8,))
+    model = WganGpConfig(network="mlp", n_critic=3, generator=player, critic=player)
+    recipe = Recipe(
+        family="wgan_gp", model=model, steps=8, batch_size=16, log_every=2, save_every=8
+    )
+    genjax.train(recipe, tmp_path / "run")
+    records = read_records(RunFolder(tmp_path / "run"))
+    assert [record["step"] for record in records if "g_loss" in record] == [4, 6]
+    assert all(record["g_grad_norm"] > 1e-6 for record in records if "g_loss" in record)
+    assert all(np.isfinite(record["wasserstein"]) for record in records)
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(trained, tmp_path):

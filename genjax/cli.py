@@ -52,6 +52,9 @@ usage: genjax COMMAND ...
 RECIPE is a name from `genjax list`, or the path of a .py file of yours.
 `genjax COMMAND --help` says more."""
 
+# The recipe whose options `genjax train --help` shows.
+EXAMPLE = "gan_digits"
+
 # What a command's options give: the work, to be called once they have been accepted.
 Work = Callable[[], int]
 
@@ -89,7 +92,7 @@ def _run_recipe_command(command: str, arguments: list[str]) -> int:
     wants_help = bool(arguments) and arguments[0] in ("-h", "--help")
     if not wants_help and (not arguments or arguments[0].startswith("-")):
         raise UsageError(f"the recipe comes first: genjax {command} RECIPE [options]")
-    name, *rest = [next(iter(recipe_paths())), *arguments] if wants_help else arguments
+    name, *rest = [EXAMPLE, *arguments] if wants_help else arguments
     default = load_recipe(name)
     if wants_help:
         print(f"genjax {command} RECIPE [options]: the options of {name}, for example\n")

@@ -112,7 +112,7 @@ def test_help_says_what_an_option_does_and_its_default(genjax_command):
     text = " ".join(out.replace("│", " ").split())
     assert "--steps INT Training steps. (default: 16000)" in text
     assert "--generator.learning-rate FLOAT Adam's step size. (default: 0.0002)" in text
-    assert "--loss {non_saturating,saturating}" in text
+    assert "--loss {non_saturating,saturating,least_squares}" in text
 
 
 BAD = {
@@ -135,6 +135,9 @@ BAD = {
     "train gan_digits --data cifar": "wanted digits, tfds:NAME, folder:PATH or PATH.zip",
     "train gan_digits --data folder:/no/such": "no folder /no/such",
     "train gan_digits --data tfds:no_such_data": "no data set 'no_such_data'",
+    "train dcgan_digits --size 30": "images of 30x30: these networks halve",
+    "train wgan_gp_digits --n-critic 0": "n_critic = 0: should be greater than 0",
+    "train wgan_gp_digits --network vgg": "vgg",
     "train gan_digits --run RUN": "to go on with it: genjax resume",
     "train gan_digits --run /dev/null/run": "/dev/null/run",
     "resume /no/such/run": "is not a run folder",
@@ -151,7 +154,7 @@ BAD = {
 @pytest.mark.parametrize("line", BAD)
 def test_bad_input_gets_one_line_and_an_exit_code(genjax_command, line, trained, tmp_path):
     arguments = line.replace("RUN", str(trained)).split()
-    if arguments[:2] == ["train", "gan_digits"] and "--run" not in arguments:
+    if arguments[0] == "train" and arguments[1:2] and "--run" not in arguments:
         arguments += ["--run", str(tmp_path / "run")]
     code, _, err = genjax_command(*arguments)
     assert code in (1, 2)

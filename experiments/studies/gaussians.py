@@ -3,7 +3,7 @@
     python experiments/studies/gaussians.py --output gaussians
 
 A point is an image of 1x2 pixels, so the families train here as they do on images, with the same
-MLPs for all: 3 hidden layers of 128 for each player. The last row gives GAN's discriminator ten
+MLPs for all: 3 hidden layers of 64 for each player. The last row gives GAN's discriminator ten
 times the learning rate, where the watch should warn that it wins. Prints the table of
 experiments/README.md, and writes the samples over time of the first seed as a PNG for each mixture.
 
@@ -29,7 +29,7 @@ from genjax.run.sharding import as_array
 from genjax.types import Config, Family, ImageSpec, Metrics, State
 
 SPEC = ImageSpec(1, 2, 1)
-BATCH, LATENT, HIDDEN = 256, 8, (128, 128, 128)
+BATCH, LATENT, HIDDEN = 128, 8, (64, 64, 64)
 LOG_EVERY, SNAPSHOTS, SAMPLES = 100, 6, 5000
 
 
@@ -58,6 +58,7 @@ class Contender:
     family: Family
     config: Config
     play: Callable[[Any, State, jax.Array, jax.Array], tuple[State, Metrics]]
+    steps_a_turn: int = 1  # of the generator's
 
 
 def play_gan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
@@ -71,7 +72,10 @@ def play_wgan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tup
 
 
 def contenders() -> list[Contender]:
-    """Each with its paper's optimizers."""
+    """Each with its paper's optimizers; the rates of the critics' games are ten times the papers'.
+
+    Theirs are for runs of a hundred thousand steps and more.
+    """
 
     def mlp(player: Any, **fields: Any) -> Any:
         return dataclasses.replace(player, hidden_sizes=HIDDEN, **fields)
@@ -84,16 +88,20 @@ def contenders() -> list[Contender]:
     )
     wgan_config = wgan.WganConfig(network="mlp", latent_size=LATENT)
     wgan_config = dataclasses.replace(
-        wgan_config, generator=mlp(wgan_config.generator), critic=mlp(wgan_config.critic)
+        wgan_config,
+        generator=mlp(wgan_config.generator, learning_rate=5e-4),
+        critic=mlp(wgan_config.critic, learning_rate=5e-4),
     )
     gp_config = wgan.WganGpConfig(network="mlp", latent_size=LATENT)
     gp_config = dataclasses.replace(
-        gp_config, generator=mlp(gp_config.generator), critic=mlp(gp_config.critic)
+        gp_config,
+        generator=mlp(gp_config.generator, learning_rate=1e-3),
+        critic=mlp(gp_config.critic, learning_rate=1e-3),
     )
     return [
         Contender("GAN", gan.FAMILY, gan_config, play_gan),
-        Contender("WGAN", wgan.WGAN, wgan_config, play_wgan),
-        Contender("WGAN-GP", wgan.WGAN_GP, gp_config, play_wgan),
+        Contender("WGAN", wgan.WGAN, wgan_config, play_wgan, wgan_config.n_critic),
+        Contender("WGAN-GP", wgan.WGAN_GP, gp_config, play_wgan, gp_config.n_critic),
         Contender("GAN, D's rate x 10", gan.FAMILY, too_strong, play_gan),
     ]
 
@@ -118,6 +126,7 @@ def train(
     sample = jax.jit(contender.family.sample, static_argnums=(0, 3))
     init = jax.jit(contender.family.init, static_argnums=(0, 2))
     state = init(contender.config, init_key, SPEC)
+    steps *= contender.steps_a_turn
     watch, warnings, snapshots = Watch(), [], []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
         state, metrics = run(state)
@@ -142,7 +151,7 @@ def plot(snapshots: dict[str, list[np.ndarray]], steps: int, mixture: Mixture, p
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.2 * SNAPSHOTS, 2.2 * len(snapshots)), layout="constrained")
-    axes = figure.subplots(len(snapshots), SNAPSHOTS, sharex=True, sharey=True)
+    axes = figure.subplots(len(snapshots), SNAPSHOTS, sharex=True, sharey=True, squeeze=False)
     for row, (name, series) in zip(axes, snapshots.items(), strict=True):
         row[0].set_ylabel(name)
         for i, (each, samples) in enumerate(zip(row, series, strict=True), start=1):
@@ -158,7 +167,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the plots")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
-    parser.add_argument("--steps", type=int, default=12_000, help="steps of D or of the critic")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of the generator")
+    parser.add_argument("--only", nargs="*", help="names of contenders")
     arguments = parser.parse_args()
     if arguments.steps % (SNAPSHOTS * LOG_EVERY):
         parser.error(f"--steps {arguments.steps} should be a multiple of {SNAPSHOTS * LOG_EVERY}")
@@ -168,6 +178,8 @@ def main() -> None:
     for mixture in MIXTURES:
         first = {}
         for contender in contenders():
+            if arguments.only and contender.name not in arguments.only:
+                continue
             start = time.monotonic()
             runs = [
                 train(contender, mixture, seed, arguments.steps) for seed in range(arguments.seeds)

@@ -31,21 +31,23 @@ LAYERS = (
     (64, 32, 64, 128, 4, 2, 1),
     (64, 16, 128, 128, 3, 1, 1),
 )
-REPEATS, IN_SCAN = 3, 2
+# XLA's own transposes can take ten seconds: they are timed once.
+REPEATS, XLA_REPEATS, IN_SCAN = 5, 1, 2
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Median over a few calls, after one to warm up."""
-    run()
+def seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median of the times of calls."""
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def seconds_in_scan(function: Callable[..., jax.Array], a: jax.Array, b: jax.Array) -> float:
+def seconds_in_scan(
+    function: Callable[..., jax.Array], a: jax.Array, b: jax.Array, repeats: int
+) -> float:
     """Of one call inside a compiled scan whose every turn depends on the one before."""
 
     @jax.jit
@@ -58,7 +60,8 @@ def seconds_in_scan(function: Callable[..., jax.Array], a: jax.Array, b: jax.Arr
 
         return jax.lax.scan(one, (a, b), None, length=IN_SCAN)[0]
 
-    return seconds(lambda: jax.block_until_ready(run(a, b))) / IN_SCAN
+    compiled = run.lower(a, b).compile()
+    return seconds(lambda: jax.block_until_ready(compiled(a, b)), repeats) / IN_SCAN
 
 
 def main() -> None:
@@ -95,9 +98,9 @@ def main() -> None:
         flops = 2 * y.size * kernel * kernel * channels
         for name, ((mine, xla, a, b), theirs) in functions.items():
             times = (
-                seconds_in_scan(functools.partial(mine, geometry), a, b),
-                seconds_in_scan(functools.partial(xla, geometry), a, b),
-                seconds(theirs),
+                seconds_in_scan(functools.partial(mine, geometry), a, b, REPEATS),
+                seconds_in_scan(functools.partial(xla, geometry), a, b, XLA_REPEATS),
+                seconds(theirs, REPEATS),
             )
             cells = " | ".join(f"{flops / t / 1e9:.1f}" for t in times)
             layer = f"{batch}, {size}, {channels}, {features}, {kernel}, {stride}"

@@ -2,7 +2,9 @@
 
     genjax train wgan_digits
 
-Hardware: 2 CPU cores, 5 minutes. Expected: TODO
+Hardware: 2 CPU cores, 5 to 10 minutes; 16,000 steps of the critic are 3,200 of the generator.
+Expected: energy_distance about 0.06 (1,000 samples against 1,000 training images in [-1, 1]); about
+half of the digits readable, the rest blurred.
 """
 
 from genjax import DataOptions, Recipe

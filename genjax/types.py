@@ -66,7 +66,7 @@ class Occasional(NamedTuple):
     measured: jax.Array
 
 
-# Scalars by name, float32 [].
+# Scalars by name: float32 [], or `Occasional` ones.
 Metrics = dict[str, Any]
 
 

@@ -6,7 +6,7 @@ Hardware: a GPU; not measured to its end. On 2 CPU cores a step takes half a sec
 
     genjax train dcgan_cifar10 --generator.features 32 --discriminator.features 32 --steps 1500
 
-Expected of that, after 10 minutes: energy_distance about 0.3 (1,000 samples against 1,000 training
+Expected: of that, after 10 minutes, energy_distance about 0.3 (1,000 samples against 1,000 training
 images in [-1, 1], from JPEG files); skies over grounds, blobs in their middle, no object to name.
 Any copy of the images will do: `--data cifar10/train.zip`.
 """

@@ -8,6 +8,8 @@
 """
 
 from genjax.data.sources import DataOptions
+from genjax.run.evaluate import evaluate
+from genjax.run.latents import interpolate, manifold, reconstruct, traverse
 from genjax.run.loop import Diverged, Result, resume, train
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sample import sample
@@ -20,8 +22,13 @@ __all__ = [
     "Recipe",
     "Result",
     "UsageError",
+    "evaluate",
+    "interpolate",
     "load_recipe",
+    "manifold",
+    "reconstruct",
     "resume",
     "sample",
     "train",
+    "traverse",
 ]

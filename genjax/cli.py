@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import tyro
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -24,8 +25,10 @@ from tyro.conf import Positional
 from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import SaveError
+from genjax.run.evaluate import evaluate
 from genjax.run.grid import as_text
 from genjax.run.inspect import inspect
+from genjax.run.latents import PathKind, interpolate, manifold, reconstruct, traverse
 from genjax.run.loop import Diverged, Result, resume, train
 from genjax.run.recipe import (
     Flat,
@@ -45,6 +48,11 @@ usage: genjax COMMAND ...
   genjax train RECIPE [options]   train from the beginning
   genjax resume RUN [options]     go on with a run that was stopped, or train it for longer
   genjax sample RUN [options]     images from a trained run
+  genjax evaluate RUN [options]   how likely a trained model finds the test images
+  genjax reconstruct RUN          images and what encoder and decoder make of them
+  genjax interpolate RUN          paths between images in latent space
+  genjax traverse RUN             what each latent does
+  genjax manifold RUN             the plane of two latents
   genjax list                     the recipes and the families
   genjax show RECIPE [options]    a recipe with every default spelled out
   genjax inspect DATA [options]   what a data set holds, and what is broken in it
@@ -153,6 +161,129 @@ def sample_command(
     return work
 
 
+def evaluate_command(
+    run: Positional[str],
+    samples: int = 5000,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """How likely a trained model finds the images of the test split; adds to evaluations.jsonl.
+
+    Args:
+        run: The run folder, of a model with a likelihood.
+        samples: Importance samples for each image, where the likelihood is estimated.
+        seed: Of all draws.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+    return lambda: _print(json.dumps(evaluate(run, samples, seed, checkpoint), indent=2))
+
+
+def reconstruct_command(
+    run: Positional[str],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 32,
+    seed: int = 0,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("reconstructions.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """Images of the test split, and below each what the model makes of it.
+
+    Args:
+        run: The run folder, of a model with an encoder.
+        n: How many.
+        seed: Which images.
+        output: A .png for a grid, or a .npy for the array.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+
+    def work() -> int:
+        check_output(output)
+        images, copies = reconstruct(run, n, seed, checkpoint)
+        columns = min(n, 16)
+        # Rows of images and of their copies in turn; the last may be short.
+        rows = [part[i : i + columns] for i in range(0, n, columns) for part in (images, copies)]
+        filler = np.zeros((-n % columns, *images.shape[1:]), images.dtype)
+        rows = [row if len(row) == columns else np.concatenate([row, filler]) for row in rows]
+        save_images(np.concatenate(rows), output, columns)
+        return _print(str(output))
+
+    return work
+
+
+def interpolate_command(
+    run: Positional[str],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 8,
+    steps: int = 10,
+    path: PathKind = "spherical",
+    seed: int = 0,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("interpolations.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """Paths in latent space: between test images, or between draws where there is no encoder.
+
+    Args:
+        run: The run folder.
+        n: Paths, a row each.
+        steps: Images on each path.
+        path: Along the sphere of the latents, or straight.
+        seed: Of the ends.
+        output: A .png for a grid, or a .npy for the array.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+    return _figure(output, lambda: interpolate(run, n, steps, path, seed, checkpoint))
+
+
+def traverse_command(
+    run: Positional[str],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 10,
+    steps: int = 11,
+    extent: float = 3.0,
+    seed: int = 0,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("traversals.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """A test image as its latents change one at a time, a row each, the most active first.
+
+    Args:
+        run: The run folder, of a model with an encoder.
+        n: Latents.
+        steps: Values of each.
+        extent: From minus this to this.
+        seed: Which image.
+        output: A .png for a grid, or a .npy for the array.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+    return _figure(output, lambda: traverse(run, n, steps, extent, seed, checkpoint))
+
+
+def manifold_command(
+    run: Positional[str],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 20,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("manifold.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """Images over the plane of the two latents of a model, at the quantiles of the prior.
+
+    Args:
+        run: The run folder, of a model with two latents.
+        n: Values of each.
+        output: A .png for a grid, or a .npy for the array.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+    return _figure(output, lambda: manifold(run, n, checkpoint))
+
+
+def _figure(output: Path, make: Callable[[], np.ndarray]) -> Work:
+    """Save images [rows, columns, H, W, C] as they lie."""
+
+    def work() -> int:
+        check_output(output)
+        images = make()
+        save_images(images.reshape(-1, *images.shape[2:]), output, images.shape[1])
+        return _print(str(output))
+
+    return work
+
+
 def list_command() -> Work:
     """The recipes that come with genjax, and the families."""
     recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
@@ -178,6 +309,11 @@ def inspect_command(
 COMMANDS: dict[str, Callable[..., Work]] = {
     "resume": resume_command,
     "sample": sample_command,
+    "evaluate": evaluate_command,
+    "reconstruct": reconstruct_command,
+    "interpolate": interpolate_command,
+    "traverse": traverse_command,
+    "manifold": manifold_command,
     "list": list_command,
     "inspect": inspect_command,
 }

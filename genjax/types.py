@@ -70,6 +70,18 @@ class Occasional(NamedTuple):
 Metrics = dict[str, Any]
 
 
+class Likelihood(NamedTuple):
+    """How likely a model finds images, in nats.
+
+    Attributes:
+        nll: Negative log-likelihood of each image, or its upper bound, [B].
+        elbo: The evidence lower bound of each, [B]; None where `nll` is exact.
+    """
+
+    nll: jax.Array
+    elbo: jax.Array | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """The contract of a family of models.
@@ -81,6 +93,12 @@ class Family:
             batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
         sample: `sample(config, state, key, n) -> images`, float32 [n, H, W, C] in [-1, 1].
         paper: Whose model this is.
+        decode: `decode(config, state, latents, labels) -> images`, of latents [n, Z] and labels
+            int32 [n], which only a conditional model reads; None where latents are no vectors.
+        encode: `encode(config, state, batch, key) -> latents`, [B, Z]; None without an encoder.
+        evaluate: `evaluate(config, state, batch, key, samples) -> Likelihood`; `samples` is how
+            many importance samples estimate it, None for as many as training takes. None without a
+            likelihood.
     """
 
     config: type[Config]
@@ -88,3 +106,6 @@ class Family:
     step: Callable[[Any, State, Batch, jax.Array], tuple[State, Metrics]]
     sample: Callable[[Any, State, jax.Array, int], jax.Array]
     paper: str
+    decode: Callable[[Any, State, jax.Array, jax.Array], jax.Array] | None = None
+    encode: Callable[[Any, State, Batch, jax.Array], jax.Array] | None = None
+    evaluate: Callable[[Any, State, Batch, jax.Array, int | None], Likelihood] | None = None

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import logging
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +40,10 @@ class DataOptions:
     data_dir: str | None = None
     """tfds: where prepared data sets lie. None: ~/tensorflow_datasets."""
     split: str = "train"
-    """tfds: the split, in its notation ('train', 'train[:90%]', 'test')."""
+    """tfds: the split, in its notation ('train', 'train[:90%]', 'test'). Other data: 'train' is all
+    of it, and slices in percent of it ('train[:80%]', 'train[80%:]') are taken in a mixed order."""
+    test_split: str | None = None
+    """The split for evaluation, of images that are not trained on ('test', 'train[80%:]')."""
     size: tuple[int, ...] = ()
     """HEIGHT, or HEIGHT WIDTH: bring images to this size. Empty: as they are, all alike."""
     fit: Fit = "crop"
@@ -95,6 +99,21 @@ class Source(Protocol):
         Many at once because some sources read ten at the cost of two; safe to call from threads.
         """
         ...
+
+
+class Subset:
+    """Some of the images of a source."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self.spec, self.class_names = source.spec, source.class_names
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """See `Source.read`."""
+        return self._source.read([int(self._indices[i]) for i in indices])
 
 
 class ArraySource:
@@ -274,16 +293,36 @@ def open_source(data: str, options: DataOptions) -> Source:
         UsageError: Unknown source, missing path or data set, or images that the options do not fit.
     """
     kind, _, name = data.partition(":")
-    if data == "digits":
-        return _open_digits(options)
     if kind == "tfds" and name:
-        return TfdsSource(name, options)
+        return TfdsSource(name, options)  # which knows the splits
     path = Path(name if kind == "folder" else data).expanduser()
-    if path.suffix.lower() == ".zip":
-        return _open_zip(path, options)
-    if kind == "folder" and name:
-        return _open_folder(path, options)
-    raise UsageError(f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip")
+    if data == "digits":
+        source: Source = _open_digits(options)
+    elif path.suffix.lower() == ".zip":
+        source = _open_zip(path, options)
+    elif kind == "folder" and name:
+        source = _open_folder(path, options)
+    else:
+        raise UsageError(
+            f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip"
+        )
+    return source if options.split == "train" else _part(source, options.split, data)
+
+
+def _part(source: Source, split: str, data: str) -> Source:
+    """A slice of a source that has no splits of its own.
+
+    In a fixed mixed order, since folders are sorted by class.
+    """
+    match = re.fullmatch(r"train\[(?:(\d+)%)?:(?:(\d+)%)?\]", split)
+    start, stop = (int(match[1] or 0), int(match[2] or 100)) if match else (0, 0)
+    first, last = (len(source) * percent // 100 for percent in (start, min(stop, 100)))
+    if first >= last:
+        raise UsageError(
+            f"{data} has no split {split!r}: wanted 'train', or a slice in percent such as "
+            "'train[:80%]' or 'train[80%:]'"
+        )
+    return Subset(source, np.random.default_rng(0).permutation(len(source))[first:last])
 
 
 def absolute(data: str) -> str:

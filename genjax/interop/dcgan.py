@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
-from genjax.models.dcgan import DcganConfig, base_size
+from genjax.models.dcgan import DcganConfig
+from genjax.nn.pyramid import base_size
 from genjax.types import ImageSpec
 
 # PyTorch counts batches; with a momentum the count is never used.

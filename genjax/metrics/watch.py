@@ -8,13 +8,13 @@ discriminator's learning rate they fall below 0.75 and 0.1.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-# The metric of sample quality, by which a checkpoint is the best; lower is better.
-QUALITY = "energy_distance"
+# The metric of the samples; lower is better.
+ENERGY_DISTANCE = "energy_distance"
 
 # Log records in a row before a sign counts: the opening of a game often shows it for a while.
 PATIENCE = 30
 # The same for evaluations, of which there are few.
-PATIENCE_QUALITY = 3
+PATIENCE_DISTANCE = 3
 # A sign that improves by this is no standing one: WGAN-GP takes hundreds of steps of its generator
 # to spread its first samples, and gets there.
 RISE = 0.05
@@ -46,10 +46,18 @@ RULES = (
         improves="diversity",
     ),
     Rule(
-        (QUALITY, "best"),
-        lambda m: m[QUALITY] > 3 * m["best"] > 0,
-        PATIENCE_QUALITY,
-        f"the samples get worse: {QUALITY} is over three times its best, whose checkpoint is kept",
+        ("active_units", "active_share"),
+        lambda m: m["active_units"] < 1 or m["active_share"] < 0.1,
+        PATIENCE,
+        "posterior collapse: few or none of the latents carry anything of the image. Try a KL "
+        "warm-up (warm_up_steps), free_bits, a lower beta, or a weaker decoder",
+        improves="active_share",
+    ),
+    Rule(
+        (ENERGY_DISTANCE, "best"),
+        lambda m: m[ENERGY_DISTANCE] > 3 * m["best"] > 0,
+        PATIENCE_DISTANCE,
+        f"the samples get worse: {ENERGY_DISTANCE} is over three times its best",
     ),
 )
 
@@ -64,7 +72,7 @@ class Watch:
 
     def __call__(self, record: Mapping[str, float]) -> list[str]:
         """Take a log record; give the warnings that become due with it, once an episode."""
-        self._best = min(self._best, record.get(QUALITY, self._best))
+        self._best = min(self._best, record.get(ENERGY_DISTANCE, self._best))
         metrics = {**record, "best": self._best}
         due = []
         for i, rule in enumerate(RULES):

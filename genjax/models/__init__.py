@@ -1,6 +1,6 @@
 """One room a paper; this is the single place where they are registered."""
 
-from genjax.models import dcgan, gan, wgan
+from genjax.models import dcgan, gan, vae, wgan
 from genjax.types import Family
 
 FAMILIES: dict[str, Family] = {
@@ -8,4 +8,5 @@ FAMILIES: dict[str, Family] = {
     "dcgan": dcgan.FAMILY,
     "wgan": wgan.WGAN,
     "wgan_gp": wgan.WGAN_GP,
+    "vae": vae.FAMILY,
 }

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels
 from genjax.nn.norm import BatchNorm
+from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
@@ -76,23 +77,6 @@ class DcganConfig(Config):
     """The generator."""
     discriminator: PlayerConfig = PlayerConfig()
     """The discriminator."""
-
-
-def base_size(spec: ImageSpec) -> tuple[int, tuple[int, int]]:
-    """How often the size is halved, and (height, width) after it: 28x28 gives 2 and 7x7.
-
-    Raises:
-        UsageError: The shorter side does not come to 4 to 7 pixels by halving.
-    """
-    height, width, halvings = spec.height, spec.width, 0
-    while height % 2 == width % 2 == 0 and min(height, width) >= 8:
-        height, width, halvings = height // 2, width // 2, halvings + 1
-    if not halvings or not 4 <= min(height, width) < 8:
-        raise UsageError(
-            f"images of {spec.height}x{spec.width}: these networks halve the size until the "
-            "shorter side is 4 to 7 pixels, so sizes such as 16, 28, 32, 64 or 128 fit (--size)"
-        )
-    return halvings, (height, width)
 
 
 class Generator(nn.Module):
@@ -316,19 +300,26 @@ def step(
     return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
 
 
-def sample(config: DcganConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
-    """`n` images from the generator, or from its moving average, with its running statistics.
+def decode(
+    config: DcganConfig, state: GanState, latents: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
 
-    Returns:
-        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+    By the generator, or its moving average, with its running statistics; the labels, int32 [n],
+    count if conditional.
     """
     generator, _ = networks(config, state.spec)
-    z = jax.random.normal(key, (n, config.latent_size))
-    classes = state.spec.classes
-    labels = jnp.arange(n) % classes if config.conditional else None
+    seen = labels if config.conditional else None
     variables = state.generator.variables if state.ema is None else state.ema
-    images: Any = generator.apply(variables, append_labels(z, labels, classes), train=False)
+    inputs = append_labels(latents, seen, state.spec.classes)
+    images: Any = generator.apply(variables, inputs, train=False)
     return images
 
 
-FAMILY = Family(DcganConfig, init, step, sample, "Radford et al. 2016")
+def sample(config: DcganConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
+    """`n` images; if conditional, of classes 0, 1, 2, ... in turn; see `decode`."""
+    labels = jnp.arange(n) % max(1, state.spec.classes)
+    return decode(config, state, jax.random.normal(key, (n, config.latent_size)), labels)
+
+
+FAMILY = Family(DcganConfig, init, step, sample, "Radford et al. 2016", decode=decode)

@@ -209,11 +209,17 @@ def step(
     return play(config, state, real, normal_for_batch(key, (len(real), config.latent_size)))
 
 
+def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.Array) -> jax.Array:
+    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1]; labels are not read."""
+    del labels
+    generator, _ = networks(config, state.spec)
+    return apply(generator, state.generator.params, latents)
+
+
 def sample(config: GanConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
     """`n` images from the generator, float32 [n, H, W, C] in [-1, 1]."""
-    generator, _ = networks(config, state.spec)
-    z = jax.random.normal(key, (n, config.latent_size))
-    return apply(generator, state.generator.params, z)
+    labels = jnp.zeros(n, jnp.int32)
+    return decode(config, state, jax.random.normal(key, (n, config.latent_size)), labels)
 
 
-FAMILY = Family(GanConfig, init, step, sample, "Goodfellow et al. 2014")
+FAMILY = Family(GanConfig, init, step, sample, "Goodfellow et al. 2014", decode=decode)

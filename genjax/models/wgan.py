@@ -24,11 +24,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.models import dcgan
-from genjax.models.dcgan import base_size
 from genjax.models.gan import hidden_layers
 from genjax.nn.conv import Conv
 from genjax.nn.labels import append_labels
 from genjax.nn.norm import BatchNorm
+from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
 from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
@@ -397,20 +397,27 @@ def step(
     return play(config, state, real, labels, key)
 
 
-def sample(config: WganConfig | WganGpConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
-    """`n` images from the generator, or from its moving average, with its running statistics.
+def decode(
+    config: WganConfig | WganGpConfig, state: GanState, latents: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
 
-    Returns:
-        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+    By the generator, or its moving average, with its running statistics; the labels, int32 [n],
+    count if conditional.
     """
     generator, _ = networks(config, state.spec)
-    z = jax.random.normal(key, (n, config.latent_size))
-    classes = state.spec.classes
-    labels = jnp.arange(n) % classes if config.conditional else None
+    seen = labels if config.conditional else None
     variables = state.generator.variables if state.ema is None else state.ema
-    images: Any = generator.apply(variables, append_labels(z, labels, classes), train=False)
+    inputs = append_labels(latents, seen, state.spec.classes)
+    images: Any = generator.apply(variables, inputs, train=False)
     return images
 
 
-WGAN = Family(WganConfig, init, step, sample, "Arjovsky et al. 2017")
-WGAN_GP = Family(WganGpConfig, init, step, sample, "Gulrajani et al. 2017")
+def sample(config: WganConfig | WganGpConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
+    """`n` images; if conditional, of classes 0, 1, 2, ... in turn; see `decode`."""
+    labels = jnp.arange(n) % max(1, state.spec.classes)
+    return decode(config, state, jax.random.normal(key, (n, config.latent_size)), labels)
+
+
+WGAN = Family(WganConfig, init, step, sample, "Arjovsky et al. 2017", decode=decode)
+WGAN_GP = Family(WganGpConfig, init, step, sample, "Gulrajani et al. 2017", decode=decode)

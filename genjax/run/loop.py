@@ -24,20 +24,21 @@ import numpy as np
 from genjax.data.batches import Batches, open_batches
 from genjax.data.sources import BrokenImage, DataOptions, Source, absolute, open_source
 from genjax.metrics.energy import energy_distance
-from genjax.metrics.watch import QUALITY, Watch
+from genjax.metrics.watch import ENERGY_DISTANCE, Watch
 from genjax.run.checkpoint import Checkpoints, write_atomically
+from genjax.run.evaluate import likelihoods
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.grid import grid, to_png
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sample import abstract_state, initial_state, sample_state
 from genjax.run.sharding import Steps
 from genjax.run.writer import Writer
-from genjax.types import State, UsageError
+from genjax.types import Batch, State, UsageError
 
 log = logging.getLogger("genjax")
 
 GRID_IMAGES = 64
-# Samples and data images that the quality metric compares.
+# Samples and images of the data by which the model is judged.
 QUALITY_IMAGES = 1000
 
 
@@ -129,7 +130,7 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_log_file(folder))
         _write_environment(folder)
-        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, QUALITY, writable=True)
+        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=True)
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
         if start >= recipe.steps:
@@ -214,22 +215,44 @@ def _finite_leaves(state: State) -> np.ndarray:
 
 
 class _Evaluator:
-    """At each save: the grid of the fixed latents, and the quality metric."""
+    """At each save: the grid of the fixed latents, and how good the model is.
+
+    Samples are compared with images of the training data. Likelihoods are those of images of
+    `test_split`, or without one of the training data.
+    """
 
     def __init__(self, folder: RunFolder, recipe: Recipe, source: Source, key: jax.Array):
         self._folder, self._recipe = folder.samples, recipe
-        self._grid_key, self._quality_key = jax.random.split(key)
-        chosen = np.random.default_rng(recipe.seed).permutation(len(source))[:QUALITY_IMAGES]
-        examples = source.read(np.sort(chosen).tolist())
-        self._data = np.stack([e[0] for e in examples if not isinstance(e, BrokenImage)])
+        self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
+        self._data = _some_images(source, recipe.seed).images
         self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
         self._folder.mkdir(exist_ok=True)
+        if recipe.functions.evaluate is None:
+            return
+        options = recipe.data_options
+        if options.test_split is None:
+            log.info("no test_split is set: eval_nll is that of images that are trained on")
+        else:
+            options = dataclasses.replace(options, split=options.test_split)
+            source = open_source(recipe.data, options)
+        self._batch = _some_images(source, recipe.seed)
 
     def __call__(self, state: State, step: int) -> dict[str, float]:
         images = sample_state(self._recipe, state, self._grid_key, GRID_IMAGES)
         write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images)))
-        samples = sample_state(self._recipe, state, self._quality_key, QUALITY_IMAGES)
-        return {QUALITY: float(self._distance(samples, self._data))}
+        samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
+        quality = {ENERGY_DISTANCE: float(self._distance(samples, self._data))}
+        if self._recipe.functions.evaluate is not None:
+            found = likelihoods(self._recipe, state, self._batch, self._likelihood_key)
+            quality[self._recipe.quality] = float(np.mean(found.nll))
+        return quality
+
+
+def _some_images(source: Source, seed: int) -> Batch:
+    chosen = np.random.default_rng(seed).permutation(len(source))[:QUALITY_IMAGES]
+    read = source.read(np.sort(chosen).tolist())
+    images, labels = zip(*(e for e in read if not isinstance(e, BrokenImage)), strict=True)
+    return Batch(np.stack(images), np.asarray(labels, np.int32))
 
 
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax.data.sources import DataOptions
+from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
 from genjax.types import CHECKED, Config, Family, UsageError
 
@@ -63,6 +64,11 @@ class Recipe:
     def functions(self) -> Family:
         """The family's functions."""
         return FAMILIES[self.family]
+
+    @property
+    def quality(self) -> str:
+        """Name of the metric by which a checkpoint is the best; lower is better."""
+        return ENERGY_DISTANCE if self.functions.evaluate is None else "eval_nll"
 
 
 def _folder() -> Path:

@@ -11,7 +11,6 @@ from typing import Literal
 import jax
 import numpy as np
 
-from genjax.metrics.watch import QUALITY
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.grid import grid, to_png, to_uint8
@@ -65,7 +64,7 @@ def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe
     """
     folder = RunFolder(Path(run))
     recipe, spec, _ = folder.read_config()
-    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, QUALITY, writable=False)
+    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=False)
     named = {"best": checkpoints.best, "latest": checkpoints.latest}
     step = checkpoint if isinstance(checkpoint, int) else named[checkpoint]
     if step not in checkpoints.steps:
@@ -98,15 +97,20 @@ def sample(
     return sample_state(recipe, state, jax.random.key(seed), n)
 
 
-def save_images(images: np.ndarray, output: Path) -> None:
+def save_images(images: np.ndarray, output: Path, columns: int | None = None) -> None:
     """Images to a file: a grid in a .png, or the array itself, uint8 [n, H, W, C], in a .npy.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        output: The file.
+        columns: Of the grid; None for one as square as it goes.
 
     Raises:
         UsageError: Another ending, or no such folder.
     """
     check_output(output)
     if output.suffix == ".png":
-        data = to_png(grid(images))
+        data = to_png(grid(images, columns))
     else:
         buffer = io.BytesIO()
         np.save(buffer, images)

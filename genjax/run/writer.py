@@ -94,7 +94,7 @@ class Writer:
         if self._bar.disable:
             record = self.records[-1]
             rate = (record["step"] - self._start) / (now - self._started)
-            endings = ("_loss", "_distance", "wasserstein")
+            endings = ("loss", "_distance", "_nll", "wasserstein")
             shown = [f"{k} {record[k]:.3g}" for k in record if k.endswith(endings)]
             log.info(
                 "step %d of %d  %s  %.0f steps/s  %s images/s  %.0f s left",
@@ -123,7 +123,7 @@ def _panel(name: str) -> str:
     """The panel in which a metric is drawn; those of one panel share a unit."""
     if name in ("d_real", "d_fake"):
         return "D(x) and D(G(z))"
-    for ending, panel in (("_loss", "loss"), ("_grad_norm", "gradient norm")):
+    for ending, panel in (("loss", "loss"), ("grad_norm", "gradient norm")):
         if name.endswith(ending):
             return panel
     return "discriminator accuracy" if name.startswith("accuracy_") else name.replace("_", " ")

@@ -53,3 +53,21 @@ def diversity(real: jax.Array, fake: jax.Array) -> jax.Array:
     """Spread of the samples over that of the data, []; near 0 in a mode collapse."""
     # A batch of one image over and over has no spread to compare with: a large number, not NaN.
     return spread(fake) / jnp.maximum(spread(real), 1e-6)
+
+
+# "A unit is active if Cov_x(E_q[u]) > 10^-2" (Burda et al. 2016, section 5.2).
+ACTIVE_VARIANCE = 0.01
+
+
+def active_units(means: jax.Array) -> jax.Array:
+    """How many latents carry something of the image: their posterior mean varies over images.
+
+    Args:
+        means: Of q(z|x), [B, Z].
+
+    Returns:
+        float32 []; 0 in a posterior collapse.
+    """
+    centre = mean_over_replicas(jnp.mean(means, axis=0, keepdims=True))
+    variance = mean_over_replicas(jnp.mean((means - centre) ** 2, axis=0))
+    return jnp.sum(variance > ACTIVE_VARIANCE, dtype=jnp.float32)

@@ -21,11 +21,16 @@ class AdamConfig:
     """Decay of Adam's second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of Adam's second moment."""
+    decay_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the step size falls to 0 on a line; 0: it stays."""
 
 
 def adam(config: AdamConfig) -> optax.GradientTransformation:
     """The optimizer that `config` describes."""
-    return optax.adam(config.learning_rate, config.beta1, config.beta2, config.epsilon)
+    rate: optax.ScalarOrSchedule = config.learning_rate
+    if config.decay_steps:
+        rate = optax.linear_schedule(rate, 0.0, config.decay_steps)
+    return optax.adam(rate, config.beta1, config.beta2, config.epsilon)
 
 
 @dataclass(frozen=True, config=CHECKED)

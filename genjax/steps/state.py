@@ -10,7 +10,7 @@ from genjax.types import ImageSpec
 
 @flax.struct.dataclass
 class Player:
-    """One player of the game: its parameters, its own optimizer's state, and its statistics.
+    """One player of the game, or a model alone: parameters, its own optimizer's state, statistics.
 
     `stats` is the network's `batch_stats` collection; {} without batch norm.
     """
@@ -36,5 +36,18 @@ class GanState:
     step: jax.Array
     generator: Player
     discriminator: Player
+    spec: ImageSpec = flax.struct.field(pytree_node=False)
+    ema: Any = None
+
+
+@flax.struct.dataclass
+class DensityState:
+    """A model that is fitted alone, and the number of steps taken (int32 []); `spec` is static.
+
+    `ema` is the moving average of the parameters, for samples and evaluation; None without one.
+    """
+
+    step: jax.Array
+    model: Player
     spec: ImageSpec = flax.struct.field(pytree_node=False)
     ema: Any = None

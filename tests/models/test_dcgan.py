@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from genjax.models import dcgan
+from genjax.nn.pyramid import base_size
 from genjax.types import Batch, ImageSpec, UsageError
 
 SPEC = ImageSpec(16, 16, 1, 3)
@@ -42,7 +43,7 @@ def _stepped(config):
 )
 def test_sizes_of_the_papers_kind(size, halvings, base):
     spec = ImageSpec(size, size, 3)
-    assert dcgan.base_size(spec) == (halvings, (base, base))
+    assert base_size(spec) == (halvings, (base, base))
     generator, discriminator = dcgan.networks(_config(), spec)
     z, images = jnp.zeros((2, 8)), jnp.zeros((2, *spec.shape))
     for network, x, output in (
@@ -62,7 +63,7 @@ def test_sizes_of_the_papers_kind(size, halvings, base):
 @pytest.mark.parametrize("size", [(30, 30), (6, 10), (7, 7), (36, 36)])
 def test_sizes_that_do_not_halve_are_refused(size):
     with pytest.raises(UsageError, match=f"{size[0]}x{size[1]}"):
-        dcgan.base_size(ImageSpec(*size, 1))
+        base_size(ImageSpec(*size, 1))
 
 
 def test_initial_weights_are_the_papers():

@@ -1,0 +1,490 @@
+"""The variational autoencoder: Kingma and Welling 2014 (arXiv:1312.6114), and IWAE (1509.00519).
+
+An encoder gives for each image a normal distribution q(z|x) of latents, a decoder for latents a
+distribution p(x|z) of images, and both maximize a lower bound of log p(x), differentiated through
+reparameterized draws of q:
+
+    ELBO:    E_q log p(x|z) - KL(q(z|x) || p(z))                        (VAE, equation 3)
+    IWAE_k:  E_q log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x)               (Burda et al. 2016, eq. 8)
+
+MLP encoders and decoders, such as 784-400-20 and the 784-200-200-50 of Burda et al. with one
+stochastic layer; or residual convolutions for images of 16 to 128 pixels.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from genjax import transforms
+from genjax.nn.conv import Conv
+from genjax.nn.labels import append_labels
+from genjax.nn.pyramid import base_size
+from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.nn.residual import ResidualBlock
+from genjax.objectives import likelihood
+from genjax.steps.diagnostics import active_units
+from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.state import DensityState
+from genjax.steps.update import apply_gradients, global_norm, new_player, update_ema
+from genjax.types import (
+    CHECKED,
+    Batch,
+    Config,
+    Family,
+    ImageSpec,
+    Likelihood,
+    Metrics,
+    UsageError,
+)
+
+# Most samples of an evaluation that are decoded at once.
+CHUNK = 50
+
+
+@dataclass(frozen=True, config=CHECKED)
+class VaeConfig(Config):
+    """VAE."""
+
+    network: Literal["mlp", "resnet"] = "mlp"
+    """Architecture of encoder and decoder."""
+    hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (400,)
+    """Units of the encoder's hidden layers; the decoder has them in reverse (mlp)."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """After each hidden layer (mlp)."""
+    features: Annotated[int, Field(gt=0)] = 32
+    """Channels next to the image; they double with each halving of its size (resnet)."""
+    latent_size: Annotated[int, Field(gt=0)] = 20
+    """Size of the latent vector z."""
+    likelihood: Literal["bernoulli", "normal", "discretized_logistic"] = "bernoulli"
+    """p(x|z) of each value; the last two with a learned scale for each channel."""
+    binarization: Literal["dynamic", "static", "none"] = "dynamic"
+    """bernoulli: each pixel is 1 with its intensity as the odds, drawn anew at each step, or once
+    for each image; or is left gray, which gives a cross entropy and no likelihood."""
+    bound: Literal["elbo", "iwae"] = "elbo"
+    """What is maximized."""
+    samples: Annotated[int, Field(gt=0)] = 1
+    """Draws of z for each image: averaged (elbo), or importance-weighted (iwae)."""
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """elbo: weight of the KL (beta-VAE)."""
+    warm_up_steps: Annotated[int, Field(ge=0)] = 0
+    """elbo: steps over which that weight rises from 0."""
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
+    """elbo: nats of each latent's KL, in the batch's mean, that cost nothing."""
+    sticking_the_landing: bool = False
+    """elbo: leave the score term out of the gradient, for less variance."""
+    conditional: bool = False
+    """Whether encoder and decoder see the class label."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights that samples and evaluation use; 0 for none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; parameters, likelihoods and updates stay float32."""
+    optimizer: AdamConfig = AdamConfig(learning_rate=1e-3, beta1=0.9)
+    """Adam, of encoder and decoder together."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.likelihood != "bernoulli" and self.binarization != "none":
+            raise ValueError(
+                f"binarization = {self.binarization!r}: with likelihood {self.likelihood!r} it "
+                "should be 'none'"
+            )
+        default = {field.name: field.default for field in dataclasses.fields(VaeConfig)}
+        of_elbo = ("beta", "warm_up_steps", "free_bits", "sticking_the_landing")
+        for name in of_elbo if self.bound == "iwae" else ():
+            if getattr(self, name) != default[name]:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)}: the bound 'iwae' has none; "
+                    f"should be {default[name]}"
+                )
+        if self.sticking_the_landing and self.free_bits:
+            raise ValueError(
+                f"free_bits = {self.free_bits}: with sticking_the_landing the KL is sampled, not "
+                "known for each latent; should be 0.0"
+            )
+        return self
+
+
+class Normal(NamedTuple):
+    """A normal distribution of latents, [B, Z] each."""
+
+    mean: jax.Array
+    log_var: jax.Array
+
+
+class Output(NamedTuple):
+    """What a decoder gives.
+
+    Attributes:
+        location: [..., H, W, C]: logits of a Bernoulli distribution, else the mean in [-1, 1].
+        log_scale: [C], of the normal and the logistic distribution.
+    """
+
+    location: jax.Array
+    log_scale: jax.Array
+
+
+def _heads(x: jax.Array, latent_size: int, dtype: str) -> Normal:
+    mean = nn.Dense(latent_size, dtype=dtype, name="mean")(x)
+    log_var = nn.Dense(latent_size, dtype=dtype, name="log_var")(x)
+    return Normal(mean.astype(jnp.float32), log_var.astype(jnp.float32))
+
+
+class MlpEncoder(nn.Module):
+    """Images [B, H, W, C] and labels [B] or None -> Normal, [B, Z]."""
+
+    config: VaeConfig
+    spec: ImageSpec
+
+    @nn.compact
+    def __call__(self, images: jax.Array, labels: jax.Array | None) -> Normal:
+        config = self.config
+        x = append_labels(images.reshape(len(images), -1), labels, self.spec.classes)
+        for i, size in enumerate(config.hidden_sizes):
+            x = nn.Dense(size, dtype=config.dtype, name=f"hidden_{i}")(x)
+            x = getattr(nn, config.activation)(x)
+        return _heads(x, config.latent_size, config.dtype)
+
+
+class MlpDecoder(nn.Module):
+    """Latents [B, Z] and labels [B] or None -> Output, [B, H, W, C]."""
+
+    config: VaeConfig
+    spec: ImageSpec
+
+    @nn.compact
+    def __call__(self, z: jax.Array, labels: jax.Array | None) -> Output:
+        config = self.config
+        x = append_labels(z, labels, self.spec.classes)
+        for i, size in enumerate(reversed(config.hidden_sizes)):
+            x = nn.Dense(size, dtype=config.dtype, name=f"hidden_{i}")(x)
+            x = getattr(nn, config.activation)(x)
+        x = nn.Dense(math.prod(self.spec.shape), dtype=config.dtype, name="output")(x)
+        x = x.astype(jnp.float32).reshape(-1, *self.spec.shape)
+        return Output(x, _log_scale(self))
+
+
+class ResNetEncoder(nn.Module):
+    """Images [B, H, W, C] and labels [B] or None -> Normal, [B, Z]."""
+
+    config: VaeConfig
+    spec: ImageSpec
+
+    @nn.compact
+    def __call__(self, images: jax.Array, labels: jax.Array | None) -> Normal:
+        config = self.config
+        halvings, _ = base_size(self.spec)
+        x = append_labels(images, labels, self.spec.classes)
+        x = Conv(config.features, 3, padding=1, dtype=config.dtype, name="input")(x)
+        for i in range(halvings):
+            block = ResidualBlock(
+                config.features << i + 1, resample="down", dtype=config.dtype, name=f"down_{i}"
+            )
+            x = block(x, train=True)
+        return _heads(nn.relu(x).reshape(len(x), -1), config.latent_size, config.dtype)
+
+
+class ResNetDecoder(nn.Module):
+    """Latents [B, Z] and labels [B] or None -> Output, [B, H, W, C]."""
+
+    config: VaeConfig
+    spec: ImageSpec
+
+    @nn.compact
+    def __call__(self, z: jax.Array, labels: jax.Array | None) -> Output:
+        config = self.config
+        halvings, (height, width) = base_size(self.spec)
+        widest = config.features << halvings
+        x = append_labels(z, labels, self.spec.classes)
+        x = nn.Dense(height * width * widest, dtype=config.dtype, name="project")(x)
+        x = x.reshape(-1, height, width, widest)
+        for i in range(halvings):
+            block = ResidualBlock(
+                widest >> i + 1, resample="up", dtype=config.dtype, name=f"up_{i}"
+            )
+            x = block(x, train=True)
+        output = Conv(self.spec.channels, 3, padding=1, dtype=config.dtype, name="output")
+        return Output(output(nn.relu(x)).astype(jnp.float32), _log_scale(self))
+
+
+def _log_scale(decoder: MlpDecoder | ResNetDecoder) -> jax.Array:
+    """The learned log scale of each channel, [C], in the unit of images in [-1, 1]."""
+    channels = decoder.spec.channels
+    if decoder.config.likelihood == "bernoulli":
+        return jnp.zeros(channels)
+    scale: jax.Array = decoder.param("log_scale", nn.initializers.constant(-1.0), (channels,))
+    return scale
+
+
+def networks(config: VaeConfig, spec: ImageSpec) -> tuple[nn.Module, nn.Module]:
+    """The encoder and the decoder that `config` describes."""
+    if config.network == "mlp":
+        return MlpEncoder(config, spec), MlpDecoder(config, spec)
+    return ResNetEncoder(config, spec), ResNetDecoder(config, spec)
+
+
+def init(config: VaeConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
+    """Initial weights, a function of `key` alone.
+
+    Raises:
+        UsageError: A size that the networks do not fit, or labels asked for and none.
+    """
+    if config.conditional and not spec.classes:
+        raise UsageError("conditional = True: the data has no classes; should be False")
+    encoder, decoder = networks(config, spec)
+    encoder_key, decoder_key = jax.random.split(key)
+    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+    params = {
+        "encoder": encoder.init(encoder_key, jnp.zeros((1, *spec.shape)), labels)["params"],
+        "decoder": decoder.init(decoder_key, jnp.zeros((1, config.latent_size)), labels)["params"],
+    }
+    return from_params(config, spec, params)
+
+
+def from_params(config: VaeConfig, spec: ImageSpec, params: dict) -> DensityState:
+    """A state at step 0 with given `{"encoder": ..., "decoder": ...}` parameters."""
+    ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
+    model = new_player({"params": params}, adam(config.optimizer))
+    return DensityState(jnp.zeros((), jnp.int32), model, spec, ema)
+
+
+def to_inputs(config: VaeConfig, images: jax.Array, key: jax.Array) -> jax.Array:
+    """Images as the likelihood takes them.
+
+    Args:
+        config: The model.
+        images: uint8 [B, H, W, C].
+        key: Of the dynamic binarization.
+
+    Returns:
+        float32 [B, H, W, C]: for a Bernoulli likelihood 0 or 1, or gray in [0, 1]; else in [-1, 1].
+    """
+    if config.likelihood != "bernoulli":
+        return images.astype(jnp.float32) / 127.5 - 1
+    gray = images.astype(jnp.float32) / 255
+    if config.binarization == "none":
+        return gray
+    if config.binarization == "dynamic":
+        return (uniform_for_batch(key, images.shape) < gray).astype(jnp.float32)
+    return (_own_noise(images) < gray).astype(jnp.float32)
+
+
+def _own_noise(images: jax.Array) -> jax.Array:
+    """Uniform noise that is a function of the image itself, so the same wherever it turns up."""
+    odd = np.random.default_rng(0).integers(0, 2**31, images.shape[1:], np.uint32) * 2 + 1
+    digests = jnp.sum(images.astype(jnp.uint32) * odd[None], axis=(1, 2, 3), dtype=jnp.uint32)
+    keys = jax.vmap(lambda digest: jax.random.fold_in(jax.random.key(0), digest))(digests)
+    return jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+
+
+def draw(posterior: Normal, key: jax.Array, samples: int) -> jax.Array:
+    """Reparameterized draws, [samples, B, Z]."""
+    batch, size = posterior.mean.shape
+    distribution = transforms.normal._replace(
+        # Batch first, so that with several devices each has its share of what one would draw.
+        noise=lambda key, _: normal_for_batch(key, (batch, samples, size)).swapaxes(0, 1)
+    )
+    sample = transforms.reparameterize(distribution)
+    return sample((posterior.mean[None], jnp.exp(0.5 * posterior.log_var)[None]), key)
+
+
+def decoded(
+    config: VaeConfig, spec: ImageSpec, params: Any, z: jax.Array, labels: jax.Array | None
+) -> Output:
+    """The decoder on [samples, B, Z], with the labels [B] of the images or None."""
+    samples, batch, size = z.shape
+    _, decoder = networks(config, spec)
+    if labels is not None:
+        labels = jnp.tile(labels, samples)
+    output: Any = decoder.apply({"params": params["decoder"]}, z.reshape(-1, size), labels)
+    return Output(output.location.reshape(samples, batch, *spec.shape), output.log_scale)
+
+
+def log_likelihood(config: VaeConfig, images: jax.Array, output: Output) -> jax.Array:
+    """`log p(x|z)` in nats, [samples, B], of inputs [B, H, W, C].
+
+    Of the density for a normal likelihood, per gray level: `log 127.5` a value less than that of
+    the values in [-1, 1], so that it compares with the others.
+    """
+    images = images[None]
+    if config.likelihood == "bernoulli":
+        return likelihood.bernoulli_log_likelihood(images, output.location)
+    log_scale = output.log_scale.reshape(1, 1, 1, 1, -1)
+    if config.likelihood == "discretized_logistic":
+        return likelihood.discretized_logistic_log_likelihood(images, output.location, log_scale)
+    density = likelihood.normal_log_likelihood(images, output.location, log_scale)
+    return density - math.prod(images.shape[2:]) * math.log(127.5)
+
+
+class Terms(NamedTuple):
+    """The parts of a bound.
+
+    Attributes:
+        log_likelihood: `log p(x|z)`, [samples, B].
+        log_ratio: `log p(z) - log q(z|x)`, [samples, B].
+        kl: `KL(q(z|x) || p(z))` of each latent, [B, Z].
+        mean: Of q(z|x), [B, Z].
+    """
+
+    log_likelihood: jax.Array
+    log_ratio: jax.Array
+    kl: jax.Array
+    mean: jax.Array
+
+
+def bound_terms(
+    config: VaeConfig,
+    spec: ImageSpec,
+    params: Any,
+    images: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array,
+    samples: int,
+) -> Terms:
+    """All that the bounds are made of, for inputs [B, H, W, C] of `to_inputs`."""
+    encoder, _ = networks(config, spec)
+    posterior: Any = encoder.apply({"params": params["encoder"]}, images, labels)
+    z = draw(posterior, key, samples)
+    output = decoded(config, spec, params, z, labels)
+    seen = jax.lax.stop_gradient(posterior) if config.sticking_the_landing else posterior
+    scale = jnp.exp(0.5 * seen.log_var)
+    log_q = transforms.log_prob(transforms.normal, (seen.mean[None], scale[None]), z)
+    return Terms(
+        log_likelihood(config, images, output),
+        likelihood.standard_normal_log_prob(z) - jnp.sum(log_q, axis=-1),
+        likelihood.normal_kl(posterior.mean, posterior.log_var),
+        posterior.mean,
+    )
+
+
+def step(
+    config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array
+) -> tuple[DensityState, Metrics]:
+    """One step of Adam on a batch of uint8 images.
+
+    Returns:
+        The state after it, and metrics, in nats an image: `loss`, which is minimized; `elbo`; `kl`,
+        its part that the latents cost; `active_units`, the latents whose posterior mean varies over
+        the batch, and `active_share`, their share; `grad_norm`.
+    """
+    chex.assert_shape(batch.images, (None, *state.spec.shape))
+    input_key, noise_key = jax.random.split(key)
+    images = to_inputs(config, jnp.asarray(batch.images), input_key)
+    labels = jnp.asarray(batch.labels) if config.conditional else None
+    beta: float | jax.Array = config.beta
+    if config.warm_up_steps:
+        beta *= jnp.minimum(1.0, state.step / config.warm_up_steps)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+        terms = bound_terms(config, state.spec, params, images, labels, noise_key, config.samples)
+        fit = jnp.mean(terms.log_likelihood, axis=0)
+        kl = jnp.sum(terms.kl, axis=-1)
+        if config.bound == "iwae":
+            loss = -jnp.mean(likelihood.iwae_bound(terms.log_likelihood + terms.log_ratio))
+        elif config.sticking_the_landing:
+            sampled = -jnp.mean(terms.log_ratio, axis=0)
+            loss = -jnp.mean(likelihood.elbo(fit, sampled, beta))
+        elif config.free_bits:
+            mean_kl = mean_over_replicas(jnp.mean(terms.kl, axis=0))
+            loss = beta * likelihood.free_bits(mean_kl, config.free_bits) - jnp.mean(fit)
+        else:
+            loss = -jnp.mean(likelihood.elbo(fit, kl, beta))
+        metrics = {"loss": loss, "elbo": jnp.mean(likelihood.elbo(fit, kl)), "kl": jnp.mean(kl)}
+        return loss, (metrics, terms.mean)
+
+    grads, (metrics, means) = jax.grad(loss_fn, has_aux=True)(state.model.params)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    metrics["active_units"] = active_units(means)
+    metrics["active_share"] = metrics["active_units"] / config.latent_size
+    metrics["grad_norm"] = global_norm(grads)
+    model = apply_gradients(state.model, grads, adam(config.optimizer))
+    ema = update_ema(state.ema, model.params, config.ema_decay, state.step)
+    return dataclasses.replace(state, step=state.step + 1, model=model, ema=ema), metrics
+
+
+def _params(state: DensityState) -> Any:
+    return state.model.params if state.ema is None else state.ema
+
+
+def encode(config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
+    """The mean of q(z|x) of uint8 images, [B, Z]; `key` of the binarization."""
+    encoder, _ = networks(config, state.spec)
+    images = to_inputs(config, jnp.asarray(batch.images), key)
+    labels = jnp.asarray(batch.labels) if config.conditional else None
+    posterior: Any = encoder.apply({"params": _params(state)["encoder"]}, images, labels)
+    return posterior.mean
+
+
+def decode(
+    config: VaeConfig, state: DensityState, latents: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """The mean of p(x|z): latents [n, Z] to images float32 [n, H, W, C] in [-1, 1]."""
+    seen = labels if config.conditional else None
+    output = decoded(config, state.spec, _params(state), latents[None], seen)
+    if config.likelihood == "bernoulli":
+        return 2 * jax.nn.sigmoid(output.location[0]) - 1
+    return jnp.clip(output.location[0], -1, 1)
+
+
+def sample(config: VaeConfig, state: DensityState, key: jax.Array, n: int) -> jax.Array:
+    """`n` images, each the mean of p(x|z) at a z from the prior.
+
+    Returns:
+        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+    """
+    labels = jnp.arange(n) % max(1, state.spec.classes)
+    return decode(config, state, jax.random.normal(key, (n, config.latent_size)), labels)
+
+
+def evaluate(
+    config: VaeConfig,
+    state: DensityState,
+    batch: Batch,
+    key: jax.Array,
+    samples: int | None = None,
+) -> Likelihood:
+    """The negative IWAE bound of `samples` draws of z, and the ELBO from up to `CHUNK` more.
+
+    Args:
+        config: The model.
+        state: The state.
+        batch: uint8 images and their labels.
+        key: Of the binarization and of all draws.
+        samples: Draws; None for `config.samples`, which with 1 gives the ELBO.
+    """
+    samples = samples or config.samples
+    input_key, noise_key, elbo_key = jax.random.split(key, 3)
+    images = to_inputs(config, jnp.asarray(batch.images), input_key)
+    labels = jnp.asarray(batch.labels) if config.conditional else None
+    chunk = max(size for size in range(1, CHUNK + 1) if samples % size == 0)
+
+    def terms(key: jax.Array) -> Terms:
+        return bound_terms(config, state.spec, _params(state), images, labels, key, chunk)
+
+    def log_weights(key: jax.Array) -> jax.Array:
+        parts = terms(key)
+        return parts.log_likelihood + parts.log_ratio
+
+    bound = likelihood.iwae_bound_in_chunks(log_weights, noise_key, samples, chunk)
+    parts = terms(elbo_key)
+    elbo = likelihood.elbo(jnp.mean(parts.log_likelihood, axis=0), jnp.sum(parts.kl, axis=-1))
+    return Likelihood(-bound, elbo)
+
+
+FAMILY = Family(
+    VaeConfig,
+    init,
+    step,
+    sample,
+    "Kingma and Welling 2014",
+    decode=decode,
+    encode=encode,
+    evaluate=evaluate,
+)

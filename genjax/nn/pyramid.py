@@ -1,0 +1,20 @@
+"""The sizes of an image as convolutions halve it."""
+
+from genjax.types import ImageSpec, UsageError
+
+
+def base_size(spec: ImageSpec) -> tuple[int, tuple[int, int]]:
+    """How often the size is halved, and (height, width) after it: 28x28 gives 2 and 7x7.
+
+    Raises:
+        UsageError: The shorter side does not come to 4 to 7 pixels by halving.
+    """
+    height, width, halvings = spec.height, spec.width, 0
+    while height % 2 == width % 2 == 0 and min(height, width) >= 8:
+        height, width, halvings = height // 2, width // 2, halvings + 1
+    if not halvings or not 4 <= min(height, width) < 8:
+        raise UsageError(
+            f"images of {spec.height}x{spec.width}: these networks halve the size until the "
+            "shorter side is 4 to 7 pixels, so sizes such as 16, 28, 32, 64 or 128 fit (--size)"
+        )
+    return halvings, (height, width)

@@ -1,0 +1,178 @@
+"""Likelihoods and the bounds of a VAE, in nats per example.
+
+Images have three axes, [..., H, W, C]: a log-likelihood sums over these and keeps those before
+them, [B] or [samples, B]. Latents have one, [..., Z].
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+IMAGE_AXES = (-3, -2, -1)
+
+Values = TypeVar("Values", float, jax.Array)
+
+
+def normal_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
+    """`KL(N(mean, exp(log_var)) || N(0, 1))` of each latent (Kingma and Welling 2014, appendix B).
+
+    Args:
+        mean: [..., Z].
+        log_var: [..., Z].
+
+    Returns:
+        [..., Z], in nats, never negative; its sum over Z is that of the whole vector.
+    """
+    chex.assert_equal_shape([mean, log_var])
+    # expm1(v) - v, which is exact near 0, where exp(v) - v - 1 loses every digit.
+    return 0.5 * (mean**2 + (jnp.expm1(log_var) - log_var))
+
+
+def standard_normal_log_prob(x: jax.Array) -> jax.Array:
+    """Log density of N(0, I) at [..., Z]; [...], in nats."""
+    return -0.5 * (jnp.sum(x**2, axis=-1) + x.shape[-1] * math.log(2 * math.pi))
+
+
+def bernoulli_log_likelihood(images: jax.Array, logits: jax.Array) -> jax.Array:
+    """`x log p + (1 - x) log(1 - p)` with `p = sigmoid(logits)`, exact at any finite logit.
+
+    Args:
+        images: In [0, 1], [..., H, W, C], of the rank of `logits`.
+        logits: [..., H, W, C].
+
+    Returns:
+        [...], in nats. For values between 0 and 1 it is no likelihood, only the cross entropy.
+    """
+    chex.assert_equal_rank([images, logits])
+    return jnp.sum(images * logits - jax.nn.softplus(logits), axis=IMAGE_AXES)
+
+
+def normal_log_likelihood(images: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """Log density of a normal distribution in each value.
+
+    Args:
+        images: [..., H, W, C].
+        mean: [..., H, W, C].
+        log_scale: Log of the standard deviation, [..., H, W, C] or a rank with 1 in its place.
+
+    Returns:
+        [...], in nats, in the unit of the images: scaled from levels 0 to 255 to [-1, 1] the
+        density of the levels is `log 127.5` a value less.
+    """
+    chex.assert_equal_rank([images, mean, log_scale])
+    squares = ((images - mean) * jnp.exp(-log_scale)) ** 2
+    return -jnp.sum(0.5 * squares + log_scale + 0.5 * math.log(2 * math.pi), axis=IMAGE_AXES)
+
+
+def discretized_logistic_log_likelihood(
+    images: jax.Array, mean: jax.Array, log_scale: jax.Array, levels: int = 256
+) -> jax.Array:
+    """Log probability of the gray level under a logistic distribution cut into `levels` bins.
+
+    Kingma et al. 2016, equation 11 of the appendix; the outermost bins reach to infinity, so that
+    the probabilities of the levels sum to 1 (Salimans et al. 2017, equation 2). With a bin from a
+    to b in units of the scale, `s(b) - s(a) = s(b) s(-a) (1 - exp(a - b))`, whose logarithm is
+    finite at any distance.
+
+    Args:
+        images: Levels mapped to [-1, 1] evenly, [..., H, W, C].
+        mean: [..., H, W, C].
+        log_scale: [..., H, W, C] or a rank with 1 in its place.
+        levels: Number of levels.
+
+    Returns:
+        [...], in nats.
+    """
+    chex.assert_equal_rank([images, mean, log_scale])
+    half_bin = 1 / (levels - 1)
+    inverse_scale = jnp.exp(-log_scale)
+    upper = jax.nn.log_sigmoid((images - mean + half_bin) * inverse_scale)
+    lower = jax.nn.log_sigmoid(-(images - mean - half_bin) * inverse_scale)
+    within = jnp.log(-jnp.expm1(-2 * half_bin * inverse_scale))
+    # Half a bin inside of the ends, against rounding.
+    is_lowest, is_highest = images < half_bin - 1, images > 1 - half_bin
+    log_prob = jnp.where(is_lowest, upper, jnp.where(is_highest, lower, upper + lower + within))
+    return jnp.sum(log_prob, axis=IMAGE_AXES)
+
+
+def elbo(log_likelihood: jax.Array, kl: jax.Array, beta: float | jax.Array = 1.0) -> jax.Array:
+    """The evidence lower bound, or beta-VAE's objective (Higgins et al. 2017, equation 4).
+
+    Args:
+        log_likelihood: `E_q log p(x|z)`, [B].
+        kl: `KL(q(z|x) || p(z))`, [B].
+        beta: Weight of the KL; 1 for the bound.
+
+    Returns:
+        [B], in nats.
+    """
+    chex.assert_equal_shape([log_likelihood, kl])
+    return log_likelihood - beta * kl
+
+
+def free_bits(mean_kl: jax.Array, minimum: float) -> jax.Array:
+    """The KL to be paid when the first `minimum` nats of each latent are free.
+
+    Kingma et al. 2016, equation 15: the minimum holds for the batch's mean, latent by latent.
+
+    Args:
+        mean_kl: Mean KL of each latent over the batch, [Z].
+        minimum: Lambda, in nats.
+
+    Returns:
+        [], in nats; its gradient is 0 in latents below the minimum.
+    """
+    chex.assert_rank(mean_kl, 1)
+    return jnp.sum(jnp.maximum(mean_kl, minimum))
+
+
+def iwae_bound(log_weights: jax.Array) -> jax.Array:
+    """`log mean_i w_i`: the importance-weighted bound (Burda et al. 2016, equation 8).
+
+    Args:
+        log_weights: `log p(x, z_i) - log q(z_i|x)`, [samples, B].
+
+    Returns:
+        [B], in nats; it rises with the number of samples towards `log p(x)`.
+    """
+    chex.assert_rank(log_weights, 2)
+    return logsumexp(log_weights, axis=0) - math.log(len(log_weights))
+
+
+def iwae_bound_in_chunks(
+    log_weights: Callable[[jax.Array], jax.Array], key: jax.Array, samples: int, chunk: int
+) -> jax.Array:
+    """The same for more samples than fit in memory.
+
+    Args:
+        log_weights: `key -> log weights` of `chunk` fresh samples, [chunk, B].
+        key: Of all draws; each chunk has its own.
+        samples: In all.
+        chunk: At once.
+
+    Returns:
+        [B], in nats.
+
+    Raises:
+        ValueError: `chunk` does not divide `samples`.
+    """
+    if samples % chunk:
+        raise ValueError(f"samples = {samples}: should be a multiple of the chunk of {chunk}")
+
+    def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.logaddexp(total, logsumexp(log_weights(key), axis=0)), None
+
+    first, *_ = keys = jax.random.split(key, samples // chunk)
+    total = logsumexp(log_weights(first), axis=0)
+    total, _ = jax.lax.scan(add, total, keys[1:])
+    return total - math.log(samples)
+
+
+def bits_per_dim(nats: Values, dimensions: int) -> Values:
+    """Nats of an example as bits for each of its `dimensions` values."""
+    return nats / (dimensions * math.log(2))

@@ -1,0 +1,152 @@
+"""How likely a model finds images that it was not trained on."""
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from genjax.data.batches import read_all
+from genjax.data.sources import open_source
+from genjax.objectives.likelihood import bits_per_dim
+from genjax.run.folder import RunFolder
+from genjax.run.recipe import Recipe
+from genjax.run.sample import Checkpoint, load_state
+from genjax.steps.diagnostics import active_units
+from genjax.types import Batch, Likelihood, State, UsageError
+
+log = logging.getLogger("genjax")
+
+# Images in one call.
+CHUNK = 100
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluator(recipe: Recipe, samples: int | None) -> Callable[..., Likelihood]:
+    assert recipe.functions.evaluate is not None
+    evaluate = functools.partial(recipe.functions.evaluate, recipe.model)
+    return jax.jit(lambda state, batch, key: evaluate(state, batch, key, samples))
+
+
+@functools.lru_cache(maxsize=8)
+def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
+    """The family's compiled `encode`.
+
+    Raises:
+        UsageError: It has none.
+    """
+    if recipe.functions.encode is None:
+        raise UsageError(f"family {recipe.family!r} has no encoder; wanted a run of vae")
+    return jax.jit(functools.partial(recipe.functions.encode, recipe.model))
+
+
+def likelihoods(
+    recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int | None = None
+) -> Likelihood:
+    """The likelihood of images under a state, some at a time.
+
+    Args:
+        recipe: Of a family that has an `evaluate`.
+        state: The state.
+        batch: Images uint8 [N, H, W, C] and labels [N].
+        key: Of all draws.
+        samples: Importance samples for each image; None for as many as training takes.
+
+    Returns:
+        Numpy arrays, [N].
+    """
+    evaluator = _evaluator(recipe, samples)
+    parts = []
+    starts = range(0, len(batch.images), CHUNK)
+    quiet = not samples or not sys.stderr.isatty()
+    for start in tqdm(starts, desc="evaluating", unit=f"x{CHUNK} images", disable=quiet):
+        some = Batch(*(array[start : start + CHUNK] for array in batch))
+        parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, start))))
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+def evaluate(
+    run: str | Path, samples: int = 5000, seed: int = 0, checkpoint: Checkpoint = "best"
+) -> dict[str, Any]:
+    """The likelihood of the images of the run's `test_split`, with its protocol.
+
+    Args:
+        run: The run folder; a line is added to its `evaluations.jsonl`.
+        samples: Importance samples for each image, where the likelihood is estimated.
+        seed: Of all draws.
+        checkpoint: `best`, `latest`, or a step.
+
+    Returns:
+        `metrics`: `nll` and `elbo` in nats an image and `bits_per_dim`, each with `..._error`, the
+        standard error of the mean over images; `active_units`. `protocol`: all that a comparison
+        has to agree in.
+
+    Raises:
+        UsageError: No run there, no such good checkpoint, no test split, or a model without a
+            likelihood.
+    """
+    folder = RunFolder(Path(run))
+    recipe, spec, _ = folder.read_config()
+    if recipe.functions.evaluate is None:
+        raise UsageError(f"family {recipe.family!r} has no likelihood; wanted a run of vae")
+    if samples < 1:
+        raise UsageError(f"samples = {samples}: should be at least 1")
+    options = recipe.data_options
+    if options.test_split is None:
+        raise UsageError(f"{run} was trained without a test_split, so no images were held out")
+    recipe, state, step = load_state(run, checkpoint)
+    source = open_source(recipe.data, dataclasses.replace(options, split=options.test_split))
+    if source.spec != spec:
+        raise UsageError(f"{options.test_split} of {recipe.data}: {source.spec}, wanted {spec}")
+    images, labels, _ = read_all(source)
+    log.info("%s images of %s, step %d of %s", f"{len(images):,}", options.test_split, step, run)
+    start = time.monotonic()
+    batch = Batch(images, labels)
+    key = jax.random.key(seed)
+    likelihood = likelihoods(recipe, state, batch, key, samples)
+    metrics: dict[str, float] = {}
+    dimensions = math.prod(spec.shape)
+    for name, values in likelihood._asdict().items():
+        if values is not None:
+            metrics[name] = float(np.mean(values, dtype=np.float64))
+            metrics[f"{name}_error"] = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
+    for name in ("", "_error"):
+        metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
+    if recipe.functions.encode is not None:
+        encode = encoder(recipe)
+        means = [
+            encode(state, Batch(images[i : i + CHUNK], labels[i : i + CHUNK]), key)
+            for i in range(0, len(images), CHUNK)
+        ]
+        metrics["active_units"] = int(active_units(jnp.concatenate(means)))
+    result = {
+        "metrics": metrics,
+        "protocol": {
+            "data": recipe.data,
+            "split": options.test_split,
+            "images": len(images),
+            "shape": spec.shape,
+            "importance_samples": samples,
+            "seed": seed,
+            "model": {
+                name: getattr(recipe.model, name)
+                for name in ("likelihood", "binarization")
+                if hasattr(recipe.model, name)
+            },
+        },
+        "step": step,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    with (folder.path / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    return result

@@ -1,0 +1,223 @@
+"""Figures of a latent space: reconstructions, paths between images, and what each latent does."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+
+from genjax.data.sources import BrokenImage, open_source
+from genjax.run.evaluate import encoder
+from genjax.run.grid import to_uint8
+from genjax.run.recipe import Recipe
+from genjax.run.sample import Checkpoint, load_state
+from genjax.types import Batch, State, UsageError
+
+PathKind = Literal["spherical", "linear"]
+# Images whose posterior means say which latents are the most active.
+ENOUGH = 100
+
+
+@functools.lru_cache(maxsize=8)
+def _decoder(recipe: Recipe) -> Callable[[State, jax.Array, jax.Array], jax.Array]:
+    if recipe.functions.decode is None:
+        raise UsageError(f"family {recipe.family!r} has no latent vectors")
+    return jax.jit(functools.partial(recipe.functions.decode, recipe.model))
+
+
+def _decode(
+    recipe: Recipe, state: State, latents: jax.Array, labels: np.ndarray | jax.Array
+) -> np.ndarray:
+    """Latents [rows, columns, Z], labels [rows] to uint8 [rows, columns, H, W, C]."""
+    rows, columns, size = latents.shape
+    images = _decoder(recipe)(state, latents.reshape(-1, size), jnp.repeat(labels, columns))
+    return to_uint8(images).reshape(rows, columns, *images.shape[1:])
+
+
+def _held_out(recipe: Recipe, n: int, seed: int) -> Batch:
+    """`n` images of the test split, or without one of the training data.
+
+    Of one seed the first are the same for any `n`.
+    """
+    options = recipe.data_options
+    options = dataclasses.replace(options, split=options.test_split or options.split)
+    source = open_source(recipe.data, options)
+    if n < 1 or n > len(source):
+        raise UsageError(f"n = {n}: should be from 1 to {len(source)}")
+    chosen = np.random.default_rng(seed).permutation(len(source))[:n]
+    read = source.read(chosen.tolist())
+    images, labels = zip(*(e for e in read if not isinstance(e, BrokenImage)), strict=True)
+    return Batch(np.stack(images), np.asarray(labels, np.int32))
+
+
+def reconstruct(
+    run: str | Path, n: int = 32, seed: int = 0, checkpoint: Checkpoint = "best"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images, and what the decoder makes of the encoder's mean of them.
+
+    Args:
+        run: The run folder, of a family with an encoder.
+        n: How many images of the test split (or, without one, of the training data).
+        seed: Which.
+        checkpoint: `best`, `latest`, or a step.
+
+    Returns:
+        The images and their reconstructions, uint8 [n, H, W, C] each.
+
+    Raises:
+        UsageError: No run there, no such good checkpoint, no encoder, or an impossible `n`.
+    """
+    recipe, state, _ = load_state(run, checkpoint)
+    encode = encoder(recipe)
+    batch = _held_out(recipe, n, seed)
+    latents = encode(state, batch, jax.random.key(seed))
+    return np.asarray(batch.images), _decode(recipe, state, latents[:, None], batch.labels)[:, 0]
+
+
+def linear(start: jax.Array, end: jax.Array, t: jax.Array) -> jax.Array:
+    """The straight line: [..., Z], [..., Z] and times [T] to [..., T, Z]."""
+    t = t.reshape(*[1] * (start.ndim - 1), -1, 1)
+    return (1 - t) * start[..., None, :] + t * end[..., None, :]
+
+
+def spherical(start: jax.Array, end: jax.Array, t: jax.Array) -> jax.Array:
+    """The great circle, with a norm that goes evenly from one to the other (White 2016, section 2).
+
+    Where Gaussian latents are many, they lie near a sphere that the straight line cuts through.
+
+    Args:
+        start: [..., Z].
+        end: [..., Z].
+        t: Times in [0, 1], [T].
+
+    Returns:
+        [..., T, Z]; for parallel vectors, the straight line.
+    """
+    norms = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (start, end)]
+    units = [x / jnp.maximum(norm, 1e-12) for x, norm in zip((start, end), norms, strict=True)]
+    angle = jnp.arccos(jnp.clip(jnp.sum(units[0] * units[1], axis=-1), -1, 1))[..., None, None]
+    sine = jnp.sin(angle)
+    t = t.reshape(*[1] * (start.ndim - 1), -1, 1)
+    is_straight = sine < 1e-6
+    a, b = (
+        jnp.where(is_straight, weight, jnp.sin(weight * angle) / jnp.where(is_straight, 1, sine))
+        for weight in (1 - t, t)
+    )
+    direction = a * units[0][..., None, :] + b * units[1][..., None, :]
+    return direction * ((1 - t) * norms[0][..., None, :] + t * norms[1][..., None, :])
+
+
+def interpolate(
+    run: str | Path,
+    n: int = 8,
+    steps: int = 10,
+    path: PathKind = "spherical",
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+) -> np.ndarray:
+    """Images along paths in latent space.
+
+    Between the encodings of images of the test split, where the family has an encoder, else
+    between draws of the prior. A conditional model keeps the label of the path's first image.
+
+    Args:
+        run: The run folder.
+        n: Paths.
+        steps: Images on each, both ends included.
+        path: `spherical` or `linear`.
+        seed: Of the ends.
+        checkpoint: `best`, `latest`, or a step.
+
+    Returns:
+        uint8 [n, steps, H, W, C].
+
+    Raises:
+        UsageError: No run there, no such good checkpoint, or an impossible `n` or `steps`.
+    """
+    if n < 1:
+        raise UsageError(f"n = {n}: should be at least 1")
+    if steps < 2:
+        raise UsageError(f"steps = {steps}: should be at least 2, the two ends")
+    recipe, state, _ = load_state(run, checkpoint)
+    key = jax.random.key(seed)
+    if recipe.functions.encode is None:
+        ends = jax.random.normal(key, (2 * n, getattr(recipe.model, "latent_size", 0)))
+        labels: np.ndarray | jax.Array = np.arange(2 * n) % max(1, state.spec.classes)
+    else:
+        batch = _held_out(recipe, 2 * n, seed)
+        ends, labels = encoder(recipe)(state, batch, key), batch.labels
+    along = {"spherical": spherical, "linear": linear}[path]
+    latents = along(ends[:n], ends[n:], jnp.linspace(0, 1, steps))
+    return _decode(recipe, state, latents, labels[:n])
+
+
+def traverse(
+    run: str | Path,
+    n: int = 10,
+    steps: int = 11,
+    extent: float = 3.0,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+) -> np.ndarray:
+    """One image as its latents change one at a time, the most active first.
+
+    Args:
+        run: The run folder, of a family with an encoder.
+        n: Latents, at most as many as there are.
+        steps: Values of each, from `-extent` to `extent`, which the prior gives in its own unit.
+        extent: See `steps`.
+        seed: Which image of the test split.
+        checkpoint: `best`, `latest`, or a step.
+
+    Returns:
+        uint8 [n, steps, H, W, C], a row for each latent.
+
+    Raises:
+        UsageError: No run there, no such good checkpoint, no encoder, or impossible numbers.
+    """
+    recipe, state, _ = load_state(run, checkpoint)
+    encode = encoder(recipe)
+    if steps < 2:
+        raise UsageError(f"steps = {steps}: should be at least 2")
+    batch = _held_out(recipe, ENOUGH, seed)
+    means = encode(state, batch, jax.random.key(seed))
+    size = means.shape[1]
+    if not 1 <= n <= size:
+        raise UsageError(f"n = {n}: should be from 1 to {size}, the latents that there are")
+    order = jnp.argsort(-jnp.var(means, axis=0))[:n]
+    values = jnp.linspace(-extent, extent, steps)
+    change = jax.nn.one_hot(order, size)[:, None, :]
+    latents = means[:1, None] * (1 - change) + values[None, :, None] * change
+    return _decode(recipe, state, latents, np.repeat(batch.labels[:1], n))
+
+
+def manifold(run: str | Path, n: int = 20, checkpoint: Checkpoint = "best") -> np.ndarray:
+    """Images over the plane of two latents (Kingma and Welling 2014, figure 4).
+
+    At the quantiles of the prior, so that equal areas of the figure are equally likely.
+
+    Args:
+        run: The run folder, of a model with two latents.
+        n: Values of each.
+        checkpoint: `best`, `latest`, or a step.
+
+    Returns:
+        uint8 [n, n, H, W, C]; the first latent rises to the right, the second upwards.
+
+    Raises:
+        UsageError: No run there, no such good checkpoint, or another number of latents.
+    """
+    if n < 2:
+        raise UsageError(f"n = {n}: should be at least 2")
+    recipe, state, _ = load_state(run, checkpoint)
+    size = getattr(recipe.model, "latent_size", None)
+    if size != 2:
+        raise UsageError(f"{run} has latent_size = {size}; a manifold is drawn of 2")
+    values = ndtri((jnp.arange(n) + 0.5) / n)
+    latents = jnp.stack(jnp.meshgrid(values, values[::-1]), axis=-1)
+    return _decode(recipe, state, latents, np.zeros(n, np.int32))

@@ -194,3 +194,27 @@ def test_cifar10_zip(shared):
     image, label = source.read([9_999])[0]
     assert image.shape == (32, 32, 3)
     assert label == 9
+
+
+def test_slices_of_data_without_splits_are_disjoint_and_mixed():
+    whole = open_source("digits", DataOptions())
+    first, rest = (
+        open_source("digits", DataOptions(split=s)) for s in ("train[:80%]", "train[80%:]")
+    )
+    assert (len(first), len(rest)) == (1437, 360)
+    assert first.spec == whole.spec
+    seen = [
+        {(image.tobytes(), label) for image, label in source.read(range(len(source)))}
+        for source in (first, rest, whole)
+    ]
+    assert seen[0] | seen[1] == seen[2]
+    labels = [label for _, label in rest.read(range(360))]
+    assert min(np.bincount(labels)) > 20
+    middle = open_source("digits", DataOptions(split="train[10%:20%]"))
+    assert len(middle) == 1797 * 20 // 100 - 1797 * 10 // 100
+
+
+@pytest.mark.parametrize("split", ["test", "train[80%]", "train[50%:50%]", "train[:0%]", ""])
+def test_a_split_that_is_not_there_is_refused(split):
+    with pytest.raises(UsageError, match="digits has no split"):
+        open_source("digits", DataOptions(split=split))

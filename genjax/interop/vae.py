@@ -1,0 +1,49 @@
+"""The VAE of PyTorch's examples: Linear layers fc1, fc21 (mean), fc22 (log variance), fc3, fc4.
+
+Their images are flattened from [C, H, W], ours from [H, W, C]; one hidden layer on each side.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from genjax.interop.entries import Entry, dump_entries, linear, load_entries
+from genjax.interop.gan import pixel_order
+from genjax.models.vae import VaeConfig
+from genjax.types import ImageSpec, UsageError
+
+
+def _entries(config: VaeConfig, spec: ImageSpec) -> Iterator[Entry]:
+    for name, wanted in (("network", "mlp"), ("likelihood", "bernoulli")):
+        if getattr(config, name) != wanted:
+            raise UsageError(f"{name} = {getattr(config, name)!r}: interop reads {wanted!r}")
+    if len(config.hidden_sizes) != 1:
+        raise UsageError(f"hidden_sizes = {config.hidden_sizes}: interop reads one hidden layer")
+    # Labels come after the pixels and after z, in their conditional variants as in ours.
+    classes = spec.classes if config.conditional else 0
+    pixels = pixel_order(spec)
+    seen = np.concatenate([pixels, len(pixels) + np.arange(classes)])
+    hidden = np.arange(config.hidden_sizes[0])
+    latents = np.arange(config.latent_size)
+    yield from linear("fc1", ("encoder", "hidden_0"), seen, hidden)
+    yield from linear("fc21", ("encoder", "mean"), hidden, latents)
+    yield from linear("fc22", ("encoder", "log_var"), hidden, latents)
+    seen = np.arange(config.latent_size + classes)
+    yield from linear("fc3", ("decoder", "hidden_0"), seen, hidden)
+    yield from linear("fc4", ("decoder", "output"), hidden, pixels)
+
+
+def load(config: VaeConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """`{"encoder": params, "decoder": params}` from `fc1.weight`, ..., `fc4.bias`.
+
+    Raises:
+        UsageError: A missing, unknown or misshapen entry, all listed; or a config that their
+            implementation has no place for.
+    """
+    return load_entries(_entries(config, spec), arrays)
+
+
+def dump(config: VaeConfig, spec: ImageSpec, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `load`: our parameters under their names, in their layouts."""
+    return dump_entries(_entries(config, spec), params)

@@ -4,7 +4,7 @@ from genjax import DataOptions, Recipe
 from genjax.models.vae import VaeConfig
 from genjax.steps.optim import AdamConfig
 
-STEPS = 60_000
+STEPS = 40_000
 
 recipe = Recipe(
     family="vae",
@@ -20,7 +20,7 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, decay_steps=STEPS),
     ),
     steps=STEPS,
-    batch_size=100,
+    batch_size=128,
     log_every=100,
-    save_every=3000,
+    save_every=2000,
 )

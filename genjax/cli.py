@@ -5,6 +5,7 @@ code 1, an interrupted one with 128 plus the number of the signal.
 """
 
 import contextlib
+import difflib
 import io
 import json
 import logging
@@ -348,10 +349,12 @@ def _one_line(framed: str, stop: BaseException) -> str:
     if isinstance(cause, ValidationError):  # our own check, within what tyro built
         place = re.match(r"Error parsing recipe\.model\.(\S+):", message)
         return (f"{place[1]}." if place else "") + describe(cause)
-    for other in others:
-        suggestion = re.search(r"(?:Perhaps you meant|similar to).*?:.*?(--[\w.-]+)", other)
-        if suggestion:
-            return f"{message}; perhaps you meant {suggestion[1]}"
+    given = re.search(r"--[\w.-]+", message)
+    hints = [other for other in others if "Perhaps you meant" in other or "similar to" in other]
+    suggestions = re.findall(r"--[\w.-]+", " ".join(hints))
+    if given and suggestions:
+        closest = difflib.get_close_matches(given[0], suggestions, n=1, cutoff=0)
+        return f"{message}; perhaps you meant {closest[0]}"
     return message
 
 

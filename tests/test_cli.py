@@ -60,6 +60,29 @@ def test_a_first_session(genjax_command, tmp_path, monkeypatch):
     assert np.load("a.npy").shape == (9, 8, 8, 1)
 
 
+def test_a_session_with_a_vae(genjax_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = [*TINY, "--latent-size", "2"]
+    assert genjax_command("train", "vae_digits", *tiny)[0] == 0
+    run = "runs/vae_digits"
+    code, out, err = genjax_command("evaluate", run, "--samples", 5)
+    assert code == 0
+    assert json.loads(out)["protocol"]["importance_samples"] == 5
+    assert "360 images of train[80%:], step" in err
+    for command, shape in (
+        (("reconstruct", run, "-n", 20), (64, 8, 8, 1)),  # two rows of 16, each with its copies
+        (("interpolate", run, "-n", 2, "--steps", 5), (10, 8, 8, 1)),
+        (("traverse", run, "-n", 2, "--steps", 3), (6, 8, 8, 1)),
+        (("manifold", run, "-n", 4), (16, 8, 8, 1)),
+    ):
+        assert genjax_command(*command, "-o", "images.npy")[0] == 0
+        assert np.load("images.npy").shape == shape
+        assert genjax_command(*command)[0] == 0
+    for name in ("reconstructions", "interpolations", "traversals", "manifold"):
+        with Image.open(f"{name}.png") as grid:
+            assert grid.size[0] > 100
+
+
 def test_list_and_show(genjax_command):
     code, out, _ = genjax_command("list")
     assert code == 0
@@ -148,6 +171,20 @@ BAD = {
     "sample RUN --checkpoint 7": "no good checkpoint 7: it has 5, 10",
     "sample RUN --checkpoint first": "first",
     "inspect nothing": "data 'nothing' is unknown",
+    "train vae_digits --likelihood normal": "binarization = 'dynamic': with likelihood 'normal'",
+    "train vae_digits --bound iwae --beta 2": "beta = 2.0: the bound 'iwae' has none",
+    "train vae_digits --split test": "digits has no split 'test'",
+    "train vae_digits --test-split test": "digits has no split 'test'",
+    "train vae_digits --network resnet --size 30": "images of 30x30: these networks halve",
+    "evaluate RUN": "family 'gan' has no likelihood",
+    "evaluate /no/such/run": "is not a run folder",
+    "reconstruct RUN": "family 'gan' has no encoder",
+    "traverse RUN": "family 'gan' has no encoder",
+    "manifold RUN": "latent_size = 64; a manifold is drawn of 2",
+    "interpolate RUN -n 0": "n = 0: should be at least 1",
+    "interpolate RUN --steps 1": "steps = 1: should be at least 2",
+    "interpolate RUN --path curved": "curved",
+    "interpolate RUN -o path.gif": "should end in .png (a grid) or .npy",
 }
 
 

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax import transforms
-from genjax.nn.conv import Conv
+from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels
 from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
@@ -172,7 +172,10 @@ class MlpDecoder(nn.Module):
 
 
 class ResNetEncoder(nn.Module):
-    """Images [B, H, W, C] and labels [B] or None -> Normal, [B, Z]."""
+    """Images [B, H, W, C] and labels [B] or None -> Normal, [B, Z].
+
+    Each halving of the size is a strided convolution and a residual block.
+    """
 
     config: VaeConfig
     spec: ImageSpec
@@ -182,17 +185,15 @@ class ResNetEncoder(nn.Module):
         config = self.config
         halvings, _ = base_size(self.spec)
         x = append_labels(images, labels, self.spec.classes)
-        x = Conv(config.features, 3, padding=1, dtype=config.dtype, name="input")(x)
         for i in range(halvings):
-            block = ResidualBlock(
-                config.features << i + 1, resample="down", dtype=config.dtype, name=f"down_{i}"
-            )
-            x = block(x, train=True)
+            features = config.features << i
+            x = Conv(features, 4, stride=2, padding=1, dtype=config.dtype, name=f"down_{i}")(x)
+            x = ResidualBlock(features, dtype=config.dtype, name=f"block_{i}")(x, train=True)
         return _heads(nn.relu(x).reshape(len(x), -1), config.latent_size, config.dtype)
 
 
 class ResNetDecoder(nn.Module):
-    """Latents [B, Z] and labels [B] or None -> Output, [B, H, W, C]."""
+    """Latents [B, Z] and labels [B] or None -> Output, [B, H, W, C]; the encoder mirrored."""
 
     config: VaeConfig
     spec: ImageSpec
@@ -201,17 +202,15 @@ class ResNetDecoder(nn.Module):
     def __call__(self, z: jax.Array, labels: jax.Array | None) -> Output:
         config = self.config
         halvings, (height, width) = base_size(self.spec)
-        widest = config.features << halvings
+        widths = [config.features << i for i in reversed(range(halvings))]
         x = append_labels(z, labels, self.spec.classes)
-        x = nn.Dense(height * width * widest, dtype=config.dtype, name="project")(x)
-        x = x.reshape(-1, height, width, widest)
-        for i in range(halvings):
-            block = ResidualBlock(
-                widest >> i + 1, resample="up", dtype=config.dtype, name=f"up_{i}"
-            )
-            x = block(x, train=True)
-        output = Conv(self.spec.channels, 3, padding=1, dtype=config.dtype, name="output")
-        return Output(output(nn.relu(x)).astype(jnp.float32), _log_scale(self))
+        x = nn.Dense(height * width * widths[0], dtype=config.dtype, name="project")(x)
+        x = x.reshape(-1, height, width, widths[0])
+        for i, features in enumerate((*widths[1:], self.spec.channels)):
+            x = ResidualBlock(widths[i], dtype=config.dtype, name=f"block_{i}")(x, train=True)
+            up = ConvTranspose(features, 4, stride=2, padding=1, dtype=config.dtype, name=f"up_{i}")
+            x = up(nn.relu(x))
+        return Output(x.astype(jnp.float32), _log_scale(self))
 
 
 def _log_scale(decoder: MlpDecoder | ResNetDecoder) -> jax.Array:

@@ -13,9 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-IMAGE_AXES = (-3, -2, -1)
-
 Values = TypeVar("Values", float, jax.Array)
+
+
+def _flat(images: jax.Array) -> jax.Array:
+    """[..., H, W, C] to [..., H * W * C].
+
+    On a CPU XLA fuses a network, a likelihood and its sum into one loop; over three axes that loop
+    takes ten times as long as over one (experiments/BENCHMARKS.md).
+    """
+    return images.reshape(*images.shape[:-3], -1)
 
 
 def normal_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -49,12 +56,21 @@ def bernoulli_log_likelihood(images: jax.Array, logits: jax.Array) -> jax.Array:
         [...], in nats. For values between 0 and 1 it is no likelihood, only the cross entropy.
     """
     chex.assert_equal_rank([images, logits])
+    images, logits = _flat(images), _flat(logits)
     # softplus(l) - x l as max(l, 0) - x l + log1p(exp(-|l|)): the first two cancel where the pixel
     # is as predicted, and the rest keeps its digits. Through |l| alone, the gradient at 0 is right
     # whatever that of |l| is taken to be there.
     size = jnp.abs(logits)
     rest = jnp.log1p(jnp.exp(-size))
-    return -jnp.sum(0.5 * (logits + size) - images * logits + rest, axis=IMAGE_AXES)
+    return -jnp.sum(0.5 * (logits + size) - images * logits + rest, axis=-1)
+
+
+def _flat_alike(
+    images: jax.Array, mean: jax.Array, log_scale: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """All three flat, the scale with a value for each of the mean's."""
+    chex.assert_equal_rank([images, mean, log_scale])
+    return _flat(images), _flat(mean), _flat(jnp.broadcast_to(log_scale, mean.shape))
 
 
 def normal_log_likelihood(images: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
@@ -69,9 +85,9 @@ def normal_log_likelihood(images: jax.Array, mean: jax.Array, log_scale: jax.Arr
         [...], in nats, in the unit of the images: scaled from levels 0 to 255 to [-1, 1] the
         density of the levels is `log 127.5` a value less.
     """
-    chex.assert_equal_rank([images, mean, log_scale])
+    images, mean, log_scale = _flat_alike(images, mean, log_scale)
     squares = ((images - mean) * jnp.exp(-log_scale)) ** 2
-    return -jnp.sum(0.5 * squares + log_scale + 0.5 * math.log(2 * math.pi), axis=IMAGE_AXES)
+    return -jnp.sum(0.5 * squares + log_scale + 0.5 * math.log(2 * math.pi), axis=-1)
 
 
 def discretized_logistic_log_likelihood(
@@ -93,7 +109,7 @@ def discretized_logistic_log_likelihood(
     Returns:
         [...], in nats.
     """
-    chex.assert_equal_rank([images, mean, log_scale])
+    images, mean, log_scale = _flat_alike(images, mean, log_scale)
     half_bin = 1 / (levels - 1)
     inverse_scale = jnp.exp(-log_scale)
     upper = jax.nn.log_sigmoid((images - mean + half_bin) * inverse_scale)
@@ -102,7 +118,7 @@ def discretized_logistic_log_likelihood(
     # Half a bin inside of the ends, against rounding.
     is_lowest, is_highest = images < half_bin - 1, images > 1 - half_bin
     log_prob = jnp.where(is_lowest, upper, jnp.where(is_highest, lower, upper + lower + within))
-    return jnp.sum(log_prob, axis=IMAGE_AXES)
+    return jnp.sum(log_prob, axis=-1)
 
 
 def elbo(log_likelihood: jax.Array, kl: jax.Array, beta: float | jax.Array = 1.0) -> jax.Array:

@@ -84,7 +84,7 @@ def test_the_best_checkpoint_is_the_likeliest(tmp_path):
     """A rate that ruins the model at the end leaves the best where it was."""
     genjax.train(RECIPE, tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
-    config["recipe"]["model"]["optimizer"]["learning_rate"] = 0.3
+    config["recipe"]["model"]["optimizer"]["learning_rate"] = 0.05
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     genjax.resume(tmp_path / "run", steps=800)
     assert genjax.evaluate(tmp_path / "run", samples=1)["step"] == 600

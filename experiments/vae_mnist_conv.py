@@ -1,0 +1,28 @@
+"""VAE on MNIST with residual convolutions, 32 latents, binarized anew at each step.
+
+    genjax train vae_mnist_conv
+
+Hardware: 2 CPU cores, TODO. Expected: TODO
+"""
+
+from genjax import DataOptions, Recipe
+from genjax.models.vae import VaeConfig
+from genjax.steps.optim import AdamConfig
+
+STEPS = 10_000
+
+recipe = Recipe(
+    family="vae",
+    data="tfds:mnist",
+    data_options=DataOptions(test_split="test"),
+    model=VaeConfig(
+        network="resnet",
+        features=32,
+        latent_size=32,
+        ema_decay=0.999,
+        optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, decay_steps=STEPS),
+    ),
+    steps=STEPS,
+    log_every=100,
+    save_every=1000,
+)

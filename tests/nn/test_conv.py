@@ -131,6 +131,64 @@ def test_each_platforms_form_is_the_same_function(size, kernel_size, stride, pad
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "stride", "padding"),
+    [
+        *GEOMETRIES[:2],
+        ((17, 20), (4, 4), 2, 1),
+        ((16, 16), (2, 2), 2, 0),
+        ((11, 9), (6, 3), 3, 2),
+        ((9, 9), (4, 4), 2, 3),
+    ],
+)
+def test_forms_for_kernels_of_whole_strides(size, kernel_size, stride, padding):
+    geometry = conv_module._Geometry(size, kernel_size, stride, padding)
+    assert geometry.fills_strides
+    x, kernel = arrays(size, kernel_size, 6, 5)
+
+    @jax.jit
+    def each(x, kernel):
+        y = conv_module._plain_conv(geometry, x, kernel)
+        expected = conv_module._input_grad_xla(geometry, y, kernel)
+        forms = (conv_module._input_grad_as_one_conv, conv_module._input_grad_as_product)
+        return [(conv_module._conv_by_phases(geometry, x, kernel), y)] + [
+            (form(geometry, y, kernel), expected) for form in forms
+        ]
+
+    for value, expected in each(x, kernel):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_many_channels_take_the_fast_forms(monkeypatch):
+    """The choice by shape: on a CPU both forms are reached, and give XLA's values and gradients."""
+    taken = set()
+
+    def spy_on(name):
+        form = getattr(conv_module, name)
+        monkeypatch.setattr(conv_module, name, lambda *args: (taken.add(name), form(*args))[1])
+
+    spy_on("_conv_by_phases")
+    spy_on("_input_grad_as_one_conv")
+    x, kernel = arrays((16, 16), (4, 4), 128, 130)
+
+    def loss(x, kernel, function):
+        return jnp.mean(jnp.sin(function(x, kernel)))
+
+    def by_lax(x, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=dimensions
+        )
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
+    value, grads = run(x, kernel / 50, lambda x, kernel: conv(x, kernel, 2, 1))
+    expected, expected_grads = run(x, kernel / 50, by_lax)
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(grad, expected_grad, rtol=1e-3, atol=1e-7)
+    assert len(taken) == 2
+
+
 @pytest.mark.parametrize("function", [conv, conv_transpose])
 @pytest.mark.parametrize(("stride", "kernel_size"), [(1, (3, 3)), (2, (4, 4)), (2, (3, 3))])
 def test_second_order_gradients_by_finite_differences(function, stride, kernel_size):

@@ -29,7 +29,7 @@ from genjax.run.sharding import as_array
 from genjax.types import Config, Family, ImageSpec, Metrics, State
 
 SPEC = ImageSpec(1, 2, 1)
-BATCH, LATENT, HIDDEN = 128, 2, (128, 128, 128)
+BATCH = 128
 LOG_EVERY, SNAPSHOTS, SAMPLES = 100, 6, 5000
 
 
@@ -63,7 +63,7 @@ class Contender:
 
 def play_gan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
     """The MLP GAN's round, with noise."""
-    return gan.play(config, state, real, jax.random.normal(key, (len(real), LATENT)))
+    return gan.play(config, state, real, jax.random.normal(key, (len(real), config.latent_size)))
 
 
 def play_wgan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
@@ -71,7 +71,7 @@ def play_wgan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tup
     return wgan.play(config, state, real, None, key)
 
 
-def contenders() -> list[Contender]:
+def contenders(latent_size: int, hidden_sizes: tuple[int, ...]) -> list[Contender]:
     """The same MLPs for all; each game with its paper's optimizer.
 
     The critics' games learn a few times faster than with the papers' rates, which are for runs of a
@@ -80,21 +80,23 @@ def contenders() -> list[Contender]:
     """
 
     def mlp(player: Any, **fields: Any) -> Any:
-        return dataclasses.replace(player, hidden_sizes=HIDDEN, **fields)
+        return dataclasses.replace(player, hidden_sizes=hidden_sizes, **fields)
 
     gan_config = gan.GanConfig(
-        latent_size=LATENT, generator=mlp(gan.PlayerConfig()), discriminator=mlp(gan.PlayerConfig())
+        latent_size=latent_size,
+        generator=mlp(gan.PlayerConfig()),
+        discriminator=mlp(gan.PlayerConfig()),
     )
     too_strong = dataclasses.replace(
         gan_config, discriminator=mlp(gan.PlayerConfig(), learning_rate=2e-3)
     )
-    wgan_config = wgan.WganConfig(network="mlp", latent_size=LATENT, clip=0.05)
+    wgan_config = wgan.WganConfig(network="mlp", latent_size=latent_size, clip=0.05)
     wgan_config = dataclasses.replace(
         wgan_config,
         generator=mlp(wgan_config.generator, learning_rate=2e-4),
         critic=mlp(wgan_config.critic, learning_rate=2e-4),
     )
-    gp_config = wgan.WganGpConfig(network="mlp", latent_size=LATENT, penalty_weight=0.1)
+    gp_config = wgan.WganGpConfig(network="mlp", latent_size=latent_size, penalty_weight=0.1)
     gp_config = dataclasses.replace(
         gp_config,
         generator=mlp(gp_config.generator, learning_rate=5e-4),
@@ -171,6 +173,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
     parser.add_argument("--steps", type=int, default=9000, help="steps of the generator")
     parser.add_argument("--only", nargs="*", help="names of contenders")
+    parser.add_argument("--latent", type=int, default=2, help="size of the noise")
+    parser.add_argument("--hidden", type=int, default=128, help="units of each of 3 layers")
     arguments = parser.parse_args()
     if arguments.steps % (SNAPSHOTS * LOG_EVERY):
         parser.error(f"--steps {arguments.steps} should be a multiple of {SNAPSHOTS * LOG_EVERY}")
@@ -179,7 +183,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for mixture in MIXTURES:
         first = {}
-        for contender in contenders():
+        for contender in contenders(arguments.latent, (arguments.hidden,) * 3):
             if arguments.only and contender.name not in arguments.only:
                 continue
             start = time.monotonic()

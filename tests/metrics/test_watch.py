@@ -74,3 +74,12 @@ def test_thresholds_on_recorded_runs():
     assert warnings((0.92, 0.87, 0.90, 0.36)) == []  # digits, end of the recipe
     assert warnings((0.95, 0.70, 0.76, 0.37)) == []  # MNIST, step 39,400
     assert len(warnings((0.65, 0.94, 0.97, 0.07))) == 2  # digits, D's learning rate times 10
+
+
+def test_posterior_collapse_is_said_of_none_and_of_few_latents():
+    for active, size in ((0, 4), (0, 50), (4, 50)):
+        (warning,) = _warnings([{"active_units": active, "active_share": active / size}] * 99)
+        assert "posterior collapse" in warning
+    # Two latents of two, and the 17 of 50 that MNIST takes of Burda's VAE.
+    for active, size in ((2, 2), (1, 2), (17, 50)):
+        assert _warnings([{"active_units": active, "active_share": active / size}] * 99) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genjax.nn.replicas import BATCH_AXIS, mean_over_replicas, normal_for_batch
-from genjax.steps.diagnostics import game_metrics, spread
+from genjax.steps.diagnostics import active_units, game_metrics, spread
 from genjax.steps.update import global_norm
 
 
@@ -54,3 +54,9 @@ def test_replicas_see_the_global_batch(devices):
     np.testing.assert_allclose(spreads, np.full(devices, spread(images)), rtol=1e-5)
     np.testing.assert_allclose(means, np.full(devices, jnp.mean(images)), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(noise.reshape(16, 5), jax.random.normal(key, (16, 5)))
+
+
+def test_active_units_are_counted_over_the_batch():
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(500, 4)).astype(np.float32) * np.float32([1.0, 0.2, 0.05, 0.0]) + 3
+    assert active_units(means) == 2  # standard deviations above 0.1

@@ -20,7 +20,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.conv import Conv, ConvTranspose
-from genjax.nn.labels import append_labels
+from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.norm import BatchNorm
 from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
@@ -36,7 +36,7 @@ from genjax.steps.update import (
     new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, UsageError
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics
 
 LEAKY_SLOPE = 0.2
 # "All weights were initialized from a zero-centered Normal distribution with standard deviation
@@ -163,8 +163,7 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
     Raises:
         UsageError: A size that cannot be halved to 4 to 7 pixels, or labels asked for and none.
     """
-    if config.conditional and not spec.classes:
-        raise UsageError("conditional = True: the data has no classes; should be False")
+    check_conditional(config.conditional, spec)
     generator, discriminator = networks(config, spec)
     generator_key, discriminator_key = jax.random.split(key)
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None

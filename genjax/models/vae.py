@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from genjax import transforms
 from genjax.nn.conv import Conv, ConvTranspose
-from genjax.nn.labels import append_labels
+from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
@@ -42,7 +42,6 @@ from genjax.types import (
     ImageSpec,
     Likelihood,
     Metrics,
-    UsageError,
 )
 
 # Most samples of an evaluation that are decoded at once.
@@ -235,8 +234,7 @@ def init(config: VaeConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
     Raises:
         UsageError: A size that the networks do not fit, or labels asked for and none.
     """
-    if config.conditional and not spec.classes:
-        raise UsageError("conditional = True: the data has no classes; should be False")
+    check_conditional(config.conditional, spec)
     encoder, decoder = networks(config, spec)
     encoder_key, decoder_key = jax.random.split(key)
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None

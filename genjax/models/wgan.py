@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from genjax.models import dcgan
 from genjax.models.gan import hidden_layers
 from genjax.nn.conv import Conv
-from genjax.nn.labels import append_labels
+from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.norm import BatchNorm
 from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
@@ -43,7 +43,7 @@ from genjax.steps.update import (
     new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional, UsageError
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional
 
 LEAKY_SLOPE = 0.2
 # Up to this size the ResNets are those of the paper's table for CIFAR-10, of one width throughout;
@@ -238,8 +238,7 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
     Raises:
         UsageError: A size that the networks do not fit, or labels asked for and none.
     """
-    if config.conditional and not spec.classes:
-        raise UsageError("conditional = True: the data has no classes; should be False")
+    check_conditional(config.conditional, spec)
     generator, critic = networks(config, spec)
     generator_key, critic_key = jax.random.split(key)
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None

@@ -3,6 +3,14 @@
 import jax
 import jax.numpy as jnp
 
+from genjax.types import ImageSpec, UsageError
+
+
+def check_conditional(conditional: bool, spec: ImageSpec) -> None:
+    """Raise a `UsageError` if labels are asked for and the data has none."""
+    if conditional and not spec.classes:
+        raise UsageError("conditional = True: the data has no classes; should be False")
+
 
 def append_labels(x: jax.Array, labels: jax.Array | None, classes: int) -> jax.Array:
     """One-hot labels as further features, the same at every pixel (Mirza and Osindero 2014).

@@ -3,8 +3,8 @@
     python experiments/studies/gaussians.py --output gaussians
 
 A point is an image of 1x2 pixels, so the families train here as they do on images, with the same
-MLPs for all: 3 hidden layers of 64 for each player. The last row gives GAN's discriminator ten
-times the learning rate, where the watch should warn that it wins. Prints the table of
+MLPs for all: 3 hidden layers for each player. The last row gives GAN's discriminator ten times the
+learning rate, where the watch of `genjax train` should speak. Prints the table of
 experiments/README.md, and writes the samples over time of the first seed as a PNG for each mixture.
 
 A sample is good within 3 standard deviations of a mode (98.9% of the data are), and a mode is
@@ -41,6 +41,13 @@ class Mixture:
     modes: np.ndarray
     std: float
 
+
+# What the watch may say, and words by which to know it.
+SIGNS = {
+    "D wins": "discriminator wins",
+    "collapse": "mode collapse",
+    "edges": "wider than the data",
+}
 
 RING = np.arange(8) * np.pi / 4
 GRID = np.linspace(-0.8, 0.8, 5)
@@ -195,9 +202,11 @@ def main() -> None:
             results = [covered_and_good(snapshots[-1], mixture) for snapshots, _ in runs]
             modes = " ".join(str(covered) for covered, _ in results)
             good = " ".join(f"{100 * share:.0f}" for _, share in results)
-            wins = sum(any("discriminator wins" in w for w in warnings) for _, warnings in runs)
-            collapses = sum(any("mode collapse" in w for w in warnings) for _, warnings in runs)
-            warned = f"D wins {wins}, collapse {collapses} of {len(runs)}"
+            said = {
+                sign: sum(any(text in w for w in warnings) for _, warnings in runs)
+                for sign, text in SIGNS.items()
+            }
+            warned = ", ".join(f"{sign} {count}" for sign, count in said.items() if count) or "none"
             cells = (mixture.name, contender.name, modes, good, warned, f"{seconds:.0f}")
             print("|", " | ".join(cells), "|", flush=True)
         name = mixture.name.replace(" ", "_").lower()

@@ -1,8 +1,9 @@
 """The watch: says so when a game has gone wrong for long.
 
-The thresholds come from runs of the MLP GAN on the digits and on MNIST. Healthy ones keep a
-`diversity` above 0.9 and a `d_fake` above 0.3 once the opening is over; with ten times the
-discriminator's learning rate they fall below 0.75 and 0.1.
+The thresholds come from runs of the MLP GAN on the digits, on MNIST and on mixtures of Gaussians.
+Healthy ones keep a `diversity` of 0.9 to 1.05 and a `d_fake` above 0.3 once the opening is over. With
+ten times the discriminator's learning rate `d_fake` falls below 0.1 and the diversity below 0.75, or
+it rises to 1.3 as the samples flee to the edges of the data.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,6 +45,13 @@ RULES = (
         PATIENCE,
         "mode collapse: the samples are much more alike than the data. Try lower learning rates",
         improves="diversity",
+    ),
+    Rule(
+        ("diversity",),
+        lambda m: m["diversity"] > 1.15,
+        PATIENCE,
+        "the samples are spread wider than the data: they keep to its edges, or are noise. The "
+        "discriminator may be too strong: try a lower discriminator.learning_rate",
     ),
     Rule(
         ("active_units", "active_share"),

@@ -30,6 +30,13 @@ def test_collapse_is_said():
     assert "mode collapse" in warning
 
 
+def test_samples_at_the_edges_of_the_data_are_said():
+    """25 Gaussians with ten times D's rate: records from step 900 on, beside those of plain GAN."""
+    (warning,) = _warnings([{**HEALTHY, "diversity": d} for d in (1.32, 1.26, 1.33, 1.35) * 20])
+    assert "wider than the data" in warning
+    assert _warnings([{**HEALTHY, "diversity": d} for d in (1.04, 1.0, 0.98, 0.96) * 20]) == []
+
+
 def test_a_slow_opening_is_no_collapse():
     """WGAN-GP on MNIST: the diversity of the first records, one in four."""
     opening = (

@@ -1,10 +1,16 @@
-"""x."""
+"""IWAE on MNIST: `vae_mnist` with the bound of 50 importance samples (Burda et al. 2016).
+
+    genjax train vae_mnist_iwae
+
+Hardware: a GPU; on 2 CPU cores a step takes 85 ms, so 6 hours, not measured to its end. Expected:
+Burda et al. reach an NLL of 84.78 nats with five times the epochs. IWAEDOC
+"""
 
 from genjax import DataOptions, Recipe
 from genjax.models.vae import VaeConfig
 from genjax.steps.optim import AdamConfig
 
-STEPS = 40_000
+STEPS = 240_000
 
 recipe = Recipe(
     family="vae",
@@ -20,7 +26,6 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, decay_steps=STEPS),
     ),
     steps=STEPS,
-    batch_size=128,
     log_every=100,
     save_every=2000,
 )

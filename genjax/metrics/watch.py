@@ -1,9 +1,9 @@
 """The watch: says so when a game has gone wrong for long.
 
 The thresholds come from runs of the MLP GAN on the digits, on MNIST and on mixtures of Gaussians.
-Healthy ones keep a `diversity` of 0.9 to 1.05 and a `d_fake` above 0.3 once the opening is over. With
-ten times the discriminator's learning rate `d_fake` falls below 0.1 and the diversity below 0.75, or
-it rises to 1.3 as the samples flee to the edges of the data.
+Healthy ones keep a `diversity` of 0.9 to 1.05 and a `d_fake` above 0.3 once the opening is over.
+With ten times the discriminator's learning rate `d_fake` falls below 0.1 and the diversity below
+0.75, or it rises to 1.3 as the samples flee to the edges of the data.
 """
 
 from collections.abc import Callable, Mapping

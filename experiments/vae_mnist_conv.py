@@ -2,7 +2,9 @@
 
     genjax train vae_mnist_conv
 
-Hardware: 2 CPU cores, TODO. Expected: TODO
+Hardware: 2 CPU cores, 20 minutes alone by its first 1,000 steps; not measured to its end. Expected:
+after 1,000 steps eval_nll 105 nats, all 32 latents active, strokes that are clean and half of the
+digits readable.
 """
 
 from genjax import DataOptions, Recipe

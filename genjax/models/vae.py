@@ -217,7 +217,7 @@ def _log_scale(decoder: MlpDecoder | ResNetDecoder) -> jax.Array:
     channels = decoder.spec.channels
     if decoder.config.likelihood == "bernoulli":
         return jnp.zeros(channels)
-    scale: jax.Array = decoder.param("log_scale", nn.initializers.constant(-1.0), (channels,))
+    scale: jax.Array = decoder.param("log_scale", nn.initializers.constant(-2.0), (channels,))
     return scale
 
 

@@ -2,7 +2,7 @@
 
     genjax train vae_mnist
 
-Hardware: 2 CPU cores, 15 minutes, and 26 beside other work. Expected: NLL 88.0 nats by
+Hardware: 2 CPU cores, 20 minutes, and 26 beside other work. Expected: NLL 88.0 nats by
 `genjax evaluate` (5,000 importance samples, 10,000 test images), ELBO -91.5, 17 active latents;
 most samples readable, a few between two classes. Burda et al. reach 86.76 with forty times the
 steps.

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,9 @@ def main() -> None:
         _fail(describe(error), 2)
     except (Diverged, SaveError) as error:
         _fail(str(error), 1)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except KeyboardInterrupt:
@@ -359,7 +363,7 @@ def _one_line(framed: str, stop: BaseException) -> str:
 
 
 def _print(text: str) -> int:
-    print(text)
+    print(text, flush=True)
     return 0
 
 

@@ -260,6 +260,14 @@ def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path):
     chex.assert_trees_all_equal(a[1], b[1])
 
 
+def test_a_reader_that_stops_reading_is_no_error(tmp_path):
+    process = _start(tmp_path, "list")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
     long = [*LONG, "--steps", "1000000", "--save-every", "1000000"]

@@ -28,7 +28,7 @@ from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import SaveError
 from genjax.run.evaluate import evaluate
-from genjax.run.grid import as_text
+from genjax.run.grid import as_text, in_pairs
 from genjax.run.inspect import inspect
 from genjax.run.latents import PathKind, interpolate, manifold, reconstruct, traverse
 from genjax.run.loop import Diverged, Result, resume, train
@@ -64,6 +64,8 @@ RECIPE is a name from `genjax list`, or the path of a .py file of yours.
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
+
+RECONSTRUCTIONS_IN_A_ROW = 16
 
 # What a command's options give: the work, to be called once they have been accepted.
 Work = Callable[[], int]
@@ -157,13 +159,7 @@ def sample_command(
         output: A .png for a grid, or a .npy for the array, uint8 [n, H, W, C].
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
     """
-
-    def work() -> int:
-        check_output(output)
-        save_images(sample(run, n, seed, checkpoint), output)
-        return _print(str(output))
-
-    return work
+    return _figure(output, lambda: (sample(run, n, seed, checkpoint), None))
 
 
 def evaluate_command(
@@ -199,19 +195,10 @@ def reconstruct_command(
         output: A .png for a grid, or a .npy for the array.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
     """
-
-    def work() -> int:
-        check_output(output)
-        images, copies = reconstruct(run, n, seed, checkpoint)
-        columns = min(n, 16)
-        # Rows of images and of their copies in turn; the last may be short.
-        rows = [part[i : i + columns] for i in range(0, n, columns) for part in (images, copies)]
-        filler = np.zeros((-n % columns, *images.shape[1:]), images.dtype)
-        rows = [row if len(row) == columns else np.concatenate([row, filler]) for row in rows]
-        save_images(np.concatenate(rows), output, columns)
-        return _print(str(output))
-
-    return work
+    columns = max(1, min(n, RECONSTRUCTIONS_IN_A_ROW))
+    return _figure(
+        output, lambda: (in_pairs(*reconstruct(run, n, seed, checkpoint), columns), columns)
+    )
 
 
 def interpolate_command(
@@ -234,7 +221,7 @@ def interpolate_command(
         output: A .png for a grid, or a .npy for the array.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
     """
-    return _figure(output, lambda: interpolate(run, n, steps, path, seed, checkpoint))
+    return _figure(output, lambda: _rows(interpolate(run, n, steps, path, seed, checkpoint)))
 
 
 def traverse_command(
@@ -257,7 +244,7 @@ def traverse_command(
         output: A .png for a grid, or a .npy for the array.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
     """
-    return _figure(output, lambda: traverse(run, n, steps, extent, seed, checkpoint))
+    return _figure(output, lambda: _rows(traverse(run, n, steps, extent, seed, checkpoint)))
 
 
 def manifold_command(
@@ -274,16 +261,21 @@ def manifold_command(
         output: A .png for a grid, or a .npy for the array.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
     """
-    return _figure(output, lambda: manifold(run, n, checkpoint))
+    return _figure(output, lambda: _rows(manifold(run, n, checkpoint)))
 
 
-def _figure(output: Path, make: Callable[[], np.ndarray]) -> Work:
-    """Save images [rows, columns, H, W, C] as they lie."""
+def _rows(images: np.ndarray) -> tuple[np.ndarray, int]:
+    """[rows, columns, H, W, C] as a list of images, and the columns."""
+    return images.reshape(-1, *images.shape[2:]), images.shape[1]
+
+
+def _figure(output: Path, make: Callable[[], tuple[np.ndarray, int | None]]) -> Work:
+    """Save what `make` gives: images, and the columns of their grid."""
 
     def work() -> int:
         check_output(output)
-        images = make()
-        save_images(images.reshape(-1, *images.shape[2:]), output, images.shape[1])
+        images, columns = make()
+        save_images(images, output, columns)
         return _print(str(output))
 
     return work

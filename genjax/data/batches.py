@@ -175,6 +175,13 @@ def read_blocks(source: Source) -> Iterator[list[Example | BrokenImage]]:
             yield examples
 
 
+def read_batch(source: Source, indices: np.ndarray) -> Batch:
+    """The images at `indices`, without those that cannot be read."""
+    examples = source.read(indices.tolist())
+    images, labels = zip(*(e for e in examples if not isinstance(e, BrokenImage)), strict=True)
+    return Batch(np.stack(images), np.asarray(labels, np.int32))
+
+
 def read_all(source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Every image that can be read.
 

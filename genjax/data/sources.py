@@ -6,6 +6,7 @@ Nothing is decoded before it is read, except headers where the size is not given
 """
 
 import collections
+import dataclasses
 import io
 import itertools
 import json
@@ -15,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -61,6 +62,11 @@ class DataOptions:
         if len(size) > 2 or any(n < 1 for n in size):
             raise ValueError("wanted HEIGHT or HEIGHT WIDTH, each at least 1")
         return size
+
+    @property
+    def for_test(self) -> Self:
+        """Options that read the test split, or without one the split that is trained on."""
+        return dataclasses.replace(self, split=self.test_split or self.split)
 
     @property
     def height_width(self) -> tuple[int, int] | None:

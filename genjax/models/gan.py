@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from genjax.nn.mlp import hidden_layers
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.objectives import adversarial
 from genjax.steps.diagnostics import game_metrics
@@ -53,11 +54,9 @@ class GanConfig(Config):
     """The discriminator."""
 
 
-def hidden_layers(x: jax.Array, sizes: tuple[int, ...], slope: float, dtype: str) -> jax.Array:
-    """Dense layers `hidden_0`, `hidden_1`, ... of the calling module, each with its LeakyReLU."""
-    for i, size in enumerate(sizes):
-        x = nn.leaky_relu(nn.Dense(size, dtype=dtype, name=f"hidden_{i}")(x), slope)
-    return x
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """The activation of both networks."""
+    return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
 class Generator(nn.Module):
@@ -70,7 +69,7 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         height, width, channels = self.spec.shape
-        x = hidden_layers(z, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
+        x = hidden_layers(z, self.hidden_sizes, leaky_relu, self.dtype)
         x = nn.Dense(height * width * channels, dtype=self.dtype, name="output")(x)
         return jnp.tanh(x.astype(jnp.float32)).reshape(-1, height, width, channels)
 
@@ -84,7 +83,7 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         x = images.reshape(len(images), -1)
-        x = hidden_layers(x, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
+        x = hidden_layers(x, self.hidden_sizes, leaky_relu, self.dtype)
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
 

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 from genjax import transforms
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
+from genjax.nn.mlp import hidden_layers
 from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
@@ -146,9 +147,7 @@ class MlpEncoder(nn.Module):
     def __call__(self, images: jax.Array, labels: jax.Array | None) -> Normal:
         config = self.config
         x = append_labels(images.reshape(len(images), -1), labels, self.spec.classes)
-        for i, size in enumerate(config.hidden_sizes):
-            x = nn.Dense(size, dtype=config.dtype, name=f"hidden_{i}")(x)
-            x = getattr(nn, config.activation)(x)
+        x = hidden_layers(x, config.hidden_sizes, getattr(nn, config.activation), config.dtype)
         return _heads(x, config.latent_size, config.dtype)
 
 
@@ -162,9 +161,8 @@ class MlpDecoder(nn.Module):
     def __call__(self, z: jax.Array, labels: jax.Array | None) -> Output:
         config = self.config
         x = append_labels(z, labels, self.spec.classes)
-        for i, size in enumerate(reversed(config.hidden_sizes)):
-            x = nn.Dense(size, dtype=config.dtype, name=f"hidden_{i}")(x)
-            x = getattr(nn, config.activation)(x)
+        sizes = config.hidden_sizes[::-1]
+        x = hidden_layers(x, sizes, getattr(nn, config.activation), config.dtype)
         x = nn.Dense(math.prod(self.spec.shape), dtype=config.dtype, name="output")(x)
         x = x.astype(jnp.float32).reshape(-1, *self.spec.shape)
         return Output(x, _log_scale(self))

@@ -24,9 +24,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.models import dcgan
-from genjax.models.gan import hidden_layers
 from genjax.nn.conv import Conv
 from genjax.nn.labels import append_labels, check_conditional
+from genjax.nn.mlp import hidden_layers
 from genjax.nn.norm import BatchNorm
 from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
@@ -113,6 +113,11 @@ class WganGpConfig(CriticGameConfig):
     """The critic."""
 
 
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """The activation of the MLPs."""
+    return nn.leaky_relu(x, LEAKY_SLOPE)
+
+
 class MlpGenerator(nn.Module):
     """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
@@ -123,7 +128,7 @@ class MlpGenerator(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
         del train  # nothing here depends on it
-        x = hidden_layers(z, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
+        x = hidden_layers(z, self.hidden_sizes, leaky_relu, self.dtype)
         x = nn.Dense(math.prod(self.spec.shape), dtype=self.dtype, name="output")(x)
         return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.spec.shape)
 
@@ -138,7 +143,7 @@ class MlpCritic(nn.Module):
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         del train
         x = images.reshape(len(images), -1)
-        x = hidden_layers(x, self.hidden_sizes, LEAKY_SLOPE, self.dtype)
+        x = hidden_layers(x, self.hidden_sizes, leaky_relu, self.dtype)
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
 

@@ -344,16 +344,12 @@ def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Arr
     # XLA's product is nearly twice as fast with its first factor transposed in memory beforehand,
     # and the barrier keeps that transposition out of the product.
     features_first = lax.optimization_barrier(y.reshape(-1, features).T)
-    rows = [
-        features_first @ row.reshape(-1, kernel_columns * channels)
-        for i in range(kernel_rows)
-        for row in [_every(beside, stride, i, geometry.output_size[0], axis=1)]
-    ]
-    return (
-        jnp.stack(rows)
-        .reshape(kernel_rows, features, kernel_columns, channels)
-        .transpose(0, 2, 3, 1)
-    )
+    rows = []
+    for i in range(kernel_rows):
+        row = _every(beside, stride, i, geometry.output_size[0], axis=1)
+        rows.append(features_first @ row.reshape(-1, kernel_columns * channels))
+    w = jnp.stack(rows).reshape(kernel_rows, features, kernel_columns, channels)
+    return w.transpose(0, 2, 3, 1)
 
 
 def _every(x: jax.Array, stride: int, first: int, count: int, axis: int) -> jax.Array:

@@ -1,6 +1,5 @@
 """How likely a model finds images that it was not trained on."""
 
-import dataclasses
 import functools
 import json
 import logging
@@ -66,13 +65,38 @@ def likelihoods(
         Numpy arrays, [N].
     """
     evaluator = _evaluator(recipe, samples)
-    parts = []
-    starts = range(0, len(batch.images), CHUNK)
     quiet = not samples or not sys.stderr.isatty()
-    for start in tqdm(starts, desc="evaluating", unit=f"x{CHUNK} images", disable=quiet):
-        some = Batch(*(array[start : start + CHUNK] for array in batch))
+    parts = []
+    for start, some in tqdm(
+        _chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet
+    ):
         parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, start))))
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+def _chunks(batch: Batch) -> list[tuple[int, Batch]]:
+    """The batch in parts of `CHUNK` images, each with the index of its first."""
+    starts = range(0, len(batch.images), CHUNK)
+    return [(start, Batch(*(array[start : start + CHUNK] for array in batch))) for start in starts]
+
+
+def _metrics(
+    recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int
+) -> dict[str, float]:
+    """The means over the images, with their standard errors; see `evaluate`."""
+    metrics: dict[str, float] = {}
+    for name, values in likelihoods(recipe, state, batch, key, samples)._asdict().items():
+        if values is not None:
+            metrics[name] = float(np.mean(values, dtype=np.float64))
+            metrics[f"{name}_error"] = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
+    dimensions = math.prod(batch.images.shape[1:])
+    for name in ("", "_error"):
+        metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
+    if recipe.functions.encode is not None:
+        encode = encoder(recipe)
+        means = jnp.concatenate([encode(state, some, key) for _, some in _chunks(batch)])
+        metrics["active_units"] = int(active_units(means))
+    return metrics
 
 
 def evaluate(
@@ -105,30 +129,13 @@ def evaluate(
     if options.test_split is None:
         raise UsageError(f"{run} was trained without a test_split, so no images were held out")
     recipe, state, step = load_state(run, checkpoint)
-    source = open_source(recipe.data, dataclasses.replace(options, split=options.test_split))
+    source = open_source(recipe.data, options.for_test)
     if source.spec != spec:
         raise UsageError(f"{options.test_split} of {recipe.data}: {source.spec}, wanted {spec}")
     images, labels, _ = read_all(source)
     log.info("%s images of %s, step %d of %s", f"{len(images):,}", options.test_split, step, run)
     start = time.monotonic()
-    batch = Batch(images, labels)
-    key = jax.random.key(seed)
-    likelihood = likelihoods(recipe, state, batch, key, samples)
-    metrics: dict[str, float] = {}
-    dimensions = math.prod(spec.shape)
-    for name, values in likelihood._asdict().items():
-        if values is not None:
-            metrics[name] = float(np.mean(values, dtype=np.float64))
-            metrics[f"{name}_error"] = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
-    for name in ("", "_error"):
-        metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
-    if recipe.functions.encode is not None:
-        encode = encoder(recipe)
-        means = [
-            encode(state, Batch(images[i : i + CHUNK], labels[i : i + CHUNK]), key)
-            for i in range(0, len(images), CHUNK)
-        ]
-        metrics["active_units"] = int(active_units(jnp.concatenate(means)))
+    metrics = _metrics(recipe, state, Batch(images, labels), jax.random.key(seed), samples)
     result = {
         "metrics": metrics,
         "protocol": {

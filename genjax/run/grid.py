@@ -32,6 +32,25 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
+def in_pairs(images: np.ndarray, copies: np.ndarray, columns: int) -> np.ndarray:
+    """Rows of images, and below each the row of their copies, for a `grid` of so many columns.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        copies: Of the same shape.
+        columns: Images in a row; the last row is filled up with black.
+
+    Returns:
+        uint8, [2 * rows * columns, H, W, C].
+    """
+    shape = images.shape[1:]
+    filler = np.zeros((-len(images) % columns, *shape), images.dtype)
+    rows = [
+        np.concatenate([part, filler]).reshape(-1, columns, *shape) for part in (images, copies)
+    ]
+    return np.stack(rows, axis=1).reshape(-1, *shape)
+
+
 def to_png(image: Image.Image) -> bytes:
     """The image as the bytes of a PNG file."""
     buffer = io.BytesIO()

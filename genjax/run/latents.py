@@ -1,6 +1,5 @@
 """Figures of a latent space: reconstructions, paths between images, and what each latent does."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from genjax.data.sources import BrokenImage, open_source
+from genjax.data.batches import read_batch
+from genjax.data.sources import open_source
 from genjax.run.evaluate import encoder
 from genjax.run.grid import to_uint8
 from genjax.run.recipe import Recipe
@@ -44,15 +44,10 @@ def _held_out(recipe: Recipe, n: int, seed: int) -> Batch:
 
     Of one seed the first are the same for any `n`.
     """
-    options = recipe.data_options
-    options = dataclasses.replace(options, split=options.test_split or options.split)
-    source = open_source(recipe.data, options)
+    source = open_source(recipe.data, recipe.data_options.for_test)
     if n < 1 or n > len(source):
         raise UsageError(f"n = {n}: should be from 1 to {len(source)}")
-    chosen = np.random.default_rng(seed).permutation(len(source))[:n]
-    read = source.read(chosen.tolist())
-    images, labels = zip(*(e for e in read if not isinstance(e, BrokenImage)), strict=True)
-    return Batch(np.stack(images), np.asarray(labels, np.int32))
+    return read_batch(source, np.random.default_rng(seed).permutation(len(source))[:n])
 
 
 def reconstruct(

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.data.batches import Batches, open_batches
-from genjax.data.sources import BrokenImage, DataOptions, Source, absolute, open_source
+from genjax.data.batches import Batches, open_batches, read_batch
+from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import ENERGY_DISTANCE, Watch
 from genjax.run.checkpoint import Checkpoints, write_atomically
@@ -229,12 +229,10 @@ class _Evaluator:
         self._folder.mkdir(exist_ok=True)
         if recipe.functions.evaluate is None:
             return
-        options = recipe.data_options
-        if options.test_split is None:
+        if recipe.data_options.test_split is None:
             log.info("no test_split is set: eval_nll is that of images that are trained on")
         else:
-            options = dataclasses.replace(options, split=options.test_split)
-            source = open_source(recipe.data, options)
+            source = open_source(recipe.data, recipe.data_options.for_test)
         self._batch = _some_images(source, recipe.seed)
 
     def __call__(self, state: State, step: int) -> dict[str, float]:
@@ -250,9 +248,7 @@ class _Evaluator:
 
 def _some_images(source: Source, seed: int) -> Batch:
     chosen = np.random.default_rng(seed).permutation(len(source))[:QUALITY_IMAGES]
-    read = source.read(np.sort(chosen).tolist())
-    images, labels = zip(*(e for e in read if not isinstance(e, BrokenImage)), strict=True)
-    return Batch(np.stack(images), np.asarray(labels, np.int32))
+    return read_batch(source, np.sort(chosen))
 
 
 @dataclasses.dataclass

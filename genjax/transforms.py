@@ -1,19 +1,27 @@
-"""Transforms: of parametrized distributions into differentiable samplers.
+"""Transforms: of parametrized distributions into differentiable samplers, and bijections.
 
 A distribution is given as noise that does not depend on its parameters, and a map from parameters
 and noise to the sample. `reparameterize` makes of it a sampler through which gradients reach the
 parameters (Kingma and Welling 2014, section 2.4), and `expectation` makes of that an estimator
-whose gradient is the pathwise, unbiased estimate of the expectation's gradient. All of it composes
-with jit, grad, vmap and scan.
+whose gradient is the pathwise, unbiased estimate of the expectation's gradient.
+
+A bijection is a pair of pure functions, `forward` and `inverse`, that give the log-determinant of
+their Jacobian beside their value, so that a density follows: `log p(x) = log p(y) + log_det` (Rezende
+and Mohamed 2015, equation 5). An algebra makes large ones of small ones: `chain`, `invert`,
+`multi_scale`, and depth as a loop, `scanned`, or with memory that does not grow, `reversible`.
+
+All of it composes with jit, grad, vmap and scan.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.scipy import stats
 from jax.scipy.special import gammaln
 
@@ -214,3 +222,295 @@ dirichlet = Distribution(
     ),
 )
 """Params: the concentration [..., K], positive."""
+
+
+class Bijection(NamedTuple):
+    """A pair of pure functions that undo each other.
+
+    Attributes:
+        forward: `x -> (y, log_det)`; x is [B, ...] or a pytree of such arrays, as is y, and
+            `log_det`, [B], is `log |det dy/dx|` of each example, float32 or wider.
+        inverse: `y -> (x, log_det)`, with the `log_det` of its own, `log |det dx/dy|`.
+    """
+
+    forward: Callable[[Any], tuple[Any, jax.Array]]
+    inverse: Callable[[Any], tuple[Any, jax.Array]]
+
+
+# What makes a bijection of parameters, or of anything else that it depends on.
+Layer = Callable[[Any], Bijection]
+
+
+def log_det(f: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
+    """`log |det df/dx|` of any function, by its whole Jacobian: the oracle of small bijections.
+
+    In reverse mode, which also passes through functions with a `custom_vjp`.
+
+    Args:
+        f: `x -> y`, both [B, ...] or pytrees of such arrays, each example on its own, and as many
+            numbers in its y as in its x. Its cost is cubic in that number.
+
+    Returns:
+        `x -> log_det`, [B].
+    """
+
+    def of_one(x: Any) -> jax.Array:
+        flat, unravel = ravel_pytree(x)
+
+        def flat_f(flat: jax.Array) -> jax.Array:
+            y = f(jax.tree.map(lambda leaf: leaf[None], unravel(flat)))
+            return ravel_pytree(y)[0]
+
+        return jnp.linalg.slogdet(jax.jacrev(flat_f)(flat))[1]
+
+    return jax.vmap(of_one)
+
+
+def sum_of_each(values: jax.Array) -> jax.Array:
+    """[B, ...] to its sums over all other axes, [B], in float32 or wider."""
+    dtype = jnp.promote_types(values.dtype, jnp.float32)
+    return jnp.sum(values.reshape(len(values), -1), axis=1, dtype=dtype)
+
+
+def zero_log_det(x: Any) -> jax.Array:
+    """Of a bijection that moves values only, or the start of a sum: zeros, [B]."""
+    leaf = jax.tree.leaves(x)[0]
+    return jnp.zeros(len(leaf), jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def invert(bijection: Bijection) -> Bijection:
+    """The same the other way round."""
+    return Bijection(bijection.inverse, bijection.forward)
+
+
+def chain(*bijections: Bijection) -> Bijection:
+    """One after the other, from left to right."""
+
+    def run(functions: list[Callable], x: Any) -> tuple[Any, jax.Array]:
+        total = zero_log_det(x)
+        for function in functions:
+            x, log_det = function(x)
+            total = total + log_det
+        return x, total
+
+    return Bijection(
+        functools.partial(run, [each.forward for each in bijections]),
+        functools.partial(run, [each.inverse for each in reversed(bijections)]),
+    )
+
+
+def elementwise(
+    f: Callable[[jax.Array], jax.Array], inverse: Callable[[jax.Array], jax.Array]
+) -> Bijection:
+    """A differentiable, strictly monotonic function of single numbers, and its inverse.
+
+    Each log-determinant is the sum of `log |f'|`, from one forward-mode derivative.
+    """
+
+    def run(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[Any, jax.Array]:
+        y, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        return y, sum_of_each(jnp.log(jnp.abs(slope)))
+
+    return Bijection(functools.partial(run, f), functools.partial(run, inverse))
+
+
+def _sigmoid(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.nn.sigmoid(x), sum_of_each(jax.nn.log_sigmoid(x) + jax.nn.log_sigmoid(-x))
+
+
+def _logit(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.log(y) - jnp.log1p(-y), -sum_of_each(jnp.log(y) + jnp.log1p(-y))
+
+
+# Its slope is far below the smallest number that 1 - y can be, so `elementwise` would not do.
+sigmoid = Bijection(_sigmoid, _logit)
+"""All numbers onto (0, 1), with a log-determinant that is finite at any finite x."""
+
+
+def affine(shift: jax.Array, log_scale: jax.Array) -> Bijection:
+    """`(x + shift) * exp(log_scale)`, both of the shape of x."""
+    log_det = sum_of_each(log_scale)
+    return Bijection(
+        lambda x: ((x + shift) * jnp.exp(log_scale), log_det),
+        lambda y: (y * jnp.exp(-log_scale) - shift, -log_det),
+    )
+
+
+def from_module(module: nn.Module, *args: Any) -> Layer:
+    """A layer of a linen module.
+
+    Args:
+        module: Its `__call__(x, *args)` is the forward function, its method `inverse(y, *args)` the
+            inverse, each with a log-determinant as `Bijection` has it.
+        args: Of both, such as labels.
+
+    Returns:
+        `variables -> Bijection`.
+    """
+    apply: Any = module.apply
+    return lambda variables: Bijection(
+        lambda x: apply(variables, x, *args),
+        lambda y: apply(variables, y, *args, method="inverse"),
+    )
+
+
+def _squeeze(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"squeeze of {height}x{width} pixels: both should be even")
+    y = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 5, 2, 4)
+    return y.reshape(batch, height // 2, width // 2, 4 * channels), zero_log_det(x)
+
+
+def _unsqueeze(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    batch, height, width, channels = y.shape
+    x = y.reshape(batch, height, width, channels // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(batch, 2 * height, 2 * width, channels // 4), zero_log_det(y)
+
+
+squeeze = Bijection(_squeeze, _unsqueeze)
+"""Space to depth (Dinh et al. 2017, section 3.6): [B, H, W, C] to [B, H/2, W/2, 4C].
+
+Pixel (dy, dx) of a 2x2 block and channel c come to channel `4 c + 2 dy + dx`.
+"""
+
+
+def split(second: Layer | None = None) -> Bijection:
+    """[B, ..., C] to `(h, z)`, the halves of its channels (Dinh et al. 2017, section 3.6).
+
+    Args:
+        second: A bijection of z that may depend on h; None leaves z as it is. Where it maps a
+            learned prior of z given h onto the standard normal, it is that prior.
+
+    Returns:
+        To a pair; h is [B, ..., C - C // 2].
+    """
+
+    def of(h: jax.Array) -> Bijection:
+        return second(h) if second else chain()
+
+    def forward(x: jax.Array) -> tuple[Any, jax.Array]:
+        kept = x.shape[-1] - x.shape[-1] // 2
+        h, z = x[..., :kept], x[..., kept:]
+        z, log_det = of(h).forward(z)
+        return (h, z), log_det
+
+    def inverse(y: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        h, z = y
+        z, log_det = of(h).inverse(z)
+        return jnp.concatenate([h, z], axis=-1), log_det
+
+    return Bijection(forward, inverse)
+
+
+def multi_scale(*levels: Bijection) -> Bijection:
+    """A part of the values leaves at each level, the rest goes on (Dinh et al. 2017, section 3.6).
+
+    Args:
+        levels: Each but the last gives a pair `(h, z)`, of which h enters the next.
+
+    Returns:
+        From x to the tuple of all z, the last of them what the last level gives.
+    """
+    *early, last = levels
+
+    def forward(x: Any) -> tuple[Any, jax.Array]:
+        total, zs = zero_log_det(x), []
+        for level in early:
+            (x, z), log_det = level.forward(x)
+            total = total + log_det
+            zs.append(z)
+        z, log_det = last.forward(x)
+        return (*zs, z), total + log_det
+
+    def inverse(zs: tuple) -> tuple[Any, jax.Array]:
+        x, total = last.inverse(zs[-1])
+        for level, z in zip(reversed(early), reversed(zs[:-1]), strict=True):
+            x, log_det = level.inverse((x, z))
+            total = total + log_det
+        return x, total
+
+    return Bijection(forward, inverse)
+
+
+def _step(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
+    return chain(*(layer(params[name]) for name, layer in layers.items()))
+
+
+def scanned(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
+    """A chain of K equal steps as one loop: the time to compile it does not depend on K.
+
+    Args:
+        layers: Of one step, by name, in their order.
+        params: For each name a pytree whose leaves are stacked, [K, ...].
+    """
+
+    def run(is_inverse: bool, x: Any) -> tuple[Any, jax.Array]:
+        def one(carry: tuple[Any, jax.Array], step_params: Any) -> tuple[Any, None]:
+            x, total = carry
+            step = _step(layers, step_params)
+            y, log_det = step.inverse(x) if is_inverse else step.forward(x)
+            return (y, total + log_det), None
+
+        return lax.scan(one, (x, zero_log_det(x)), params, reverse=is_inverse)[0]
+
+    return Bijection(functools.partial(run, False), functools.partial(run, True))
+
+
+def reversible(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
+    """The same, with gradients whose memory does not grow with K.
+
+    Only the output is kept for the backward pass, which rebuilds what each layer saw by inversion,
+    one layer at a time (Gomez et al. 2017, algorithm 1). The gradients are those of `scanned`, to
+    the rounding of the inversion; they cost one more run of the chain.
+
+    Args:
+        layers: As of `scanned`. What they close over gets no gradient: jax raises if asked for it.
+        params: As of `scanned`.
+    """
+    inverted = {name: _inverted(layers[name]) for name in reversed(layers)}
+    # The inverse runs through the steps from the last to the first.
+    backwards = jax.tree.map(lambda leaf: leaf[::-1], params)
+    return Bijection(
+        functools.partial(_reversible_run(layers), params),
+        functools.partial(_reversible_run(inverted), backwards),
+    )
+
+
+def _inverted(layer: Layer) -> Layer:
+    return lambda params: invert(layer(params))
+
+
+def _reversible_run(layers: dict[str, Layer]) -> Callable[[Any, Any], tuple[Any, jax.Array]]:
+    """`(params, x) -> (y, log_det)`, with a backward pass that starts from y."""
+
+    @jax.custom_vjp
+    def run(params: Any, x: Any) -> tuple[Any, jax.Array]:
+        return scanned(layers, params).forward(x)
+
+    def forward(params: Any, x: Any) -> tuple[Any, Any]:
+        y, log_det = run(params, x)
+        return (y, log_det), (params, y)
+
+    def backward(saved: Any, cotangents: Any) -> tuple[Any, Any]:
+        params, y = saved
+        y_bar, log_det_bar = cotangents  # the sum's gradient is that of each of its terms
+
+        def one(carry: Any, step_params: Any) -> tuple[Any, Any]:
+            y, y_bar = carry
+            grads = {}
+            for name in reversed(layers):
+                layer = layers[name]
+                # Layer by layer, not step by step: what a layer's inverse and its forward function
+                # have in common, such as the network of a coupling, is then computed once.
+                x, _ = layer(step_params[name]).inverse(y)
+                _, vjp = jax.vjp(lambda p, x: layer(p).forward(x), step_params[name], x)  # noqa: B023
+                grads[name], y_bar = vjp((y_bar, log_det_bar))
+                y = x
+            return (y, y_bar), grads
+
+        (_, x_bar), grads = lax.scan(one, (y, y_bar), params, reverse=True)
+        return grads, x_bar
+
+    run.defvjp(forward, backward)
+    return run

@@ -91,7 +91,8 @@ class Family:
         init: `init(config, key, spec) -> state`.
         step: `step(config, state, batch, key) -> (state, metrics)`, pure, written for the global
             batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
-        sample: `sample(config, state, key, n) -> images`, float32 [n, H, W, C] in [-1, 1].
+        sample: `sample(config, state, key, n) -> images`, float32 [n, H, W, C] in [-1, 1]; with
+            `temperature` as a further argument where the model has one.
         paper: Whose model this is.
         decode: `decode(config, state, latents, labels) -> images`, of latents [n, Z] and labels
             int32 [n], which only a conditional model reads; None where latents are no vectors.
@@ -99,6 +100,9 @@ class Family:
         evaluate: `evaluate(config, state, batch, key, samples) -> Likelihood`; `samples` is how
             many importance samples estimate it, None for as many as training takes. None without a
             likelihood.
+        samples: How many of them its papers report.
+        health: `health(config, state, batch) -> dict` of arrays, signs of numerical trouble of
+            which the largest are the worst; None where none is known.
     """
 
     config: type[Config]
@@ -109,3 +113,5 @@ class Family:
     decode: Callable[[Any, State, jax.Array, jax.Array], jax.Array] | None = None
     encode: Callable[[Any, State, Batch, jax.Array], jax.Array] | None = None
     evaluate: Callable[[Any, State, Batch, jax.Array, int | None], Likelihood] | None = None
+    samples: int = 1
+    health: Callable[[Any, State, Batch], dict[str, jax.Array]] | None = None

@@ -1,6 +1,6 @@
 """One room a paper; this is the single place where they are registered."""
 
-from genjax.models import dcgan, gan, vae, wgan
+from genjax.models import dcgan, gan, glow, vae, wgan
 from genjax.types import Family
 
 FAMILIES: dict[str, Family] = {
@@ -9,4 +9,5 @@ FAMILIES: dict[str, Family] = {
     "wgan": wgan.WGAN,
     "wgan_gp": wgan.WGAN_GP,
     "vae": vae.FAMILY,
+    "glow": glow.FAMILY,
 }

@@ -16,6 +16,8 @@ matrix products or as a plain convolution.
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -153,12 +155,10 @@ class ConvTranspose(Conv):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    if geometry.stride == 1 or min(w.shape[2:]) < MANY_CHANNELS or not geometry.fills_strides:
-        return _plain_conv(geometry, x, w)
     return lax.platform_dependent(
         x,
         w,
-        cpu=functools.partial(_conv_by_phases, geometry),
+        cpu=functools.partial(_conv_cpu, geometry),
         default=functools.partial(_plain_conv, geometry),
     )
 
@@ -226,6 +226,53 @@ def _kernel_grad_xla(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Arr
     return jax.linear_transpose(lambda w: _plain_conv(geometry, x, w), w)(y)[0]
 
 
+def _conv_cpu(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    if geometry.stride > 1:
+        by_phases = min(w.shape[2:]) >= MANY_CHANNELS and geometry.fills_strides
+        return (_conv_by_phases if by_phases else _plain_conv)(geometry, x, w)
+    channels, features = w.shape[2:]
+    if _patches_are_narrow(geometry, channels, features):
+        return _conv_as_product(geometry, x, w)
+    if _patches_are_narrow(geometry, features, channels):
+        return _conv_as_sum(geometry, x, w)
+    return _plain_conv(geometry, x, w)
+
+
+def _patches_are_narrow(geometry: _Geometry, few: int, many: int) -> bool:
+    """Whether all taps of the few channels take no more room than the many."""
+    return math.prod(geometry.kernel_size) * few <= many
+
+
+def _conv_as_product(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Of few channels at stride 1: what each output sees side by side, and one product of it."""
+    patches = _patches(x, geometry.kernel_size, (geometry.padding, geometry.padding))
+    y = patches.reshape(-1, patches.shape[3]) @ w.reshape(patches.shape[3], -1)
+    return y.reshape(len(x), *geometry.output_size, -1)
+
+
+def _patches(x: jax.Array, kernel_size: tuple[int, ...], padding: tuple[int, int]) -> jax.Array:
+    """[B, H, W, C] to all taps of each output side by side, [B, H', W', KH * KW * C]."""
+    x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    height, width = (
+        size - extent + 1 for size, extent in zip(x.shape[1:3], kernel_size, strict=True)
+    )
+    taps = itertools.product(*map(range, kernel_size))
+    return jnp.concatenate([x[:, i : i + height, j : j + width] for i, j in taps], axis=3)
+
+
+def _conv_as_sum(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    """To few channels at stride 1: what each pixel gives to each tap, by one product, shifted."""
+    channels, features = w.shape[2:]
+    taps = x.reshape(-1, channels) @ w.transpose(2, 0, 1, 3).reshape(channels, -1)
+    around = (geometry.padding, geometry.padding)
+    taps = jnp.pad(taps.reshape(*x.shape[:3], -1), ((0, 0), around, around, (0, 0)))
+    height, width = geometry.output_size
+    total = jnp.zeros((len(x), height, width, features), taps.dtype)
+    for k, (i, j) in enumerate(itertools.product(*map(range, geometry.kernel_size))):
+        total += taps[:, i : i + height, j : j + width, k * features : (k + 1) * features]
+    return total
+
+
 def _conv_by_phases(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     """The sum over pixels of each parity, which at stride 1 meet only the taps of one parity."""
     phases = [
@@ -269,8 +316,10 @@ def _input_grad_cpu(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Arra
 
 def _input_grad_as_conv(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     """At stride 1 the transpose is a convolution with the flipped kernel."""
-    low = tuple(extent - 1 - geometry.padding for extent in geometry.kernel_size)
+    low = [extent - 1 - geometry.padding for extent in geometry.kernel_size]
     flipped = w[::-1, ::-1].swapaxes(2, 3)
+    if low[0] == low[1] >= 0:
+        return _conv_cpu(_Geometry(y.shape[1:3], geometry.kernel_size, 1, low[0]), y, flipped)
     return _stride_one(y, flipped, (low[0], low[1]), geometry.input_size)
 
 
@@ -329,6 +378,13 @@ def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Arr
     stride, padding = geometry.stride, geometry.padding
     kernel_rows, kernel_columns = geometry.kernel_size
     channels, features = x.shape[3], y.shape[3]
+    low = (kernel_rows - 1 - padding, kernel_columns - 1 - padding)
+    if stride == 1 and min(low) >= 0 and _patches_are_narrow(geometry, features, channels):
+        # Few features: what each pixel of x gives to, side by side, from the last tap to the first.
+        patches = _patches(y, geometry.kernel_size, low)
+        w = x.reshape(-1, channels).T @ patches.reshape(-1, patches.shape[3])
+        w = w.reshape(channels, kernel_rows, kernel_columns, features)
+        return w[:, ::-1, ::-1].transpose(1, 2, 0, 3)
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     # What each column of taps meets, over all rows of the image.
     columns = [_every(x, stride, j, geometry.output_size[1], axis=2) for j in range(kernel_columns)]

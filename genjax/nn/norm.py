@@ -35,7 +35,7 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             values = x.astype(jnp.float32)
             mean = mean_over_replicas(jnp.mean(values, axes))
-            var = mean_over_replicas(jnp.mean(jnp.square(values - _along_last(mean, x)), axes))
+            var = mean_over_replicas(jnp.mean(jnp.square(values - along_last(mean, x)), axes))
             if not self.is_initializing():
                 count = number_of_replicas() * x.size // features
                 for running, new in (
@@ -46,10 +46,10 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         scale = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = (x - _along_last(mean, x)) * _along_last(scale, x) + _along_last(bias, x)
+        y = (x - along_last(mean, x)) * along_last(scale, x) + along_last(bias, x)
         return y.astype(x.dtype)
 
 
-def _along_last(values: jax.Array, x: jax.Array) -> jax.Array:
+def along_last(values: jax.Array, x: jax.Array) -> jax.Array:
     """[C] as [1, ..., C], of the rank of `x`."""
     return values.reshape((1,) * (x.ndim - 1) + values.shape)

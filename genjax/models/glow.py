@@ -1,0 +1,571 @@
+"""Glow: Kingma and Dhariwal 2018 (arXiv:1807.03039); RealNVP (1605.08803) is a configuration of it.
+
+A bijection f from images to latents z with a standard normal density, so the likelihood is exact:
+
+    log p(x) = log N(f(x); 0, I) + log |det df/dx|                      (equations 4 to 6)
+
+f has L levels. A level moves each 2x2 pixels into channels, then takes K steps of flow, each an
+actnorm, an invertible 1x1 convolution and a coupling; half of the channels leave as latents, with a
+learned normal prior given the other half, which go on (figure 2).
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from genjax import transforms
+from genjax.nn.flow import (
+    ActNorm,
+    CheckerboardCoupling,
+    Coupling,
+    InvertibleConv1x1,
+    Prior,
+    actnorm_params,
+)
+from genjax.nn.labels import check_conditional
+from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.objectives.likelihood import (
+    bits_per_dim,
+    iwae_bound_in_chunks,
+    standard_normal_log_prob,
+)
+from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.state import DensityState, Player
+from genjax.steps.update import apply_gradients, global_norm, update_ema
+from genjax.transforms import Bijection, Layer
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Likelihood, Metrics, UsageError
+
+
+@dataclass(frozen=True, config=CHECKED)
+class GlowConfig(Config):
+    """Glow."""
+
+    levels: Annotated[int, Field(gt=0)] = 2
+    """L: how often the size of the image is halved."""
+    steps_per_level: Annotated[int, Field(gt=0)] = 8
+    """K: steps of flow at each level."""
+    hidden_features: Annotated[int, Field(gt=0)] = 128
+    """Channels of the couplings' networks; 512 in the paper."""
+    coupling: Literal["affine", "additive"] = "affine"
+    """Whether a coupling scales and shifts, or shifts only."""
+    permutation: Literal["lu", "plain", "shuffle", "reverse"] = "lu"
+    """What mixes the channels: an invertible 1x1 convolution, by its LU decomposition or plain, or
+    a fixed order, random or reversed."""
+    checkerboard_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps before each squeeze, of two couplings over a checkerboard (RealNVP); 0 for none."""
+    bits: Annotated[int, Field(gt=0, le=8)] = 8
+    """Bits of a gray value that are kept; the paper has 5 for faces."""
+    dequantization: Literal["uniform", "variational"] = "uniform"
+    """Noise within a gray level: uniform, or of a flow that is learned beside (Ho et al. 2019)."""
+    dequantization_steps: Annotated[int, Field(gt=0)] = 4
+    """Steps of flow of the variational dequantization."""
+    conditional: bool = False
+    """Whether couplings and the last prior see the class label."""
+    reversible: bool = True
+    """Rebuild activations in the backward pass: memory does not grow with depth, for more time."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights that samples and evaluation use; 0 for none."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Compute type of the couplings' networks; all else stays float32. float64 is for checks, with
+    jax_enable_x64 set and parameters of that type."""
+    optimizer: AdamConfig = AdamConfig(learning_rate=1e-3, beta1=0.9)
+    """Adam."""
+
+
+class Variables(NamedTuple):
+    """Trainable parameters and fixed constants: nested dicts, the same names in both."""
+
+    params: Any
+    constants: Any
+
+    def of(self, name: str) -> Self:
+        """What is under one name."""
+        return type(self)(self.params.get(name, {}), self.constants.get(name, {}))
+
+
+def _join(children: dict[str, Variables]) -> Variables:
+    return Variables(
+        {name: child.params for name, child in children.items()},
+        {name: child.constants for name, child in children.items()},
+    )
+
+
+# A step that a chain repeats: its modules by name, in their order, each with what its functions
+# take beside x.
+Step = dict[str, tuple[nn.Module, tuple]]
+
+
+def flow_step(config: GlowConfig, channels: int, context: jax.Array | None) -> Step:
+    """Actnorm, invertible 1x1 convolution, coupling (figure 2a)."""
+    is_affine = config.coupling == "affine"
+    coupling = Coupling(channels, config.hidden_features, is_affine, config.dtype)
+    return {
+        "actnorm": (ActNorm(channels), ()),
+        "conv1x1": (InvertibleConv1x1(channels, config.permutation), ()),
+        "coupling": (coupling, (context,)),
+    }
+
+
+def checkerboard_step(config: GlowConfig, channels: int, context: jax.Array | None) -> Step:
+    """A coupling over each colour of a checkerboard (Dinh et al. 2017, section 3.6)."""
+    is_affine = config.coupling == "affine"
+    step: Step = {}
+    for parity in (0, 1):
+        coupling = CheckerboardCoupling(
+            channels, config.hidden_features, parity, is_affine, config.dtype
+        )
+        step[f"actnorm_{parity}"] = (ActNorm(channels), ())
+        step[f"coupling_{parity}"] = (coupling, (context,))
+    return step
+
+
+def _layers(step: Step) -> dict[str, Layer]:
+    return {name: transforms.from_module(module, *args) for name, (module, args) in step.items()}
+
+
+def _by_layer(step: Step, variables: Variables) -> dict[str, Any]:
+    """The variables of each layer of a step, as linen has them."""
+    return {name: variables.of(name)._asdict() for name in step}
+
+
+def _chain(config: GlowConfig, step: Step, variables: Variables) -> Bijection:
+    depth = transforms.reversible if config.reversible else transforms.scanned
+    return depth(_layers(step), _by_layer(step, variables))
+
+
+def _init_chain(key: jax.Array, step: Step, count: int, x: jax.Array) -> Variables:
+    """Variables of `count` steps, stacked, of independent keys; `x` is of the shape they see."""
+    children = {}
+    for (name, (module, args)), layer_key in zip(
+        step.items(), jax.random.split(key, len(step)), strict=True
+    ):
+        init = jax.vmap(lambda key: module.init(key, x, *args))  # noqa: B023
+        found = init(jax.random.split(layer_key, count))
+        children[name] = Variables(found.get("params", {}), found.get("constants", {}))
+    return _join(children)
+
+
+def _fit_chain(step: Step, variables: Variables, x: jax.Array) -> tuple[jax.Array, Variables]:
+    """What a chain makes of x, and its variables with each actnorm fitted to what it sees."""
+
+    def one(x: jax.Array, layers: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
+        fitted = dict(layers)
+        for name, layer in _layers(step).items():
+            if isinstance(step[name][0], ActNorm):
+                fitted[name] = layers[name] | {"params": actnorm_params(x)}
+            x, _ = layer(fitted[name]).forward(x)
+        return x, {name: found["params"] for name, found in fitted.items()}
+
+    x, params = jax.lax.scan(one, x, _by_layer(step, variables))
+    return x, Variables(params, variables.constants)
+
+
+def _prior(config: GlowConfig, channels: int, variables: Variables) -> Layer:
+    """The prior of z, [B, H, W, channels], as a function of h that gives a bijection."""
+    module = Prior(channels, config.dtype)
+    return lambda h: transforms.from_module(module, h)(variables._asdict())
+
+
+def _top_prior(
+    config: GlowConfig, channels: int, variables: Variables, context: jax.Array | None
+) -> Bijection:
+    """The last prior, given the label or nothing."""
+    prior = _prior(config, channels, variables)
+    return Bijection(
+        lambda z: prior(_top_input(z, context)).forward(z),
+        lambda y: prior(_top_input(y, context)).inverse(y),
+    )
+
+
+def _top_input(z: jax.Array, context: jax.Array | None) -> jax.Array:
+    """What the last prior sees: zeros, and the label."""
+    h = jnp.zeros_like(z)
+    if context is None:
+        return h
+    planes = jnp.broadcast_to(context, (*z.shape[:3], context.shape[-1]))
+    return jnp.concatenate([h, planes.astype(z.dtype)], axis=-1)
+
+
+def _label_planes(
+    config: GlowConfig, spec: ImageSpec, labels: jax.Array | None
+) -> jax.Array | None:
+    """One-hot labels as a context of every pixel, [B, 1, 1, classes]."""
+    if not config.conditional:
+        return None
+    return jax.nn.one_hot(labels, spec.classes)[:, None, None]
+
+
+def _levels(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
+    """(height, width, channels) of what enters each level."""
+    return [(spec.height >> i, spec.width >> i, spec.channels << i) for i in range(config.levels)]
+
+
+def latent_shapes(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
+    """(height, width, channels) of the latents of each level."""
+    shapes = [
+        (height // 2, width // 2, 2 * channels) for height, width, channels in _levels(config, spec)
+    ]
+    *early, (height, width, channels) = shapes
+    return [*early, (height, width, 2 * channels)]
+
+
+def flow(
+    config: GlowConfig, spec: ImageSpec, variables: Variables, labels: jax.Array | None
+) -> Bijection:
+    """Images [B, H, W, C], of a range of 1 about 0, to the tuple of the levels' latents.
+
+    Their shapes are `latent_shapes`; they are standard normal under the model.
+    """
+    context = _label_planes(config, spec, labels)
+    levels = []
+    for i, (_, _, channels) in enumerate(_levels(config, spec)):
+        level = variables.of(f"level_{i}")
+        parts = []
+        if config.checkerboard_steps:
+            step = checkerboard_step(config, channels, context)
+            parts.append(_chain(config, step, level.of("checkerboard")))
+        step = flow_step(config, 4 * channels, context)
+        parts += [transforms.squeeze, _chain(config, step, level.of("steps"))]
+        if i < config.levels - 1:
+            parts.append(transforms.split(_prior(config, 2 * channels, level.of("prior"))))
+        else:
+            parts.append(_top_prior(config, 4 * channels, level.of("prior"), context))
+        levels.append(transforms.chain(*parts))
+    return transforms.multi_scale(*levels)
+
+
+def noise_flow(config: GlowConfig, variables: Variables, images: jax.Array) -> Bijection:
+    """Standard normal noise to noise in (0, 1), of the shape of the images [B, H, W, C].
+
+    Flow++ (Ho et al. 2019, section 3.1): steps of flow whose couplings see the images, a sigmoid.
+    """
+    context, _ = transforms.squeeze.forward(images)
+    step = flow_step(config, context.shape[-1], context)
+    return transforms.chain(
+        transforms.squeeze,
+        _chain(config, step, variables.of("dequantization")),
+        transforms.invert(transforms.squeeze),
+        transforms.sigmoid,
+    )
+
+
+def init(config: GlowConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
+    """Initial weights, a function of `key` alone; the first step fits the actnorms to its batch.
+
+    Raises:
+        UsageError: A size that cannot be halved `levels` times, or labels asked for and none.
+    """
+    check_conditional(config.conditional, spec)
+    if spec.height % 2**config.levels or spec.width % 2**config.levels:
+        raise UsageError(
+            f"images of {spec.height}x{spec.width}: with levels = {config.levels} both should be "
+            f"multiples of {2**config.levels} (--size, --border)"
+        )
+    context = _label_planes(config, spec, jnp.zeros(1, jnp.int32))
+    children = {}
+    for i, (height, width, channels) in enumerate(_levels(config, spec)):
+        keys = iter(jax.random.split(jax.random.fold_in(key, i), 3))
+        before = jnp.zeros((1, height, width, channels))
+        after, _ = transforms.squeeze.forward(before)
+        level = {}
+        if config.checkerboard_steps:
+            step = checkerboard_step(config, channels, context)
+            count = config.checkerboard_steps
+            level["checkerboard"] = _init_chain(next(keys), step, count, before)
+        step = flow_step(config, 4 * channels, context)
+        level["steps"] = _init_chain(next(keys), step, config.steps_per_level, after)
+        h = z = after[..., : 2 * channels]
+        if i == config.levels - 1:
+            h, z = _top_input(after, context), after
+        prior = Prior(z.shape[-1], config.dtype).init(next(keys), z, h)
+        level["prior"] = Variables(prior["params"], {})
+        children[f"level_{i}"] = _join(level)
+    if config.dequantization == "variational":
+        noise, _ = transforms.squeeze.forward(jnp.zeros((1, *spec.shape)))
+        step = flow_step(config, noise.shape[-1], noise)
+        noise_key = jax.random.fold_in(key, config.levels)
+        children["dequantization"] = _init_chain(
+            noise_key, step, config.dequantization_steps, noise
+        )
+    return from_variables(config, spec, _join(children), is_fitted=False)
+
+
+def from_variables(
+    config: GlowConfig, spec: ImageSpec, variables: Variables, is_fitted: bool = True
+) -> DensityState:
+    """A state at step 0 with given variables.
+
+    Args:
+        config: The model.
+        spec: Of the images.
+        variables: Parameters and constants.
+        is_fitted: Whether the actnorms stay as they are, or are fitted to the first batch.
+    """
+    stats = {"constants": variables.constants, "is_fitted": jnp.array(is_fitted)}
+    opt_state = adam(config.optimizer).init(variables.params)
+    ema = jax.tree.map(jnp.copy, variables.params) if config.ema_decay else None
+    model = Player(variables.params, opt_state, stats)
+    return DensityState(jnp.zeros((), jnp.int32), model, spec, ema)
+
+
+def _variables(state: DensityState) -> Variables:
+    """What samples and evaluation use."""
+    params = state.model.params if state.ema is None else state.ema
+    return Variables(params, state.model.stats["constants"])
+
+
+def quantize(config: GlowConfig, images: jax.Array) -> jax.Array:
+    """uint8 images to their `bits` highest bits, float32 [B, H, W, C]: 0, 1, ..., 2^bits - 1."""
+    return jnp.floor(images.astype(jnp.float32) / 2 ** (8 - config.bits))
+
+
+def scale(config: GlowConfig, levels: jax.Array) -> jax.Array:
+    """Gray levels, with noise in [0, 1) added, to what `flow` takes, in [-1/2, 1/2)."""
+    return levels / 2**config.bits - 0.5
+
+
+def _to_images(config: GlowConfig, x: jax.Array) -> jax.Array:
+    """The gray level that x is in, float32 in [-1, 1]."""
+    highest = 2**config.bits - 1
+    levels = jnp.clip(jnp.floor((x + 0.5) * 2**config.bits), 0, highest)
+    return levels * (2 / highest) - 1
+
+
+def _noise(
+    config: GlowConfig, variables: Variables, levels: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array | float]:
+    """Noise u within gray levels, and `log q(u|x)` of it, [B]."""
+    if config.dequantization == "uniform":
+        return uniform_for_batch(key, levels.shape), 0.0
+    normal = normal_for_batch(key, levels.shape)
+    # At the middle of the level, as the flow of images would have it.
+    noise, log_det = noise_flow(config, variables, scale(config, levels + 0.5)).forward(normal)
+    return noise, standard_normal_log_prob(normal.reshape(len(normal), -1)) - log_det
+
+
+class Terms(NamedTuple):
+    """The parts of `log p`, each [B], in nats an image.
+
+    Attributes:
+        log_prior: `log N(z; 0, I)` of all latents.
+        log_det: `log |det dz/dx|`, priors included.
+        log_noise: `log q(u|x)` of the dequantization's noise.
+    """
+
+    log_prior: jax.Array
+    log_det: jax.Array
+    log_noise: jax.Array | float
+
+    def nll(self, config: GlowConfig, spec: ImageSpec) -> jax.Array:
+        """`- log P(image)`, of gray levels: x has a density to each level's width, 2^-bits."""
+        width = math.prod(spec.shape) * config.bits * math.log(2)
+        return width - self.log_prior - self.log_det + self.log_noise
+
+
+def log_prob_terms(
+    config: GlowConfig,
+    spec: ImageSpec,
+    variables: Variables,
+    batch: Batch,
+    key: jax.Array,
+) -> Terms:
+    """All that the likelihood of uint8 images is made of, with noise of `key`."""
+    levels = quantize(config, jnp.asarray(batch.images))
+    noise, log_noise = _noise(config, variables, levels, key)
+    bijection = flow(config, spec, variables, jnp.asarray(batch.labels))
+    zs, log_det = bijection.forward(scale(config, levels + noise))
+    return Terms(standard_normal_log_prob(_flatten(zs)), log_det, log_noise)
+
+
+def _flatten(zs: tuple[jax.Array, ...]) -> jax.Array:
+    """The latents of all levels as vectors, [B, H * W * C]."""
+    return jnp.concatenate([z.reshape(len(z), -1) for z in zs], axis=-1)
+
+
+def _unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple[jax.Array, ...]:
+    shapes = latent_shapes(config, spec)
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    parts = jnp.split(latents, ends, axis=-1)
+    return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def fit_actnorms(
+    config: GlowConfig, spec: ImageSpec, variables: Variables, batch: Batch, key: jax.Array
+) -> Variables:
+    """Variables whose actnorms give what they see of a batch mean 0 and variance 1 (section 3.1)."""
+    levels = quantize(config, jnp.asarray(batch.images))
+    children = {}
+    if config.dequantization == "variational":
+        images, _ = transforms.squeeze.forward(scale(config, levels + 0.5))
+        normal, _ = transforms.squeeze.forward(normal_for_batch(key, levels.shape))
+        step = flow_step(config, images.shape[-1], images)
+        _, children["dequantization"] = _fit_chain(step, variables.of("dequantization"), normal)
+    noise, _ = _noise(config, _join(children), levels, key)
+    x = scale(config, levels + noise)
+    context = _label_planes(config, spec, jnp.asarray(batch.labels))
+    for i, (_, _, channels) in enumerate(_levels(config, spec)):
+        level = variables.of(f"level_{i}")
+        fitted = {"prior": level.of("prior")}
+        if config.checkerboard_steps:
+            step = checkerboard_step(config, channels, context)
+            x, fitted["checkerboard"] = _fit_chain(step, level.of("checkerboard"), x)
+        x, _ = transforms.squeeze.forward(x)
+        x, fitted["steps"] = _fit_chain(
+            flow_step(config, 4 * channels, context), level.of("steps"), x
+        )
+        (x, _), _ = transforms.split().forward(x)
+        children[f"level_{i}"] = _join(fitted)
+    return _join(children)
+
+
+def step(
+    config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array
+) -> tuple[DensityState, Metrics]:
+    """One step of Adam on a batch of uint8 images.
+
+    Returns:
+        The state after it, and metrics: `loss`, which is minimized, the bits/dim of the batch;
+        `log_prior` and `log_det`, its parts in bits/dim; `grad_norm`.
+    """
+    chex.assert_shape(batch.images, (None, *state.spec.shape))
+    dimensions = math.prod(state.spec.shape)
+    stats = state.model.stats
+    constants = stats["constants"]
+
+    def fit(params: Any) -> Any:
+        variables = Variables(params, constants)
+        return fit_actnorms(config, state.spec, variables, batch, key).params
+
+    params = jax.lax.cond(stats["is_fitted"], lambda params: params, fit, state.model.params)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        variables = Variables(params, constants)
+        terms = log_prob_terms(config, state.spec, variables, batch, key)
+        loss = jnp.mean(bits_per_dim(terms.nll(config, state.spec), dimensions))
+        parts = {"log_prior": terms.log_prior, "log_det": terms.log_det}
+        means = {name: jnp.mean(bits_per_dim(value, dimensions)) for name, value in parts.items()}
+        return loss, {"loss": loss, **means}
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(params)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    metrics["grad_norm"] = global_norm(grads)
+    stats = {"constants": constants, "is_fitted": jnp.array(True)}
+    model = Player(params, state.model.opt_state, stats)
+    model = apply_gradients(model, grads, adam(config.optimizer))
+    ema = state.ema
+    if ema is not None:
+        ema = jax.lax.cond(state.model.stats["is_fitted"], lambda: ema, lambda: params)
+    ema = update_ema(ema, model.params, config.ema_decay, state.step)
+    return dataclasses.replace(state, step=state.step + 1, model=model, ema=ema), metrics
+
+
+def encode(config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
+    """The latents of uint8 images, [B, H * W * C], from the middle of each gray level."""
+    del key
+    levels = quantize(config, jnp.asarray(batch.images))
+    bijection = flow(config, state.spec, _variables(state), jnp.asarray(batch.labels))
+    zs, _ = bijection.forward(scale(config, levels + 0.5))
+    return _flatten(zs)
+
+
+def decode(
+    config: GlowConfig, state: DensityState, latents: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Latents [n, H * W * C] to images float32 [n, H, W, C] in [-1, 1], of `bits` bits."""
+    bijection = flow(config, state.spec, _variables(state), labels)
+    x, _ = bijection.inverse(_unflatten(config, state.spec, latents))
+    return _to_images(config, x)
+
+
+def sample(
+    config: GlowConfig, state: DensityState, key: jax.Array, n: int, temperature: float = 1.0
+) -> jax.Array:
+    """`n` images.
+
+    Args:
+        config: The model.
+        state: The state.
+        key: Of the latents.
+        n: How many.
+        temperature: Standard deviation of the latents at every level, in the prior's unit; the
+            paper draws its faces with 0.7 (section 6).
+
+    Returns:
+        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+    """
+    latents = temperature * jax.random.normal(key, (n, math.prod(state.spec.shape)))
+    labels = jnp.arange(n) % max(1, state.spec.classes)
+    return decode(config, state, latents, labels)
+
+
+def evaluate(
+    config: GlowConfig,
+    state: DensityState,
+    batch: Batch,
+    key: jax.Array,
+    samples: int | None = None,
+) -> Likelihood:
+    """The negative log-likelihood of uint8 images in nats.
+
+    With one draw of the dequantization's noise an unbiased estimate of the bound that training
+    maximizes, which is what papers report; with more, the tighter bound that their mean gives.
+
+    Args:
+        config: The model.
+        state: The state.
+        batch: uint8 images and their labels.
+        key: Of the noise.
+        samples: Draws of the noise; None for 1.
+    """
+
+    def log_prob(key: jax.Array) -> jax.Array:
+        terms = log_prob_terms(config, state.spec, _variables(state), batch, key)
+        return -terms.nll(config, state.spec)[None]
+
+    return Likelihood(-iwae_bound_in_chunks(log_prob, key, samples or 1, 1))
+
+
+def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, jax.Array]:
+    """What shows whether the model can still be inverted; the largest values are the worst.
+
+    Returns:
+        `round_trip_error`: `max |x - f^-1(f(x))|` of each image, [B], as a share of the range of
+        gray values; 1 where it is not finite. `condition_number`: of each 1x1 convolution, [L * K];
+        none where all are permutations.
+    """
+    variables = _variables(state)
+    x = scale(config, quantize(config, jnp.asarray(batch.images)) + 0.5)
+    bijection = flow(config, state.spec, variables, jnp.asarray(batch.labels))
+    again, _ = bijection.inverse(bijection.forward(x)[0])
+    error = jnp.max(jnp.abs(x - again).reshape(len(x), -1), axis=1)
+    found = {"round_trip_error": jnp.where(jnp.isfinite(error), jnp.minimum(error, 1), 1)}
+    if config.permutation in ("lu", "plain"):
+        conditions = []
+        for i, (_, _, channels) in enumerate(_levels(config, state.spec)):
+            module = InvertibleConv1x1(4 * channels, config.permutation)
+            layer = variables.of(f"level_{i}").of("steps").of("conv1x1")._asdict()
+            weights = jax.vmap(lambda layer: module.apply(layer, method="weight"))(layer)  # noqa: B023
+            conditions.append(jnp.linalg.cond(weights))
+        found["condition_number"] = jnp.concatenate(conditions)
+    return found
+
+
+FAMILY = Family(
+    GlowConfig,
+    init,
+    step,
+    sample,
+    "Kingma and Dhariwal 2018",
+    decode=decode,
+    encode=encode,
+    evaluate=evaluate,
+    health=health,
+)

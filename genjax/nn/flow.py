@@ -1,0 +1,308 @@
+"""Layers of normalizing flows: linen modules with a forward function and a method `inverse`.
+
+Both take x [B, H, W, C] and give `(y, log_det [B])`, as `transforms.from_module` wants it.
+"""
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import lu, solve_triangular
+
+from genjax import transforms
+from genjax.nn.conv import Conv, conv
+from genjax.nn.norm import along_last
+from genjax.nn.replicas import mean_over_replicas
+from genjax.transforms import Bijection, sum_of_each
+
+Value = tuple[jax.Array, jax.Array]
+Permutation = Literal["lu", "plain", "shuffle", "reverse"]
+
+
+def _per_pixel(x: jax.Array, log_det: jax.Array) -> jax.Array:
+    """The log-determinant of a map that is the same at every pixel, [B], from that of one, []."""
+    return jnp.full(len(x), x.shape[1] * x.shape[2] * log_det, transforms.zero_log_det(x).dtype)
+
+
+class ActNorm(nn.Module):
+    """`scale * (x + loc)`, a gain and a shift for each channel (Kingma and Dhariwal 2018, 3.1).
+
+    `actnorm_params` gives the values to begin with.
+
+    Attributes:
+        features: Channels C.
+    """
+
+    features: int
+
+    def setup(self) -> None:
+        self.loc = self.param("loc", nn.initializers.zeros, (self.features,))
+        self.scale = self.param("scale", nn.initializers.ones, (self.features,))
+
+    def _log_det(self, x: jax.Array) -> jax.Array:
+        return _per_pixel(x, jnp.sum(jnp.log(jnp.abs(self.scale))))
+
+    def __call__(self, x: jax.Array) -> Value:
+        return along_last(self.scale, x) * (x + along_last(self.loc, x)), self._log_det(x)
+
+    def inverse(self, y: jax.Array) -> Value:
+        return y / along_last(self.scale, y) - along_last(self.loc, y), -self._log_det(y)
+
+
+def actnorm_params(x: jax.Array) -> dict[str, jax.Array]:
+    """Parameters with which `ActNorm` gives each channel of the global batch mean 0, variance 1."""
+    axes = tuple(range(x.ndim - 1))
+    mean = mean_over_replicas(jnp.mean(x, axes))
+    variance = mean_over_replicas(jnp.mean((x - along_last(mean, x)) ** 2, axes))
+    # A channel that is constant in the batch keeps a finite gain.
+    return {"loc": -mean, "scale": 1 / (jnp.sqrt(variance) + 1e-6)}
+
+
+class InvertibleConv1x1(nn.Module):
+    """A matrix over the channels of each pixel, `y = W x` (Kingma and Dhariwal 2018, section 3.2).
+
+    Begins as a random rotation, or is a permutation that stays as it is.
+
+    Attributes:
+        features: Channels C.
+        kind: `lu`: `W = P L (U + diag(s))`, of which P and the signs of s are fixed (equations 10
+            and 11); `plain`: W itself, with a determinant at the cost of C^3; `shuffle`: a random
+            permutation; `reverse`: the reverse order.
+    """
+
+    features: int
+    kind: Permutation = "lu"
+
+    def setup(self) -> None:
+        # One rotation is the start of all that W is made of. Only `init` ever calls these.
+        key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)
+        if self.kind == "lu":
+            parts = functools.partial(_lu_of_rotation, key, self.features)
+            self.permutation = self.variable("constants", "permutation", lambda: parts()[0])
+            self.sign = self.variable("constants", "sign", lambda: parts()[1])
+            self.lower = self.param("lower", lambda _: parts()[2])
+            self.upper = self.param("upper", lambda _: parts()[3])
+            self.log_scale = self.param("log_scale", lambda _: parts()[4])
+        elif self.kind == "plain":
+            self.kernel = self.param(
+                "kernel", nn.initializers.orthogonal(), (self.features, self.features)
+            )
+        else:
+            order = functools.partial(_order, self.kind, key, self.features)
+            self.permutation = self.variable("constants", "permutation", order)
+
+    def _factors(self) -> tuple[jax.Array, jax.Array]:
+        """L and `U + diag(s)`."""
+        one = jnp.eye(self.features, dtype=self.lower.dtype)
+        scale = self.sign.value * jnp.exp(self.log_scale)
+        return jnp.tril(self.lower, -1) + one, jnp.triu(self.upper, 1) + one * scale[None]
+
+    def weight(self) -> jax.Array:
+        """W, [C, C]."""
+        if self.kind == "plain":
+            return self.kernel
+        if self.kind == "lu":
+            lower, upper = self._factors()
+            return self.permutation.value @ _dot(lower, upper)
+        return self.permutation.value
+
+    def _inverse_weight(self) -> jax.Array:
+        if self.kind == "plain":
+            return jnp.linalg.inv(self.kernel)
+        if self.kind == "lu":
+            lower, upper = self._factors()
+            rest = solve_triangular(lower, self.permutation.value.T, lower=True, unit_diagonal=True)
+            return solve_triangular(upper, rest)
+        return self.permutation.value.T
+
+    def _log_det(self, x: jax.Array) -> jax.Array:
+        if self.kind == "plain":
+            return _per_pixel(x, jnp.linalg.slogdet(self.kernel)[1])
+        if self.kind == "lu":
+            return _per_pixel(x, jnp.sum(self.log_scale))
+        return transforms.zero_log_det(x)
+
+    def __call__(self, x: jax.Array) -> Value:
+        return _dot(x, self.weight().T.astype(x.dtype)), self._log_det(x)
+
+    def inverse(self, y: jax.Array) -> Value:
+        return _dot(y, self._inverse_weight().T.astype(y.dtype)), -self._log_det(y)
+
+
+def _dot(x: jax.Array, w: jax.Array) -> jax.Array:
+    # A TPU would round its factors to bfloat16, and no inverse would undo that.
+    return jnp.dot(x, w, precision="highest")
+
+
+def _lu_of_rotation(key: jax.Array, features: int) -> tuple[jax.Array, ...]:
+    """P, signs of s, L, U and log |s| of a random rotation."""
+    permutation, lower, upper = lu(jax.random.orthogonal(key, features))
+    scale = jnp.diag(upper)
+    log_scale = jnp.log(jnp.abs(scale))
+    return permutation, jnp.sign(scale), jnp.tril(lower, -1), jnp.triu(upper, 1), log_scale
+
+
+def _order(kind: str, key: jax.Array, features: int) -> jax.Array:
+    one = jnp.eye(features)
+    return one[::-1] if kind == "reverse" else jax.random.permutation(key, one)
+
+
+class ZeroConv(nn.Module):
+    """3x3 convolution that begins at 0, times a learned scale (Kingma and Dhariwal 2018, 3.3).
+
+    [B, H, W, I] -> [B, H, W, features], float32. The image is padded with 1, so that the network
+    can tell its border; `exp(3 * log_scale)` lets the output grow fast.
+    """
+
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.zeros, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        log_scale = self.param("log_scale", nn.initializers.zeros, (self.features,))
+        # Padded with 0 and 1 added everywhere: the same as padded with 1, on a faster convolution.
+        y = conv(x.astype(self.dtype) - 1, kernel, padding=1)
+        y = y.astype(bias.dtype) + along_last(jnp.sum(kernel, (0, 1, 2)).astype(bias.dtype), y)
+        return (y + along_last(bias, y)) * along_last(jnp.exp(3 * log_scale), y)
+
+
+class CouplingNet(nn.Module):
+    """The 3x3-1x1-3x3 network of a coupling (Kingma and Dhariwal 2018, section 3.3).
+
+    x [B, H, W, I] and a context [B, H or 1, W or 1, K] or None -> [B, H, W, features], float32; 0 at
+    the beginning.
+    """
+
+    features: int
+    hidden_features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None) -> jax.Array:
+        if context is not None:
+            planes = jnp.broadcast_to(context, (*x.shape[:3], context.shape[-1]))
+            x = jnp.concatenate([x, planes.astype(x.dtype)], axis=-1)
+        initializer = nn.initializers.normal(0.05)
+        conv_0 = Conv(
+            self.hidden_features,
+            3,
+            padding=1,
+            kernel_init=initializer,
+            dtype=self.dtype,
+            name="conv_0",
+        )
+        # One matrix at each pixel: a 1x1 convolution.
+        conv_1 = nn.Dense(
+            self.hidden_features, kernel_init=initializer, dtype=self.dtype, name="conv_1"
+        )
+        x = nn.relu(conv_1(nn.relu(conv_0(x))))
+        return ZeroConv(self.features, self.dtype, name="output")(x)
+
+
+def _coupled(output: jax.Array, affine: bool) -> tuple[jax.Array, jax.Array]:
+    """Shift and log of the scale from a network's output; the scale is `sigmoid(s + 2)`."""
+    if not affine:
+        return output, jnp.zeros_like(output)
+    s, shift = jnp.split(output, 2, axis=-1)
+    return shift, jax.nn.log_sigmoid(s + 2)
+
+
+class Coupling(nn.Module):
+    """One half of the channels, and a context, say what happens to the other (section 3.3).
+
+    Affine: `(b + t) * sigmoid(s + 2)`, with s and t of the network; additive: `b + t`.
+
+    Attributes:
+        features: Channels C.
+        hidden_features: Of the network.
+        affine: Or additive.
+        dtype: Of the network's computations.
+    """
+
+    features: int
+    hidden_features: int
+    affine: bool = True
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        outputs = self.features // 2 * (1 + self.affine)
+        self.net = CouplingNet(outputs, self.hidden_features, self.dtype)
+
+    def _bijection(self, context: jax.Array | None) -> Bijection:
+        def change(kept: jax.Array) -> Bijection:
+            return transforms.affine(*_coupled(self.net(kept, context), self.affine))
+
+        return transforms.chain(transforms.split(change), transforms.invert(transforms.split()))
+
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> Value:
+        return self._bijection(context).forward(x)
+
+    def inverse(self, y: jax.Array, context: jax.Array | None = None) -> Value:
+        return self._bijection(context).inverse(y)
+
+
+class CheckerboardCoupling(nn.Module):
+    """The same with the two colours of a checkerboard for halves (Dinh et al. 2017, section 3.4).
+
+    Attributes:
+        features: Channels C.
+        hidden_features: Of the network.
+        parity: 0 or 1, the colour that is kept: pixels whose row and column sum to it, modulo 2.
+        affine: Or additive.
+        dtype: Of the network's computations.
+    """
+
+    features: int
+    hidden_features: int
+    parity: int
+    affine: bool = True
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        outputs = self.features * (1 + self.affine)
+        self.net = CouplingNet(outputs, self.hidden_features, self.dtype)
+
+    def _bijection(self, x: jax.Array, context: jax.Array | None) -> Bijection:
+        row, column = jnp.arange(x.shape[1]), jnp.arange(x.shape[2])
+        is_kept = (row[:, None] + column[None]) % 2 == self.parity
+        is_kept = is_kept.reshape(1, *is_kept.shape, 1)
+        output = self.net(jnp.where(is_kept, x, 0), context)
+        shift, log_scale = _coupled(output, self.affine)
+        return transforms.affine(jnp.where(is_kept, 0, shift), jnp.where(is_kept, 0, log_scale))
+
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> Value:
+        return self._bijection(x, context).forward(x)
+
+    def inverse(self, y: jax.Array, context: jax.Array | None = None) -> Value:
+        return self._bijection(y, context).inverse(y)
+
+
+class Prior(nn.Module):
+    """A learned normal distribution of z, given the rest h of the channels (section 3.6 of Dinh).
+
+    As a bijection that maps z onto a standard normal, `(z - mean) / exp(log_scale)`.
+
+    Attributes:
+        features: Channels of z.
+    """
+
+    features: int
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        self.net = ZeroConv(2 * self.features, self.dtype)
+
+    def __call__(self, z: jax.Array, h: jax.Array) -> Value:
+        return self._bijection(h).forward(z)
+
+    def inverse(self, y: jax.Array, h: jax.Array) -> Value:
+        return self._bijection(h).inverse(y)
+
+    def _bijection(self, h: jax.Array) -> Bijection:
+        mean, log_scale = jnp.split(self.net(h), 2, axis=-1)
+        return transforms.affine(-mean, -log_scale)

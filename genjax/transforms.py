@@ -6,9 +6,10 @@ parameters (Kingma and Welling 2014, section 2.4), and `expectation` makes of th
 whose gradient is the pathwise, unbiased estimate of the expectation's gradient.
 
 A bijection is a pair of pure functions, `forward` and `inverse`, that give the log-determinant of
-their Jacobian beside their value, so that a density follows: `log p(x) = log p(y) + log_det` (Rezende
-and Mohamed 2015, equation 5). An algebra makes large ones of small ones: `chain`, `invert`,
-`multi_scale`, and depth as a loop, `scanned`, or with memory that does not grow, `reversible`.
+their Jacobian beside their value, so that a density follows: `log p(x) = log p(y) + log_det`
+(Rezende and Mohamed 2015, equation 5). An algebra makes large ones of small ones: `chain`,
+`invert`, `split`, `multi_scale`, and depth as one loop: `scanned`, or `reversible`, which trains in
+memory that does not grow with depth.
 
 All of it composes with jit, grad, vmap and scan.
 """

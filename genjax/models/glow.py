@@ -136,7 +136,8 @@ def _by_layer(step: Step, variables: Variables) -> dict[str, Any]:
     return {name: variables.of(name)._asdict() for name in step}
 
 
-def _chain(config: GlowConfig, step: Step, variables: Variables) -> Bijection:
+def chain_of(config: GlowConfig, step: Step, variables: Variables) -> Bijection:
+    """The step over and over, with variables stacked, [K, ...]."""
     depth = transforms.reversible if config.reversible else transforms.scanned
     return depth(_layers(step), _by_layer(step, variables))
 
@@ -203,7 +204,7 @@ def _label_planes(
     return jax.nn.one_hot(labels, spec.classes)[:, None, None]
 
 
-def _levels(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
+def levels_of(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
     """(height, width, channels) of what enters each level."""
     return [(spec.height >> i, spec.width >> i, spec.channels << i) for i in range(config.levels)]
 
@@ -211,7 +212,8 @@ def _levels(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
 def latent_shapes(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
     """(height, width, channels) of the latents of each level."""
     shapes = [
-        (height // 2, width // 2, 2 * channels) for height, width, channels in _levels(config, spec)
+        (height // 2, width // 2, 2 * channels)
+        for height, width, channels in levels_of(config, spec)
     ]
     *early, (height, width, channels) = shapes
     return [*early, (height, width, 2 * channels)]
@@ -226,14 +228,14 @@ def flow(
     """
     context = _label_planes(config, spec, labels)
     levels = []
-    for i, (_, _, channels) in enumerate(_levels(config, spec)):
+    for i, (_, _, channels) in enumerate(levels_of(config, spec)):
         level = variables.of(f"level_{i}")
         parts = []
         if config.checkerboard_steps:
             step = checkerboard_step(config, channels, context)
-            parts.append(_chain(config, step, level.of("checkerboard")))
+            parts.append(chain_of(config, step, level.of("checkerboard")))
         step = flow_step(config, 4 * channels, context)
-        parts += [transforms.squeeze, _chain(config, step, level.of("steps"))]
+        parts += [transforms.squeeze, chain_of(config, step, level.of("steps"))]
         if i < config.levels - 1:
             parts.append(transforms.split(_prior(config, 2 * channels, level.of("prior"))))
         else:
@@ -251,7 +253,7 @@ def noise_flow(config: GlowConfig, variables: Variables, images: jax.Array) -> B
     step = flow_step(config, context.shape[-1], context)
     return transforms.chain(
         transforms.squeeze,
-        _chain(config, step, variables.of("dequantization")),
+        chain_of(config, step, variables.of("dequantization")),
         transforms.invert(transforms.squeeze),
         transforms.sigmoid,
     )
@@ -271,7 +273,7 @@ def init(config: GlowConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
         )
     context = _label_planes(config, spec, jnp.zeros(1, jnp.int32))
     children = {}
-    for i, (height, width, channels) in enumerate(_levels(config, spec)):
+    for i, (height, width, channels) in enumerate(levels_of(config, spec)):
         keys = iter(jax.random.split(jax.random.fold_in(key, i), 3))
         before = jnp.zeros((1, height, width, channels))
         after, _ = transforms.squeeze.forward(before)
@@ -400,7 +402,7 @@ def _unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple
 def fit_actnorms(
     config: GlowConfig, spec: ImageSpec, variables: Variables, batch: Batch, key: jax.Array
 ) -> Variables:
-    """Variables whose actnorms give what they see of a batch mean 0 and variance 1 (section 3.1)."""
+    """Variables whose actnorms give what they see mean 0 and variance 1 (section 3.1)."""
     levels = quantize(config, jnp.asarray(batch.images))
     children = {}
     if config.dequantization == "variational":
@@ -411,7 +413,7 @@ def fit_actnorms(
     noise, _ = _noise(config, _join(children), levels, key)
     x = scale(config, levels + noise)
     context = _label_planes(config, spec, jnp.asarray(batch.labels))
-    for i, (_, _, channels) in enumerate(_levels(config, spec)):
+    for i, (_, _, channels) in enumerate(levels_of(config, spec)):
         level = variables.of(f"level_{i}")
         fitted = {"prior": level.of("prior")}
         if config.checkerboard_steps:
@@ -549,7 +551,7 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
     found = {"round_trip_error": jnp.where(jnp.isfinite(error), jnp.minimum(error, 1), 1)}
     if config.permutation in ("lu", "plain"):
         conditions = []
-        for i, (_, _, channels) in enumerate(_levels(config, state.spec)):
+        for i, (_, _, channels) in enumerate(levels_of(config, state.spec)):
             module = InvertibleConv1x1(4 * channels, config.permutation)
             layer = variables.of(f"level_{i}").of("steps").of("conv1x1")._asdict()
             weights = jax.vmap(lambda layer: module.apply(layer, method="weight"))(layer)  # noqa: B023

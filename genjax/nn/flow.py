@@ -15,7 +15,7 @@ from genjax import transforms
 from genjax.nn.conv import Conv, conv
 from genjax.nn.norm import along_last
 from genjax.nn.replicas import mean_over_replicas
-from genjax.transforms import Bijection, sum_of_each
+from genjax.transforms import Bijection
 
 Value = tuple[jax.Array, jax.Array]
 Permutation = Literal["lu", "plain", "shuffle", "reverse"]
@@ -174,8 +174,8 @@ class ZeroConv(nn.Module):
 class CouplingNet(nn.Module):
     """The 3x3-1x1-3x3 network of a coupling (Kingma and Dhariwal 2018, section 3.3).
 
-    x [B, H, W, I] and a context [B, H or 1, W or 1, K] or None -> [B, H, W, features], float32; 0 at
-    the beginning.
+    x [B, H, W, I] and a context [B, H or 1, W or 1, K] or None -> [B, H, W, features], float32; 0
+    at the beginning.
     """
 
     features: int

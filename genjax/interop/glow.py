@@ -1,0 +1,177 @@
+"""Glow as rosinality/glow-pytorch has it: names such as `blocks.0.flows.0.actnorm.loc`.
+
+Their state dict also holds what follows from the sizes, such as masks: `load` does without it,
+`dump` gives it. Without `conv_lu` their last level has LU convolutions all the same, which are
+brought to and from the plain matrix.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.linalg
+
+from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
+from genjax.models.glow import GlowConfig, Variables
+from genjax.types import ImageSpec, UsageError
+
+# Of a convolution by LU decomposition: theirs, ours, and our collection.
+LU = (
+    ("w_l", "lower", "params"),
+    ("w_u", "upper", "params"),
+    ("w_s", "log_scale", "params"),
+    ("w_p", "permutation", "constants"),
+    ("s_sign", "sign", "constants"),
+)
+
+
+def _check(config: GlowConfig) -> None:
+    wanted = {
+        "permutation": ("lu", "plain"),
+        "checkerboard_steps": (0,),
+        "dequantization": ("uniform",),
+        "conditional": (False,),
+    }
+    for name, values in wanted.items():
+        if getattr(config, name) not in values:
+            accepted = " or ".join(map(repr, values))
+            raise UsageError(f"{name} = {getattr(config, name)!r}: interop reads {accepted}")
+
+
+def _channels(config: GlowConfig, spec: ImageSpec) -> list[int]:
+    """Of each level, squeezed."""
+    return [4 * spec.channels << level for level in range(config.levels)]
+
+
+def _per_channel(name: str, path: tuple[str, ...], channels: int) -> Entry:
+    """[C], theirs as [1, C, 1, 1]."""
+    shape = (1, channels, 1, 1)
+    return Entry(name, shape, path, lambda x: x.reshape(-1), lambda x: x.reshape(shape))
+
+
+def _zero_conv(name: str, path: tuple[str, ...], channels: int, features: int) -> Iterator[Entry]:
+    yield _per_channel(f"{name}.scale", (*path, "log_scale"), features)
+    yield conv_kernel(f"{name}.conv", path, (3, 3, channels, features))
+    yield same(f"{name}.conv.bias", (*path, "bias"), (features,))
+
+
+def _step_entries(
+    config: GlowConfig, theirs: str, ours: tuple[str, ...], channels: int
+) -> Iterator[Entry]:
+    hidden = config.hidden_features
+    for name in ("loc", "scale"):
+        path = ("params", *ours, "actnorm", name)
+        yield _per_channel(f"{theirs}.actnorm.{name}", path, channels)
+    square = (channels, channels)
+    if config.permutation == "plain":
+        path = ("params", *ours, "conv1x1", "kernel")
+        yield Entry(
+            f"{theirs}.invconv.weight",
+            (*square, 1, 1),
+            path,
+            lambda weight: weight[:, :, 0, 0],
+            lambda kernel: kernel[:, :, None, None],
+        )
+    else:
+        for name, our_name, collection in LU:
+            shape = square if name in ("w_l", "w_u", "w_p") else (channels,)
+            yield same(f"{theirs}.invconv.{name}", (collection, *ours, "conv1x1", our_name), shape)
+    net, path = f"{theirs}.coupling.net", ("params", *ours, "coupling", "net")
+    half = channels // 2
+    yield conv_kernel(f"{net}.0", (*path, "conv_0"), (3, 3, half, hidden))
+    yield same(f"{net}.0.bias", (*path, "conv_0", "bias"), (hidden,))
+    yield Entry(
+        f"{net}.2.weight",
+        (hidden, hidden, 1, 1),
+        (*path, "conv_1", "kernel"),
+        lambda weight: weight[:, :, 0, 0].T,
+        lambda kernel: kernel.T[:, :, None, None],
+    )
+    yield same(f"{net}.2.bias", (*path, "conv_1", "bias"), (hidden,))
+    features = channels if config.coupling == "affine" else half
+    yield from _zero_conv(f"{net}.4", (*path, "output"), hidden, features)
+
+
+def _entries(config: GlowConfig, spec: ImageSpec) -> Iterator[Entry]:
+    """Ours with the steps apart, under `level_i/steps/k`."""
+    for i, channels in enumerate(_channels(config, spec)):
+        for k in range(config.steps_per_level):
+            ours = (f"level_{i}", "steps", str(k))
+            yield from _step_entries(config, f"blocks.{i}.flows.{k}", ours, channels)
+        is_last = i == config.levels - 1
+        seen, features = (channels, 2 * channels) if is_last else (channels // 2, channels)
+        path = ("params", f"level_{i}", "prior", "net")
+        yield from _zero_conv(f"blocks.{i}.prior", path, seen, features)
+
+
+def _derived(config: GlowConfig, spec: ImageSpec) -> dict[str, np.ndarray]:
+    """What of their state dict follows from the sizes."""
+    arrays: dict[str, np.ndarray] = {}
+    for i, channels in enumerate(_channels(config, spec)):
+        for k in range(config.steps_per_level):
+            name = f"blocks.{i}.flows.{k}"
+            arrays[f"{name}.actnorm.initialized"] = np.ones((), np.uint8)
+            if config.permutation == "lu" or i == config.levels - 1:
+                one = np.ones((channels, channels), np.float32)
+                arrays[f"{name}.invconv.u_mask"] = np.triu(one, 1)
+                arrays[f"{name}.invconv.l_mask"] = np.tril(one, -1)
+                arrays[f"{name}.invconv.l_eye"] = np.eye(channels, dtype=np.float32)
+    return arrays
+
+
+def _last_convolutions(config: GlowConfig) -> list[str]:
+    """Names of those that are by LU in theirs and plain in ours."""
+    if config.permutation == "lu":
+        return []
+    last = config.levels - 1
+    return [f"blocks.{last}.flows.{k}.invconv" for k in range(config.steps_per_level)]
+
+
+def load(config: GlowConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> Variables:
+    """Our variables from their state dict.
+
+    Raises:
+        UsageError: A missing, unknown or misshapen entry, all listed; or a config that their
+            implementation has no place for.
+    """
+    _check(config)
+    derived = _derived(config, spec)
+    arrays = {name: array for name, array in arrays.items() if name not in derived}
+    for name in _last_convolutions(config):
+        parts = [arrays.pop(f"{name}.{part}", None) for part, *_ in LU]
+        if all(part is not None for part in parts):
+            lower, upper, log_scale, permutation, sign = parts
+            one = np.eye(len(lower))
+            upper = np.triu(upper, 1) + np.diag(sign * np.exp(log_scale))
+            weight = permutation @ (np.tril(lower, -1) + one) @ upper
+            arrays[f"{name}.weight"] = weight[:, :, None, None].astype(lower.dtype)
+    loaded = load_entries(_entries(config, spec), arrays)
+    for levels in loaded.values():
+        for level in levels.values():
+            if "steps" in level:
+                steps = [level["steps"][str(k)] for k in range(config.steps_per_level)]
+                level["steps"] = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
+    return Variables(loaded["params"], loaded.get("constants", {}))
+
+
+def dump(config: GlowConfig, spec: ImageSpec, variables: Variables) -> dict[str, np.ndarray]:
+    """The inverse of `load`: our variables as their state dict."""
+    _check(config)
+    apart: dict[str, Any] = {}
+    for collection, levels in variables._asdict().items():
+        for name, level in levels.items():
+            steps = {
+                str(k): jax.tree.map(lambda leaf: leaf[k], level.get("steps", {}))  # noqa: B023
+                for k in range(config.steps_per_level)
+            }
+            apart.setdefault(collection, {})[name] = {**level, "steps": steps}
+    arrays = dump_entries(_entries(config, spec), apart)
+    for name in _last_convolutions(config):
+        weight = arrays.pop(f"{name}.weight")[:, :, 0, 0]
+        permutation, lower, upper = scipy.linalg.lu(weight)
+        scale = np.diag(upper)
+        parts = (lower, np.triu(upper, 1), np.log(np.abs(scale)), permutation, np.sign(scale))
+        for (part, *_), array in zip(LU, parts, strict=True):
+            arrays[f"{name}.{part}"] = array.astype(weight.dtype)
+    return arrays | _derived(config, spec)

@@ -30,7 +30,14 @@ from genjax.run.checkpoint import SaveError
 from genjax.run.evaluate import evaluate
 from genjax.run.grid import as_text, in_pairs
 from genjax.run.inspect import inspect
-from genjax.run.latents import PathKind, interpolate, manifold, reconstruct, traverse
+from genjax.run.latents import (
+    PathKind,
+    interpolate,
+    manifold,
+    manipulate,
+    reconstruct,
+    traverse,
+)
 from genjax.run.loop import Diverged, Result, resume, train
 from genjax.run.recipe import (
     Flat,
@@ -54,6 +61,7 @@ usage: genjax COMMAND ...
   genjax reconstruct RUN          images and what encoder and decoder make of them
   genjax interpolate RUN          paths between images in latent space
   genjax traverse RUN             what each latent does
+  genjax manipulate RUN --to K    images moved towards a class
   genjax manifold RUN             the plane of two latents
   genjax list                     the recipes and the families
   genjax show RECIPE [options]    a recipe with every default spelled out
@@ -149,6 +157,7 @@ def sample_command(
     seed: int = 0,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("samples.png"),
     checkpoint: Checkpoint = "best",
+    temperature: float | None = None,
 ) -> Work:
     """Images from a trained run.
 
@@ -158,13 +167,15 @@ def sample_command(
         seed: Of the latents; the first images of a seed are the same for any n.
         output: A .png for a grid, or a .npy for the array, uint8 [n, H, W, C].
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        temperature: glow: standard deviation of the latents; below 1 for cleaner, less varied
+            images. None: 1.
     """
-    return _figure(output, lambda: (sample(run, n, seed, checkpoint), None))
+    return _figure(output, lambda: (sample(run, n, seed, checkpoint, temperature), None))
 
 
 def evaluate_command(
     run: Positional[str],
-    samples: int = 5000,
+    samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> Work:
@@ -172,7 +183,8 @@ def evaluate_command(
 
     Args:
         run: The run folder, of a model with a likelihood.
-        samples: Importance samples for each image, where the likelihood is estimated.
+        samples: Importance samples for each image: of the latents (vae), or of the noise within
+            gray levels (glow). None: as is usual, 5000 and 1.
         seed: Of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
     """
@@ -247,6 +259,36 @@ def traverse_command(
     return _figure(output, lambda: _rows(traverse(run, n, steps, extent, seed, checkpoint)))
 
 
+def manipulate_command(
+    run: Positional[str],
+    to: int,
+    source: Annotated[int | None, tyro.conf.arg(name="from")] = None,
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 8,
+    steps: int = 9,
+    extent: float = 1.5,
+    seed: int = 0,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("manipulations.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """Test images moved in latent space towards a class: along the difference of the means.
+
+    Args:
+        run: The run folder, of a model with an encoder, trained on data with classes.
+        to: The class to move to.
+        source: The class to move from. None: the direction is away from all other classes.
+        n: Images, a row each; with --from, of that class.
+        steps: Images in a row.
+        extent: From minus this to this, in differences of the means.
+        seed: Which images.
+        output: A .png for a grid, or a .npy for the array.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+    return _figure(
+        output,
+        lambda: _rows(manipulate(run, to, source, n, steps, extent, seed, checkpoint)),
+    )
+
+
 def manifold_command(
     run: Positional[str],
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 20,
@@ -310,6 +352,7 @@ COMMANDS: dict[str, Callable[..., Work]] = {
     "reconstruct": reconstruct_command,
     "interpolate": interpolate_command,
     "traverse": traverse_command,
+    "manipulate": manipulate_command,
     "manifold": manifold_command,
     "list": list_command,
     "inspect": inspect_command,

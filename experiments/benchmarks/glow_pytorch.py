@@ -14,6 +14,7 @@ batch must agree.
 """
 
 import argparse
+import dataclasses
 import functools
 import math
 import platform
@@ -31,6 +32,7 @@ from torch.nn import functional
 
 from genjax.interop import glow as interop
 from genjax.models import glow
+from genjax.objectives.likelihood import standard_normal_log_prob
 from genjax.types import Batch, ImageSpec
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -190,9 +192,8 @@ def check_same_loss(config: glow.GlowConfig, spec: ImageSpec) -> None:
     def ours(params: Any, x: jax.Array) -> jax.Array:
         bijection = glow.flow(config, spec, variables._replace(params=params), None)
         zs, log_det = bijection.forward(x)
-        log_prior = sum(-0.5 * jnp.sum(z**2, axis=(1, 2, 3)) for z in zs)
-        log_prior -= 0.5 * x[0].size * math.log(2 * math.pi)
-        terms = glow.Terms(log_prior, log_det, 0.0)
+        flat = jnp.concatenate([z.reshape(len(z), -1) for z in zs], axis=1)
+        terms = glow.Terms(standard_normal_log_prob(flat), log_det, 0.0)
         return terms.nll(config, spec) / (x[0].size * math.log(2))
 
     theirs = model(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).to(DEVICE))
@@ -276,11 +277,11 @@ def main() -> None:
     }
     for label, (config, spec, batch) in settings.items():
         check_same_loss(config, spec)
-        stored = glow.GlowConfig(**{**vars(config), "reversible": False})
+        rebuilt = dataclasses.replace(config, reversible=True)
         rest = (spec, batch, arguments.steps)
         runners = {
             "genjax": genjax_runner(config, *rest),
-            "genjax, activations stored": genjax_runner(stored, *rest),
+            "genjax, activations rebuilt": genjax_runner(rebuilt, *rest),
             "PyTorch eager": pytorch_runner(config, *rest, compiled=False),
         }
         if DEVICE == "cuda":

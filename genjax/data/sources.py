@@ -49,6 +49,8 @@ class DataOptions:
     """HEIGHT, or HEIGHT WIDTH: bring images to this size. Empty: as they are, all alike."""
     fit: Fit = "crop"
     """How another aspect ratio meets --size: cut the centre, stretch, or pad with black."""
+    border: Annotated[int, Field(ge=0)] = 0
+    """Black pixels added on every side, after --size: 2 brings MNIST's 28x28 to 32x32."""
     channels: Literal[1, 3] | None = None
     """1 for gray, 3 for RGB. None: RGB if any image has colour."""
     on_broken: Literal["refuse", "skip"] = "refuse"
@@ -120,6 +122,31 @@ class Subset:
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """See `Source.read`."""
         return self._source.read([int(self._indices[i]) for i in indices])
+
+
+class Bordered:
+    """A source with black pixels around its images."""
+
+    def __init__(self, source: Source, border: int):
+        self.spec = dataclasses.replace(
+            source.spec,
+            height=source.spec.height + 2 * border,
+            width=source.spec.width + 2 * border,
+        )
+        self.class_names = source.class_names
+        self._source, self._margins = source, ((border, border), (border, border), (0, 0))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """See `Source.read`."""
+        return [
+            example
+            if isinstance(example, BrokenImage)
+            else (np.pad(example[0], self._margins), example[1])
+            for example in self._source.read(indices)
+        ]
 
 
 class ArraySource:
@@ -298,6 +325,11 @@ def open_source(data: str, options: DataOptions) -> Source:
     Raises:
         UsageError: Unknown source, missing path or data set, or images that the options do not fit.
     """
+    source = _open(data, options)
+    return Bordered(source, options.border) if options.border else source
+
+
+def _open(data: str, options: DataOptions) -> Source:
     kind, _, name = data.partition(":")
     if kind == "tfds" and name:
         return TfdsSource(name, options)  # which knows the splits

@@ -139,9 +139,10 @@ def load(config: GlowConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) 
     derived = _derived(config, spec)
     arrays = {name: array for name, array in arrays.items() if name not in derived}
     for name in _last_convolutions(config):
-        parts = [arrays.pop(f"{name}.{part}", None) for part, *_ in LU]
-        if all(part is not None for part in parts):
-            lower, upper, log_scale, permutation, sign = parts
+        parts = {part: arrays.pop(f"{name}.{part}", None) for part, *_ in LU}
+        found = {part: array for part, array in parts.items() if array is not None}
+        if len(found) == len(LU):
+            lower, upper, log_scale, permutation, sign = (found[part] for part, *_ in LU)
             one = np.eye(len(lower))
             upper = np.triu(upper, 1) + np.diag(sign * np.exp(log_scale))
             weight = permutation @ (np.tril(lower, -1) + one) @ upper

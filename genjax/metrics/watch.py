@@ -62,6 +62,15 @@ RULES = (
         improves="active_share",
     ),
     Rule(
+        ("round_trip_error",),
+        # A quarter of the width of one of 256 gray levels.
+        lambda m: m["round_trip_error"] > 1e-3,
+        1,
+        "the flow can hardly be inverted: an image comes back with an error of over a quarter of a "
+        "gray level (round_trip_error), so samples are not what the likelihood speaks of. Try a "
+        "lower optimizer.learning_rate, or look at condition_number",
+    ),
+    Rule(
         (ENERGY_DISTANCE, "best"),
         lambda m: m[ENERGY_DISTANCE] > 3 * m["best"] > 0,
         PATIENCE_DISTANCE,

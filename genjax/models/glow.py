@@ -69,7 +69,7 @@ class GlowConfig(Config):
     """Steps of flow of the variational dequantization."""
     conditional: bool = False
     """Whether couplings and the last prior see the class label."""
-    reversible: bool = True
+    reversible: bool = False
     """Rebuild activations in the backward pass: memory does not grow with depth, for more time."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights that samples and evaluation use; 0 for none."""

@@ -482,4 +482,5 @@ FAMILY = Family(
     decode=decode,
     encode=encode,
     evaluate=evaluate,
+    samples=5000,
 )

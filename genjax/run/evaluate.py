@@ -28,6 +28,8 @@ log = logging.getLogger("genjax")
 
 # Images in one call.
 CHUNK = 100
+# Of each sign of health so many are told, the worst first.
+HEALTH = 10
 
 
 @functools.lru_cache(maxsize=8)
@@ -45,7 +47,7 @@ def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
         UsageError: It has none.
     """
     if recipe.functions.encode is None:
-        raise UsageError(f"family {recipe.family!r} has no encoder; wanted a run of vae")
+        raise UsageError(f"family {recipe.family!r} has no encoder; wanted a run of vae, glow")
     return jax.jit(functools.partial(recipe.functions.encode, recipe.model))
 
 
@@ -67,17 +69,32 @@ def likelihoods(
     evaluator = _evaluator(recipe, samples)
     quiet = not samples or not sys.stderr.isatty()
     parts = []
-    for start, some in tqdm(
-        _chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet
-    ):
-        parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, start))))
+    chunks = tqdm(in_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet)
+    for i, some in enumerate(chunks):
+        parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
-def _chunks(batch: Batch) -> list[tuple[int, Batch]]:
-    """The batch in parts of `CHUNK` images, each with the index of its first."""
+@functools.lru_cache(maxsize=8)
+def _health(recipe: Recipe) -> Callable[[State, Batch], dict[str, jax.Array]]:
+    assert recipe.functions.health is not None
+    return jax.jit(functools.partial(recipe.functions.health, recipe.model))
+
+
+def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
+    """Signs of numerical trouble, the largest the worst, measured on the first `CHUNK` images.
+
+    Empty for a family that knows none.
+    """
+    if recipe.functions.health is None:
+        return {}
+    return jax.device_get(_health(recipe)(state, in_chunks(batch)[0]))
+
+
+def in_chunks(batch: Batch) -> list[Batch]:
+    """The batch in parts of `CHUNK` images."""
     starts = range(0, len(batch.images), CHUNK)
-    return [(start, Batch(*(array[start : start + CHUNK] for array in batch))) for start in starts]
+    return [Batch(*(array[start : start + CHUNK] for array in batch)) for start in starts]
 
 
 def _metrics(
@@ -92,28 +109,33 @@ def _metrics(
     dimensions = math.prod(batch.images.shape[1:])
     for name in ("", "_error"):
         metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
-    if recipe.functions.encode is not None:
+    if "elbo" in metrics and recipe.functions.encode is not None:
         encode = encoder(recipe)
-        means = jnp.concatenate([encode(state, some, key) for _, some in _chunks(batch)])
+        means = jnp.concatenate([encode(state, some, key) for some in in_chunks(batch)])
         metrics["active_units"] = int(active_units(means))
     return metrics
 
 
 def evaluate(
-    run: str | Path, samples: int = 5000, seed: int = 0, checkpoint: Checkpoint = "best"
+    run: str | Path,
+    samples: int | None = None,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
 ) -> dict[str, Any]:
     """The likelihood of the images of the run's `test_split`, with its protocol.
 
     Args:
         run: The run folder; a line is added to its `evaluations.jsonl`.
-        samples: Importance samples for each image, where the likelihood is estimated.
+        samples: Importance samples for each image: of the latents of a VAE, or of the noise within
+            gray levels of a flow. None: as many as is usual, 5,000 and 1.
         seed: Of all draws.
         checkpoint: `best`, `latest`, or a step.
 
     Returns:
-        `metrics`: `nll` and `elbo` in nats an image and `bits_per_dim`, each with `..._error`, the
-        standard error of the mean over images; `active_units`. `protocol`: all that a comparison
-        has to agree in.
+        `metrics`: `nll` in nats an image and `bits_per_dim`, each with `..._error`, the standard
+        error of the mean over images; where `nll` is a bound, also the `elbo` and `active_units`.
+        `protocol`: all that a comparison has to agree in. `health`: signs of numerical trouble,
+        the largest of each the worst; see the family's `health`.
 
     Raises:
         UsageError: No run there, no such good checkpoint, no test split, or a model without a
@@ -122,7 +144,8 @@ def evaluate(
     folder = RunFolder(Path(run))
     recipe, spec, _ = folder.read_config()
     if recipe.functions.evaluate is None:
-        raise UsageError(f"family {recipe.family!r} has no likelihood; wanted a run of vae")
+        raise UsageError(f"family {recipe.family!r} has no likelihood; wanted a run of vae, glow")
+    samples = recipe.functions.samples if samples is None else samples
     if samples < 1:
         raise UsageError(f"samples = {samples}: should be at least 1")
     options = recipe.data_options
@@ -135,7 +158,9 @@ def evaluate(
     images, labels, _ = read_all(source)
     log.info("%s images of %s, step %d of %s", f"{len(images):,}", options.test_split, step, run)
     start = time.monotonic()
-    metrics = _metrics(recipe, state, Batch(images, labels), jax.random.key(seed), samples)
+    batch = Batch(images, labels)
+    metrics = _metrics(recipe, state, batch, jax.random.key(seed), samples)
+    signs = health(recipe, state, batch)
     result = {
         "metrics": metrics,
         "protocol": {
@@ -147,10 +172,11 @@ def evaluate(
             "seed": seed,
             "model": {
                 name: getattr(recipe.model, name)
-                for name in ("likelihood", "binarization")
+                for name in ("likelihood", "binarization", "bits", "dequantization")
                 if hasattr(recipe.model, name)
             },
         },
+        "health": {name: np.sort(values)[::-1][:HEALTH].tolist() for name, values in signs.items()},
         "step": step,
         "seconds": round(time.monotonic() - start, 1),
     }

@@ -12,7 +12,7 @@ from jax.scipy.special import ndtri
 
 from genjax.data.batches import read_batch
 from genjax.data.sources import open_source
-from genjax.run.evaluate import encoder
+from genjax.run.evaluate import encoder, in_chunks
 from genjax.run.grid import to_uint8
 from genjax.run.recipe import Recipe
 from genjax.run.sample import Checkpoint, load_state
@@ -21,6 +21,8 @@ from genjax.types import Batch, State, UsageError
 PathKind = Literal["spherical", "linear"]
 # Images whose posterior means say which latents are the most active.
 ENOUGH = 100
+# Images from which the means of classes are taken.
+MANY = 2000
 
 
 @functools.lru_cache(maxsize=8)
@@ -189,6 +191,79 @@ def traverse(
     change = jax.nn.one_hot(order, size)[:, None, :]
     latents = means[:1, None] * (1 - change) + values[None, :, None] * change
     return _decode(recipe, state, latents, np.repeat(batch.labels[:1], n))
+
+
+def class_direction(
+    latents: jax.Array, labels: np.ndarray, to: int, source: int | None = None
+) -> jax.Array:
+    """From the mean of one class to that of another (Kingma and Dhariwal 2018, section 6).
+
+    Args:
+        latents: [N, Z].
+        labels: [N].
+        to: The class it leads to.
+        source: The class it leads from; None for all others.
+
+    Returns:
+        [Z].
+
+    Raises:
+        UsageError: No image of a class.
+    """
+    ends = labels == to, labels != to if source is None else labels == source
+    for name, is_end in zip(("to", "from"), ends, strict=True):
+        if not is_end.any():
+            wanted = ", ".join(map(str, np.unique(labels)))
+            value = to if name == "to" else source
+            raise UsageError(f"{name} = {value}: no image of that class; there are {wanted}")
+    return jnp.mean(latents[ends[0]], axis=0) - jnp.mean(latents[ends[1]], axis=0)
+
+
+def manipulate(
+    run: str | Path,
+    to: int,
+    source: int | None = None,
+    n: int = 8,
+    steps: int = 9,
+    extent: float = 1.5,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+) -> np.ndarray:
+    """Images moved along the direction to a class, which the training of the model need not know.
+
+    Args:
+        run: The run folder, of a family with an encoder.
+        to: The class to move to.
+        source: The class that the direction and the images are of; None: all others, and any.
+        n: Images of the test split.
+        steps: Places along the direction, from `-extent` to `extent` times its length.
+        extent: See `steps`.
+        seed: Which images.
+        checkpoint: `best`, `latest`, or a step.
+
+    Returns:
+        uint8 [n, steps, H, W, C], a row for each image.
+
+    Raises:
+        UsageError: No run there, no such good checkpoint, no encoder, data without classes, no
+            image of a class, or impossible numbers.
+    """
+    recipe, state, _ = load_state(run, checkpoint)
+    encode = encoder(recipe)
+    if not state.spec.classes:
+        raise UsageError(f"{recipe.data} has no classes, so there is no direction to one")
+    if steps < 2:
+        raise UsageError(f"steps = {steps}: should be at least 2")
+    held_out = open_source(recipe.data, recipe.data_options.for_test)
+    batch = _held_out(recipe, min(MANY, len(held_out)), seed)
+    key = jax.random.key(seed)
+    latents = jnp.concatenate([encode(state, some, key) for some in in_chunks(batch)])
+    direction = class_direction(latents, np.asarray(batch.labels), to, source)
+    chosen = np.flatnonzero(batch.labels == source) if source is not None else np.arange(MANY)
+    if not 1 <= n <= len(chosen):
+        raise UsageError(f"n = {n}: should be from 1 to {len(chosen)}")
+    along = jnp.linspace(-extent, extent, steps).reshape(1, -1, 1) * direction.reshape(1, 1, -1)
+    return _decode(recipe, state, latents[chosen[:n], None] + along, batch.labels[chosen[:n]])
 
 
 def manifold(run: str | Path, n: int = 20, checkpoint: Checkpoint = "best") -> np.ndarray:

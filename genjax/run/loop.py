@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import logging
+import math
 import platform
 import shutil
 import sys
@@ -25,8 +26,9 @@ from genjax.data.batches import Batches, open_batches, read_batch
 from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import ENERGY_DISTANCE, Watch
+from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
-from genjax.run.evaluate import likelihoods
+from genjax.run.evaluate import health, likelihoods
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.grid import grid, to_png
 from genjax.run.recipe import Recipe, load_recipe
@@ -215,7 +217,7 @@ def _finite_leaves(state: State) -> np.ndarray:
 
 
 class _Evaluator:
-    """At each save: the grid of the fixed latents, and how good the model is.
+    """At each save: the grid of the fixed latents, how good the model is, and how sound.
 
     Samples are compared with images of the training data. Likelihoods are those of images of
     `test_split`, or without one of the training data.
@@ -224,7 +226,7 @@ class _Evaluator:
     def __init__(self, folder: RunFolder, recipe: Recipe, source: Source, key: jax.Array):
         self._folder, self._recipe = folder.samples, recipe
         self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
-        self._data = _some_images(source, recipe.seed).images
+        self._data = _some_images(source, recipe.seed)
         self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
         self._folder.mkdir(exist_ok=True)
         if recipe.functions.evaluate is None:
@@ -239,11 +241,15 @@ class _Evaluator:
         images = sample_state(self._recipe, state, self._grid_key, GRID_IMAGES)
         write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images)))
         samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
-        quality = {ENERGY_DISTANCE: float(self._distance(samples, self._data))}
+        metrics = {ENERGY_DISTANCE: float(self._distance(samples, self._data.images))}
         if self._recipe.functions.evaluate is not None:
             found = likelihoods(self._recipe, state, self._batch, self._likelihood_key)
-            quality[self._recipe.quality] = float(np.mean(found.nll))
-        return quality
+            nll = float(np.mean(found.nll))
+            metrics[self._recipe.quality] = nll
+            metrics["eval_bits_per_dim"] = bits_per_dim(nll, math.prod(state.spec.shape))
+        for name, values in health(self._recipe, state, self._data).items():
+            metrics[name] = float(np.max(values))
+        return metrics
 
 
 def _some_images(source: Source, seed: int) -> Batch:

@@ -1,6 +1,7 @@
 """Samples from a state, and from a run."""
 
 import functools
+import inspect
 import io
 import logging
 import math
@@ -26,15 +27,28 @@ CHUNK = 64
 
 
 @functools.lru_cache(maxsize=8)
-def _sampler(recipe: Recipe) -> Callable[[State, jax.Array, int], jax.Array]:
+def _sampler(recipe: Recipe) -> Callable[..., jax.Array]:
     return jax.jit(functools.partial(recipe.functions.sample, recipe.model), static_argnums=2)
 
 
-def sample_state(recipe: Recipe, state: State, key: jax.Array, n: int) -> np.ndarray:
-    """Images from a state, uint8 [n, H, W, C]."""
+def sample_state(
+    recipe: Recipe, state: State, key: jax.Array, n: int, temperature: float | None = None
+) -> np.ndarray:
+    """Images from a state, uint8 [n, H, W, C]; None for the temperature that it was trained for.
+
+    Raises:
+        UsageError: A temperature, and the model has none.
+    """
+    options = {}
+    if temperature is not None:
+        if "temperature" not in inspect.signature(recipe.functions.sample).parameters:
+            raise UsageError(f"family {recipe.family!r} has no temperature; wanted a run of glow")
+        if not temperature >= 0:
+            raise UsageError(f"temperature = {temperature}: should be at least 0")
+        options["temperature"] = temperature
     sampler = _sampler(recipe)
     chunks = [
-        to_uint8(sampler(state, jax.random.fold_in(key, i), CHUNK))
+        to_uint8(sampler(state, jax.random.fold_in(key, i), CHUNK, **options))
         for i in range(math.ceil(n / CHUNK))
     ]
     return np.concatenate(chunks)[:n]
@@ -74,7 +88,11 @@ def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe
 
 
 def sample(
-    run: str | Path, n: int = 64, seed: int = 0, checkpoint: Checkpoint = "best"
+    run: str | Path,
+    n: int = 64,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+    temperature: float | None = None,
 ) -> np.ndarray:
     """Images from a trained run.
 
@@ -83,18 +101,21 @@ def sample(
         n: How many.
         seed: Of the latents; the first images of a seed do not depend on `n`.
         checkpoint: `best` by the run's quality metric, `latest`, or a step.
+        temperature: Standard deviation of a flow's latents; below 1 for fewer, cleaner kinds of
+            images. None: 1.
 
     Returns:
         uint8 [n, H, W, C].
 
     Raises:
-        UsageError: No run there, no such good checkpoint, or an `n` below 1.
+        UsageError: No run there, no such good checkpoint, an `n` below 1, or a temperature that the
+            model does not have.
     """
     if n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
     recipe, state, step = load_state(run, checkpoint)
     log.info("samples of step %d of %s", step, run)
-    return sample_state(recipe, state, jax.random.key(seed), n)
+    return sample_state(recipe, state, jax.random.key(seed), n, temperature)
 
 
 def save_images(images: np.ndarray, output: Path, columns: int | None = None) -> None:

@@ -1,9 +1,9 @@
 """Optimizers from configs."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import optax
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax.types import CHECKED
@@ -21,16 +21,41 @@ class AdamConfig:
     """Decay of Adam's second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of Adam's second moment."""
+    warm_up_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the step size rises from 0 on a line."""
     decay_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the step size falls to 0 on a line; 0: it stays."""
+    """The step at which the step size, falling on a line since the warm-up, is 0; 0: it stays."""
+
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Gradients of a larger norm are scaled down to it (Pascanu et al. 2013); 0: they are not."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if 0 < self.decay_steps <= self.warm_up_steps:
+            raise ValueError(
+                f"decay_steps = {self.decay_steps}: should be 0 or more than warm_up_steps = "
+                f"{self.warm_up_steps}"
+            )
+        return self
 
 
 def adam(config: AdamConfig) -> optax.GradientTransformation:
     """The optimizer that `config` describes."""
     rate: optax.ScalarOrSchedule = config.learning_rate
-    if config.decay_steps:
-        rate = optax.linear_schedule(rate, 0.0, config.decay_steps)
-    return optax.adam(rate, config.beta1, config.beta2, config.epsilon)
+    if config.warm_up_steps or config.decay_steps:
+        falling = config.decay_steps - config.warm_up_steps
+        last = (
+            optax.linear_schedule(rate, 0.0, falling)
+            if config.decay_steps
+            else optax.constant_schedule(rate)
+        )
+        # The first step already moves.
+        first = optax.linear_schedule(rate / (config.warm_up_steps + 1), rate, config.warm_up_steps)
+        rate = optax.join_schedules([first, last], [config.warm_up_steps])
+    optimizer = optax.adam(rate, config.beta1, config.beta2, config.epsilon)
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -50,6 +50,23 @@ def test_digits_resized_and_in_colour():
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
+def test_a_border_is_black_and_comes_after_the_size():
+    source = open_source("digits", DataOptions(size=(8, 8), border=2))
+    assert source.spec == ImageSpec(12, 12, 1, 10)
+    (image, label), *_ = source.read([5])
+    (inside, same), *_ = open_source("digits", DataOptions()).read([5])
+    assert (image.shape, label) == ((12, 12, 1), same)
+    np.testing.assert_array_equal(image[2:-2, 2:-2], inside)
+    assert image.sum() == inside.sum() > 0
+
+
+def test_a_broken_image_stays_broken_within_a_border(folder):
+    (folder / "cat" / "6.png").write_bytes(_png(1)[:40])
+    source = open_source(f"folder:{folder}", DataOptions(size=(4, 6), channels=1, border=1))
+    read = source.read(range(len(source)))
+    assert [isinstance(example, BrokenImage) for example in read].count(True) == 1
+
+
 def test_folder_takes_labels_from_sub_folders(folder):
     source = open_source(f"folder:{folder}", DataOptions())
     assert source.spec == ImageSpec(4, 6, 1, 2)

@@ -1,0 +1,29 @@
+"""Glow on MNIST with a border that makes it 32x32: 3 levels of 16 steps, 64 channels.
+
+genjax train glow_mnist
+"""
+
+from genjax import DataOptions, Recipe
+from genjax.models.glow import GlowConfig
+from genjax.steps.optim import AdamConfig
+
+STEPS = 12_000
+
+recipe = Recipe(
+    family="glow",
+    data="tfds:mnist",
+    data_options=DataOptions(border=2, test_split="test"),
+    model=GlowConfig(
+        levels=3,
+        steps_per_level=16,
+        hidden_features=64,
+        ema_decay=0.999,
+        optimizer=AdamConfig(
+            learning_rate=2e-3, beta1=0.9, warm_up_steps=500, decay_steps=STEPS, clip_norm=1.0
+        ),
+    ),
+    steps=STEPS,
+    batch_size=64,
+    log_every=100,
+    save_every=1000,
+)

@@ -184,3 +184,198 @@ def test_noise_may_not_carry_gradients():
     leaky = t.normal._replace(noise=lambda key, params: params[0] * jax.random.normal(key))
     grad = jax.grad(lambda m: t.reparameterize(leaky)((m, ONE), jax.random.key(0)))(ONE)
     assert grad == 1
+
+
+# Bijections. Every log-determinant is held to the oracle, `log_det`, by its whole Jacobian.
+
+
+def _linear_layer(params):
+    """A matrix over all values of an example; near the identity, so easily inverted."""
+    weight = jnp.eye(len(params["w"])) + params["w"]
+    inverse = jnp.linalg.inv(weight)
+    log_det = jnp.linalg.slogdet(weight)[1]
+    return t.Bijection(
+        lambda x: (x @ weight.T, jnp.full(len(x), log_det)),
+        lambda y: (y @ inverse.T, jnp.full(len(y), -log_det)),
+    )
+
+
+def _bend_layer(params):
+    return t.elementwise(
+        lambda x: jnp.sinh(x) + params["b"], lambda y: jnp.arcsinh(y - params["b"])
+    )
+
+
+LAYERS = {"bend": _bend_layer, "linear": _linear_layer}
+
+
+def _stacked(depth, size):
+    key = jax.random.key(1)
+    return {
+        "bend": {"b": 0.3 * jax.random.normal(key, (depth,))},
+        "linear": {"w": 0.2 * jax.random.normal(key, (depth, size, size))},
+    }
+
+
+def _normal(*shape):
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+def _affine():
+    """The same for every example, so that the oracle may take them one by one."""
+    shift, log_scale = _normal(1, 4), 0.3 * _normal(1, 4)[:, ::-1]
+
+    def of(x):
+        return t.affine(*(jnp.broadcast_to(value, x.shape) for value in (shift, log_scale)))
+
+    return t.Bijection(lambda x: of(x).forward(x), lambda y: of(y).inverse(y))
+
+
+def _split_by_prior():
+    return t.split(lambda h: t.affine(h, jnp.tanh(h)))
+
+
+BIJECTIONS = {
+    "elementwise": (lambda: t.elementwise(jnp.sinh, jnp.arcsinh), (3, 4)),
+    "falling": (lambda: t.elementwise(lambda x: -2 * x, lambda y: -y / 2), (3, 4)),
+    "sigmoid": (lambda: t.sigmoid, (3, 4)),
+    "affine": (_affine, (3, 4)),
+    "squeeze": (lambda: t.squeeze, (2, 4, 6, 3)),
+    "split": (t.split, (2, 3, 5)),
+    "split with a prior": (_split_by_prior, (3, 4)),
+    "chain": (lambda: t.chain(_affine(), t.sigmoid, t.invert(t.sigmoid), _affine()), (3, 4)),
+    "scanned": (lambda: t.scanned(LAYERS, _stacked(3, 4)), (3, 4)),
+    "reversible": (lambda: t.reversible(LAYERS, _stacked(3, 4)), (3, 4)),
+    "multi-scale": (
+        lambda: t.multi_scale(
+            t.chain(t.squeeze, _split_by_prior()),
+            t.chain(t.squeeze, _split_by_prior()),
+            t.elementwise(jnp.sinh, jnp.arcsinh),
+        ),
+        (2, 4, 4, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BIJECTIONS)
+@pytest.mark.parametrize("x64", [True, False])
+def test_a_bijection_comes_back_and_its_log_det_is_the_oracles(name, x64):
+    tolerance = 1e-9 if x64 else 2e-5
+    with jax.enable_x64(x64):
+        make, shape = BIJECTIONS[name]
+        bijection, x = make(), 0.5 * _normal(*shape)
+        y, log_det = jax.jit(bijection.forward)(x)
+        again, back = jax.jit(bijection.inverse)(y)
+        chex.assert_shape([log_det, back], (len(x),))
+        expected = t.log_det(lambda x: bijection.forward(x)[0])(x)
+        other = t.log_det(lambda y: bijection.inverse(y)[0])(y)
+        np.testing.assert_allclose(again, x, rtol=0, atol=tolerance * 10)
+        np.testing.assert_allclose(log_det, expected, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(back, other, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(log_det, -back, rtol=0, atol=tolerance)
+        inverse = t.invert(bijection)
+        chex.assert_trees_all_equal(jax.jit(inverse.forward)(y), (again, back))
+
+
+def test_the_oracle_knows_a_determinant():
+    weight = jnp.array([[2.0, 1.0], [4.0, -3.0]])
+    found = t.log_det(lambda x: x @ weight.T)(_normal(5, 2))
+    np.testing.assert_allclose(found, np.log(10), rtol=1e-6)
+
+
+def test_chain_goes_from_left_to_right():
+    double = t.elementwise(lambda x: 2 * x, lambda y: y / 2)
+    add = t.elementwise(lambda x: x + 1, lambda y: y - 1)
+    y, _ = t.chain(double, add).forward(jnp.full((1, 1), 3.0))
+    assert y.item() == 7
+
+
+def test_squeeze_takes_blocks_of_pixels_to_channels():
+    x = jnp.arange(2 * 2 * 3).reshape(1, 2, 2, 3)
+    y, _ = t.squeeze.forward(x)
+    # Channel 4 c + 2 dy + dx.
+    np.testing.assert_array_equal(y.ravel(), [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11])
+    with pytest.raises(ValueError, match="3x4"):
+        t.squeeze.forward(jnp.zeros((1, 3, 4, 1)))
+
+
+def test_the_sigmoid_is_finite_far_out():
+    x = jnp.array([[-80.0], [0.0], [80.0]])
+    _, log_det = t.sigmoid.forward(x)
+    np.testing.assert_allclose(log_det, [-80, 2 * np.log(0.5), -80], rtol=1e-6)
+
+
+def test_log_dets_are_float32_under_bfloat16():
+    x = jnp.full((2, 64, 64, 4), 0.01, jnp.bfloat16)
+    stretch = t.elementwise(lambda x: 1.25 * x, lambda y: y / 1.25)
+    for bijection in (stretch, t.chain(stretch, t.squeeze), t.affine(x, jnp.full_like(x, 0.5))):
+        _, log_det = bijection.forward(x)
+        chex.assert_type(log_det, jnp.float32)
+    # In bfloat16 the sum would stop growing at 256.
+    _, log_det = stretch.forward(x)
+    np.testing.assert_allclose(log_det, 64 * 64 * 4 * np.log(1.25), rtol=1e-2)
+
+
+def _loss(make, layers, params, x, direction):
+    y, log_det = getattr(make(layers, params), direction)(x)
+    return jnp.sum(jnp.sin(y) * jnp.arange(y.size).reshape(y.shape)) + jnp.sum(log_det**2)
+
+
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_reversible_has_the_gradients_of_plain_autodiff(direction):
+    with jax.enable_x64(True):
+        params, x = _stacked(6, 4), 0.1 * _normal(3, 4)
+        values = [
+            jax.value_and_grad(functools.partial(_loss, make, LAYERS), (0, 1))(params, x, direction)
+            for make in (t.scanned, t.reversible)
+        ]
+        chex.assert_trees_all_close(*values, rtol=1e-9, atol=1e-9)
+        size = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(values[0][1]))
+        assert size > 1
+
+
+def test_reversible_keeps_only_the_output():
+    """Memory of the gradient at four times the depth; beside it, that of plain autodiff."""
+    x = jnp.ones((64, 32))
+
+    def temporary(make, depth):
+        loss = jax.grad(lambda params, x: _loss(make, LAYERS, params, x, "forward"))
+        compiled = jax.jit(loss).lower(_stacked(depth, 32), x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(t.scanned, 64) - temporary(t.scanned, 16) > 48 * x.nbytes
+    # What remains is the reversed copy of parameters, at most.
+    per_step = 32 * 32 * 4 + 4
+    assert temporary(t.reversible, 64) - temporary(t.reversible, 16) < 2 * 48 * per_step
+
+
+@pytest.mark.parametrize("make", [t.scanned, t.reversible])
+def test_bijections_compose_with_vmap_and_scan(make):
+    params, x = _stacked(3, 4), 0.3 * _normal(5, 2, 4)
+    bijection = make(LAYERS, params)
+    chex.assert_trees_all_close(
+        jax.vmap(bijection.forward)(x),
+        jax.tree.map(lambda *each: jnp.stack(each), *map(bijection.forward, x)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    grad = jax.grad(lambda x: _loss(make, LAYERS, params, x, "forward"))
+    np.testing.assert_allclose(
+        jax.vmap(grad)(x), jnp.stack([grad(each) for each in x]), rtol=1e-4, atol=1e-4
+    )
+
+    def there_and_back(x, _):
+        return bijection.inverse(bijection.forward(x)[0])[0], None
+
+    last, _ = jax.lax.scan(there_and_back, x[0], None, 3)
+    np.testing.assert_allclose(last, x[0], atol=1e-5)
+
+
+def test_what_a_reversible_layer_closes_over_gets_no_gradient():
+    def loss(shift):
+        layers = {"affine": lambda log_scale: t.affine(shift, log_scale)}
+        y, _ = t.reversible(layers, {"affine": jnp.zeros((2, 3, 4))}).forward(_normal(3, 4))
+        return jnp.sum(y)
+
+    with pytest.raises(jax.errors.UnexpectedTracerError):
+        jax.grad(loss)(jnp.zeros((3, 4)))

@@ -127,11 +127,12 @@ def checkerboard_step(config: GlowConfig, channels: int, context: jax.Array | No
     return step
 
 
-def _layers(step: Step) -> dict[str, Layer]:
+def layers_of(step: Step) -> dict[str, Layer]:
+    """The parametrized bijections of a step."""
     return {name: transforms.from_module(module, *args) for name, (module, args) in step.items()}
 
 
-def _by_layer(step: Step, variables: Variables) -> dict[str, Any]:
+def by_layer(step: Step, variables: Variables) -> dict[str, Any]:
     """The variables of each layer of a step, as linen has them."""
     return {name: variables.of(name)._asdict() for name in step}
 
@@ -139,10 +140,10 @@ def _by_layer(step: Step, variables: Variables) -> dict[str, Any]:
 def chain_of(config: GlowConfig, step: Step, variables: Variables) -> Bijection:
     """The step over and over, with variables stacked, [K, ...]."""
     depth = transforms.reversible if config.reversible else transforms.scanned
-    return depth(_layers(step), _by_layer(step, variables))
+    return depth(layers_of(step), by_layer(step, variables))
 
 
-def _init_chain(key: jax.Array, step: Step, count: int, x: jax.Array) -> Variables:
+def init_chain(key: jax.Array, step: Step, count: int, x: jax.Array) -> Variables:
     """Variables of `count` steps, stacked, of independent keys; `x` is of the shape they see."""
     children = {}
     for (name, (module, args)), layer_key in zip(
@@ -159,13 +160,13 @@ def _fit_chain(step: Step, variables: Variables, x: jax.Array) -> tuple[jax.Arra
 
     def one(x: jax.Array, layers: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
         fitted = dict(layers)
-        for name, layer in _layers(step).items():
+        for name, layer in layers_of(step).items():
             if isinstance(step[name][0], ActNorm):
                 fitted[name] = layers[name] | {"params": actnorm_params(x)}
             x, _ = layer(fitted[name]).forward(x)
         return x, {name: found["params"] for name, found in fitted.items()}
 
-    x, params = jax.lax.scan(one, x, _by_layer(step, variables))
+    x, params = jax.lax.scan(one, x, by_layer(step, variables))
     return x, Variables(params, variables.constants)
 
 
@@ -281,9 +282,9 @@ def init(config: GlowConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
         if config.checkerboard_steps:
             step = checkerboard_step(config, channels, context)
             count = config.checkerboard_steps
-            level["checkerboard"] = _init_chain(next(keys), step, count, before)
+            level["checkerboard"] = init_chain(next(keys), step, count, before)
         step = flow_step(config, 4 * channels, context)
-        level["steps"] = _init_chain(next(keys), step, config.steps_per_level, after)
+        level["steps"] = init_chain(next(keys), step, config.steps_per_level, after)
         h = z = after[..., : 2 * channels]
         if i == config.levels - 1:
             h, z = _top_input(after, context), after
@@ -294,9 +295,7 @@ def init(config: GlowConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
         noise, _ = transforms.squeeze.forward(jnp.zeros((1, *spec.shape)))
         step = flow_step(config, noise.shape[-1], noise)
         noise_key = jax.random.fold_in(key, config.levels)
-        children["dequantization"] = _init_chain(
-            noise_key, step, config.dequantization_steps, noise
-        )
+        children["dequantization"] = init_chain(noise_key, step, config.dequantization_steps, noise)
     return from_variables(config, spec, _join(children), is_fitted=False)
 
 

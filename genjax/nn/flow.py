@@ -149,6 +149,9 @@ def _order(kind: str, key: jax.Array, features: int) -> jax.Array:
     return one[::-1] if kind == "reverse" else jax.random.permutation(key, one)
 
 
+_BESIDE = ((0, 0), (1, 1), (1, 1), (0, 0))
+
+
 class ZeroConv(nn.Module):
     """3x3 convolution that begins at 0, times a learned scale (Kingma and Dhariwal 2018, 3.3).
 
@@ -165,9 +168,10 @@ class ZeroConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.zeros, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         log_scale = self.param("log_scale", nn.initializers.zeros, (self.features,))
-        # Padded with 0 and 1 added everywhere: the same as padded with 1, on a faster convolution.
-        y = conv(x.astype(self.dtype) - 1, kernel, padding=1)
-        y = y.astype(bias.dtype) + along_last(jnp.sum(kernel, (0, 1, 2)).astype(bias.dtype), y)
+        y = conv(x.astype(self.dtype), kernel, padding=1)
+        # What the 1s beside the image add is the same for every example and every channel.
+        beside = jnp.pad(jnp.zeros((1, *x.shape[1:3], 1), self.dtype), _BESIDE, constant_values=1)
+        y = (y + conv(beside, jnp.sum(kernel, axis=2, keepdims=True))).astype(bias.dtype)
         return (y + along_last(bias, y)) * along_last(jnp.exp(3 * log_scale), y)
 
 

@@ -71,6 +71,13 @@ RULES = (
         "lower optimizer.learning_rate, or look at condition_number",
     ),
     Rule(
+        ("overflow_share",),
+        lambda m: m["overflow_share"] > 0.01,
+        PATIENCE_DISTANCE,
+        "some samples overflow where the flow has seen no data (overflow_share): sample with a "
+        "--temperature below 1, or train for longer",
+    ),
+    Rule(
         (ENERGY_DISTANCE, "best"),
         lambda m: m[ENERGY_DISTANCE] > 3 * m["best"] > 0,
         PATIENCE_DISTANCE,

@@ -336,6 +336,7 @@ def scale(config: GlowConfig, levels: jax.Array) -> jax.Array:
 def _to_images(config: GlowConfig, x: jax.Array) -> jax.Array:
     """The gray level that x is in, float32 in [-1, 1]."""
     highest = 2**config.bits - 1
+    x = jnp.nan_to_num(x)  # where the inverse overflowed, gray: `health` tells of it
     levels = jnp.clip(jnp.floor((x + 0.5) * 2**config.bits), 0, highest)
     return levels * (2 / highest) - 1
 
@@ -383,15 +384,16 @@ def log_prob_terms(
     noise, log_noise = _noise(config, variables, levels, key)
     bijection = flow(config, spec, variables, jnp.asarray(batch.labels))
     zs, log_det = bijection.forward(scale(config, levels + noise))
-    return Terms(standard_normal_log_prob(_flatten(zs)), log_det, log_noise)
+    return Terms(standard_normal_log_prob(flatten(zs)), log_det, log_noise)
 
 
-def _flatten(zs: tuple[jax.Array, ...]) -> jax.Array:
+def flatten(zs: tuple[jax.Array, ...]) -> jax.Array:
     """The latents of all levels as vectors, [B, H * W * C]."""
     return jnp.concatenate([z.reshape(len(z), -1) for z in zs], axis=-1)
 
 
-def _unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple[jax.Array, ...]:
+def unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple[jax.Array, ...]:
+    """The inverse of `flatten`."""
     shapes = latent_shapes(config, spec)
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     parts = jnp.split(latents, ends, axis=-1)
@@ -474,7 +476,7 @@ def encode(config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array
     levels = quantize(config, jnp.asarray(batch.images))
     bijection = flow(config, state.spec, _variables(state), jnp.asarray(batch.labels))
     zs, _ = bijection.forward(scale(config, levels + 0.5))
-    return _flatten(zs)
+    return flatten(zs)
 
 
 def decode(
@@ -482,7 +484,7 @@ def decode(
 ) -> jax.Array:
     """Latents [n, H * W * C] to images float32 [n, H, W, C] in [-1, 1], of `bits` bits."""
     bijection = flow(config, state.spec, _variables(state), labels)
-    x, _ = bijection.inverse(_unflatten(config, state.spec, latents))
+    x, _ = bijection.inverse(unflatten(config, state.spec, latents))
     return _to_images(config, x)
 
 
@@ -539,15 +541,22 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
 
     Returns:
         `round_trip_error`: `max |x - f^-1(f(x))|` of each image, [B], as a share of the range of
-        gray values; 1 where it is not finite. `condition_number`: of each 1x1 convolution, [L * K];
-        none where all are permutations.
+        gray values; 1 where it is not finite. `overflow_share`: of samples at temperature 1, those
+        in which the inverse overflows, as it may where no data are (Behrmann et al. 2021). And
+        `condition_number`: of each 1x1 convolution, [L * K]; none where all are permutations.
     """
     variables = _variables(state)
     x = scale(config, quantize(config, jnp.asarray(batch.images)) + 0.5)
     bijection = flow(config, state.spec, variables, jnp.asarray(batch.labels))
     again, _ = bijection.inverse(bijection.forward(x)[0])
     error = jnp.max(jnp.abs(x - again).reshape(len(x), -1), axis=1)
-    found = {"round_trip_error": jnp.where(jnp.isfinite(error), jnp.minimum(error, 1), 1)}
+    z = jax.random.normal(jax.random.key(0), (len(x), x[0].size))
+    samples, _ = bijection.inverse(unflatten(config, state.spec, z))
+    is_finite = jnp.all(jnp.isfinite(samples), axis=(1, 2, 3))
+    found = {
+        "round_trip_error": jnp.where(jnp.isfinite(error), jnp.minimum(error, 1), 1),
+        "overflow_share": 1 - jnp.mean(is_finite.astype(jnp.float32)),
+    }
     if config.permutation in ("lu", "plain"):
         conditions = []
         for i, (_, _, channels) in enumerate(levels_of(config, state.spec)):

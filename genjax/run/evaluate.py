@@ -176,7 +176,10 @@ def evaluate(
                 if hasattr(recipe.model, name)
             },
         },
-        "health": {name: np.sort(values)[::-1][:HEALTH].tolist() for name, values in signs.items()},
+        "health": {
+            name: np.sort(np.atleast_1d(values))[::-1][:HEALTH].tolist()
+            for name, values in signs.items()
+        },
         "step": step,
         "seconds": round(time.monotonic() - start, 1),
     }

@@ -90,3 +90,15 @@ def test_posterior_collapse_is_said_of_none_and_of_few_latents():
     # Two latents of two, and the 17 of 50 that MNIST takes of Burda's VAE.
     for active, size in ((2, 2), (1, 2), (17, 50)):
         assert _warnings([{"active_units": active, "active_share": active / size}] * 99) == []
+
+
+def test_a_flow_that_cannot_be_inverted_is_said_at_once():
+    assert _warnings([{"round_trip_error": 2e-5, "overflow_share": 0.0}] * 99) == []
+    (warning,) = _warnings([{"round_trip_error": 0.05}])
+    assert "hardly be inverted" in warning
+
+
+def test_samples_that_overflow_are_said_when_it_lasts():
+    assert _warnings([{"overflow_share": 0.05}] * 2) == []
+    (warning,) = _warnings([{"overflow_share": 0.05}] * 99)
+    assert "overflow" in warning

@@ -217,7 +217,20 @@ def test_health_is_that_of_the_matrices_and_of_the_round_trip():
     assert broken["condition_number"][0] > 1e6
     assert jnp.max(broken["round_trip_error"]) > 1e-3
     ablation = CONFIGS["additive, shuffled"]
-    assert list(glow.health(ablation, _state(ablation), batch)) == ["round_trip_error"]
+    found = glow.health(ablation, _state(ablation), batch)
+    assert sorted(found) == ["overflow_share", "round_trip_error"]
+
+
+def test_samples_that_overflow_are_images_all_the_same_and_are_told():
+    variables = _variables(_state(SMALL))
+    bias = variables.params["level_0"]["steps"]["coupling"]["net"]["output"]["bias"]
+    variables.params["level_0"]["steps"]["coupling"]["net"]["output"]["bias"] = bias.at[:, :2].set(
+        -70
+    )
+    state = glow.from_variables(SMALL, SPEC, variables)
+    assert glow.health(SMALL, state, _batch())["overflow_share"] == 1
+    images = glow.sample(SMALL, state, KEY, 4)
+    assert jnp.all((images >= -1) & (images <= 1))
 
 
 def test_the_loss_falls_on_the_digits(digits=1000):

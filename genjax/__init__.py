@@ -9,7 +9,7 @@
 
 from genjax.data.sources import DataOptions
 from genjax.run.evaluate import evaluate
-from genjax.run.latents import interpolate, manifold, reconstruct, traverse
+from genjax.run.latents import interpolate, manifold, manipulate, reconstruct, traverse
 from genjax.run.loop import Diverged, Result, resume, train
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sample import sample
@@ -26,6 +26,7 @@ __all__ = [
     "interpolate",
     "load_recipe",
     "manifold",
+    "manipulate",
     "reconstruct",
     "resume",
     "sample",

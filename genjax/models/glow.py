@@ -552,10 +552,10 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
     error = jnp.max(jnp.abs(x - again).reshape(len(x), -1), axis=1)
     z = jax.random.normal(jax.random.key(0), (len(x), x[0].size))
     samples, _ = bijection.inverse(unflatten(config, state.spec, z))
-    is_finite = jnp.all(jnp.isfinite(samples), axis=(1, 2, 3))
+    overflows = ~jnp.all(jnp.isfinite(samples), axis=(1, 2, 3))
     found = {
         "round_trip_error": jnp.where(jnp.isfinite(error), jnp.minimum(error, 1), 1),
-        "overflow_share": 1 - jnp.mean(is_finite.astype(jnp.float32)),
+        "overflow_share": jnp.mean(overflows.astype(jnp.float32)),
     }
     if config.permutation in ("lu", "plain"):
         conditions = []

@@ -118,3 +118,36 @@ def test_labels_of_a_conditional_model(tmp_path):
     genjax.train(dataclasses.replace(RECIPE, model=model, steps=300), tmp_path / "run")
     assert genjax.interpolate(tmp_path / "run", n=2, steps=3).shape == (2, 3, 8, 8, 1)
     assert genjax.manifold(tmp_path / "run", n=3).shape == (3, 3, 8, 8, 1)
+
+
+def test_manipulation_leads_to_the_class(vae):
+    """Judged in pixels, by the distance to the mean image of the class."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    rows = genjax.manipulate(vae, to=0, source=1, n=10, steps=3, extent=1.0)
+    assert rows.shape == (10, 3, 8, 8, 1)
+    mean = {k: digits.images[digits.target == k].mean(axis=0) * 255 / 16 for k in (0, 1)}
+    away, here, there = np.moveaxis(
+        np.linalg.norm(rows[..., 0] - mean[0], axis=(-2, -1))
+        - np.linalg.norm(rows[..., 0] - mean[1], axis=(-2, -1)),
+        1,
+        0,
+    )
+    assert (there < here - 20).sum() >= 8
+    assert there.mean() < here.mean() < away.mean()
+    # Of any class, away from all others.
+    assert genjax.manipulate(vae, to=0, n=2, steps=2).shape == (2, 2, 8, 8, 1)
+
+
+def test_what_cannot_be_manipulated_is_refused(vae, gan, tmp_path):
+    for message, call in {
+        "to = 12: no image of that class; there are 0, 1, 2": lambda: genjax.manipulate(vae, to=12),
+        "from = 10": lambda: genjax.manipulate(vae, to=1, source=10),
+        "steps = 1": lambda: genjax.manipulate(vae, to=1, steps=1),
+        "n = 0": lambda: genjax.manipulate(vae, to=1, n=0),
+        "n = 99: should be from 1 to": lambda: genjax.manipulate(vae, to=1, source=2, n=99),
+        "'gan' has no encoder": lambda: genjax.manipulate(gan, to=1),
+    }.items():
+        with pytest.raises(genjax.UsageError, match=message):
+            call()

@@ -1,0 +1,28 @@
+"""Glow on the 8x8 digits, in 16 gray levels: 2 levels of 8 steps, 64 channels.
+
+genjax train glow_digits
+"""
+
+from genjax import DataOptions, Recipe
+from genjax.models.glow import GlowConfig
+from genjax.steps.optim import AdamConfig
+
+STEPS = 2000
+
+recipe = Recipe(
+    family="glow",
+    data="digits",
+    data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
+    model=GlowConfig(
+        hidden_features=64,
+        bits=4,
+        ema_decay=0.999,
+        optimizer=AdamConfig(
+            learning_rate=2e-3, beta1=0.9, warm_up_steps=100, decay_steps=STEPS, clip_norm=1.0
+        ),
+    ),
+    steps=STEPS,
+    batch_size=64,
+    log_every=100,
+    save_every=500,
+)

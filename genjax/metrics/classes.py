@@ -1,0 +1,48 @@
+"""What a classifier makes of samples: Inception Score, and the classes that they cover."""
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
+
+from genjax.types import UsageError
+
+
+def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]:
+    """`exp(E KL(p(y|x) || p(y)))` (Salimans et al. 2016, section 4).
+
+    Args:
+        logits: Of a classifier, [N, K].
+        splits: Into so many parts, in their order, with a score each.
+
+    Returns:
+        Mean and standard deviation over the splits; from 1 to K.
+
+    Raises:
+        UsageError: More splits than examples.
+    """
+    if not 1 <= splits <= len(logits):
+        raise UsageError(f"splits = {splits}: should be from 1 to {len(logits)}")
+    scores = []
+    for part in np.array_split(np.asarray(logits, np.float64), splits):
+        log_p = log_softmax(part, axis=1)
+        p = np.exp(log_p)
+        log_marginal = logsumexp(log_p, axis=0) - np.log(len(part))
+        scores.append(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def class_coverage(fake: np.ndarray, real: np.ndarray, classes: int) -> tuple[int, float]:
+    """How many classes the samples have, and how their shares differ from the data's.
+
+    Args:
+        fake: Class of each sample, by a classifier, [N].
+        real: Class of each image of the data, [M].
+        classes: Number of classes.
+
+    Returns:
+        The number of classes with a sample (the modes of Srivastava et al. 2017, section 4), and
+        `KL(samples || data)` of their shares in nats; infinite where the data have no such class.
+    """
+    shares = [np.bincount(labels, minlength=classes) / len(labels) for labels in (fake, real)]
+    p, q = (share[shares[0] > 0] for share in shares)
+    with np.errstate(divide="ignore"):
+        return len(p), float((p * np.log(p / q)).sum())

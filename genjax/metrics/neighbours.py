@@ -1,0 +1,74 @@
+"""Fidelity and diversity apart: how two sets of features lie among each other."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import pairwise_distances_chunked
+
+from genjax.types import UsageError
+
+# The paper's choices of k: 3 for precision and recall, 5 for density and coverage.
+NEAREST_K = 5
+
+
+class Manifolds(NamedTuple):
+    """How samples and data cover each other.
+
+    Attributes:
+        precision: Share of samples within a ball of the data: fidelity (Kynkaanniemi et al. 2019,
+            equation 2).
+        recall: Share of the data within a ball of the samples: diversity.
+        density: Balls of the data around a sample, as a share of k: fidelity that one outlier of
+            the data does not lift (Naeem et al. 2020, equation 3); can exceed 1.
+        coverage: Share of the data whose ball holds a sample: diversity (equation 4).
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Manifolds:
+    """Precision, recall, density and coverage, by balls that reach to the k-th neighbour.
+
+    Exact, in blocks: memory grows with the number of examples, not with its square.
+
+    Args:
+        real: Features of data, [N, D].
+        fake: Features of samples, [M, D].
+        nearest_k: Which neighbour in its own set a ball reaches to, the point itself not counted.
+
+    Raises:
+        UsageError: No more than `nearest_k` examples.
+    """
+    fewest = min(len(real), len(fake))
+    if not 1 <= nearest_k < fewest:
+        raise UsageError(f"nearest_k = {nearest_k}: should be from 1 to {fewest - 1}")
+    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    real_radii, fake_radii = _radii(real, nearest_k), _radii(fake, nearest_k)
+
+    counts = np.zeros(len(fake), np.int64)
+    recalled = covered = start = 0
+    for distances in pairwise_distances_chunked(real, fake):
+        balls = distances < real_radii[start : start + len(distances), None]
+        counts += balls.sum(axis=0)
+        covered += balls.any(axis=1).sum()
+        recalled += (distances < fake_radii[None]).any(axis=1).sum()
+        start += len(distances)
+    return Manifolds(
+        float((counts > 0).mean()),
+        float(recalled / len(real)),
+        float(counts.mean() / nearest_k),
+        float(covered / len(real)),
+    )
+
+
+def _radii(x: np.ndarray, nearest_k: int) -> np.ndarray:
+    """Distance of each point to its k-th neighbour; the nearest of all is the point itself."""
+
+    def kth(distances: np.ndarray, start: int) -> np.ndarray:
+        del start
+        return np.partition(distances, nearest_k, axis=1)[:, nearest_k]
+
+    return np.concatenate(list(pairwise_distances_chunked(x, reduce_func=kth)))

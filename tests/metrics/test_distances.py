@@ -1,0 +1,141 @@
+import functools
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from genjax.metrics.classes import class_coverage, inception_score
+from genjax.metrics.frechet import Moments, frechet_distance
+from genjax.metrics.kernel import kernel_distance, squared_mmd
+from genjax.metrics.neighbours import manifolds
+from genjax.metrics.sharpness import sharpness
+from genjax.types import UsageError
+
+
+def _features(n, seed, shift=0.0):
+    return np.random.default_rng(seed).normal(shift, 1, (n, 6))
+
+
+@pytest.fixture
+def vectors(shared):
+    return np.load(shared / "reference/a/metrics_a.npz")
+
+
+def test_frechet_distance_is_the_references(vectors):
+    real, fake, real_low, fake_low = (
+        Moments.of(vectors[f"in/{name}"])
+        for name in ("real", "fake", "real_low_rank", "fake_low_rank")
+    )
+    np.testing.assert_allclose(frechet_distance(real, fake), vectors["out/frechet"], rtol=1e-9)
+    # Theirs takes the root of a product of rank-deficient matrices, which keeps half of the digits.
+    found = frechet_distance(real_low, fake_low)
+    np.testing.assert_allclose(found, vectors["out/frechet_low_rank"], rtol=1e-8)
+    assert abs(frechet_distance(real, real)) < 1e-10
+
+
+def test_kernel_distance_is_the_references(vectors):
+    found = squared_mmd(vectors["in/real"], vectors["in/fake"])
+    np.testing.assert_allclose(found, vectors["out/kid_one_block"], rtol=1e-9)
+
+
+def test_inception_score_is_the_references(vectors):
+    for splits, names in ((1, ("1", None)), (10, ("10_mean", "10_std"))):
+        for value, name in zip(inception_score(vectors["in/logits"], splits), names, strict=True):
+            if name:
+                expected = vectors[f"out/inception_score_{name}"]
+                np.testing.assert_allclose(value, expected, rtol=1e-9)
+
+
+def test_manifolds_are_the_references(vectors):
+    found = manifolds(vectors["in/real"], vectors["in/fake"], nearest_k=5)
+    for name, value in found._asdict().items():
+        np.testing.assert_allclose(value, vectors[f"out/{name}"], rtol=1e-9)
+
+
+def test_moments_of_parts_merge_to_those_of_the_whole():
+    features = _features(100, 0, shift=1e3)
+    whole = Moments.of(features)
+    parts = [Moments.of(part) for part in np.split(features, [10, 40, 41])]
+    for merged in (functools.reduce(Moments.merge, parts), parts[3].merge(parts[0])):
+        if merged.examples == 100:
+            np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+            np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(whole.covariance, np.cov(features.T), rtol=1e-9, atol=1e-9)
+    with pytest.raises(UsageError, match="1 example"):
+        _ = parts[2].covariance
+
+
+def test_frechet_distance_against_the_root_of_the_product():
+    a, b = Moments.of(_features(500, 0)), Moments.of(_features(400, 1, 0.3) * np.arange(1, 7))
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance).real
+    gap = a.mean - b.mean
+    expected = gap @ gap + np.trace(a.covariance + b.covariance - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
+
+
+def test_kernel_distance_is_seeded_and_has_an_error():
+    x, y = _features(500, 0), _features(400, 1)
+    same = kernel_distance(x, y, subsets=50, subset_size=100)
+    assert same == kernel_distance(x, y, subsets=50, subset_size=100)
+    assert same != kernel_distance(x, y, subsets=50, subset_size=100, seed=1)
+    assert abs(same[0]) < 5 * same[1] + 0.02
+    far, error = kernel_distance(x, _features(400, 1, 0.5), subsets=50, subset_size=100)
+    assert far > 10 * error > 0
+    with pytest.raises(UsageError, match="of 1 examples"):
+        kernel_distance(x[:1], y)
+
+
+def test_manifolds_tell_fidelity_from_diversity():
+    """Two clusters of data; samples of one of them, of both, and far away."""
+    clusters = [_features(200, seed, shift) for seed, shift in ((0, 0.0), (1, 20.0))]
+    real = np.concatenate(clusters)
+    both = np.concatenate([_features(200, 2, 0.0), _features(200, 3, 20.0)])
+    half, far = manifolds(real, _features(400, 4, 0.0)), manifolds(real, both - 100)
+    whole = manifolds(real, both)
+    assert min(whole.precision, whole.recall, whole.coverage) > 0.85
+    assert half.precision > 0.85
+    assert half.recall == pytest.approx(0.5, abs=0.05)
+    assert half.coverage == pytest.approx(0.5, abs=0.05)
+    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+    assert whole.density == pytest.approx(1, abs=0.2)
+    with pytest.raises(UsageError, match="nearest_k = 5: should be from 1 to 4"):
+        manifolds(real, both[:5])
+
+
+def test_manifolds_in_blocks_are_the_same(monkeypatch):
+    import sklearn
+
+    real, fake = _features(300, 0), _features(200, 1, 0.5)
+    expected = manifolds(real, fake)
+    with sklearn.config_context(working_memory=0.05):  # MiB: about 20 rows at once
+        assert manifolds(real, fake) == expected
+
+
+def test_inception_score_at_its_ends():
+    certain = 1e3 * np.eye(10)
+    assert inception_score(np.repeat(certain, 5, axis=0)[::1], 1)[0] == pytest.approx(10)
+    assert inception_score(np.repeat(certain[:1], 50, axis=0), 1)[0] == pytest.approx(1)
+    assert inception_score(np.zeros((50, 10)), 5) == pytest.approx((1, 0))
+    with pytest.raises(UsageError, match="splits = 11"):
+        inception_score(certain, 11)
+
+
+def test_class_coverage_counts_modes_and_weighs_shares():
+    real = np.repeat(np.arange(4), 25)
+    assert class_coverage(real, real, 4) == (4, 0)
+    modes, divergence = class_coverage(np.array([0, 0, 1, 1]), real, 4)
+    assert (modes, divergence) == (2, pytest.approx(np.log(2)))
+    assert class_coverage(np.array([3]), real[:75], 4) == (1, np.inf)
+
+
+def test_sharpness_falls_with_blur():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 12, 12, 3), np.uint8)
+    blurred = (images[:, 1:].astype(float) + images[:, :-1]) / 2
+    assert np.all(sharpness(blurred) < 0.7 * sharpness(images))
+    flat = np.full((1, 5, 5, 1), 7)
+    ramp = np.arange(25).reshape(1, 5, 5, 1)
+    assert sharpness(flat) == sharpness(ramp) == 0
+    dot = np.zeros((1, 3, 3, 1))
+    assert sharpness(dot) == 0

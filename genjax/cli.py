@@ -28,6 +28,7 @@ from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import SaveError
 from genjax.run.evaluate import evaluate
+from genjax.run.extractor import cache_folder
 from genjax.run.grid import as_text, in_pairs
 from genjax.run.inspect import inspect
 from genjax.run.latents import (
@@ -57,7 +58,7 @@ usage: genjax COMMAND ...
   genjax train RECIPE [options]   train from the beginning
   genjax resume RUN [options]     go on with a run that was stopped, or train it for longer
   genjax sample RUN [options]     images from a trained run
-  genjax evaluate RUN [options]   how likely a trained model finds the test images
+  genjax evaluate RUN [options]   how good its samples are, how likely the test images
   genjax reconstruct RUN          images and what encoder and decoder make of them
   genjax interpolate RUN          paths between images in latent space
   genjax traverse RUN             what each latent does
@@ -175,20 +176,26 @@ def sample_command(
 
 def evaluate_command(
     run: Positional[str],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 10_000,
     samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
+    temperature: float | None = None,
 ) -> Work:
-    """How likely a trained model finds the images of the test split; adds to evaluations.jsonl.
+    """How good samples are, and how likely the test images; adds to evaluations.jsonl.
 
     Args:
-        run: The run folder, of a model with a likelihood.
-        samples: Importance samples for each image: of the latents (vae), or of the noise within
-            gray levels (glow). None: as is usual, 5000 and 1.
+        run: The run folder.
+        n: Samples that are compared with images of the test split.
+        samples: Importance samples for the likelihood of each image: of the latents (vae), or of
+            the noise within gray levels (glow). None: as is usual, 5000 and 1.
         seed: Of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        temperature: Of the samples; see `genjax sample`.
     """
-    return lambda: _print(json.dumps(evaluate(run, samples, seed, checkpoint), indent=2))
+    return lambda: _print(
+        json.dumps(evaluate(run, n, samples, seed, checkpoint, temperature), indent=2)
+    )
 
 
 def reconstruct_command(
@@ -430,9 +437,8 @@ def _set_up() -> None:
     log.propagate = False
     # Others report on their own workings; what matters is raised as an error.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax" / "xla"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _fail(message: str, code: int) -> None:

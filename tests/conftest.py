@@ -6,6 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from genjax.metrics import classifier
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -20,6 +22,13 @@ def shared() -> Path:
             pytest.fail(f"{SHARED} is required and is not there")
         pytest.skip("needs ../shared, the data and reference vectors beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory):
+    """Nothing of the user's is read or written; feature nets are trained in a blink."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    classifier.STEPS = 100
 
 
 @pytest.fixture(scope="session", autouse=True)

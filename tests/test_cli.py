@@ -65,7 +65,7 @@ def test_a_session_with_a_vae(genjax_command, tmp_path, monkeypatch):
     tiny = [*TINY, "--latent-size", "2"]
     assert genjax_command("train", "vae_digits", *tiny)[0] == 0
     run = "runs/vae_digits"
-    code, out, err = genjax_command("evaluate", run, "--samples", 5)
+    code, out, err = genjax_command("evaluate", run, "--samples", 5, "-n", 50)
     assert code == 0
     assert json.loads(out)["protocol"]["importance_samples"] == 5
     assert "360 images of train[80%:], step" in err
@@ -74,11 +74,18 @@ def test_a_session_with_a_vae(genjax_command, tmp_path, monkeypatch):
         (("interpolate", run, "-n", 2, "--steps", 5), (10, 8, 8, 1)),
         (("traverse", run, "-n", 2, "--steps", 3), (6, 8, 8, 1)),
         (("manifold", run, "-n", 4), (16, 8, 8, 1)),
+        (("manipulate", run, "--to", 3, "--from", 7, "-n", 2, "--steps", 3), (6, 8, 8, 1)),
     ):
         assert genjax_command(*command, "-o", "images.npy")[0] == 0
         assert np.load("images.npy").shape == shape
         assert genjax_command(*command)[0] == 0
-    for name in ("reconstructions", "interpolations", "traversals", "manifold"):
+    for name in (
+        "reconstructions",
+        "interpolations",
+        "traversals",
+        "manifold",
+        "manipulations",
+    ):
         with Image.open(f"{name}.png") as grid:
             assert grid.size[0] > 100
 
@@ -176,7 +183,15 @@ BAD = {
     "train vae_digits --split test": "digits has no split 'test'",
     "train vae_digits --test-split test": "digits has no split 'test'",
     "train vae_digits --network resnet --size 30": "images of 30x30: these networks halve",
-    "evaluate RUN": "family 'gan' has no likelihood",
+    "evaluate RUN -n 3": "n = 3: should be at least 10",
+    "evaluate RUN --samples 0": "samples = 0: should be at least 1",
+    "evaluate RUN -n 10 --temperature 0.5": "family 'gan' has no temperature",
+    "sample RUN --temperature 0.5": "family 'gan' has no temperature",
+    "manipulate RUN --to 3": "family 'gan' has no encoder",
+    "manipulate RUN": "--to",
+    "train glow_digits --size 9": "images of 9x9: with levels = 2 both should be multiples of 4",
+    "train glow_digits --optimizer.decay-steps 50": "decay_steps = 50: should be 0 or more than",
+    "train glow_digits --bits 9": "bits = 9: should be less than or equal to 8",
     "evaluate /no/such/run": "is not a run folder",
     "reconstruct RUN": "family 'gan' has no encoder",
     "traverse RUN": "family 'gan' has no encoder",

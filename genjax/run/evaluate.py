@@ -1,4 +1,4 @@
-"""How likely a model finds images that it was not trained on."""
+"""How good a trained model is: its samples, and how likely it finds images that it has not seen."""
 
 import functools
 import json
@@ -16,18 +16,22 @@ import numpy as np
 from tqdm import tqdm
 
 from genjax.data.batches import read_all
-from genjax.data.sources import open_source
+from genjax.data.sources import DataOptions, open_source
 from genjax.objectives.likelihood import bits_per_dim
+from genjax.run.extractor import extractor_of
+from genjax.run.fidelity import fidelity
 from genjax.run.folder import RunFolder
 from genjax.run.recipe import Recipe
-from genjax.run.sample import Checkpoint, load_state
+from genjax.run.sample import Checkpoint, load_state, sample_state
 from genjax.steps.diagnostics import active_units
-from genjax.types import Batch, Likelihood, State, UsageError
+from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 
 log = logging.getLogger("genjax")
 
 # Images in one call.
 CHUNK = 100
+# The fewest samples that a covariance and five neighbours are taken of.
+FEWEST = 10
 # Of each sign of health so many are told, the worst first.
 HEALTH = 10
 
@@ -97,7 +101,7 @@ def in_chunks(batch: Batch) -> list[Batch]:
     return [Batch(*(array[start : start + CHUNK] for array in batch)) for start in starts]
 
 
-def _metrics(
+def _likelihood(
     recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int
 ) -> dict[str, float]:
     """The means over the images, with their standard errors; see `evaluate`."""
@@ -118,64 +122,74 @@ def _metrics(
 
 def evaluate(
     run: str | Path,
+    n: int = 10_000,
     samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
+    temperature: float | None = None,
 ) -> dict[str, Any]:
-    """The likelihood of the images of the run's `test_split`, with its protocol.
+    """How good samples are beside the images of the run's `test_split`, and how likely those are.
+
+    Without a `test_split` it is the images that were trained on; the protocol says so.
 
     Args:
         run: The run folder; a line is added to its `evaluations.jsonl`.
-        samples: Importance samples for each image: of the latents of a VAE, or of the noise within
-            gray levels of a flow. None: as many as is usual, 5,000 and 1.
+        n: Samples.
+        samples: Importance samples for the likelihood of each image: of the latents of a VAE, or
+            of the noise within gray levels of a flow. None: as many as is usual, 5,000 and 1.
         seed: Of all draws.
         checkpoint: `best`, `latest`, or a step.
+        temperature: Of the samples; see `genjax.sample`.
 
     Returns:
-        `metrics`: `nll` in nats an image and `bits_per_dim`, each with `..._error`, the standard
-        error of the mean over images; where `nll` is a bound, also the `elbo` and `active_units`.
-        `protocol`: all that a comparison has to agree in. `health`: signs of numerical trouble,
-        the largest of each the worst; see the family's `health`.
+        `metrics`: those of `fidelity`, where the data have classes to train a feature net with;
+        and of a model with a likelihood, `nll` in nats an image and `bits_per_dim`, each with
+        `..._error`, the standard error of the mean over images; where `nll` is a bound, also the
+        `elbo` and `active_units`. `protocol`: all that a comparison has to agree in. `health`:
+        signs of numerical trouble, the largest of each the worst; see the family's `health`.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, no test split, or a model without a
-            likelihood.
+        UsageError: No run there, no such good checkpoint, or impossible numbers.
     """
     folder = RunFolder(Path(run))
     recipe, spec, _ = folder.read_config()
-    if recipe.functions.evaluate is None:
-        raise UsageError(f"family {recipe.family!r} has no likelihood; wanted a run of vae, glow")
-    samples = recipe.functions.samples if samples is None else samples
-    if samples < 1:
-        raise UsageError(f"samples = {samples}: should be at least 1")
-    options = recipe.data_options
-    if options.test_split is None:
-        raise UsageError(f"{run} was trained without a test_split, so no images were held out")
+    importance_samples = recipe.functions.samples if samples is None else samples
+    for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
+        if value < least:
+            raise UsageError(f"{name} = {value}: should be at least {least}")
     recipe, state, step = load_state(run, checkpoint)
-    source = open_source(recipe.data, options.for_test)
-    if source.spec != spec:
-        raise UsageError(f"{options.test_split} of {recipe.data}: {source.spec}, wanted {spec}")
-    images, labels, _ = read_all(source)
-    log.info("%s images of %s, step %d of %s", f"{len(images):,}", options.test_split, step, run)
+    options = recipe.data_options
+    test = _all_images(recipe, options.for_test, spec)
+    count = len(test.images)
+    log.info("%s images of %s, step %d of %s", f"{count:,}", options.for_test.split, step, run)
     start = time.monotonic()
-    batch = Batch(images, labels)
-    metrics = _metrics(recipe, state, batch, jax.random.key(seed), samples)
-    signs = health(recipe, state, batch)
+    metrics: dict[str, float] = {}
+    protocol: dict[str, Any] = {
+        "data": recipe.data,
+        "split": options.for_test.split,
+        "images": count,
+        "shape": spec.shape,
+        "seed": seed,
+        "model": {
+            name: getattr(recipe.model, name)
+            for name in ("likelihood", "binarization", "bits", "dequantization")
+            if hasattr(recipe.model, name)
+        },
+    }
+    sample_key, likelihood_key = jax.random.split(jax.random.key(seed))
+    if spec.classes > 1:
+        extractor, protocol["extractor"] = extractor_of(recipe.data, options)
+        protocol |= {"samples": n, "temperature": temperature}
+        fake = sample_state(recipe, state, sample_key, n, temperature)
+        train = test if options.test_split is None else _all_images(recipe, options, spec)
+        metrics |= fidelity(extractor, fake, test, np.asarray(train.images), seed)
+    if recipe.functions.evaluate is not None:
+        protocol["importance_samples"] = importance_samples
+        metrics |= _likelihood(recipe, state, test, likelihood_key, importance_samples)
+    signs = health(recipe, state, test)
     result = {
         "metrics": metrics,
-        "protocol": {
-            "data": recipe.data,
-            "split": options.test_split,
-            "images": len(images),
-            "shape": spec.shape,
-            "importance_samples": samples,
-            "seed": seed,
-            "model": {
-                name: getattr(recipe.model, name)
-                for name in ("likelihood", "binarization", "bits", "dequantization")
-                if hasattr(recipe.model, name)
-            },
-        },
+        "protocol": protocol,
         "health": {
             name: np.sort(np.atleast_1d(values))[::-1][:HEALTH].tolist()
             for name, values in signs.items()
@@ -186,3 +200,12 @@ def evaluate(
     with (folder.path / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(result) + "\n")
     return result
+
+
+def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
+    """Every image of a split, which have to be of the run's shape."""
+    source = open_source(recipe.data, options)
+    if source.spec != spec:
+        raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")
+    images, labels, _ = read_all(source)
+    return Batch(images, labels)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
@@ -54,29 +55,36 @@ def test_the_vae_learns_the_digits(trained):
 
 
 def test_an_evaluation_carries_its_protocol(trained):
-    result = genjax.evaluate(trained, samples=100)
+    result = genjax.evaluate(trained, n=100, samples=100)
     metrics = result["metrics"]
     assert metrics["nll"] < -metrics["elbo"]
     assert metrics["bits_per_dim"] == pytest.approx(metrics["nll"] / (64 * math.log(2)))
     assert 0.1 < metrics["nll_error"] < 1
     assert metrics["active_units"] == 2
+    extractor = result["protocol"].pop("extractor")
+    assert extractor["kind"] == "classifier"
+    assert extractor["accuracy"] > 0.9
+    assert len(extractor["sha256"]) == 16
     assert result["protocol"] == {
         "data": "digits",
         "split": "train[80%:]",
         "images": 360,
         "shape": (8, 8, 1),
+        "samples": 100,
+        "temperature": None,
         "importance_samples": 100,
         "seed": 0,
         "model": {"likelihood": "bernoulli", "binarization": "dynamic"},
     }
-    assert genjax.evaluate(trained, samples=100)["metrics"] == metrics
-    assert genjax.evaluate(trained, samples=100, seed=1)["metrics"]["nll"] != metrics["nll"]
+    assert genjax.evaluate(trained, n=100, samples=100)["metrics"] == metrics
+    other = genjax.evaluate(trained, n=100, samples=100, seed=1)["metrics"]
+    assert all(other[name] != metrics[name] for name in ("nll", "frechet_distance"))
     lines = (trained / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["metrics"] == metrics
 
 
 def test_more_samples_give_a_tighter_bound(trained):
-    few, many = (genjax.evaluate(trained, samples=n)["metrics"]["nll"] for n in (7, 200))
+    few, many = (genjax.evaluate(trained, n=10, samples=n)["metrics"]["nll"] for n in (7, 200))
     assert many < few
 
 
@@ -87,22 +95,45 @@ def test_the_best_checkpoint_is_the_likeliest(tmp_path):
     config["recipe"]["model"]["optimizer"]["learning_rate"] = 0.05
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     genjax.resume(tmp_path / "run", steps=800)
-    assert genjax.evaluate(tmp_path / "run", samples=1)["step"] == 600
-    assert genjax.evaluate(tmp_path / "run", samples=1, checkpoint="latest")["step"] == 800
+    assert genjax.evaluate(tmp_path / "run", n=10, samples=1)["step"] == 600
+    latest = genjax.evaluate(tmp_path / "run", n=10, samples=1, checkpoint="latest")
+    assert latest["step"] == 800
 
 
-def test_what_cannot_be_evaluated_is_refused(trained, tmp_path):
+def test_without_a_test_split_the_training_images_stand_in_and_the_protocol_says_so(tmp_path):
+    recipe = Recipe(family="gan", model=GanConfig(), steps=1, log_every=1, save_every=1)
+    genjax.train(recipe, tmp_path / "gan")
+    result = genjax.evaluate(tmp_path / "gan", n=100)
+    assert result["protocol"]["split"] == "train"
+    assert "nll" not in result["metrics"]
+    assert "importance_samples" not in result["protocol"]
+    model = dataclasses.replace(
+        RECIPE, data_options=DataOptions(), steps=1, log_every=1, save_every=1
+    )
+    genjax.train(model, tmp_path / "vae")
+    assert "no test_split" in (tmp_path / "vae/log.txt").read_text()
+
+
+def test_data_without_classes_have_a_likelihood_and_no_feature_net(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        values = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(values).save(tmp_path / f"images/{i}.png")
+    recipe = dataclasses.replace(
+        RECIPE, data=f"folder:{tmp_path}/images", steps=1, log_every=1, save_every=1, batch_size=8
+    )
+    genjax.train(recipe, tmp_path / "run")
+    result = genjax.evaluate(tmp_path / "run", samples=2)
+    assert "extractor" not in result["protocol"]
+    assert "frechet_distance" not in result["metrics"]
+    assert result["metrics"]["nll"] > 0
+
+
+def test_what_cannot_be_evaluated_is_refused(trained):
     with pytest.raises(genjax.UsageError, match="samples = 0"):
         genjax.evaluate(trained, samples=0)
-    short = {"steps": 1, "log_every": 1, "save_every": 1}
-    options = DataOptions()
-    genjax.train(dataclasses.replace(RECIPE, data_options=options, **short), tmp_path / "vae")
-    assert "no test_split" in (tmp_path / "vae/log.txt").read_text()
-    with pytest.raises(genjax.UsageError, match="without a test_split"):
-        genjax.evaluate(tmp_path / "vae")
-    genjax.train(Recipe(family="gan", model=GanConfig(), **short), tmp_path / "gan")
-    with pytest.raises(genjax.UsageError, match="'gan' has no likelihood"):
-        genjax.evaluate(tmp_path / "gan")
+    with pytest.raises(genjax.UsageError, match="n = 9"):
+        genjax.evaluate(trained, n=9)
 
 
 def test_posterior_collapse_is_called(tmp_path):
@@ -111,7 +142,7 @@ def test_posterior_collapse_is_called(tmp_path):
     recipe = dataclasses.replace(RECIPE, model=model, steps=900, log_every=20)
     genjax.train(recipe, tmp_path / "run")
     assert "posterior collapse" in (tmp_path / "run/log.txt").read_text()
-    assert genjax.evaluate(tmp_path / "run", samples=10)["metrics"]["active_units"] == 0
+    assert genjax.evaluate(tmp_path / "run", n=10, samples=10)["metrics"]["active_units"] == 0
 
 
 def test_a_healthy_run_is_not_warned_of(trained):

@@ -50,7 +50,7 @@ def test_the_flow_learns_the_digits_and_stays_sound(trained):
 
 
 def test_an_evaluation_is_exact_and_says_its_protocol(trained):
-    result = genjax.evaluate(trained)
+    result = genjax.evaluate(trained, n=20)
     assert "elbo" not in result["metrics"]
     assert "active_units" not in result["metrics"]
     assert 0 < result["metrics"]["bits_per_dim_error"] < 0.1
@@ -59,7 +59,7 @@ def test_an_evaluation_is_exact_and_says_its_protocol(trained):
     assert len(result["health"]["condition_number"]) == 4
     assert json.loads((trained / "evaluations.jsonl").read_text()) == json.loads(json.dumps(result))
     # The bound that more draws of the noise tighten.
-    more = genjax.evaluate(trained, samples=20)["metrics"]["nll"]
+    more = genjax.evaluate(trained, n=20, samples=20)["metrics"]["nll"]
     assert more < result["metrics"]["nll"]
 
 

@@ -1,0 +1,85 @@
+"""How good samples are beside held-out images: fidelity, diversity, classes, sharpness, copies."""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.metrics import pairwise_distances_argmin_min
+
+from genjax.metrics.classes import class_coverage, inception_score
+from genjax.metrics.classifier import Extractor
+from genjax.metrics.frechet import Moments, frechet_distance
+from genjax.metrics.kernel import kernel_distance
+from genjax.metrics.neighbours import manifolds
+from genjax.metrics.sharpness import sharpness
+from genjax.types import Batch
+
+# Resamplings for the error of the Frechet distance.
+BOOTSTRAPS = 20
+SPLITS = 10
+
+Metrics = dict[str, float]
+
+
+def fidelity(
+    extractor: Extractor, samples: np.ndarray, test: Batch, train: np.ndarray, seed: int
+) -> Metrics:
+    """All that an extractor's features say of samples.
+
+    Args:
+        extractor: The feature net.
+        samples: uint8 [N, H, W, C].
+        test: Held-out images uint8 [M, H, W, C] and their labels [M].
+        train: Images that were trained on, uint8 [K, H, W, C].
+        seed: Of subsets and resamplings.
+
+    Returns:
+        `frechet_distance` and `kernel_distance` with `..._error`, and with `..._floor`: that of as
+        many training images in the samples' place. `precision`, `recall`, `density`, `coverage`.
+        `inception_score`, by the extractor, with `..._error` over ten splits; `classes`, how many
+        the samples have, and `class_kl` of their shares to those of the test images. `sharpness`,
+        as a share of the test images'. `memorization`: the mean distance of samples to the
+        nearest training image over that of the test images; far below 1 the samples are copies.
+    """
+    held_out = np.asarray(test.images)
+    fake, fake_logits = extractor(samples)
+    real, real_logits = extractor(held_out)
+    seen, _ = extractor(train)
+    rng = np.random.default_rng(seed)
+    as_many = seen[rng.permutation(len(seen))[: len(fake)]]
+
+    def frechet(a: np.ndarray, b: np.ndarray) -> float:
+        return frechet_distance(Moments.of(a), Moments.of(b))
+
+    metrics: Metrics = {
+        "frechet_distance": frechet(fake, real),
+        "frechet_distance_error": _bootstrap(frechet, fake, real, rng),
+        "frechet_distance_floor": frechet(as_many, real),
+    }
+    metrics["kernel_distance"], metrics["kernel_distance_error"] = kernel_distance(
+        fake, real, seed=seed
+    )
+    metrics["kernel_distance_floor"], _ = kernel_distance(as_many, real, seed=seed)
+    metrics |= manifolds(real, fake)._asdict()
+    score, spread = inception_score(fake_logits, min(SPLITS, len(fake)))
+    metrics |= {"inception_score": score, "inception_score_error": spread / SPLITS**0.5}
+    names = fake_logits.argmax(axis=1), real_logits.argmax(axis=1)
+    classes, divergence = class_coverage(*names, fake_logits.shape[1])
+    metrics |= {"classes": classes, "class_kl": divergence}
+    metrics["sharpness"] = float(sharpness(samples).mean() / sharpness(held_out).mean())
+    nearest = [pairwise_distances_argmin_min(each, seen)[1].mean() for each in (fake, real)]
+    metrics["memorization"] = float(nearest[0] / nearest[1])
+    return metrics
+
+
+def _bootstrap(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    a: np.ndarray,
+    b: np.ndarray,
+    rng: np.random.Generator,
+) -> float:
+    """Standard error of a statistic of two sets, by drawing both anew."""
+    values = [
+        statistic(*(each[rng.integers(0, len(each), len(each))] for each in (a, b)))
+        for _ in range(BOOTSTRAPS)
+    ]
+    return float(np.std(values, ddof=1))

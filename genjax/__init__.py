@@ -8,6 +8,7 @@
 """
 
 from genjax.data.sources import DataOptions
+from genjax.run.compare import compare
 from genjax.run.evaluate import evaluate
 from genjax.run.latents import interpolate, manifold, manipulate, reconstruct, traverse
 from genjax.run.loop import Diverged, Result, resume, train
@@ -22,6 +23,7 @@ __all__ = [
     "Recipe",
     "Result",
     "UsageError",
+    "compare",
     "evaluate",
     "interpolate",
     "load_recipe",

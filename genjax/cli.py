@@ -26,7 +26,8 @@ from tyro.conf import Positional
 
 from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
-from genjax.run.checkpoint import SaveError
+from genjax.run.checkpoint import SaveError, write_atomically
+from genjax.run.compare import compare, to_csv, to_html, to_text
 from genjax.run.evaluate import evaluate
 from genjax.run.extractor import cache_folder
 from genjax.run.grid import as_text, in_pairs
@@ -59,6 +60,7 @@ usage: genjax COMMAND ...
   genjax resume RUN [options]     go on with a run that was stopped, or train it for longer
   genjax sample RUN [options]     images from a trained run
   genjax evaluate RUN [options]   how good its samples are, how likely the test images
+  genjax compare RUN RUN ...      their evaluations side by side
   genjax reconstruct RUN          images and what encoder and decoder make of them
   genjax interpolate RUN          paths between images in latent space
   genjax traverse RUN             what each latent does
@@ -196,6 +198,30 @@ def evaluate_command(
     return lambda: _print(
         json.dumps(evaluate(run, n, samples, seed, checkpoint, temperature), indent=2)
     )
+
+
+def compare_command(
+    runs: Positional[tuple[str, ...]],
+    csv: Path | None = None,
+    html: Path | None = None,
+) -> Work:
+    """Runs of any family side by side, by their latest evaluations, of one protocol.
+
+    Args:
+        runs: The run folders, each evaluated.
+        csv: Write the table there, a line for each run.
+        html: Write a page there with the table, the last grid and the curves of each run.
+    """
+
+    def work() -> int:
+        comparison = compare(runs)
+        if csv is not None:
+            write_atomically(csv, to_csv(comparison).encode())
+        if html is not None:
+            write_atomically(html, to_html(comparison, runs).encode())
+        return _print(to_text(comparison))
+
+    return work
 
 
 def reconstruct_command(
@@ -356,6 +382,7 @@ COMMANDS: dict[str, Callable[..., Work]] = {
     "resume": resume_command,
     "sample": sample_command,
     "evaluate": evaluate_command,
+    "compare": compare_command,
     "reconstruct": reconstruct_command,
     "interpolate": interpolate_command,
     "traverse": traverse_command,

@@ -268,7 +268,7 @@ def test_the_average_of_weights_begins_at_the_fitted_ones(ema_decay):
 
 
 def test_impossible_sizes_and_labels_are_refused_by_name():
-    with pytest.raises(UsageError, match="12x8.*levels = 3.*multiples of 8"):
+    with pytest.raises(UsageError, match=r"12x8.*levels = 3.*multiples of 8"):
         glow.init(dataclasses.replace(SMALL, levels=3), KEY, ImageSpec(12, 8, 1))
     with pytest.raises(UsageError, match="conditional"):
         glow.init(dataclasses.replace(SMALL, conditional=True), KEY, ImageSpec(8, 8, 1))

@@ -1,5 +1,6 @@
 """A flow through the whole road: train, health, evaluate, sample, reconstruct, manipulate."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -78,7 +79,7 @@ def test_a_temperature_narrows_the_samples(trained):
     np.testing.assert_array_equal(
         genjax.sample(trained, n=5), genjax.sample(trained, n=5, temperature=1.0)
     )
-    with pytest.raises(genjax.UsageError, match="temperature = -0.5"):
+    with pytest.raises(genjax.UsageError, match=r"temperature = -0\.5"):
         genjax.sample(trained, temperature=-0.5)
 
 
@@ -102,8 +103,6 @@ def test_a_flow_that_cannot_be_inverted_is_called(tmp_path):
     optimizer = AdamConfig(learning_rate=0.3, beta1=0.9)
     model = dataclasses.replace(RECIPE.model, optimizer=optimizer)
     recipe = dataclasses.replace(RECIPE, model=model, steps=4, log_every=1, save_every=1)
-    try:
+    with contextlib.suppress(genjax.Diverged):
         genjax.train(recipe, tmp_path / "run")
-    except genjax.Diverged:
-        pass
     assert "hardly be inverted" in (tmp_path / "run/log.txt").read_text()

@@ -76,8 +76,10 @@ class GlowConfig(Config):
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Compute type of the couplings' networks; all else stays float32. float64 is for checks, with
     jax_enable_x64 set and parameters of that type."""
-    optimizer: AdamConfig = AdamConfig(learning_rate=1e-3, beta1=0.9)
-    """Adam."""
+    optimizer: AdamConfig = AdamConfig(
+        learning_rate=1e-3, beta1=0.9, warm_up_steps=1000, clip_norm=1.0
+    )
+    """Adam; without a warm-up the first steps throw a deep flow far off."""
 
 
 class Variables(NamedTuple):
@@ -338,7 +340,7 @@ def _to_images(config: GlowConfig, x: jax.Array) -> jax.Array:
     highest = 2**config.bits - 1
     x = jnp.nan_to_num(x)  # where the inverse overflowed, gray: `health` tells of it
     levels = jnp.clip(jnp.floor((x + 0.5) * 2**config.bits), 0, highest)
-    return levels * (2 / highest) - 1
+    return jnp.clip(levels * (2 / highest) - 1, -1, 1)  # it may round to above 1
 
 
 def _noise(

@@ -21,6 +21,10 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 SPEC = ImageSpec(16, 16, 1, 10)
 BATCH = 16
 
+# The kernels that begin at 0 on purpose: the last of Glow's networks, so that it begins as the
+# identity.
+ZEROS = ("coupling/net/output/kernel", "prior/net/kernel")
+
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 
@@ -86,7 +90,9 @@ def test_a_seed_changes_every_kernel(family):
     leaves, _ = jax.tree_util.tree_flatten_with_path(one)
     for (path, a), b in zip(leaves, jax.tree.leaves(other), strict=True):
         if path[-1].key == "kernel":
-            assert not np.array_equal(a, b), path
+            begins_at_zero = jax.tree_util.keystr(path, simple=True, separator="/").endswith(ZEROS)
+            assert np.any(a) != begins_at_zero, path
+            assert np.array_equal(a, b) == begins_at_zero, path
 
 
 @every_family
@@ -97,8 +103,9 @@ def test_eight_devices_give_the_numbers_of_one(family, parallel):
     eight, eight_metrics = _run(family, parallel, 5)
     assert int(eight.step) == 5
     # float32: sums over the batch are taken in another order. Adam divides by the root of tiny
-    # second moments, so parameters are held to a hundredth of the 5 steps of 2e-4.
-    chex.assert_trees_all_close(one_metrics, eight_metrics, rtol=2e-5, atol=1e-6)
+    # second moments, so parameters are held to a hundredth of the 5 steps of 2e-4. Through the 16
+    # steps of a Glow that comes to 2.4e-5 of its gradient's norm, the same by jit and by pmap.
+    chex.assert_trees_all_close(one_metrics, eight_metrics, rtol=5e-5, atol=1e-6)
     chex.assert_trees_all_close(_params(one), _params(eight), rtol=0, atol=1e-5)
 
 

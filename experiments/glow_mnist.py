@@ -1,6 +1,11 @@
 """Glow on MNIST with a border that makes it 32x32: 3 levels of 16 steps, 64 channels.
 
-genjax train glow_mnist
+    genjax train glow_mnist
+
+Hardware: 2 CPU cores, about an hour (3.3 steps/s; 90 minutes beside other work). Expected: 1.13
+bits/dim on the test images after 11,000 steps, where this was stopped; round-trip error 1e-5,
+condition numbers below 2. Samples have clean strokes; most are readable at temperature 0.5, half at
+1. Early on, at step 1,000, the log warns that the flow can hardly be inverted; that passes.
 """
 
 from genjax import DataOptions, Recipe

@@ -22,7 +22,7 @@ from genjax.run.extractor import extractor_of
 from genjax.run.fidelity import fidelity
 from genjax.run.folder import RunFolder
 from genjax.run.recipe import Recipe
-from genjax.run.sample import Checkpoint, load_state, sample_state
+from genjax.run.sample import Checkpoint, check_temperature, load_state, sample_state
 from genjax.steps.diagnostics import active_units
 from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 
@@ -157,6 +157,7 @@ def evaluate(
     for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
+    check_temperature(recipe, temperature)
     recipe, state, step = load_state(run, checkpoint)
     options = recipe.data_options
     test = _all_images(recipe, options.for_test, spec)

@@ -31,21 +31,21 @@ def _sampler(recipe: Recipe) -> Callable[..., jax.Array]:
     return jax.jit(functools.partial(recipe.functions.sample, recipe.model), static_argnums=2)
 
 
+def check_temperature(recipe: Recipe, temperature: float | None) -> None:
+    """Raise a `UsageError` for a temperature that the model does not have, or below 0."""
+    if temperature is None:
+        return
+    if "temperature" not in inspect.signature(recipe.functions.sample).parameters:
+        raise UsageError(f"family {recipe.family!r} has no temperature; wanted a run of glow")
+    if not temperature >= 0:
+        raise UsageError(f"temperature = {temperature}: should be at least 0")
+
+
 def sample_state(
     recipe: Recipe, state: State, key: jax.Array, n: int, temperature: float | None = None
 ) -> np.ndarray:
-    """Images from a state, uint8 [n, H, W, C]; None for the temperature that it was trained for.
-
-    Raises:
-        UsageError: A temperature, and the model has none.
-    """
-    options = {}
-    if temperature is not None:
-        if "temperature" not in inspect.signature(recipe.functions.sample).parameters:
-            raise UsageError(f"family {recipe.family!r} has no temperature; wanted a run of glow")
-        if not temperature >= 0:
-            raise UsageError(f"temperature = {temperature}: should be at least 0")
-        options["temperature"] = temperature
+    """Images from a state, uint8 [n, H, W, C]; None for the temperature that it was trained for."""
+    options = {} if temperature is None else {"temperature": temperature}
     sampler = _sampler(recipe)
     chunks = [
         to_uint8(sampler(state, jax.random.fold_in(key, i), CHUNK, **options))
@@ -114,6 +114,7 @@ def sample(
     if n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
     recipe, state, step = load_state(run, checkpoint)
+    check_temperature(recipe, temperature)
     log.info("samples of step %d of %s", step, run)
     return sample_state(recipe, state, jax.random.key(seed), n, temperature)
 

@@ -77,9 +77,10 @@ def test_a_whole_glow_comes_back_and_its_log_det_is_the_oracles(config, dtype):
         np.testing.assert_allclose(back, -log_det, rtol=0, atol=tolerance)
         if config.dequantization == "variational":
             noise_flow = glow.noise_flow(config, variables, x[:1])
-            u, log_det = noise_flow.forward(x[:1])
+            u, log_det = jax.jit(noise_flow.forward)(x[:1])
             assert jnp.all((u > 0) & (u < 1))
-            expected = transforms.log_det(lambda x: noise_flow.forward(x)[0])(x[:1])
+            oracle = transforms.log_det(lambda x: noise_flow.forward(x)[0])
+            expected = jax.jit(oracle)(x[:1])
             np.testing.assert_allclose(log_det, expected, rtol=0, atol=tolerance)
 
 
@@ -248,28 +249,6 @@ def test_samples_that_overflow_are_images_all_the_same_and_are_told():
     assert glow.health(SMALL, state, _batch())["overflow_share"] == 1
     images = glow.sample(SMALL, state, KEY, 4)
     assert jnp.all((images >= -1) & (images <= 1))
-
-
-def test_the_loss_falls_on_the_digits(digits=1000):
-    from sklearn.datasets import load_digits
-
-    images = (load_digits().images[:digits] * 255 / 16).astype(np.uint8)[..., None]
-    config = dataclasses.replace(
-        SMALL, hidden_features=32, optimizer=glow.AdamConfig(learning_rate=2e-3, beta1=0.9)
-    )
-    state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, SPEC)
-
-    @jax.jit
-    def run(state):
-        def one(state, _):
-            key = jax.random.fold_in(KEY, state.step)
-            chosen = jnp.asarray(images)[jax.random.randint(key, (64,), 0, digits)]
-            return glow.step(config, state, Batch(chosen, jnp.zeros(64, jnp.int32)), key)
-
-        return jax.lax.scan(one, state, None, 200)
-
-    _, metrics = run(state)
-    assert jnp.mean(metrics["loss"][-10:]) < jnp.mean(metrics["loss"][5:15]) - 0.3
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])

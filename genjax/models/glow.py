@@ -30,7 +30,7 @@ from genjax.nn.flow import (
     Prior,
     actnorm_params,
 )
-from genjax.nn.labels import check_conditional
+from genjax.nn.labels import append_planes, check_conditional
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.objectives.likelihood import (
     bits_per_dim,
@@ -191,11 +191,7 @@ def _top_prior(
 
 def _top_input(z: jax.Array, context: jax.Array | None) -> jax.Array:
     """What the last prior sees: zeros, and the label."""
-    h = jnp.zeros_like(z)
-    if context is None:
-        return h
-    planes = jnp.broadcast_to(context, (*z.shape[:3], context.shape[-1]))
-    return jnp.concatenate([h, planes.astype(z.dtype)], axis=-1)
+    return append_planes(jnp.zeros_like(z), context)
 
 
 def _label_planes(

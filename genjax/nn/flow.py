@@ -13,6 +13,7 @@ from jax.scipy.linalg import lu, solve_triangular
 
 from genjax import transforms
 from genjax.nn.conv import Conv, conv
+from genjax.nn.labels import append_planes
 from genjax.nn.norm import along_last
 from genjax.nn.replicas import mean_over_replicas
 from genjax.transforms import Bijection
@@ -188,9 +189,7 @@ class CouplingNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None) -> jax.Array:
-        if context is not None:
-            planes = jnp.broadcast_to(context, (*x.shape[:3], context.shape[-1]))
-            x = jnp.concatenate([x, planes.astype(x.dtype)], axis=-1)
+        x = append_planes(x, context)
         initializer = nn.initializers.normal(0.05)
         conv_0 = Conv(
             self.hidden_features,

@@ -12,6 +12,23 @@ def check_conditional(conditional: bool, spec: ImageSpec) -> None:
         raise UsageError("conditional = True: the data has no classes; should be False")
 
 
+def append_planes(x: jax.Array, planes: jax.Array | None) -> jax.Array:
+    """Further features, each pixel's own or the same at every one.
+
+    Args:
+        x: [B, ..., C].
+        planes: [B, ..., K] of the rank of `x`, an axis between of its length or 1; None gives `x`
+            as it is.
+
+    Returns:
+        [B, ..., C + K].
+    """
+    if planes is None:
+        return x
+    planes = jnp.broadcast_to(planes, (*x.shape[:-1], planes.shape[-1]))
+    return jnp.concatenate([x, planes.astype(x.dtype)], axis=-1)
+
+
 def append_labels(x: jax.Array, labels: jax.Array | None, classes: int) -> jax.Array:
     """One-hot labels as further features, the same at every pixel (Mirza and Osindero 2014).
 
@@ -26,5 +43,4 @@ def append_labels(x: jax.Array, labels: jax.Array | None, classes: int) -> jax.A
     if labels is None:
         return x
     one_hot = jax.nn.one_hot(labels, classes, dtype=x.dtype)
-    planes = one_hot.reshape(len(x), *[1] * (x.ndim - 2), classes)
-    return jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:-1], classes))], axis=-1)
+    return append_planes(x, one_hot.reshape(len(x), *[1] * (x.ndim - 2), classes))

@@ -11,7 +11,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from genjax.data.batches import read_batch
-from genjax.data.sources import open_source
+from genjax.data.sources import Source, open_source
 from genjax.run.evaluate import encoder, in_chunks
 from genjax.run.grid import to_uint8
 from genjax.run.recipe import Recipe
@@ -49,7 +49,12 @@ def _held_out(recipe: Recipe, n: int, seed: int) -> Batch:
     source = open_source(recipe.data, recipe.data_options.for_test)
     if n < 1 or n > len(source):
         raise UsageError(f"n = {n}: should be from 1 to {len(source)}")
-    return read_batch(source, np.random.default_rng(seed).permutation(len(source))[:n])
+    return _first_of(source, n, seed)
+
+
+def _first_of(source: Source, most: int, seed: int) -> Batch:
+    """Images in the order of a seed, up to `most`."""
+    return read_batch(source, np.random.default_rng(seed).permutation(len(source))[:most])
 
 
 def reconstruct(
@@ -254,12 +259,12 @@ def manipulate(
         raise UsageError(f"{recipe.data} has no classes, so there is no direction to one")
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2")
-    held_out = open_source(recipe.data, recipe.data_options.for_test)
-    batch = _held_out(recipe, min(MANY, len(held_out)), seed)
+    batch = _first_of(open_source(recipe.data, recipe.data_options.for_test), MANY, seed)
     key = jax.random.key(seed)
     latents = jnp.concatenate([encode(state, some, key) for some in in_chunks(batch)])
     direction = class_direction(latents, np.asarray(batch.labels), to, source)
-    chosen = np.flatnonzero(batch.labels == source) if source is not None else np.arange(MANY)
+    is_shown = np.asarray(batch.labels == source) if source is not None else np.ones(len(latents))
+    chosen = np.flatnonzero(is_shown)
     if not 1 <= n <= len(chosen):
         raise UsageError(f"n = {n}: should be from 1 to {len(chosen)}")
     along = jnp.linspace(-extent, extent, steps).reshape(1, -1, 1) * direction.reshape(1, 1, -1)

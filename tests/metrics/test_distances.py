@@ -56,10 +56,11 @@ def test_moments_of_parts_merge_to_those_of_the_whole():
     features = _features(100, 0, shift=1e3)
     whole = Moments.of(features)
     parts = [Moments.of(part) for part in np.split(features, [10, 40, 41])]
-    for merged in (functools.reduce(Moments.merge, parts), parts[3].merge(parts[0])):
-        if merged.examples == 100:
-            np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
-            np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
+    for order in (parts, parts[::-1]):
+        merged = functools.reduce(Moments.merge, order)
+        assert merged.examples == 100
+        np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+        np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(whole.covariance, np.cov(features.T), rtol=1e-9, atol=1e-9)
     with pytest.raises(UsageError, match="1 example"):
         _ = parts[2].covariance

@@ -146,6 +146,7 @@ def test_what_cannot_be_manipulated_is_refused(vae, gan, tmp_path):
         "from = 10": lambda: genjax.manipulate(vae, to=1, source=10),
         "steps = 1": lambda: genjax.manipulate(vae, to=1, steps=1),
         "n = 0": lambda: genjax.manipulate(vae, to=1, n=0),
+        "n = 361: should be from 1 to 360": lambda: genjax.manipulate(vae, to=1, n=361),
         "n = 99: should be from 1 to": lambda: genjax.manipulate(vae, to=1, source=2, n=99),
         "'gan' has no encoder": lambda: genjax.manipulate(gan, to=1),
     }.items():

@@ -16,21 +16,20 @@ losses of one round must agree.
 import argparse
 import functools
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
+from side_by_side import genjax_runner, report
 from torch import nn
 
 from genjax.interop import dcgan as interop
 from genjax.models import dcgan
 from genjax.steps.update import apply_network
-from genjax.types import Batch, ImageSpec
+from genjax.types import ImageSpec
 
 Dtype = Literal["float32", "bfloat16"]
 BATCH, LATENT = 64, 100
@@ -127,31 +126,6 @@ def check_same_round(size: int, features: int) -> None:
         np.testing.assert_allclose(float(value), expected.item(), rtol=tolerance)
 
 
-def genjax_runner(size: int, features: int, dtype: Dtype, steps: int) -> Callable[[], float]:
-    """A function that runs `steps` steps and gives the seconds of one."""
-    config, spec = config_and_spec(size, features, dtype)
-    state = [jax.jit(lambda key: dcgan.init(config, key, spec))(jax.random.key(0))]
-    images = np.random.default_rng(0).integers(0, 256, (1024, size, size, 3), np.uint8)
-    resident, root = jnp.asarray(images), jax.random.key(1)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: Any, resident: Any) -> Any:
-        def one(state: Any, _: None) -> Any:
-            key, index_key = jax.random.split(jax.random.fold_in(root, state.step))
-            indices = jax.random.randint(index_key, (BATCH,), 0, len(resident))
-            return dcgan.step(config, state, Batch(resident[indices], jnp.zeros(BATCH, int)), key)
-
-        return jax.lax.scan(one, state, None, length=steps)
-
-    def timed() -> float:
-        start = time.perf_counter()
-        state[0], _ = jax.block_until_ready(run(state[0], resident))
-        return (time.perf_counter() - start) / steps
-
-    timed()
-    return timed
-
-
 def pytorch_runner(
     size: int, features: int, dtype: Dtype, steps: int, compiled: bool
 ) -> Callable[[], float]:
@@ -189,23 +163,17 @@ def main() -> None:
         check_same_round(size, features)
         setting = (size, features, arguments.dtype, arguments.steps)
         runners = {
-            "genjax": genjax_runner(*setting),
+            "genjax": genjax_runner(
+                dcgan.FAMILY,
+                *config_and_spec(size, features, arguments.dtype),
+                BATCH,
+                arguments.steps,
+            ),
             "PyTorch eager": pytorch_runner(*setting, compiled=False),
         }
         if DEVICE == "cuda":
             runners["PyTorch compiled"] = pytorch_runner(*setting, compiled=True)
-        times: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(arguments.rounds):
-            for name, timed in runners.items():
-                times[name].append(timed())
-        for name, values in times.items():
-            ratios = sorted(b / a for a, b in zip(times["genjax"], values, strict=True))
-            print(
-                f"{size}x{size} {name}: {1e3 * statistics.median(values):.0f} ms a step "
-                f"({1e3 * min(values):.0f} to {1e3 * max(values):.0f}), "
-                f"{statistics.median(ratios):.2f} of genjax ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-                flush=True,
-            )
+        report(f"{size}x{size}", runners, arguments.rounds)
 
 
 if __name__ == "__main__":

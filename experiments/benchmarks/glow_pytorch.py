@@ -15,10 +15,8 @@ batch must agree.
 
 import argparse
 import dataclasses
-import functools
 import math
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,13 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from side_by_side import genjax_runner, report
 from torch import nn
 from torch.nn import functional
 
 from genjax.interop import glow as interop
 from genjax.models import glow
 from genjax.objectives.likelihood import standard_normal_log_prob
-from genjax.types import Batch, ImageSpec
+from genjax.types import ImageSpec
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RATE = 1e-4
@@ -201,32 +200,6 @@ def check_same_loss(config: glow.GlowConfig, spec: ImageSpec) -> None:
     np.testing.assert_allclose(ours(variables.params, x), expected, rtol=1e-3)
 
 
-def genjax_runner(
-    config: glow.GlowConfig, spec: ImageSpec, batch: int, steps: int
-) -> Callable[[], float]:
-    """A function that runs `steps` steps and gives the seconds of one."""
-    state = [jax.jit(lambda key: glow.init(config, key, spec))(jax.random.key(0))]
-    images = np.random.default_rng(0).integers(0, 256, (1024, *spec.shape), np.uint8)
-    resident, root = jnp.asarray(images), jax.random.key(1)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: Any, resident: Any) -> Any:
-        def one(state: Any, _: None) -> Any:
-            key, index_key = jax.random.split(jax.random.fold_in(root, state.step))
-            indices = jax.random.randint(index_key, (batch,), 0, len(resident))
-            return glow.step(config, state, Batch(resident[indices], jnp.zeros(batch, int)), key)
-
-        return jax.lax.scan(one, state, None, length=steps)
-
-    def timed() -> float:
-        start = time.perf_counter()
-        state[0], _ = jax.block_until_ready(run(state[0], resident))
-        return (time.perf_counter() - start) / steps
-
-    timed()
-    return timed
-
-
 def pytorch_runner(
     config: glow.GlowConfig, spec: ImageSpec, batch: int, steps: int, compiled: bool
 ) -> Callable[[], float]:
@@ -280,24 +253,13 @@ def main() -> None:
         rebuilt = dataclasses.replace(config, reversible=True)
         rest = (spec, batch, arguments.steps)
         runners = {
-            "genjax": genjax_runner(config, *rest),
-            "genjax, activations rebuilt": genjax_runner(rebuilt, *rest),
+            "genjax": genjax_runner(glow.FAMILY, config, *rest),
+            "genjax, activations rebuilt": genjax_runner(glow.FAMILY, rebuilt, *rest),
             "PyTorch eager": pytorch_runner(config, *rest, compiled=False),
         }
         if DEVICE == "cuda":
             runners["PyTorch compiled"] = pytorch_runner(config, *rest, compiled=True)
-        times: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(arguments.rounds):
-            for name, timed in runners.items():
-                times[name].append(timed())
-        for name, values in times.items():
-            ratios = sorted(b / a for a, b in zip(times["genjax"], values, strict=True))
-            print(
-                f"{label}, batch {batch}, {name}: {1e3 * statistics.median(values):.0f} ms a step "
-                f"({1e3 * min(values):.0f} to {1e3 * max(values):.0f}), "
-                f"{statistics.median(ratios):.2f} of genjax ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-                flush=True,
-            )
+        report(f"{label}, batch {batch},", runners, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,12 @@
 import os
 from pathlib import Path
 
+# On a loaded machine of few cores one of the eight devices may keep the others waiting for longer
+# than the 40 seconds after which XLA aborts the process.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
+
 import jax
 import pytest
 
@@ -36,3 +42,10 @@ def _compilation_cache(tmp_path_factory):
     """Many tests train the same small model: compile it once."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_programs():
+    """Each compiled program holds memory maps, of which a process may have 65,530."""
+    yield
+    jax.clear_caches()

@@ -11,12 +11,13 @@ images in [-1, 1], from JPEG files); skies over grounds, blobs in their middle, 
 Any copy of the images will do: `--data cifar10/train.zip`.
 """
 
-from genjax import Recipe
+from genjax import DataOptions, Recipe
 from genjax.models.dcgan import DcganConfig
 
 recipe = Recipe(
     family="dcgan",
     data="tfds:cifar10",
+    data_options=DataOptions(test_split="test"),
     model=DcganConfig(ema_decay=0.999),
     steps=50_000,
     batch_size=64,

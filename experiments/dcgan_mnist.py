@@ -7,12 +7,13 @@ Hardware: 2 CPU cores, about 25 minutes (120 ms a step). Expected: energy_distan
 digits readable at once, a few between two classes.
 """
 
-from genjax import Recipe
+from genjax import DataOptions, Recipe
 from genjax.models.dcgan import DcganConfig, PlayerConfig
 
 recipe = Recipe(
     family="dcgan",
     data="tfds:mnist",
+    data_options=DataOptions(test_split="test"),
     model=DcganConfig(
         ema_decay=0.999,
         generator=PlayerConfig(features=32),

@@ -7,7 +7,14 @@ samples against 1,000 training images in [-1, 1]); most digits readable, some br
 specks, as an MLP without convolutions gives.
 """
 
-from genjax import Recipe
+from genjax import DataOptions, Recipe
 from genjax.models.gan import GanConfig
 
-recipe = Recipe(family="gan", data="tfds:mnist", model=GanConfig(), steps=100_000, save_every=5000)
+recipe = Recipe(
+    family="gan",
+    data="tfds:mnist",
+    data_options=DataOptions(test_split="test"),
+    model=GanConfig(),
+    steps=100_000,
+    save_every=5000,
+)

@@ -10,7 +10,7 @@ cores beside other work, the first 750 steps of the critic, 150 of the generator
 energy_distance 3.8, 0.36, 0.33 at 250, 500, 750 and wasserstein 8.8, 7.2, 5.9; patches of colour.
 """
 
-from genjax import Recipe
+from genjax import DataOptions, Recipe
 from genjax.models.wgan import AdamPlayer, WganGpConfig
 
 PLAYER = AdamPlayer(learning_rate=2e-4, beta1=0.0, beta2=0.9, features=128)
@@ -18,6 +18,7 @@ PLAYER = AdamPlayer(learning_rate=2e-4, beta1=0.0, beta2=0.9, features=128)
 recipe = Recipe(
     family="wgan_gp",
     data="tfds:cifar10",
+    data_options=DataOptions(test_split="test"),
     model=WganGpConfig(network="resnet", ema_decay=0.999, generator=PLAYER, critic=PLAYER),
     steps=500_000,
     batch_size=64,

@@ -8,7 +8,7 @@ falling as `wasserstein` does, from 26 to 1.3. Every class is there; with a quar
 the generator, the strokes are rougher than DCGAN's and about half of the digits readable at once.
 """
 
-from genjax import Recipe
+from genjax import DataOptions, Recipe
 from genjax.models.wgan import AdamPlayer, WganGpConfig
 
 PLAYER = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9, features=32)
@@ -16,6 +16,7 @@ PLAYER = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9, features=32)
 recipe = Recipe(
     family="wgan_gp",
     data="tfds:mnist",
+    data_options=DataOptions(test_split="test"),
     model=WganGpConfig(ema_decay=0.99, generator=PLAYER, critic=PLAYER),
     steps=15_000,
     batch_size=64,

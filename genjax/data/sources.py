@@ -1,6 +1,7 @@
 """Sources: random access to labelled images, behind one interface.
 
     open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip", options) -> Source
+    open_source("stacked:DATA", options): three of its gray images as the channels of one
 
 Nothing is decoded before it is read, except headers where the size is not given.
 """
@@ -32,6 +33,7 @@ IMAGE_SUFFIXES = frozenset(
 # What Pillow and zipfile raise for a damaged file.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error)
 RESAMPLE = Image.Resampling.LANCZOS
+STACKED = "stacked"
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -147,6 +149,49 @@ class Bordered:
             else (np.pad(example[0], self._margins), example[1])
             for example in self._source.read(indices)
         ]
+
+
+class Stacked:
+    """Three gray images of a source as the channels of one: many classes, each of them known.
+
+    Stacked MNIST (Metz et al. 2016, appendix), whose 1,000 classes count the modes that a model
+    covers. As many images as the source has; which three is drawn once and for all.
+
+    Args:
+        source: Gray images.
+        where: What it is called in an error.
+
+    Raises:
+        UsageError: Its images have colours.
+    """
+
+    def __init__(self, source: Source, where: str):
+        if source.spec.channels != 1:
+            raise UsageError(f"{where}: only gray images stack, and these have colours")
+        names = list(source.class_names)
+        self.class_names: Sequence[str] = [
+            "".join(triple) for triple in itertools.product(names, repeat=3)
+        ]
+        self.spec = dataclasses.replace(source.spec, channels=3, classes=len(self.class_names))
+        self._source, self._classes = source, len(names)
+        self._triples = np.random.default_rng(0).integers(len(source), size=(len(source), 3))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """See `Source.read`."""
+        examples = self._source.read(self._triples[list(indices)].ravel().tolist())
+        return [self._stack(examples[i : i + 3]) for i in range(0, len(examples), 3)]
+
+    def _stack(self, triple: Sequence[Example | BrokenImage]) -> Example | BrokenImage:
+        images, label = [], 0
+        for example in triple:
+            if isinstance(example, BrokenImage):
+                return example
+            images.append(example[0])
+            label = label * self._classes + example[1]
+        return np.concatenate(images, axis=-1), label
 
 
 class ArraySource:
@@ -319,7 +364,7 @@ def open_source(data: str, options: DataOptions) -> Source:
 
     Args:
         data: `digits`, `tfds:NAME`, `folder:PATH`, or the path of a .zip (`folder:` may stand
-            before it).
+            before it); or `stacked:` and one of these.
         options: How it is read.
 
     Raises:
@@ -331,6 +376,8 @@ def open_source(data: str, options: DataOptions) -> Source:
 
 def _open(data: str, options: DataOptions) -> Source:
     kind, _, name = data.partition(":")
+    if kind == STACKED and name:
+        return Stacked(_open(name, options), data)
     if kind == "tfds" and name:
         return TfdsSource(name, options)  # which knows the splits
     path = Path(name if kind == "folder" else data).expanduser()
@@ -342,7 +389,8 @@ def _open(data: str, options: DataOptions) -> Source:
         source = _open_folder(path, options)
     else:
         raise UsageError(
-            f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip"
+            f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip, or "
+            "stacked: and one of these"
         )
     return source if options.split == "train" else _part(source, options.split, data)
 
@@ -366,6 +414,8 @@ def _part(source: Source, split: str, data: str) -> Source:
 def absolute(data: str) -> str:
     """`data` with its path made absolute, so that a run can be resumed from anywhere."""
     kind, _, name = data.partition(":")
+    if kind == STACKED:
+        return f"{STACKED}:{absolute(name)}"
     if kind == "folder" and name:
         return f"folder:{Path(name).expanduser().resolve()}"
     return str(Path(data).expanduser().resolve()) if data.lower().endswith(".zip") else data

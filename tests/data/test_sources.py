@@ -50,6 +50,38 @@ def test_digits_resized_and_in_colour():
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
+def test_stacked_images_are_three_of_the_source():
+    gray, stacked = (
+        open_source("digits", DataOptions()),
+        open_source("stacked:digits", DataOptions()),
+    )
+    assert len(stacked) == len(gray)
+    assert stacked.spec == ImageSpec(8, 8, 3, 1000)
+    assert stacked.class_names[407] == "407"
+    singles, digits, _ = read_all(gray)
+    images, labels, _ = read_all(stacked)
+    kinds = {image.tobytes(): digit for image, digit in zip(singles, digits, strict=True)}
+    for image, label in zip(images[:50], labels[:50], strict=True):
+        channels = [kinds[np.ascontiguousarray(image[..., c]).tobytes()] for c in range(3)]
+        assert label == int("".join(map(str, channels)))
+    assert len(np.unique(labels)) > 800
+    # The same whatever is read with it.
+    np.testing.assert_array_equal(stacked.read([7])[0][0], images[7])
+    with pytest.raises(UsageError, match="stacked:digits: only gray images stack"):
+        open_source("stacked:digits", DataOptions(channels=3))
+    with pytest.raises(UsageError, match="'stacked:' is unknown"):
+        open_source("stacked:", DataOptions())
+
+
+def test_a_stack_with_a_broken_image_is_broken(folder):
+    (folder / "cat/0.png").write_bytes(b"no image")
+    options = DataOptions(size=(4, 6), channels=1)
+    read = open_source(f"stacked:folder:{folder}", options).read(range(6))
+    good = [example for example in read if not isinstance(example, BrokenImage)]
+    assert 0 < len(good) < 6
+    assert absolute("stacked:folder:x") == f"stacked:{absolute('folder:x')}"
+
+
 def test_a_border_is_black_and_comes_after_the_size():
     source = open_source("digits", DataOptions(size=(8, 8), border=2))
     assert source.spec == ImageSpec(12, 12, 1, 10)

@@ -69,14 +69,8 @@ def same(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
     return Entry(name, shape, path, lambda array: array, lambda array: array)
 
 
-def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Our variables from their arrays.
-
-    Raises:
-        UsageError: An entry is missing, unknown, or of another shape; the message lists them all.
-    """
-    entries = list(entries)
-    wanted = {entry.name: entry.shape for entry in entries}
+def check_entries(wanted: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Array]) -> None:
+    """Raise a `UsageError` that lists what is missing, unknown or of another shape."""
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
     problems += [f"unknown {name}" for name in arrays if name not in wanted]
     problems += [
@@ -86,6 +80,16 @@ def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[
     ]
     if problems:
         raise UsageError("these parameters do not fit the config: " + "; ".join(problems))
+
+
+def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Our variables from their arrays.
+
+    Raises:
+        UsageError: An entry is missing, unknown, or of another shape; the message lists them all.
+    """
+    entries = list(entries)
+    check_entries({entry.name: entry.shape for entry in entries}, arrays)
     return unflatten_dict({e.path: e.to_ours(np.asarray(arrays[e.name])) for e in entries})
 
 

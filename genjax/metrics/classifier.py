@@ -15,6 +15,7 @@ from flax.serialization import from_bytes, to_bytes
 
 from genjax.data.batches import open_batches, read_all
 from genjax.data.sources import DataOptions, Source
+from genjax.metrics.features import over_devices
 from genjax.nn.conv import Conv
 from genjax.nn.norm import BatchNorm
 from genjax.types import ImageSpec, UsageError
@@ -131,12 +132,14 @@ class Extractor:
     def __init__(self, spec: ImageSpec, data: bytes):
         self.spec = spec
         try:
-            self._variables = from_bytes(_init(spec, 0), data)
+            variables = from_bytes(_init(spec, 0), data)
         except (ValueError, KeyError) as error:
             raise UsageError(f"these are no variables of the classifier: {error}") from error
         network = Classifier(spec.classes)
-        self._apply = jax.jit(
-            lambda variables, images: network.apply(variables, _to_inputs(images), train=False)
+        self._net = over_devices(
+            lambda variables, images: network.apply(variables, _to_inputs(images), train=False),
+            variables,
+            CHUNK,
         )
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,12 +150,7 @@ class Extractor:
         """
         if images.shape[1:] != self.spec.shape:
             raise UsageError(f"images of {images.shape[1:]}, and the classifier's: {self.spec}")
-        parts = [
-            jax.device_get(self._apply(self._variables, images[start : start + CHUNK]))
-            for start in range(0, len(images), CHUNK)
-        ]
-        features, logits = zip(*parts, strict=True)
-        return np.concatenate(features), np.concatenate(logits)
+        return self._net(images)
 
     def accuracy(self, source: Source) -> float:
         """Share of a source's images whose class it names."""

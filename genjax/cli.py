@@ -29,7 +29,7 @@ from genjax.models import FAMILIES
 from genjax.run.checkpoint import SaveError, write_atomically
 from genjax.run.compare import compare, to_csv, to_html, to_text
 from genjax.run.evaluate import evaluate
-from genjax.run.extractor import cache_folder
+from genjax.run.extractor import ExtractorKind, cache_folder
 from genjax.run.grid import as_text, in_pairs
 from genjax.run.inspect import inspect
 from genjax.run.latents import (
@@ -183,6 +183,8 @@ def evaluate_command(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
+    extractor: ExtractorKind | None = None,
+    weights: Path | None = None,
 ) -> Work:
     """How good samples are, and how likely the test images; adds to evaluations.jsonl.
 
@@ -194,10 +196,18 @@ def evaluate_command(
         seed: Of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: Of the samples; see `genjax sample`.
+        extractor: The feature net: a classifier of the data set, trained when it is first asked
+            for, or Inception, by which FID is defined. None: a classifier, if the data have
+            classes.
+        weights: inception: a .pth or .safetensors of its weights. None: the published file in the
+            cache folder.
     """
-    return lambda: _print(
-        json.dumps(evaluate(run, n, samples, seed, checkpoint, temperature), indent=2)
-    )
+
+    def work() -> int:
+        result = evaluate(run, n, samples, seed, checkpoint, temperature, extractor, weights)
+        return _print(json.dumps(result, indent=2))
+
+    return work
 
 
 def compare_command(
@@ -210,7 +220,8 @@ def compare_command(
     Args:
         runs: The run folders, each evaluated.
         csv: Write the table there, a line for each run.
-        html: Write a page there with the table, the last grid and the curves of each run.
+        html: Write a page there with the table, and each run's samples, paths in latent space,
+            nearest training images, and curves.
     """
 
     def work() -> int:

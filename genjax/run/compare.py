@@ -20,8 +20,14 @@ from genjax.types import UsageError
 
 # What evaluations have to agree in. The rest of a protocol, such as the temperature of samples or
 # the importance samples of a bound, belongs to the model and stands in the table.
-SHARED = ("data", "split", "images", "shape", "samples", "extractor", "seed")
+SHARED = ("data", "split", "images", "shape", "resized", "samples", "extractor", "seed")
 OWN = ("temperature", "importance_samples")
+# What `evaluate` leaves in a run's folder of figures.
+FIGURES = {
+    "samples": "Samples",
+    "interpolations": "Paths in latent space",
+    "neighbours": "The samples nearest to a training image, each with the images that it is like",
+}
 
 
 class Comparison(NamedTuple):
@@ -74,7 +80,7 @@ def compare(runs: Sequence[str | Path]) -> Comparison:
 
 
 def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:
-    path = folder.path / "evaluations.jsonl"
+    path = folder.evaluations
     lines = path.read_text().splitlines() if path.is_file() else []
     if not lines:
         raise UsageError(f"{folder.path} has not been evaluated: genjax evaluate {folder.path}")
@@ -134,7 +140,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_html(comparison: Comparison, runs: Sequence[str | Path]) -> str:
-    """A page that needs nothing else: the table, and each run's last grid and curves."""
+    """A page that needs nothing else: the table, and the figures and curves of each run."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:
         return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
@@ -142,19 +148,21 @@ def to_html(comparison: Comparison, runs: Sequence[str | Path]) -> str:
     rows = [f"<tr>{cells('th', ['', *comparison.runs])}</tr>"]
     for name, row in comparison.rows.items():
         rows.append(f"<tr>{cells('th', [name])}{cells('td', row)}</tr>")
-    figures = []
+    sections = []
     for name, run in zip(comparison.runs, runs, strict=True):
         folder = RunFolder(Path(run))
-        paths = [*sorted(folder.samples.glob("*.png"))[-1:], folder.curves]
-        images = "".join(_image(path) for path in paths if path.is_file())
-        figures.append(f"<section><h2>{html.escape(name)}</h2>{images}</section>")
+        figures = [(folder.figures / f"{figure}.png", text) for figure, text in FIGURES.items()]
+        figures.append((folder.curves, "Loss and quality over steps"))
+        images = "".join(_figure(path, text) for path, text in figures if path.is_file())
+        sections.append(f"<section><h2>{html.escape(name)}</h2>{images}</section>")
     protocol = html.escape(json.dumps(comparison.protocol))
-    return PAGE.format(rows="\n".join(rows), figures="\n".join(figures), protocol=protocol)
+    return PAGE.format(rows="\n".join(rows), sections="\n".join(sections), protocol=protocol)
 
 
-def _image(path: Path) -> str:
+def _figure(path: Path, text: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(path.name)}" src="data:image/png;base64,{data}">'
+    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 PAGE = """<!doctype html>
@@ -166,7 +174,10 @@ body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em;
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
 th:first-child {{ text-align: left; }}
-img {{ max-width: 36em; image-rendering: pixelated; vertical-align: top; margin-right: 1em; }}
+section {{ display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; }}
+h2 {{ flex-basis: 100%; margin-bottom: 0; }}
+figure {{ margin: 0; max-width: 36em; }}
+img {{ max-width: 100%; image-rendering: pixelated; }}
 code {{ overflow-wrap: anywhere; }}
 </style>
 <h1>Runs compared</h1>
@@ -174,6 +185,6 @@ code {{ overflow-wrap: anywhere; }}
 {rows}
 </table>
 <p>Protocol: <code>{protocol}</code></p>
-{figures}
+{sections}
 </html>
 """

@@ -1,5 +1,6 @@
 """How good a trained model is: its samples, and how likely it finds images that it has not seen."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -13,14 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
 from genjax.objectives.likelihood import bits_per_dim
-from genjax.run.extractor import extractor_of
+from genjax.run.checkpoint import write_atomically
+from genjax.run.extractor import ExtractorKind, extractor_of
 from genjax.run.fidelity import fidelity
 from genjax.run.folder import RunFolder
+from genjax.run.grid import grid, to_png
+from genjax.run.latents import CHUNK, encoder, in_chunks, paths
 from genjax.run.recipe import Recipe
 from genjax.run.sample import Checkpoint, check_temperature, load_state, sample_state
 from genjax.steps.diagnostics import active_units
@@ -28,12 +33,12 @@ from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# Images in one call.
-CHUNK = 100
 # The fewest samples that a covariance and five neighbours are taken of.
 FEWEST = 10
 # Of each sign of health so many are told, the worst first.
 HEALTH = 10
+# Of the figures: samples, and paths with their images.
+SAMPLES, PATHS, STEPS = 64, 6, 10
 
 
 @functools.lru_cache(maxsize=8)
@@ -41,18 +46,6 @@ def _evaluator(recipe: Recipe, samples: int | None) -> Callable[..., Likelihood]
     assert recipe.functions.evaluate is not None
     evaluate = functools.partial(recipe.functions.evaluate, recipe.model)
     return jax.jit(lambda state, batch, key: evaluate(state, batch, key, samples))
-
-
-@functools.lru_cache(maxsize=8)
-def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
-    """The family's compiled `encode`.
-
-    Raises:
-        UsageError: It has none.
-    """
-    if recipe.functions.encode is None:
-        raise UsageError(f"family {recipe.family!r} has no encoder; wanted a run of vae, glow")
-    return jax.jit(functools.partial(recipe.functions.encode, recipe.model))
 
 
 def likelihoods(
@@ -86,19 +79,13 @@ def _health(recipe: Recipe) -> Callable[[State, Batch], dict[str, jax.Array]]:
 
 
 def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
-    """Signs of numerical trouble, the largest the worst, measured on the first `CHUNK` images.
+    """Signs of numerical trouble, the largest the worst, measured on the first 100 images.
 
     Empty for a family that knows none.
     """
     if recipe.functions.health is None:
         return {}
     return jax.device_get(_health(recipe)(state, in_chunks(batch)[0]))
-
-
-def in_chunks(batch: Batch) -> list[Batch]:
-    """The batch in parts of `CHUNK` images."""
-    starts = range(0, len(batch.images), CHUNK)
-    return [Batch(*(array[start : start + CHUNK] for array in batch)) for start in starts]
 
 
 def _likelihood(
@@ -127,29 +114,38 @@ def evaluate(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
+    extractor: ExtractorKind | None = None,
+    weights: str | Path | None = None,
 ) -> dict[str, Any]:
     """How good samples are beside the images of the run's `test_split`, and how likely those are.
 
     Without a `test_split` it is the images that were trained on; the protocol says so.
 
     Args:
-        run: The run folder; a line is added to its `evaluations.jsonl`.
+        run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` are
+            those of this evaluation: samples, paths in latent space, and the samples that are most
+            like a training image beside those that they are like.
         n: Samples.
         samples: Importance samples for the likelihood of each image: of the latents of a VAE, or
             of the noise within gray levels of a flow. None: as many as is usual, 5,000 and 1.
         seed: Of all draws.
         checkpoint: `best`, `latest`, or a step.
         temperature: Of the samples; see `genjax.sample`.
+        extractor: The feature net: `classifier`, one of the data set that is trained when it is
+            first asked for, or `inception`. None: a classifier, where the data have classes.
+        weights: Of Inception, a `.pth` or `.safetensors`. None: the published file, in the cache
+            folder; the error says where it is published.
 
     Returns:
-        `metrics`: those of `fidelity`, where the data have classes to train a feature net with;
-        and of a model with a likelihood, `nll` in nats an image and `bits_per_dim`, each with
-        `..._error`, the standard error of the mean over images; where `nll` is a bound, also the
-        `elbo` and `active_units`. `protocol`: all that a comparison has to agree in. `health`:
-        signs of numerical trouble, the largest of each the worst; see the family's `health`.
+        `metrics`: those of `fidelity`, where there is a feature net; and of a model with a
+        likelihood, `nll` in nats an image and `bits_per_dim`, each with `..._error`, the standard
+        error of the mean over images; where `nll` is a bound, also the `elbo` and `active_units`.
+        Features are those of images without their `border`, which the likelihood counts.
+        `protocol`: all that a comparison has to agree in. `health`: signs of numerical trouble,
+        the largest of each the worst; see the family's `health`.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, or impossible numbers.
+        UsageError: No run there, no such good checkpoint or weights, or impossible numbers.
     """
     folder = RunFolder(Path(run))
     recipe, spec, _ = folder.read_config()
@@ -160,6 +156,9 @@ def evaluate(
     check_temperature(recipe, temperature)
     recipe, state, step = load_state(run, checkpoint)
     options = recipe.data_options
+    bare = dataclasses.replace(options, border=0)
+    if extractor is None and spec.classes > 1:
+        extractor = "classifier"
     test = _all_images(recipe, options.for_test, spec)
     count = len(test.images)
     log.info("%s images of %s, step %d of %s", f"{count:,}", options.for_test.split, step, run)
@@ -169,7 +168,8 @@ def evaluate(
         "data": recipe.data,
         "split": options.for_test.split,
         "images": count,
-        "shape": spec.shape,
+        "shape": _without_border(np.asarray(test.images), options).shape[1:],
+        "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": {
             name: getattr(recipe.model, name)
@@ -177,16 +177,32 @@ def evaluate(
             if hasattr(recipe.model, name)
         },
     }
-    sample_key, likelihood_key = jax.random.split(jax.random.key(seed))
-    if spec.classes > 1:
-        extractor, protocol["extractor"] = extractor_of(recipe.data, options)
+    if options.border:
+        protocol["model"]["border"] = options.border
+    key = jax.random.key(seed)
+    sample_key, likelihood_key = jax.random.split(key)
+    figures: dict[str, Image.Image] = {}
+    if extractor is not None:
+        net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
         protocol |= {"samples": n, "temperature": temperature}
         fake = sample_state(recipe, state, sample_key, n, temperature)
         train = test if options.test_split is None else _all_images(recipe, options, spec)
-        metrics |= fidelity(extractor, fake, test, np.asarray(train.images), seed)
+        fake, real, seen = (
+            _without_border(np.asarray(x), options) for x in (fake, test.images, train.images)
+        )
+        found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
+        metrics |= found.metrics
+        rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
+        figures["neighbours"] = _in_rows(rows)
+        figures["samples"] = grid(fake[:SAMPLES])
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = importance_samples
         metrics |= _likelihood(recipe, state, test, likelihood_key, importance_samples)
+    if recipe.functions.decode is not None:
+        count = min(PATHS, count // 2)
+        ends = Batch(*(array[: 2 * count] for array in test))
+        images = paths(recipe, state, ends, count, STEPS, "spherical", key)
+        figures["interpolations"] = _in_rows(images)
     signs = health(recipe, state, test)
     result = {
         "metrics": metrics,
@@ -198,9 +214,22 @@ def evaluate(
         "step": step,
         "seconds": round(time.monotonic() - start, 1),
     }
-    with (folder.path / "evaluations.jsonl").open("a") as file:
+    folder.figures.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        write_atomically(folder.figures / f"{name}.png", to_png(figure))
+    with folder.evaluations.open("a") as file:
         file.write(json.dumps(result) + "\n")
     return result
+
+
+def _in_rows(images: np.ndarray) -> Image.Image:
+    """A grid of images [rows, columns, H, W, C]."""
+    return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
+
+
+def _without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
+    inside = slice(options.border, -options.border or None)
+    return images[:, inside, inside]
 
 
 def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:

@@ -1,4 +1,4 @@
-"""The feature net of a data set: trained when it is first asked for, and kept."""
+"""Feature nets: a classifier of the data set, trained when it is first asked for, or Inception."""
 
 import dataclasses
 import hashlib
@@ -6,14 +6,23 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.sources import STACKED, DataOptions, open_source
+from genjax.interop.files import read_arrays
+from genjax.interop.inception import FILE as INCEPTION_FILE
+from genjax.interop.inception import URL as INCEPTION_URL
+from genjax.interop.inception import load as load_inception
 from genjax.metrics import classifier
 from genjax.metrics.classifier import Extractor, train_classifier
+from genjax.metrics.features import FeatureNet, for_each_channel
+from genjax.metrics.inception import inception
 from genjax.run.checkpoint import write_atomically
+from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
+
+ExtractorKind = Literal["classifier", "inception"]
 
 
 def cache_folder() -> Path:
@@ -21,19 +30,54 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax"
 
 
-def extractor_of(data: str, options: DataOptions) -> tuple[Extractor, dict[str, Any]]:
-    """The classifier of a data set, and its identity for a protocol.
+def extractor_of(
+    kind: ExtractorKind, data: str, options: DataOptions, weights: str | Path | None = None
+) -> tuple[FeatureNet, dict[str, Any]]:
+    """A feature net for images of a data set, and its identity for a protocol.
 
     Args:
+        kind: `classifier`, of the data set itself, or `inception`, which FID is defined by.
         data: As `open_source` takes it.
-        options: How it is read; it trains on `split`, and its accuracy is on `test_split`.
+        options: How it is read, without its border.
+        weights: Of Inception, a file that `read_arrays` reads. None: the published one, in the
+            cache folder.
 
     Returns:
-        The extractor, and `sha256` of its variables, `accuracy`, and the split that this is of.
+        The feature net, and its `kind`, `sha256`, and how it learned or sees.
 
     Raises:
-        UsageError: No such data, or data without classes.
+        UsageError: No such data, data without classes for a classifier, or no such weights.
     """
+    if kind == "inception":
+        return _inception(weights)
+    if weights is not None:
+        raise UsageError(
+            f"weights {weights}: those of a classifier are its own; --extractor inception"
+        )
+    kind_of_source, _, name = data.partition(":")
+    if kind_of_source == STACKED:
+        net, identity = _classifier(name, options)
+        return for_each_channel(net), identity | {"kind": "classifier of each channel"}
+    return _classifier(data, options)
+
+
+def _inception(weights: str | Path | None) -> tuple[FeatureNet, dict[str, Any]]:
+    path = cache_folder() / INCEPTION_FILE if weights is None else Path(weights)
+    if not path.is_file():
+        raise UsageError(
+            f"no Inception weights at {path}: download {INCEPTION_URL} to there, or say with "
+            "--weights where they are"
+        )
+    identity = {
+        "kind": "inception",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "resizer": "bilinear, as TensorFlow 1",
+    }
+    return inception(load_inception(read_arrays(path))), identity
+
+
+def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, Any]]:
+    """The classifier of a data set: it trains on `split`, its accuracy is on `test_split`."""
     source = open_source(data, options)
     settings = {
         "data": data,

@@ -1,12 +1,13 @@
 """How good samples are beside held-out images: fidelity, diversity, classes, sharpness, copies."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_argmin_min
+from sklearn.neighbors import NearestNeighbors
 
 from genjax.metrics.classes import class_coverage, inception_score
-from genjax.metrics.classifier import Extractor
+from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.neighbours import manifolds
@@ -17,12 +18,29 @@ from genjax.types import Batch
 BOOTSTRAPS = 20
 SPLITS = 10
 
+# Of the figure of neighbours.
+SUSPECTS, NEIGHBOURS = 8, 7
+
 Metrics = dict[str, float]
 
 
+class Fidelity(NamedTuple):
+    """What the features say of samples.
+
+    Attributes:
+        metrics: See `fidelity`.
+        suspects: The samples that lie nearest to an image that was trained on, [8].
+        neighbours: The training images nearest to each of these, nearest first, [8, 7].
+    """
+
+    metrics: Metrics
+    suspects: np.ndarray
+    neighbours: np.ndarray
+
+
 def fidelity(
-    extractor: Extractor, samples: np.ndarray, test: Batch, train: np.ndarray, seed: int
-) -> Metrics:
+    extractor: FeatureNet, samples: np.ndarray, test: Batch, train: np.ndarray, seed: int
+) -> Fidelity:
     """All that an extractor's features say of samples.
 
     Args:
@@ -33,12 +51,14 @@ def fidelity(
         seed: Of subsets and resamplings.
 
     Returns:
-        `frechet_distance` and `kernel_distance` with `..._error`, and with `..._floor`: that of as
-        many training images in the samples' place. `precision`, `recall`, `density`, `coverage`.
-        `inception_score`, by the extractor, with `..._error` over ten splits; `classes`, how many
-        the samples have, and `class_kl` of their shares to those of the test images. `sharpness`,
-        as a share of the test images'. `memorization`: the mean distance of samples to the
-        nearest training image over that of the test images; far below 1 the samples are copies.
+        What to look at, and the metrics: `frechet_distance` and `kernel_distance` with
+        `..._error`, and with `..._floor`: that of as many training images in the samples' place.
+        `precision`, `recall`, `density`, `coverage`. `inception_score`, by the extractor, with
+        `..._error` over ten splits; `classes`, how many the samples have, and `class_kl` of their
+        shares to those of the test images. `diversity`, the mean distance of two samples'
+        features, and `sharpness`, both as shares of those of the test images. `memorization`: the
+        mean distance of samples to the nearest training image over that of the test images; far
+        below 1 the samples are copies.
     """
     held_out = np.asarray(test.images)
     fake, fake_logits = extractor(samples)
@@ -66,9 +86,20 @@ def fidelity(
     classes, divergence = class_coverage(*names, fake_logits.shape[1])
     metrics |= {"classes": classes, "class_kl": divergence}
     metrics["sharpness"] = float(sharpness(samples).mean() / sharpness(held_out).mean())
-    nearest = [pairwise_distances_argmin_min(each, seen)[1].mean() for each in (fake, real)]
-    metrics["memorization"] = float(nearest[0] / nearest[1])
-    return metrics
+    metrics["diversity"] = _spread(fake, rng) / _spread(real, rng)
+    index = NearestNeighbors(algorithm="brute").fit(seen)
+    distances, nearest = index.kneighbors(fake, min(NEIGHBOURS, len(seen)))
+    expected, _ = index.kneighbors(real, 1)
+    metrics["memorization"] = float(distances[:, 0].mean() / expected.mean())
+    suspects = np.argsort(distances[:, 0], kind="stable")[:SUSPECTS]
+    return Fidelity(metrics, suspects, nearest[suspects])
+
+
+def _spread(features: np.ndarray, rng: np.random.Generator) -> float:
+    """The mean distance of an example to a random other one."""
+    order = rng.permutation(len(features))
+    gaps = features[order] - features[np.roll(order, 1)]
+    return float(np.linalg.norm(gaps, axis=1).mean())
 
 
 def _bootstrap(

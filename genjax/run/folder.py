@@ -24,6 +24,8 @@ class RunFolder:
         log: What was said, warnings above all.
         curves: The metrics as a picture.
         samples: Grids over time, from the same latents.
+        evaluations: A line for each `evaluate`.
+        figures: What the last evaluation saw: samples, paths, and the nearest training images.
         tensorboard: TensorBoard events.
         checkpoints: Orbax checkpoints, each with its digests.
     """
@@ -36,6 +38,8 @@ class RunFolder:
         self.log = path / "log.txt"
         self.curves = path / "curves.png"
         self.samples = path / "samples"
+        self.evaluations = path / "evaluations.jsonl"
+        self.figures = path / "figures"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
 

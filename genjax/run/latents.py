@@ -12,17 +12,36 @@ from jax.scipy.special import ndtri
 
 from genjax.data.batches import read_batch
 from genjax.data.sources import Source, open_source
-from genjax.run.evaluate import encoder, in_chunks
 from genjax.run.grid import to_uint8
 from genjax.run.recipe import Recipe
 from genjax.run.sample import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
 
 PathKind = Literal["spherical", "linear"]
+# Images in one call.
+CHUNK = 100
 # Images whose posterior means say which latents are the most active.
 ENOUGH = 100
 # Images from which the means of classes are taken.
 MANY = 2000
+
+
+@functools.lru_cache(maxsize=8)
+def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
+    """The family's compiled `encode`.
+
+    Raises:
+        UsageError: It has none.
+    """
+    if recipe.functions.encode is None:
+        raise UsageError(f"family {recipe.family!r} has no encoder; wanted a run of vae, glow")
+    return jax.jit(functools.partial(recipe.functions.encode, recipe.model))
+
+
+def in_chunks(batch: Batch) -> list[Batch]:
+    """The batch in parts of `CHUNK` images."""
+    starts = range(0, len(batch.images), CHUNK)
+    return [Batch(*(array[start : start + CHUNK] for array in batch)) for start in starts]
 
 
 @functools.lru_cache(maxsize=8)
@@ -146,13 +165,27 @@ def interpolate(
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2, the two ends")
     recipe, state, _ = load_state(run, checkpoint)
-    key = jax.random.key(seed)
+    needs_images = recipe.functions.encode is not None
+    ends = _held_out(recipe, 2 * n, seed) if needs_images else None
+    return paths(recipe, state, ends, n, steps, path, jax.random.key(seed))
+
+
+def paths(
+    recipe: Recipe,
+    state: State,
+    images: Batch | None,
+    n: int,
+    steps: int,
+    path: PathKind,
+    key: jax.Array,
+) -> np.ndarray:
+    """What `interpolate` does, of a state; a family with an encoder takes its ends from images."""
     if recipe.functions.encode is None:
         ends = jax.random.normal(key, (2 * n, getattr(recipe.model, "latent_size", 0)))
         labels: np.ndarray | jax.Array = np.arange(2 * n) % max(1, state.spec.classes)
     else:
-        batch = _held_out(recipe, 2 * n, seed)
-        ends, labels = encoder(recipe)(state, batch, key), batch.labels
+        assert images is not None
+        ends, labels = encoder(recipe)(state, images, key), images.labels
     along = {"spherical": spherical, "linear": linear}[path]
     latents = along(ends[:n], ends[n:], jnp.linspace(0, 1, steps))
     return _decode(recipe, state, latents, labels[:n])

@@ -2,8 +2,12 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
@@ -11,6 +15,7 @@ from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.compare import to_csv, to_html, to_text
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SHORT = {"steps": 2, "log_every": 1, "save_every": 1}
 OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
 
@@ -54,8 +59,31 @@ def test_as_text_csv_and_page(runs):
     assert (first["run"], second["family"]) == ("a gan", "vae")
     page = to_html(comparison, runs)
     assert "a &lt;vae&gt;" in page and "<vae>" not in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 8
     assert not re.search(r"(src|href)=.(?!data:)", page)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a Chromium, which no Python package brings")
+def test_the_page_renders(runs, tmp_path):
+    """In a browser every figure has loaded, and there is something to see."""
+    page = to_html(genjax.compare(runs), runs)
+    script = """<script>onload = () => { document.title = JSON.stringify(
+        [...document.images].map(i => i.complete && i.naturalWidth)) }</script>"""
+    (tmp_path / "page.html").write_text(page.replace("</html>", f"{script}</html>"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--disable-background-networking"]
+    address = (tmp_path / "page.html").as_uri()
+    for more in (["--dump-dom"], [f"--screenshot={tmp_path / 'page.png'}"]):
+        done = subprocess.run(
+            [*command, *more, address], capture_output=True, text=True, timeout=90
+        )
+        if more == ["--dump-dom"]:
+            widths = json.loads(re.search("<title>(.*)</title>", done.stdout)[1])
+    assert len(widths) == 8 and min(widths) > 50
+    shot = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
+    assert shot.shape == (1600, 1200)
+    # Text above, figures below.
+    assert all(part.std() > 20 for part in np.split(shot, 2))
 
 
 def test_unlike_protocols_are_refused_with_the_difference(runs, tmp_path):

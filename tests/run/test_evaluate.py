@@ -70,6 +70,7 @@ def test_an_evaluation_carries_its_protocol(trained):
         "split": "train[80%:]",
         "images": 360,
         "shape": (8, 8, 1),
+        "resized": None,
         "samples": 100,
         "temperature": None,
         "importance_samples": 100,
@@ -81,6 +82,9 @@ def test_an_evaluation_carries_its_protocol(trained):
     assert all(other[name] != metrics[name] for name in ("nll", "frechet_distance"))
     lines = (trained / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["metrics"] == metrics
+    figures = {path.stem: Image.open(path) for path in (trained / "figures").glob("*.png")}
+    assert figures.keys() == {"samples", "interpolations", "neighbours"}
+    assert all(np.ptp(np.asarray(figure)) > 100 for figure in figures.values())
 
 
 def test_more_samples_give_a_tighter_bound(trained):
@@ -129,11 +133,50 @@ def test_data_without_classes_have_a_likelihood_and_no_feature_net(tmp_path):
     assert result["metrics"]["nll"] > 0
 
 
+def test_features_are_those_of_images_without_their_border(tmp_path):
+    """A border that a model needs leaves its numbers comparable with those of models without."""
+    options = dataclasses.replace(RECIPE.data_options, border=4)
+    short = {"steps": 1, "log_every": 1, "save_every": 1}
+    recipe = dataclasses.replace(RECIPE, data_options=options, **short)
+    genjax.train(recipe, tmp_path / "bordered")
+    genjax.train(dataclasses.replace(RECIPE, **short), tmp_path / "bare")
+    bordered, bare = (
+        genjax.evaluate(tmp_path / name, n=20, samples=1) for name in ("bordered", "bare")
+    )
+    assert bordered["protocol"]["model"].pop("border") == 4
+    assert bordered["protocol"] == bare["protocol"]
+    assert bordered["metrics"]["frechet_distance_floor"] == pytest.approx(
+        bare["metrics"]["frechet_distance_floor"]
+    )
+    assert genjax.compare([tmp_path / "bordered", tmp_path / "bare"]).protocol["shape"] == [8, 8, 1]
+
+
+def test_stacked_digits_count_a_thousand_modes(tmp_path):
+    options = DataOptions(split="train[:80%]", test_split="train[80%:]")
+    recipe = Recipe(
+        family="gan",
+        model=GanConfig(),
+        data="stacked:digits",
+        data_options=options,
+        steps=1,
+        log_every=1,
+        save_every=1,
+    )
+    genjax.train(recipe, tmp_path / "run")
+    result = genjax.evaluate(tmp_path / "run", n=100)
+    assert result["protocol"]["extractor"]["kind"] == "classifier of each channel"
+    assert result["protocol"]["extractor"]["accuracy"] > 0.9
+    assert 1 <= result["metrics"]["classes"] <= 100
+    assert result["metrics"]["frechet_distance"] > 2 * result["metrics"]["frechet_distance_floor"]
+
+
 def test_what_cannot_be_evaluated_is_refused(trained):
     with pytest.raises(genjax.UsageError, match="samples = 0"):
         genjax.evaluate(trained, samples=0)
     with pytest.raises(genjax.UsageError, match="n = 9"):
         genjax.evaluate(trained, n=9)
+    with pytest.raises(genjax.UsageError, match="no Inception weights at"):
+        genjax.evaluate(trained, n=10, extractor="inception")
 
 
 def test_posterior_collapse_is_called(tmp_path):

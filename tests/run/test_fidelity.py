@@ -28,7 +28,7 @@ def judged():
         "one class": train[labels == 3][:130],
         "noise": rng.integers(0, 256, (360, 8, 8, 1), np.uint8),
     }
-    return {name: fidelity(extractor, x, test, train, seed=0) for name, x in kinds.items()}
+    return {name: fidelity(extractor, x, test, train, seed=0).metrics for name, x in kinds.items()}
 
 
 def test_distances_tell_what_is_worse(judged):
@@ -53,6 +53,29 @@ def test_each_failure_shows_in_its_own_number(judged):
     assert single["inception_score"] < 2 < 7 < copies["inception_score"]
     assert soft["sharpness"] < 0.5 < 0.9 < copies["sharpness"] < 1.1
     assert noise["sharpness"] > 1.3
+    assert single["diversity"] < 0.6 < 0.9 < copies["diversity"] < 1.1
     # Copies of training images; the test images, against which all is measured, are none.
     assert copies["memorization"] < 0.05
     assert judged["real"]["memorization"] == pytest.approx(1)
+
+
+def test_the_suspects_are_the_copies():
+    """Twenty samples of which three are training images; each is its own nearest neighbour."""
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 200, (60, 4, 4, 1), np.uint8)
+    samples, test = (rng.integers(0, 256, (20, 4, 4, 1), np.uint8) for _ in range(2))
+    samples[[3, 11, 17]] = train[[50, 0, 7]]
+
+    def net(images):
+        return images.reshape(len(images), -1).astype(np.float32), np.eye(10)[
+            np.arange(len(images)) % 10
+        ]
+
+    found = fidelity(net, samples, Batch(test, np.zeros(20, int)), train, seed=0)
+    assert found.suspects.shape == (8,) and found.neighbours.shape == (8, 7)
+    assert set(found.suspects[:3]) == {3, 11, 17}
+    assert {*zip(found.suspects[:3], found.neighbours[:3, 0], strict=True)} == {
+        (3, 50),
+        (11, 0),
+        (17, 7),
+    }

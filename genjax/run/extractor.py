@@ -84,7 +84,7 @@ def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, 
         "options": dataclasses.asdict(options),
         "images": len(source),
         "spec": dataclasses.asdict(source.spec),
-        "network": [classifier.WIDTHS, classifier.FEATURES, classifier.STEPS],
+        "network": [classifier.WIDTHS, classifier.STRIDES, classifier.FEATURES, classifier.STEPS],
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "classifiers" / f"{key}.msgpack"

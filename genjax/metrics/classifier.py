@@ -55,7 +55,7 @@ def _to_inputs(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-def _init(spec: ImageSpec, seed: int) -> Any:
+def initial_variables(spec: ImageSpec, seed: int) -> Any:
     """Variables to begin with.
 
     Raises:
@@ -85,7 +85,7 @@ def train_classifier(
     Raises:
         UsageError: Data without classes.
     """
-    variables = _init(source.spec, seed)
+    variables = initial_variables(source.spec, seed)
     optimizer = optax.adam(optax.linear_schedule(2e-3, 0.0, steps))
     network = Classifier(source.spec.classes)
     batches = open_batches(source, BATCH, seed, options)
@@ -134,7 +134,7 @@ class Extractor:
     def __init__(self, spec: ImageSpec, data: bytes):
         self.spec = spec
         try:
-            variables = from_bytes(_init(spec, 0), data)
+            variables = from_bytes(initial_variables(spec, 0), data)
         except (ValueError, KeyError) as error:
             raise UsageError(f"these are no variables of the classifier: {error}") from error
         network = Classifier(spec.classes)

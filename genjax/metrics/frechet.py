@@ -71,6 +71,24 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(gap @ gap + traces - 2 * root_trace)
 
 
+def frechet_distance_error(
+    a: np.ndarray, b: np.ndarray, rng: np.random.Generator, resamplings: int = 20
+) -> float:
+    """Standard error of the distance of two sets of features, by drawing both anew (bootstrap).
+
+    Args:
+        a: Features, [N, D].
+        b: [M, D].
+        rng: Of the draws.
+        resamplings: How often; at least 2.
+    """
+    distances = []
+    for _ in range(resamplings):
+        drawn = (Moments.of(x[rng.integers(0, len(x), len(x))]) for x in (a, b))
+        distances.append(frechet_distance(*drawn))
+    return float(np.std(distances, ddof=1))
+
+
 def _factor(covariance: np.ndarray) -> np.ndarray:
     """F with `F F^T` the covariance, [D, D]."""
     values, vectors = np.linalg.eigh(covariance)

@@ -1,6 +1,5 @@
 """How good samples are beside held-out images: fidelity, diversity, classes, sharpness, copies."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,14 +7,12 @@ from sklearn.neighbors import NearestNeighbors
 
 from genjax.metrics.classes import class_coverage, inception_score
 from genjax.metrics.features import FeatureNet
-from genjax.metrics.frechet import Moments, frechet_distance
+from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.neighbours import manifolds
 from genjax.metrics.sharpness import sharpness
 from genjax.types import Batch
 
-# Resamplings for the error of the Frechet distance.
-BOOTSTRAPS = 20
 SPLITS = 10
 
 # Of the figure of neighbours.
@@ -67,13 +64,11 @@ def fidelity(
     rng = np.random.default_rng(seed)
     as_many = seen[rng.permutation(len(seen))[: len(fake)]]
 
-    def frechet(a: np.ndarray, b: np.ndarray) -> float:
-        return frechet_distance(Moments.of(a), Moments.of(b))
-
+    moments = Moments.of(real)
     metrics: Metrics = {
-        "frechet_distance": frechet(fake, real),
-        "frechet_distance_error": _bootstrap(frechet, fake, real, rng),
-        "frechet_distance_floor": frechet(as_many, real),
+        "frechet_distance": frechet_distance(Moments.of(fake), moments),
+        "frechet_distance_error": frechet_distance_error(fake, real, rng),
+        "frechet_distance_floor": frechet_distance(Moments.of(as_many), moments),
     }
     metrics["kernel_distance"], metrics["kernel_distance_error"] = kernel_distance(
         fake, real, seed=seed
@@ -100,17 +95,3 @@ def _spread(features: np.ndarray, rng: np.random.Generator) -> float:
     order = rng.permutation(len(features))
     gaps = features[order] - features[np.roll(order, 1)]
     return float(np.linalg.norm(gaps, axis=1).mean())
-
-
-def _bootstrap(
-    statistic: Callable[[np.ndarray, np.ndarray], float],
-    a: np.ndarray,
-    b: np.ndarray,
-    rng: np.random.Generator,
-) -> float:
-    """Standard error of a statistic of two sets, by drawing both anew."""
-    values = [
-        statistic(*(each[rng.integers(0, len(each), len(each))] for each in (a, b)))
-        for _ in range(BOOTSTRAPS)
-    ]
-    return float(np.std(values, ddof=1))

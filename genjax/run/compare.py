@@ -177,6 +177,7 @@ th:first-child {{ text-align: left; }}
 section {{ display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; }}
 h2 {{ flex-basis: 100%; margin-bottom: 0; }}
 figure {{ margin: 0; max-width: 36em; }}
+figure:last-child {{ max-width: 60em; }}
 img {{ max-width: 100%; image-rendering: pixelated; }}
 code {{ overflow-wrap: anywhere; }}
 </style>

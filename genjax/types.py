@@ -92,7 +92,7 @@ class Family:
         step: `step(config, state, batch, key) -> (state, metrics)`, pure, written for the global
             batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
         sample: `sample(config, state, key, n) -> images`, float32 [n, H, W, C] in [-1, 1]; with
-            `temperature` as a further argument where the model has one.
+            `temperature` or `truncation` as a further argument where the model has one.
         paper: Whose model this is.
         decode: `decode(config, state, latents, labels) -> images`, of latents [n, Z] and labels
             int32 [n], which only a conditional model reads; None where latents are no vectors.
@@ -103,6 +103,8 @@ class Family:
         samples: How many of them its papers report.
         health: `health(config, state, batch) -> dict` of arrays, signs of numerical trouble of
             which the largest are the worst; None where none is known.
+        prepare: `prepare(config, state, key) -> state` for samples, called once before them, with
+            the further arguments of `sample`; None where a state is ready as it is.
     """
 
     config: type[Config]
@@ -115,3 +117,4 @@ class Family:
     evaluate: Callable[[Any, State, Batch, jax.Array, int | None], Likelihood] | None = None
     samples: int = 1
     health: Callable[[Any, State, Batch], dict[str, jax.Array]] | None = None
+    prepare: Callable[..., State] | None = None

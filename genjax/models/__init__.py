@@ -1,6 +1,6 @@
 """One room a paper; this is the single place where they are registered."""
 
-from genjax.models import dcgan, gan, glow, vae, wgan
+from genjax.models import biggan, dcgan, gan, glow, vae, wgan
 from genjax.types import Family
 
 FAMILIES: dict[str, Family] = {
@@ -8,6 +8,7 @@ FAMILIES: dict[str, Family] = {
     "dcgan": dcgan.FAMILY,
     "wgan": wgan.WGAN,
     "wgan_gp": wgan.WGAN_GP,
+    "biggan": biggan.FAMILY,
     "vae": vae.FAMILY,
     "glow": glow.FAMILY,
 }

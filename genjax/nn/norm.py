@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax.nn.replicas import mean_over_replicas, number_of_replicas
+from genjax.nn.spectral import Dense
 
 
 class BatchNorm(nn.Module):
@@ -18,19 +19,19 @@ class BatchNorm(nn.Module):
         momentum: Share of the new batch in the running statistics.
         epsilon: Added to the variance.
         scale_init: Of the gain; the bias begins at 0.
+        affine: Whether there are a gain and a bias.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         features = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        scale = self.param("scale", self.scale_init, (features,))
-        bias = self.param("bias", nn.initializers.zeros, (features,))
         if train:
             axes = tuple(range(x.ndim - 1))
             values = x.astype(jnp.float32)
@@ -45,9 +46,33 @@ class BatchNorm(nn.Module):
                     running.value = (1 - self.momentum) * running.value + self.momentum * new
         else:
             mean, var = running_mean.value, running_var.value
-        scale = scale * jax.lax.rsqrt(var + self.epsilon)
+        scale = jax.lax.rsqrt(var + self.epsilon)
+        if not self.affine:
+            return ((x - along_last(mean, x)) * along_last(scale, x)).astype(x.dtype)
+        scale *= self.param("scale", self.scale_init, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
         y = (x - along_last(mean, x)) * along_last(scale, x) + along_last(bias, x)
         return y.astype(x.dtype)
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm whose gain and bias follow a condition (BigGAN: Brock et al. 2019, section 3).
+
+    Images [B, H, W, C] and conditions [B, K] -> [B, H, W, C]; the gain is 1 plus, the bias a linear
+    map of the condition, each with spectral normalization if `spectral`.
+    """
+
+    spectral: bool = True
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
+        gain, bias = (
+            Dense(x.shape[-1], use_bias=False, spectral=self.spectral, name=name)(condition, train)
+            for name in ("gain", "bias")
+        )
+        y = BatchNorm(epsilon=self.epsilon, affine=False, name="norm")(x, train)
+        return y * (1 + gain[:, None, None]).astype(x.dtype) + bias[:, None, None].astype(x.dtype)
 
 
 def along_last(values: jax.Array, x: jax.Array) -> jax.Array:

@@ -86,6 +86,21 @@ def least_squares_generator_loss(fake_logits: jax.Array) -> jax.Array:
     return 0.5 * fake_logits**2
 
 
+def hinge_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    """`max(0, 1 - D(x)) + max(0, 1 + D(G(z)))` (Lim and Ye 2017; Miyato et al. 2018, equation 16).
+
+    Args:
+        real_logits: Of real images, [B].
+        fake_logits: Of generated images, [B].
+
+    Returns:
+        Loss per pair, [B]; 2 where D cannot tell, 0 where it tells all by a margin of 1.
+    """
+    chex.assert_rank([real_logits, fake_logits], 1)
+    chex.assert_equal_shape([real_logits, fake_logits])
+    return jax.nn.relu(1 - real_logits) + jax.nn.relu(1 + fake_logits)
+
+
 def wasserstein_critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
     """`f(G(z)) - f(x)`: WGAN (Arjovsky et al. 2017, equation 2), negated to be minimized.
 
@@ -104,7 +119,7 @@ def wasserstein_critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> j
 
 
 def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
-    """`-f(G(z))`: WGAN, algorithm 1.
+    """`-f(G(z))`: WGAN, algorithm 1; the generator's side of the hinge loss too.
 
     Args:
         fake_scores: The critic of generated images, [B].
@@ -128,5 +143,6 @@ GAMES = {
     "non_saturating": Game(minimax_discriminator_loss, non_saturating_generator_loss),
     "saturating": Game(minimax_discriminator_loss, saturating_generator_loss),
     "least_squares": Game(least_squares_discriminator_loss, least_squares_generator_loss),
+    "hinge": Game(hinge_discriminator_loss, wasserstein_generator_loss),
 }
-GameName = Literal["non_saturating", "saturating", "least_squares"]
+GameName = Literal["non_saturating", "saturating", "least_squares", "hinge"]

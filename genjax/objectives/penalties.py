@@ -1,4 +1,4 @@
-"""Penalties on a critic's gradient with respect to its input.
+"""Penalties: on a critic's gradient with respect to its input, and on weights.
 
 `critic` is any callable from inputs [B, ...] to values [B] that treats each example on its own, so
 that the gradient of its sum is each example's own gradient.
@@ -78,3 +78,24 @@ def perturb(real: jax.Array, std: jax.Array, noise: jax.Array) -> jax.Array:
     """
     chex.assert_equal_shape([real, noise])
     return real + 0.5 * std * noise
+
+
+def orthogonal_penalty(kernel: jax.Array, diagonal: bool = False) -> jax.Array:
+    """How far the outputs of a layer are from orthogonal (BigGAN: Brock et al. 2019, equation 3).
+
+    `|W W^T * (1 - I)|^2 / 2`, W the outputs by inputs: of pairs of outputs alone; their norms are
+    free. Half of the equation's, so that its gradient is that of the authors' code.
+
+    Args:
+        kernel: [..., inputs, outputs].
+        diagonal: Also hold the norms at 1: `|W W^T - I|^2 / 2`, the usual regularization, which
+            limits a generator too much (section 3.1).
+
+    Returns:
+        float32 [].
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    products = matrix.T @ matrix
+    ones = jnp.eye(len(products))
+    off = products - ones if diagonal else products * (1 - ones)
+    return jnp.sum(off**2) / 2

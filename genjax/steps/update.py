@@ -1,5 +1,7 @@
 """One player's gradient step, and the moving average of weights."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,18 +10,55 @@ import jax.numpy as jnp
 import optax
 
 from genjax.steps.state import Player
+from genjax.types import Metrics
 
 
 def new_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
     """A player at its first step, from a network's `{"params", "batch_stats"}`."""
     params = variables["params"]
-    return Player(params, optimizer.init(params), variables.get("batch_stats", {}))
+    collections = (variables.get(name, {}) for name in ("batch_stats", "spectral"))
+    return Player(params, optimizer.init(params), *collections)
 
 
 def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransformation) -> Player:
     """The player after one step of its own optimizer."""
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
-    return Player(optax.apply_updates(player.params, updates), opt_state, player.stats)
+    params = optax.apply_updates(player.params, updates)
+    return dataclasses.replace(player, params=params, opt_state=opt_state)
+
+
+def accumulate(
+    grad_fn: Callable[[Any, Any], tuple[Any, Any, Metrics]], carried: Any, batch: Any, parts: int
+) -> tuple[Any, Any, Metrics]:
+    """The mean gradient over the parts of a batch, one after the other: large batches, few devices.
+
+    Args:
+        grad_fn: `grad_fn(carried, part) -> (grads, carried, metrics)`, of means over the part.
+        carried: What one part hands to the next, such as statistics.
+        batch: A pytree of arrays [B, ...].
+        parts: Into how many parts it goes; must divide the B of a replica.
+
+    Returns:
+        As `grad_fn`: gradients and metrics are means over the parts.
+    """
+    if parts == 1:
+        return grad_fn(carried, batch)
+
+    def split(x: jax.Array) -> jax.Array:
+        # Every part takes its share from each device that holds some of the batch.
+        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def one(sums: Any, part: Any) -> tuple[Any, None]:
+        carried, *before = sums
+        grads, carried, metrics = grad_fn(carried, part)
+        return (carried, *jax.tree.map(jnp.add, before, [grads, metrics])), None
+
+    split_batch = jax.tree.map(split, batch)
+    first, rest = (jax.tree.map(lambda x, i=i: x[i], split_batch) for i in (0, slice(1, None)))
+    grads, carried, metrics = grad_fn(carried, first)
+    (carried, *sums), _ = jax.lax.scan(one, (carried, grads, metrics), rest)
+    grads, metrics = jax.tree.map(lambda x: x / parts, sums)
+    return grads, carried, metrics
 
 
 def apply_network(
@@ -35,7 +74,7 @@ def apply_network(
     return output, updated.get("batch_stats", {})
 
 
-def update_ema(ema: Any, new: Any, decay: float, step: jax.Array) -> Any:
+def update_ema(ema: Any, new: Any, decay: float | jax.Array, step: jax.Array) -> Any:
     """The exponential moving average after one more value: `a ema + (1 - a) new`.
 
     `a = min(decay, (1 + step) / (10 + step))`, so that the initial weights are soon forgotten.

@@ -1,0 +1,104 @@
+"""Spectral normalization (Miyato et al. 2018): weights whose largest singular value is held at 1.
+
+Each layer divides its weight W, seen as a matrix of outputs by inputs, by an estimate of its
+largest singular value, from one turn of the power iteration (their algorithm 1)
+
+    v = W^T u / |W^T u|,  u' = W v / |W v|,  sigma = u'^T W v
+
+that begins at the vector u of the training step before. Collection `spectral` holds `u`, of a
+number for each output, and `sigma`, []; only a pass with `train` stores new ones. Gradients go
+through W, and not through u and v. Without `spectral` a layer is the plain one.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from genjax.nn.conv import conv
+
+ORTHOGONAL = nn.initializers.orthogonal()
+EPSILON = 1e-6
+
+
+def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
+    """A weight [..., outputs] over its largest singular value; its state is `module`'s."""
+    matrix = weight.reshape(-1, weight.shape[-1])
+
+    def begin() -> jax.Array:
+        return jax.random.normal(module.make_rng("params"), (weight.shape[-1],))
+
+    vector = module.variable("spectral", "u", begin)
+    value = module.variable("spectral", "sigma", jnp.ones, ())
+
+    def unit(x: jax.Array) -> jax.Array:
+        return x / jnp.maximum(jnp.linalg.norm(x), EPSILON)
+
+    fixed = lax.stop_gradient(matrix)
+    v = unit(fixed @ vector.value)
+    u = unit(v @ fixed)
+    sigma = v @ matrix @ u
+    if train and not module.is_initializing():
+        vector.value, value.value = u, lax.stop_gradient(sigma)
+    return weight / sigma
+
+
+class Dense(nn.Module):
+    """[..., I] -> [..., features]."""
+
+    features: int
+    use_bias: bool = True
+    spectral: bool = True
+    kernel_init: nn.initializers.Initializer = ORTHOGONAL
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        if self.spectral:
+            kernel = _normalized(self, kernel, train)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+        return y
+
+
+class Conv(nn.Module):
+    """Of stride 1 that keeps the size: [B, H, W, I] -> [B, H, W, features]."""
+
+    features: int
+    kernel_size: int
+    use_bias: bool = True
+    spectral: bool = True
+    kernel_init: nn.initializers.Initializer = ORTHOGONAL
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        if self.spectral:
+            kernel = _normalized(self, kernel, train)
+        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
+        y = conv(x, kernel, padding=self.kernel_size // 2)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+class Embed(nn.Module):
+    """Labels int32 [B] -> the vectors of their classes, [B, features]; W gives out the classes."""
+
+    classes: int
+    features: int
+    spectral: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, labels: jax.Array, train: bool) -> jax.Array:
+        embedding = self.param("embedding", ORTHOGONAL, (self.classes, self.features))
+        if self.spectral:
+            embedding = _normalized(self, embedding.T, train).T
+        return embedding.astype(self.dtype)[labels]

@@ -1,0 +1,141 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.interop import biggan as interop
+from genjax.models import biggan
+from genjax.models.biggan import BigganConfig, PlayerConfig
+from genjax.objectives.adversarial import GAMES
+from genjax.objectives.penalties import orthogonal_penalty
+from genjax.types import ImageSpec, UsageError
+
+SPEC = ImageSpec(32, 32, 3, 10)
+# In the reference's table for 32x32, attention at 16 stands behind each block of D, whose outputs
+# have 16, 8, 8 and 8 pixels.
+CONFIG = BigganConfig(
+    latent_size=32,
+    shared_size=16,
+    generator=PlayerConfig(features=8, attention=(16,)),
+    discriminator=PlayerConfig(features=8, attention=(16, 8)),
+)
+
+
+@pytest.fixture
+def vectors(shared):
+    def load(name):
+        file = np.load(shared / f"reference/a/biggan_{name}.npz")
+        found = {"param": {}, "in": {}, "out": {}}
+        for key in file.files:
+            kind, _, rest = key.partition("/")
+            if kind in found:
+                found[kind][rest] = file[key]
+        return found
+
+    return load
+
+
+def _close(found, expected, tolerance=2e-5):
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def _images(x):
+    return np.transpose(x, (0, 2, 3, 1))
+
+
+def test_the_generator_is_the_references(vectors):
+    """In evaluation and in training, gradients, statistics and spectral vectors after a pass."""
+    reference = vectors("a_generator")
+    variables = interop.load_generator(CONFIG, SPEC, reference["param"])
+    generator, _ = biggan.networks(CONFIG, SPEC)
+    z, y = reference["in"]["z"], reference["in"]["y"]
+    out = reference["out"]
+    _close(variables["params"]["shared"]["embedding"][y], out["shared_y"])
+    _close(generator.apply(variables, z, y, train=False), _images(out["image_eval"]))
+
+    def total(params):
+        images, updated = generator.apply(
+            {**variables, "params": params}, z, y, True, mutable=["batch_stats", "spectral"]
+        )
+        return jnp.mean(images * _images(reference["in"]["img_cotangent"])), (images, updated)
+
+    grads, (images, updated) = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    _close(images, _images(out["image_train"]))
+    after = interop.dump_generator(CONFIG, SPEC, {**updated, "params": grads})
+    names = {name.partition("/")[2]: name for name in out if "/" in name}
+    assert len(names) > 70
+    for name, key in names.items():
+        _close(after[name], out[key])
+
+
+def test_the_discriminator_is_the_references(vectors):
+    reference = vectors("a_discriminator")
+    variables = interop.load_discriminator(CONFIG, SPEC, reference["param"])
+    _, discriminator = biggan.networks(CONFIG, SPEC)
+    x, y = _images(reference["in"]["x"]), reference["in"]["y"]
+    out = reference["out"]
+    _close(discriminator.apply(variables, x, y, train=False)[:, None], out["logits_eval"])
+
+    def total(params):
+        logits, updated = discriminator.apply(
+            {**variables, "params": params}, x, y, True, mutable=["spectral"]
+        )
+        return jnp.mean(logits * reference["in"]["logit_cotangent"][:, 0]), (logits, updated)
+
+    grads, (logits, updated) = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    _close(logits[:, None], out["logits_train"])
+    after = interop.dump_discriminator(CONFIG, SPEC, {**updated, "params": grads})
+    names = {name.partition("/")[2]: name for name in out if "/" in name}
+    assert len(names) > 50
+    for name, key in names.items():
+        _close(after[name], out[key])
+    again = discriminator.apply({**variables, **updated}, x, y, train=False)
+    _close(again[:, None], out["logits_train_2nd_call"])
+
+
+def test_losses_and_the_orthogonal_gradient_are_the_references(vectors):
+    reference = vectors("losses_a")
+    inputs, out = reference["in"], reference["out"]
+    hinge = GAMES["hinge"]
+    real, fake = inputs["real"][:, 0], inputs["fake"][:, 0]
+    _close(jnp.mean(hinge.discriminator_loss(real, fake)), out["hinge_D"])
+    _close(jnp.mean(hinge.generator_loss(fake)), out["hinge_G"])
+    for diagonal, name in ((False, "ortho_grad"), (True, "default_ortho_grad")):
+        for weight, back in (
+            (inputs["w"].transpose(2, 3, 1, 0), (3, 2, 0, 1)),
+            (inputs["w_lin"].T, (1, 0)),
+        ):
+            grad = 1e-4 * jax.grad(orthogonal_penalty)(jnp.asarray(weight), diagonal)
+            key = "w" if weight.ndim == 4 else "w_lin"
+            _close(grad.transpose(back), out[f"{name}/{key}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "spec"),
+    [
+        ({}, ImageSpec(28, 28, 1, 10)),
+        ({"shared_size": 0}, ImageSpec(16, 32, 1, 4)),
+        ({"conditional": False}, ImageSpec(16, 16, 1, 10)),
+        ({"conditional": False, "hierarchical": False}, ImageSpec(16, 16, 3)),
+        ({"deep": True}, ImageSpec(64, 64, 3, 5)),
+    ],
+    ids=str,
+)
+def test_dump_and_load_are_inverse_at_any_size(changes, spec):
+    config = dataclasses.replace(CONFIG, latent_size=30, **changes)
+    state = jax.eval_shape(lambda key: biggan.init(config, key, spec), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    for player, load, dump in (
+        (state.generator, interop.load_generator, interop.dump_generator),
+        (state.discriminator, interop.load_discriminator, interop.dump_discriminator),
+    ):
+        variables = jax.tree.map(lambda x: rng.normal(size=x.shape), player.variables)
+        arrays = dump(config, spec, variables)
+        loaded = load(config, spec, arrays)
+        used = {name: tree for name, tree in variables.items() if tree}
+        jax.tree.map(np.testing.assert_array_equal, used, loaded)
+        with pytest.raises(UsageError, match="unknown extra"):
+            load(config, spec, {**arrays, "extra": np.zeros(1)})

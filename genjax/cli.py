@@ -50,7 +50,7 @@ from genjax.run.recipe import (
     recipe_summary,
     to_json,
 )
-from genjax.run.sample import Checkpoint, check_output, sample, save_images
+from genjax.run.sample import Checkpoint, check_output, sample, sample_grid, save_images
 from genjax.types import UsageError
 
 USAGE = """\
@@ -156,24 +156,31 @@ def resume_command(run: Positional[str], steps: int | None = None) -> Work:
 
 def sample_command(
     run: Positional[str],
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64,
+    n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None,
     seed: int = 0,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("samples.png"),
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
+    truncation: float | None = None,
+    label: int | None = None,
 ) -> Work:
     """Images from a trained run.
 
     Args:
         run: The run folder.
-        n: How many.
+        n: How many. None: 64, or of a conditional model a row for each class.
         seed: Of the latents; the first images of a seed are the same for any n.
         output: A .png for a grid, or a .npy for the array, uint8 [n, H, W, C].
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: glow: standard deviation of the latents; below 1 for cleaner, less varied
             images. None: 1.
+        truncation: biggan: values of the noise further from 0 are drawn again; 0.5 for cleaner,
+            less varied images. None: they are kept.
+        label: conditional models: the class. None: all in turn.
     """
-    return _figure(output, lambda: (sample(run, n, seed, checkpoint, temperature), None))
+    return _figure(
+        output, lambda: sample_grid(run, n, seed, checkpoint, temperature, truncation, label)
+    )
 
 
 def evaluate_command(
@@ -183,6 +190,7 @@ def evaluate_command(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
+    truncation: float | None = None,
     extractor: ExtractorKind | None = None,
     weights: Path | None = None,
 ) -> Work:
@@ -196,6 +204,7 @@ def evaluate_command(
         seed: Of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: Of the samples; see `genjax sample`.
+        truncation: Likewise.
         extractor: The feature net: a classifier of the data set, trained when it is first asked
             for, or Inception, by which FID is defined. None: a classifier, if the data have
             classes.
@@ -204,7 +213,9 @@ def evaluate_command(
     """
 
     def work() -> int:
-        result = evaluate(run, n, samples, seed, checkpoint, temperature, extractor, weights)
+        result = evaluate(
+            *(run, n, samples, seed, checkpoint, temperature, truncation, extractor, weights)
+        )
         return _print(json.dumps(result, indent=2))
 
     return work

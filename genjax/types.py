@@ -91,7 +91,8 @@ class Family:
         init: `init(config, key, spec) -> state`.
         step: `step(config, state, batch, key) -> (state, metrics)`, pure, written for the global
             batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
-        sample: `sample(config, state, key, n) -> images`, float32 [n, H, W, C] in [-1, 1]; with
+        sample: `sample(config, state, key, labels) -> images`, float32 [n, H, W, C] in [-1, 1], one
+            for each label, int32 [n], whose class only a conditional model reads; with
             `temperature` or `truncation` as a further argument where the model has one.
         paper: Whose model this is.
         decode: `decode(config, state, latents, labels) -> images`, of latents [n, Z] and labels
@@ -110,7 +111,7 @@ class Family:
     config: type[Config]
     init: Callable[[Any, jax.Array, ImageSpec], State]
     step: Callable[[Any, State, Batch, jax.Array], tuple[State, Metrics]]
-    sample: Callable[[Any, State, jax.Array, int], jax.Array]
+    sample: Callable[..., jax.Array]
     paper: str
     decode: Callable[[Any, State, jax.Array, jax.Array], jax.Array] | None = None
     encode: Callable[[Any, State, Batch, jax.Array], jax.Array] | None = None

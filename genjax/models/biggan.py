@@ -562,7 +562,9 @@ def prepare(
             labels = jax.random.randint(label_key, (STANDING_BATCH,), 0, state.spec.classes)
         z = draw(config, z_key, STANDING_BATCH, truncation)
         _, updated = generator.apply(
-            {"params": variables["params"], **collections}, z, labels, True, mutable=["batch_stats"]
+            {"params": variables["params"], **collections},
+            *(z, labels, True),
+            mutable=list(collections),
         )
         # From statistics of 0 they become momentum times those of the batch.
         stats = updated["batch_stats"]
@@ -596,20 +598,22 @@ def sample(
     config: BigganConfig,
     state: GanState,
     key: jax.Array,
-    n: int,
+    labels: jax.Array,
     truncation: float | None = None,
 ) -> jax.Array:
-    """`n` images; if conditional, of classes 0, 1, 2, ... in turn.
+    """Images.
 
     Args:
         config: The model.
         state: Of `prepare`, with the same truncation.
         key: Of the noise.
-        n: How many.
+        labels: int32 [n], an image for each; their classes count if conditional.
         truncation: Noise further from 0 is drawn again; None for all of the normal distribution.
+
+    Returns:
+        float32 [n, H, W, C] in [-1, 1].
     """
-    labels = jnp.arange(n) % max(1, state.spec.classes)
-    return decode(config, state, draw(config, key, n, truncation), labels)
+    return decode(config, state, draw(config, key, len(labels), truncation), labels)
 
 
 FAMILY = Family(

@@ -315,10 +315,10 @@ def decode(
     return images
 
 
-def sample(config: DcganConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
-    """`n` images; if conditional, of classes 0, 1, 2, ... in turn; see `decode`."""
-    labels = jnp.arange(n) % max(1, state.spec.classes)
-    return decode(config, state, jax.random.normal(key, (n, config.latent_size)), labels)
+def sample(config: DcganConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:
+    """Images of the labels, int32 [n], which count if conditional; see `decode`."""
+    latents = jax.random.normal(key, (len(labels), config.latent_size))
+    return decode(config, state, latents, labels)
 
 
 FAMILY = Family(DcganConfig, init, step, sample, "Radford et al. 2016", decode=decode)

@@ -215,10 +215,10 @@ def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.A
     return apply(generator, state.generator.params, latents)
 
 
-def sample(config: GanConfig, state: GanState, key: jax.Array, n: int) -> jax.Array:
-    """`n` images from the generator, float32 [n, H, W, C] in [-1, 1]."""
-    labels = jnp.zeros(n, jnp.int32)
-    return decode(config, state, jax.random.normal(key, (n, config.latent_size)), labels)
+def sample(config: GanConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:
+    """Images from the generator, float32 [n, H, W, C] in [-1, 1]; of `labels` only n counts."""
+    latents = jax.random.normal(key, (len(labels), config.latent_size))
+    return decode(config, state, latents, labels)
 
 
 FAMILY = Family(GanConfig, init, step, sample, "Goodfellow et al. 2014", decode=decode)

@@ -487,23 +487,26 @@ def decode(
 
 
 def sample(
-    config: GlowConfig, state: DensityState, key: jax.Array, n: int, temperature: float = 1.0
+    config: GlowConfig,
+    state: DensityState,
+    key: jax.Array,
+    labels: jax.Array,
+    temperature: float = 1.0,
 ) -> jax.Array:
-    """`n` images.
+    """Images.
 
     Args:
         config: The model.
         state: The state.
         key: Of the latents.
-        n: How many.
+        labels: int32 [n], an image for each; their classes count if conditional.
         temperature: Standard deviation of the latents at every level, in the prior's unit; the
             paper draws its faces with 0.7 (section 6).
 
     Returns:
-        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+        float32 [n, H, W, C] in [-1, 1].
     """
-    latents = temperature * jax.random.normal(key, (n, math.prod(state.spec.shape)))
-    labels = jnp.arange(n) % max(1, state.spec.classes)
+    latents = temperature * jax.random.normal(key, (len(labels), math.prod(state.spec.shape)))
     return decode(config, state, latents, labels)
 
 

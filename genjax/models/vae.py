@@ -428,14 +428,20 @@ def decode(
     return jnp.clip(output.location[0], -1, 1)
 
 
-def sample(config: VaeConfig, state: DensityState, key: jax.Array, n: int) -> jax.Array:
-    """`n` images, each the mean of p(x|z) at a z from the prior.
+def sample(config: VaeConfig, state: DensityState, key: jax.Array, labels: jax.Array) -> jax.Array:
+    """Images, each the mean of p(x|z) at a z from the prior.
+
+    Args:
+        config: The model.
+        state: The state.
+        key: Of the latents.
+        labels: int32 [n], an image for each; their classes count if conditional.
 
     Returns:
-        float32 [n, H, W, C] in [-1, 1]; if conditional, of classes 0, 1, 2, ... in turn.
+        float32 [n, H, W, C] in [-1, 1].
     """
-    labels = jnp.arange(n) % max(1, state.spec.classes)
-    return decode(config, state, jax.random.normal(key, (n, config.latent_size)), labels)
+    latents = jax.random.normal(key, (len(labels), config.latent_size))
+    return decode(config, state, latents, labels)
 
 
 def evaluate(

@@ -27,7 +27,7 @@ from genjax.run.folder import RunFolder
 from genjax.run.grid import grid, to_png
 from genjax.run.latents import CHUNK, encoder, in_chunks, paths
 from genjax.run.recipe import Recipe
-from genjax.run.sample import Checkpoint, check_temperature, load_state, sample_state
+from genjax.run.sample import Checkpoint, load_state, sample_options, sample_state
 from genjax.steps.diagnostics import active_units
 from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 
@@ -114,6 +114,7 @@ def evaluate(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
+    truncation: float | None = None,
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -131,6 +132,7 @@ def evaluate(
         seed: Of all draws.
         checkpoint: `best`, `latest`, or a step.
         temperature: Of the samples; see `genjax.sample`.
+        truncation: Likewise.
         extractor: The feature net: `classifier`, one of the data set that is trained when it is
             first asked for, or `inception`. None: a classifier, where the data have classes.
         weights: Of Inception, a `.pth` or `.safetensors`. None: the published file, in the cache
@@ -153,7 +155,7 @@ def evaluate(
     for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
-    check_temperature(recipe, temperature)
+    sampling = sample_options(recipe, temperature=temperature, truncation=truncation)
     recipe, state, step = load_state(run, checkpoint)
     options = recipe.data_options
     bare = dataclasses.replace(options, border=0)
@@ -184,8 +186,8 @@ def evaluate(
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
         net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
-        protocol |= {"samples": n, "temperature": temperature}
-        fake = sample_state(recipe, state, sample_key, n, temperature)
+        protocol |= {"samples": n, "temperature": temperature, "truncation": truncation}
+        fake = sample_state(recipe, state, sample_key, n, sampling)
         train = test if options.test_split is None else _all_images(recipe, options, spec)
         fake, real, seen = (
             _without_border(np.asarray(x), options) for x in (fake, test.images, train.images)

@@ -32,14 +32,13 @@ from genjax.run.evaluate import health, likelihoods
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.grid import grid, to_png
 from genjax.run.recipe import Recipe, load_recipe
-from genjax.run.sample import abstract_state, initial_state, sample_state
+from genjax.run.sample import abstract_state, grid_labels, initial_state, sample_state
 from genjax.run.sharding import Steps
 from genjax.run.writer import Writer
 from genjax.types import Batch, State, UsageError
 
 log = logging.getLogger("genjax")
 
-GRID_IMAGES = 64
 # Samples and images of the data by which the model is judged.
 QUALITY_IMAGES = 1000
 
@@ -238,8 +237,9 @@ class _Evaluator:
         self._batch = _some_images(source, recipe.seed)
 
     def __call__(self, state: State, step: int) -> dict[str, float]:
-        images = sample_state(self._recipe, state, self._grid_key, GRID_IMAGES)
-        write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images)))
+        labels, columns = grid_labels(self._recipe, state.spec)
+        images = sample_state(self._recipe, state, self._grid_key, labels)
+        write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images, columns)))
         samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
         metrics = {ENERGY_DISTANCE: float(self._distance(samples, self._data.images))}
         if self._recipe.functions.evaluate is not None:

@@ -4,7 +4,6 @@ import functools
 import inspect
 import io
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from genjax.models import FAMILIES
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.grid import grid, to_png, to_uint8
@@ -24,34 +24,93 @@ log = logging.getLogger("genjax")
 Checkpoint = Literal["best", "latest"] | int
 # Images in one call; the first images of a seed are the same however many are asked for.
 CHUNK = 64
+# Of a grid: its images, or a row for each class, if there are no more than so many.
+GRID_IMAGES, ROW, MOST_ROWS = 64, 8, 20
+
+
+# How samples are drawn where that is not as in training, by name: temperature, truncation.
+SampleOptions = dict[str, float]
 
 
 @functools.lru_cache(maxsize=8)
 def _sampler(recipe: Recipe) -> Callable[..., jax.Array]:
-    return jax.jit(functools.partial(recipe.functions.sample, recipe.model), static_argnums=2)
+    return jax.jit(functools.partial(recipe.functions.sample, recipe.model))
 
 
-def check_temperature(recipe: Recipe, temperature: float | None) -> None:
-    """Raise a `UsageError` for a temperature that the model does not have, or below 0."""
-    if temperature is None:
-        return
-    if "temperature" not in inspect.signature(recipe.functions.sample).parameters:
-        raise UsageError(f"family {recipe.family!r} has no temperature; wanted a run of glow")
-    if not temperature >= 0:
-        raise UsageError(f"temperature = {temperature}: should be at least 0")
+@functools.lru_cache(maxsize=8)
+def _preparer(recipe: Recipe) -> Callable[..., State]:
+    prepare = recipe.functions.prepare
+    if prepare is None:
+        return lambda state, key, **options: state
+    return jax.jit(functools.partial(prepare, recipe.model))
+
+
+def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
+    """Those of the values that are not None.
+
+    Raises:
+        UsageError: The family has no such option, or it is out of range.
+    """
+    options = {name: value for name, value in values.items() if value is not None}
+    for name, value in options.items():
+        if name not in inspect.signature(recipe.functions.sample).parameters:
+            having = [
+                family
+                for family, functions in FAMILIES.items()
+                if name in inspect.signature(functions.sample).parameters
+            ]
+            raise UsageError(
+                f"family {recipe.family!r} has no {name}; wanted a run of {', '.join(having)}"
+            )
+        if not value >= 0 or (name == "truncation" and value == 0):
+            bound = "more than 0" if name == "truncation" else "at least 0"
+            raise UsageError(f"{name} = {value}: should be {bound}")
+    return options
+
+
+def is_conditional(recipe: Recipe, spec: ImageSpec) -> bool:
+    """Whether samples are of a class that can be asked for."""
+    return bool(getattr(recipe.model, "conditional", False)) and spec.classes > 1
+
+
+def grid_labels(recipe: Recipe, spec: ImageSpec) -> tuple[np.ndarray | int, int | None]:
+    """Labels for a grid of samples, as `sample_state` takes them, and the columns of the grid.
+
+    A row a class where classes are few and can be asked for, else as many images as usual.
+    """
+    if is_conditional(recipe, spec) and spec.classes <= MOST_ROWS:
+        return np.repeat(np.arange(spec.classes, dtype=np.int32), ROW), ROW
+    return GRID_IMAGES, None
 
 
 def sample_state(
-    recipe: Recipe, state: State, key: jax.Array, n: int, temperature: float | None = None
+    recipe: Recipe,
+    state: State,
+    key: jax.Array,
+    labels: np.ndarray | int,
+    options: SampleOptions | None = None,
 ) -> np.ndarray:
-    """Images from a state, uint8 [n, H, W, C]; None for the temperature that it was trained for."""
-    options = {} if temperature is None else {"temperature": temperature}
-    sampler = _sampler(recipe)
-    chunks = [
-        to_uint8(sampler(state, jax.random.fold_in(key, i), CHUNK, **options))
-        for i in range(math.ceil(n / CHUNK))
-    ]
-    return np.concatenate(chunks)[:n]
+    """Images from a state, uint8 [n, H, W, C].
+
+    Args:
+        recipe: Of the state.
+        state: The state.
+        key: Of all draws.
+        labels: The class of each image, int32 [n]; or n, for classes 0, 1, 2, ... in turn.
+        options: Of `sample_options`; None for samples as in training.
+    """
+    options = options or {}
+    classes = labels
+    if isinstance(classes, int):
+        classes = np.arange(classes, dtype=np.int32) % max(1, state.spec.classes)
+    # No chunk has this number.
+    state = _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
+    sampler, chunks = _sampler(recipe), []
+    for i, start in enumerate(range(0, len(classes), CHUNK)):
+        # Every call is of the same size, so that one program does.
+        some = np.resize(classes[start : start + CHUNK], CHUNK)
+        chunks.append(to_uint8(sampler(state, jax.random.fold_in(key, i), some, **options)))
+    return np.concatenate(chunks)[: len(classes)]
 
 
 def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
@@ -89,34 +148,62 @@ def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe
 
 def sample(
     run: str | Path,
-    n: int = 64,
+    n: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
+    truncation: float | None = None,
+    label: int | None = None,
 ) -> np.ndarray:
+    """Images from a trained run; see `sample_grid`, which does it."""
+    return sample_grid(run, n, seed, checkpoint, temperature, truncation, label)[0]
+
+
+def sample_grid(
+    run: str | Path,
+    n: int | None = None,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+    temperature: float | None = None,
+    truncation: float | None = None,
+    label: int | None = None,
+) -> tuple[np.ndarray, int | None]:
     """Images from a trained run.
 
     Args:
         run: The run folder.
-        n: How many.
+        n: How many. None: 64, or of a conditional model with up to 20 classes 8 of each, class by
+            class.
         seed: Of the latents; the first images of a seed do not depend on `n`.
         checkpoint: `best` by the run's quality metric, `latest`, or a step.
         temperature: Standard deviation of a flow's latents; below 1 for fewer, cleaner kinds of
             images. None: 1.
+        truncation: BigGAN: values of the noise further from 0 are drawn again, for cleaner and less
+            varied images. None: they are kept.
+        label: The class, of a conditional model. None: 0, 1, 2, ... in turn.
 
     Returns:
-        uint8 [n, H, W, C].
+        uint8 [n, H, W, C], and the columns of a grid of them, None for any.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, an `n` below 1, or a temperature that the
-            model does not have.
+        UsageError: No run there, no such good checkpoint, an `n` below 1, or what the model does
+            not have.
     """
-    if n < 1:
+    if n is not None and n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
     recipe, state, step = load_state(run, checkpoint)
-    check_temperature(recipe, temperature)
+    options = sample_options(recipe, temperature=temperature, truncation=truncation)
+    labels, columns = grid_labels(recipe, state.spec) if n is None else (n, None)
+    if label is not None:
+        if not is_conditional(recipe, state.spec):
+            raise UsageError(
+                f"label = {label}: the model is not conditional; --conditional trains one"
+            )
+        if not 0 <= label < state.spec.classes:
+            raise UsageError(f"label = {label}: should be from 0 to {state.spec.classes - 1}")
+        labels, columns = np.full(n or GRID_IMAGES, label, np.int32), None
     log.info("samples of step %d of %s", step, run)
-    return sample_state(recipe, state, jax.random.key(seed), n, temperature)
+    return sample_state(recipe, state, jax.random.key(seed), labels, options), columns
 
 
 def save_images(images: np.ndarray, output: Path, columns: int | None = None) -> None:

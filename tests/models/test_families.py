@@ -139,13 +139,18 @@ def test_step_is_finite_and_scalar_in_every_metric(family):
 @pytest.mark.parametrize("spec", [SPEC, ImageSpec(12, 20, 3)], ids=str)
 def test_samples(family, spec):
     state = _init(family, spec=spec)
-    sample = jax.jit(functools.partial(family.sample, family.config(), state), static_argnums=1)
-    images = sample(jax.random.key(0), 5)
+    if family.prepare is not None:
+        state = jax.jit(functools.partial(family.prepare, family.config()))(
+            state, jax.random.key(2)
+        )
+    sample = jax.jit(functools.partial(family.sample, family.config(), state))
+    labels = jnp.arange(5)
+    images = sample(jax.random.key(0), labels)
     chex.assert_shape(images, (5, *spec.shape))
     chex.assert_type(images, jnp.float32)
     assert jnp.all(jnp.abs(images) <= 1)
-    assert not np.array_equal(images, sample(jax.random.key(1), 5))
-    np.testing.assert_array_equal(images, sample(jax.random.key(0), 5))
+    assert not np.array_equal(images, sample(jax.random.key(1), labels))
+    np.testing.assert_array_equal(images, sample(jax.random.key(0), labels))
 
 
 @every_family

@@ -73,6 +73,7 @@ def test_an_evaluation_carries_its_protocol(trained):
         "resized": None,
         "samples": 100,
         "temperature": None,
+        "truncation": None,
         "importance_samples": 100,
         "seed": 0,
         "model": {"likelihood": "bernoulli", "binarization": "dynamic"},

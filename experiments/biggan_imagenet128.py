@@ -4,8 +4,8 @@
 
 Hardware: a TPU pod slice of 128 cores or more, of which each takes 16 images; or fewer devices with
 `--accumulate 8`. tensorflow-datasets cannot download ImageNet by itself: its page says what to put
-where. Expected: not measured here; in the paper, after 150,000 steps of G, which are these 300,000 of
-D, an FID of 8.7 and an Inception Score of 98.8 without truncation (its table 2).
+where. Expected: not measured here; in the paper, after 150,000 steps of G, which are these 300,000
+of D, an FID of 8.7 and an Inception Score of 98.8 without truncation (its table 2).
 """
 
 from genjax import DataOptions, Recipe

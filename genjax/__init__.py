@@ -14,6 +14,7 @@ from genjax.run.latents import interpolate, manifold, manipulate, reconstruct, t
 from genjax.run.loop import Diverged, Result, resume, train
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sample import sample
+from genjax.run.tradeoff import tradeoff
 from genjax.types import ImageSpec, UsageError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "reconstruct",
     "resume",
     "sample",
+    "tradeoff",
     "train",
     "traverse",
 ]

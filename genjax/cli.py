@@ -51,6 +51,8 @@ from genjax.run.recipe import (
     to_json,
 )
 from genjax.run.sample import Checkpoint, check_output, sample, sample_grid, save_images
+from genjax.run.tradeoff import VALUES, to_figure, tradeoff
+from genjax.run.tradeoff import to_csv as rows_to_csv
 from genjax.types import UsageError
 
 USAGE = """\
@@ -61,6 +63,7 @@ usage: genjax COMMAND ...
   genjax sample RUN [options]     images from a trained run
   genjax evaluate RUN [options]   how good its samples are, how likely the test images
   genjax compare RUN RUN ...      their evaluations side by side
+  genjax tradeoff RUN             fidelity against diversity, over truncations of the latents
   genjax reconstruct RUN          images and what encoder and decoder make of them
   genjax interpolate RUN          paths between images in latent space
   genjax traverse RUN             what each latent does
@@ -246,6 +249,41 @@ def compare_command(
     return work
 
 
+def tradeoff_command(
+    run: Positional[str],
+    values: tuple[float, ...] = VALUES,
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2000,
+    seed: int = 0,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("tradeoff.png"),
+    checkpoint: Checkpoint = "best",
+    extractor: ExtractorKind = "classifier",
+    weights: Path | None = None,
+) -> Work:
+    """Fidelity against diversity over truncations (biggan) or temperatures (glow): a PNG, a CSV.
+
+    Args:
+        run: The run folder.
+        values: Truncations or temperatures.
+        n: Samples for each, and test images.
+        seed: Of the latents.
+        output: A .png for the curves; the numbers go beside it, in a .csv.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        extractor: The feature net; see `genjax evaluate`.
+        weights: Of Inception.
+    """
+
+    def work() -> int:
+        if output.suffix != ".png":
+            raise UsageError(f"output {output}: should end in .png")
+        check_output(output)
+        rows = tradeoff(run, values, n, seed, checkpoint, extractor, weights)
+        write_atomically(output, to_figure(rows))
+        write_atomically(output.with_suffix(".csv"), rows_to_csv(rows).encode())
+        return _print(f"{output}\n{output.with_suffix('.csv')}")
+
+    return work
+
+
 def reconstruct_command(
     run: Positional[str],
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 32,
@@ -405,6 +443,7 @@ COMMANDS: dict[str, Callable[..., Work]] = {
     "sample": sample_command,
     "evaluate": evaluate_command,
     "compare": compare_command,
+    "tradeoff": tradeoff_command,
     "reconstruct": reconstruct_command,
     "interpolate": interpolate_command,
     "traverse": traverse_command,

@@ -16,6 +16,9 @@ ENERGY_DISTANCE = "energy_distance"
 PATIENCE = 30
 # The same for evaluations, of which there are few.
 PATIENCE_DISTANCE = 3
+# And for a value that is compared with its own recent mean, which soon follows it; of so many
+# records is that mean.
+PATIENCE_SIGMA, MEMORY_SIGMA = 3, 30
 # A sign that improves by this is no standing one: WGAN-GP takes hundreds of steps of its generator
 # to spread its first samples, and gets there.
 RISE = 0.05
@@ -78,6 +81,14 @@ RULES = (
         "--temperature below 1, or train for longer",
     ),
     Rule(
+        ("g_sigma", "g_sigma_before"),
+        lambda m: m["g_sigma"] > 2 * m["g_sigma_before"],
+        PATIENCE_SIGMA,
+        "the generator's largest singular value explodes (g_sigma): it is over twice its recent "
+        "mean, the sign of a training that collapses. The best checkpoint is kept; resume from "
+        "there with lower learning rates",
+    ),
+    Rule(
         (ENERGY_DISTANCE, "best"),
         lambda m: m[ENERGY_DISTANCE] > 3 * m["best"] > 0,
         PATIENCE_DISTANCE,
@@ -93,11 +104,17 @@ class Watch:
         self._held = [0] * len(RULES)
         self._began = [0.0] * len(RULES)
         self._best = float("inf")
+        self._sigma: float | None = None
 
     def __call__(self, record: Mapping[str, float]) -> list[str]:
         """Take a log record; give the warnings that become due with it, once an episode."""
         self._best = min(self._best, record.get(ENERGY_DISTANCE, self._best))
         metrics = {**record, "best": self._best}
+        if "g_sigma" in record:
+            if self._sigma is None:
+                self._sigma = record["g_sigma"]
+            metrics["g_sigma_before"] = self._sigma
+            self._sigma += (record["g_sigma"] - self._sigma) / MEMORY_SIGMA
         due = []
         for i, rule in enumerate(RULES):
             if any(name not in metrics for name in rule.needs):

@@ -392,11 +392,16 @@ def _collections(player: Player) -> dict[str, Any]:
     return {"batch_stats": player.stats, "spectral": player.spectral}
 
 
-def largest_singular_value(spectral: Any) -> Metrics:
-    """`sigma`: the largest over the layers, before it is divided by; empty without any."""
+def singular_values(spectral: Any) -> list[jax.Array]:
+    """The largest singular value of each layer's weight, which the layer divides by."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(spectral)
-    values = [leaf for path, leaf in leaves if path[-1].key == "sigma"]
-    return {"sigma": jnp.max(jnp.stack(values))} if values else {}
+    return [leaf for path, leaf in leaves if path[-1].key == "sigma"]
+
+
+def largest_singular_value(name: str, spectral: Any) -> Metrics:
+    """The largest over all layers, under this name; empty without spectral normalization."""
+    values = singular_values(spectral)
+    return {name: jnp.max(jnp.stack(values))} if values else {}
 
 
 def discriminator_step(
@@ -447,7 +452,7 @@ def discriminator_step(
     player = apply_gradients(player, grads, adam(config.discriminator))
     player = dataclasses.replace(player, spectral=spectral)
     metrics["d_grad_norm"] = global_norm(grads)
-    metrics |= {f"d_{name}": value for name, value in largest_singular_value(spectral).items()}
+    metrics |= largest_singular_value("d_sigma", spectral)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -492,7 +497,7 @@ def generator_step(
     decay = jnp.where(turn < config.ema_start, 0.0, config.ema_decay)
     ema = update_ema(state.ema, player.variables, decay, turn)
     metrics["g_grad_norm"] = global_norm(grads)
-    metrics |= {f"g_{name}": value for name, value in largest_singular_value(spectral).items()}
+    metrics |= largest_singular_value("g_sigma", spectral)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
@@ -616,6 +621,28 @@ def sample(
     return decode(config, state, draw(config, key, len(labels), truncation), labels)
 
 
+def health(config: BigganConfig, state: GanState, batch: Batch) -> dict[str, jax.Array]:
+    """The largest singular value of each layer's weight, in each player.
+
+    As training nears its collapse those of G, above all of its first layer, explode (section 4.1);
+    spikes in those of D are no such sign (section 4.2).
+    """
+    del config, batch
+    found = {}
+    for name in ("generator", "discriminator"):
+        values = singular_values(getattr(state, name).spectral)
+        if values:
+            found[f"{name}_singular_value"] = jnp.stack(values)
+    return found
+
+
 FAMILY = Family(
-    BigganConfig, init, step, sample, "Brock et al. 2019", decode=decode, prepare=prepare
+    BigganConfig,
+    init,
+    step,
+    sample,
+    "Brock et al. 2019",
+    decode=decode,
+    prepare=prepare,
+    health=health,
 )

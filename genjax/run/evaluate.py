@@ -170,7 +170,7 @@ def evaluate(
         "data": recipe.data,
         "split": options.for_test.split,
         "images": count,
-        "shape": _without_border(np.asarray(test.images), options).shape[1:],
+        "shape": without_border(np.asarray(test.images), options).shape[1:],
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": {
@@ -190,7 +190,7 @@ def evaluate(
         fake = sample_state(recipe, state, sample_key, n, sampling)
         train = test if options.test_split is None else _all_images(recipe, options, spec)
         fake, real, seen = (
-            _without_border(np.asarray(x), options) for x in (fake, test.images, train.images)
+            without_border(np.asarray(x), options) for x in (fake, test.images, train.images)
         )
         found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
         metrics |= found.metrics
@@ -229,7 +229,8 @@ def _in_rows(images: np.ndarray) -> Image.Image:
     return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
 
 
-def _without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
+def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
+    """Images [N, H, W, C] as they were before `options.border` was added."""
     inside = slice(options.border, -options.border or None)
     return images[:, inside, inside]
 

@@ -102,3 +102,12 @@ def test_samples_that_overflow_are_said_when_it_lasts():
     assert _warnings([{"overflow_share": 0.05}] * 2) == []
     (warning,) = _warnings([{"overflow_share": 0.05}] * 99)
     assert "overflow" in warning
+
+
+def test_a_singular_value_that_explodes_is_said():
+    grows = [{"g_sigma": 1 + 0.02 * i} for i in range(200)]
+    assert _warnings(grows) == []
+    (warning,) = _warnings(grows + [{"g_sigma": 12.0}] * 5)
+    assert "singular value explodes" in warning
+    # A spike of one record is none.
+    assert _warnings([*grows, {"g_sigma": 12.0}, *grows[-30:]]) == []

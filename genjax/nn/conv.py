@@ -35,6 +35,10 @@ MANY_CHANNELS = 128
 # One convolution computes a margin beside the input gradient that is cut off; from this output
 # size on that costs less than it gains.
 LARGE_OUTPUT = 8
+# What outputs see, side by side, is laid out for a few images at a time, so that it stays in the
+# cache; where that of the whole batch takes more than the second of these, this beats one product
+# for each row of taps in a kernel gradient, and XLA's convolution to fewer than MANY_CHANNELS.
+CACHED_BYTES, MANY_BYTES = 5_000_000, 24_000_000
 
 
 class _Geometry(NamedTuple):
@@ -235,7 +239,44 @@ def _conv_cpu(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
         return _conv_as_product(geometry, x, w)
     if _patches_are_narrow(geometry, features, channels):
         return _conv_as_sum(geometry, x, w)
+    group = _images_at_a_time(geometry, x)
+    if group and features < MANY_CHANNELS:
+        return _conv_in_groups(geometry, x, w, group)
     return _plain_conv(geometry, x, w)
+
+
+def _images_at_a_time(geometry: _Geometry, x: jax.Array) -> int:
+    """A divisor of the batch; 0 where it is small, or few channels make another way faster."""
+    batch, _, _, channels = x.shape
+    size = math.prod((*geometry.output_size, *geometry.kernel_size, channels)) * x.dtype.itemsize
+    if channels < FEW_CHANNELS or size * batch < MANY_BYTES:
+        return 0
+    return max(
+        n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * size < CACHED_BYTES)
+    )
+
+
+def _conv_in_groups(geometry: _Geometry, x: jax.Array, w: jax.Array, group: int) -> jax.Array:
+    """One product for all taps, of a few images at a time."""
+    matrix = w.reshape(-1, w.shape[3])
+
+    def one(_: None, x: jax.Array) -> tuple[None, jax.Array]:
+        return None, (_all_taps(geometry, x) @ matrix).reshape(group, *geometry.output_size, -1)
+
+    _, y = lax.scan(one, None, x.reshape(-1, group, *x.shape[1:]))
+    return y.reshape(len(x), *geometry.output_size, -1)
+
+
+def _all_taps(geometry: _Geometry, x: jax.Array) -> jax.Array:
+    """What each output sees, side by side: [B * H' * W', KH * KW * C]."""
+    around = (geometry.padding, geometry.padding)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    (rows, columns), stride = geometry.output_size, geometry.stride
+    taps = [
+        _every(_every(x, stride, i, rows, axis=1), stride, j, columns, axis=2)
+        for i, j in itertools.product(*map(range, geometry.kernel_size))
+    ]
+    return jnp.concatenate(taps, axis=3).reshape(-1, len(taps) * x.shape[3])
 
 
 def _patches_are_narrow(geometry: _Geometry, few: int, many: int) -> bool:
@@ -374,7 +415,10 @@ def _input_grad_as_product(geometry: _Geometry, y: jax.Array, w: jax.Array) -> j
 
 
 def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
-    """A product over all pixels for each row of taps; of few channels, one for all taps."""
+    """A product over all pixels for each row of taps; of few channels, one for all taps.
+
+    Where there are many pixels, one for all taps, of a few images at a time.
+    """
     stride, padding = geometry.stride, geometry.padding
     kernel_rows, kernel_columns = geometry.kernel_size
     channels, features = x.shape[3], y.shape[3]
@@ -385,6 +429,9 @@ def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Arr
         w = x.reshape(-1, channels).T @ patches.reshape(-1, patches.shape[3])
         w = w.reshape(channels, kernel_rows, kernel_columns, features)
         return w[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+    group = _images_at_a_time(geometry, x)
+    if group:
+        return _kernel_grad_in_groups(geometry, x, y, group)
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     # What each column of taps meets, over all rows of the image.
     columns = [_every(x, stride, j, geometry.output_size[1], axis=2) for j in range(kernel_columns)]
@@ -406,6 +453,25 @@ def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Arr
         rows.append(features_first @ row.reshape(-1, kernel_columns * channels))
     w = jnp.stack(rows).reshape(kernel_rows, features, kernel_columns, channels)
     return w.transpose(0, 2, 3, 1)
+
+
+def _kernel_grad_in_groups(
+    geometry: _Geometry, x: jax.Array, y: jax.Array, group: int
+) -> jax.Array:
+    """The sum over groups of images of one product for all taps."""
+    features = y.shape[3]
+    accumulated = jnp.promote_types(y.dtype, jnp.float32)
+
+    def one(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        x, y = images
+        taps, y = _all_taps(geometry, x), y.reshape(-1, features)
+        return total + jnp.matmul(y.T, taps, preferred_element_type=accumulated), None
+
+    grouped = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), (x, y))
+    inputs = math.prod(geometry.kernel_size) * x.shape[3]
+    total, _ = lax.scan(one, jnp.zeros((features, inputs), accumulated), grouped)
+    w = total.astype(y.dtype).reshape(features, *geometry.kernel_size, x.shape[3])
+    return w.transpose(1, 2, 3, 0)
 
 
 def _every(x: jax.Array, stride: int, first: int, count: int, axis: int) -> jax.Array:

@@ -1,4 +1,6 @@
+import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -244,3 +246,24 @@ def test_layers_add_a_bias_to_the_function(layer, function, dtype):
     expected = function(x, params["kernel"], 2, 1) + jnp.arange(5.0).reshape(1, 1, 1, 5)
     tolerance = 1e-6 if dtype == "float32" else 0.05
     np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("stride", "kernel_size", "padding"), [(1, (3, 3), 1), (2, (4, 4), 1)])
+def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, padding):
+    """What large batches take: forced on a small one, in groups of 2 of 6 images."""
+    geometry = conv_module._Geometry((8, 8), kernel_size, stride, padding)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(6, 8, 8, 40)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(*kernel_size, 40, 5)) / 20, jnp.float32)
+    size = math.prod((*geometry.output_size, *kernel_size, 40)) * 4
+    monkeypatch.setattr(conv_module, "MANY_BYTES", 5 * size)
+    monkeypatch.setattr(conv_module, "CACHED_BYTES", 3 * size)
+    assert conv_module._images_at_a_time(geometry, x) == 2
+    y = conv_module._plain_conv(geometry, x, w)
+    found = jax.jit(functools.partial(conv_module._conv_in_groups, geometry, group=2))(x, w)
+    np.testing.assert_allclose(found, y, rtol=1e-5, atol=1e-5)
+    grad = jax.jit(functools.partial(conv_module._kernel_grad_cpu, geometry))(x, y)
+    expected = conv_module._kernel_grad_xla(geometry, x, y)
+    np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(conv_module, "MANY_BYTES", 7 * size)
+    assert conv_module._images_at_a_time(geometry, x) == 0

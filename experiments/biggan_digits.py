@@ -1,8 +1,10 @@
-"""BigGAN on the digits of scikit-learn, 16x16, class-conditional: 16 features.
+"""BigGAN on the digits of scikit-learn, 16x16, class-conditional: 8 features, so 32 channels.
 
     genjax train biggan_digits
 
-Hardware: 2 CPU cores. Expected:
+Hardware: 2 CPU cores, about 10 minutes (0.1 s a step). Expected: energy_distance below 0.02 (1,000
+samples against 1,000 training images in [-1, 1]); in the grid, a row a class, all readable and of
+their row's class. `genjax evaluate RUN -n 2000`: a Frechet distance at its floor.
 """
 
 from genjax import DataOptions, Recipe

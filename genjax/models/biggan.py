@@ -38,7 +38,7 @@ from genjax.objectives import adversarial
 from genjax.objectives.penalties import orthogonal_penalty
 from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
-from genjax.steps.state import GanState, Player
+from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import accumulate, apply_gradients, global_norm, new_player, update_ema
 from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional, UsageError
 
@@ -356,11 +356,17 @@ def init(config: BigganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 
 def from_variables(config: BigganConfig, spec: ImageSpec, variables: dict) -> GanState:
     """A state at step 0; each player's variables are its params, batch_stats and spectral."""
-    generator = new_player(variables["generator"], adam(config.generator))
+
+    def player(name: str, settings: PlayerConfig) -> SpectralPlayer:
+        new = new_player(variables[name], adam(settings))
+        spectral = variables[name].get("spectral", {})
+        return SpectralPlayer(new.params, new.opt_state, new.stats, spectral)
+
+    generator = player("generator", config.generator)
     return GanState(
         jnp.zeros((), jnp.int32),
         generator,
-        new_player(variables["discriminator"], adam(config.discriminator)),
+        player("discriminator", config.discriminator),
         spec,
         jax.tree.map(jnp.copy, generator.variables) if config.ema_decay else None,
     )
@@ -388,7 +394,8 @@ def judge(
     return logits, updated.get("spectral", {})
 
 
-def _collections(player: Player) -> dict[str, Any]:
+def _collections(state: GanState) -> dict[str, Any]:
+    player: Any = state.generator
     return {"batch_stats": player.stats, "spectral": player.spectral}
 
 
@@ -428,8 +435,8 @@ def discriminator_step(
 
     def grad_fn(spectral: Any, part: Any) -> tuple[Any, Any, Metrics]:
         real, z, labels = part
-        player = state.generator
-        fake, _ = generate(config, state, player.params, _collections(player), z, labels)
+        params = state.generator.params
+        fake, _ = generate(config, state, params, _collections(state), z, labels)
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
             images = jnp.concatenate([real, fake])
@@ -445,7 +452,7 @@ def discriminator_step(
         grads, (updated, metrics) = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
         return grads, updated, metrics
 
-    player = state.discriminator
+    player: Any = state.discriminator
     batch = (real, z, labels)
     grads, spectral, metrics = accumulate(grad_fn, player.spectral, batch, config.accumulate)
     grads, metrics = mean_over_replicas((grads, metrics))
@@ -477,7 +484,7 @@ def generator_step(
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
             fake, updated = generate(config, state, params, collections, z, labels)
-            opponent = state.discriminator
+            opponent: Any = state.discriminator
             logits, _ = judge(config, state, opponent.params, opponent.spectral, fake, labels)
             loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
             return loss + orthogonal_loss(config, params), (updated, {"g_loss": loss})
@@ -485,12 +492,11 @@ def generator_step(
         grads, (updated, metrics) = jax.grad(loss_fn, has_aux=True)(state.generator.params)
         return grads, updated, metrics
 
-    player = state.generator
     grads, collections, metrics = accumulate(
-        grad_fn, _collections(player), (z, labels), config.accumulate
+        grad_fn, _collections(state), (z, labels), config.accumulate
     )
     grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(player, grads, adam(config.generator))
+    player: Any = apply_gradients(state.generator, grads, adam(config.generator))
     spectral = collections["spectral"]
     player = dataclasses.replace(player, stats=collections["batch_stats"], spectral=spectral)
     turn = state.step // config.discriminator_steps

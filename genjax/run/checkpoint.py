@@ -160,8 +160,18 @@ class Checkpoints:
         self._good.add(step)
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, in the structure, types and shardings of `like`."""
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        """The state saved at `step`, in the structure, types and shardings of `like`.
+
+        Raises:
+            UsageError: It has another structure, so it is of another version of genjax.
+        """
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        except (ValueError, KeyError) as error:
+            raise UsageError(
+                f"checkpoint {step} in {self.folder} is of another version of genjax: "
+                "its state has another structure"
+            ) from error
 
     def close(self) -> None:
         """Let go of the folder."""

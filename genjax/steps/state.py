@@ -12,13 +12,23 @@ from genjax.types import ImageSpec
 class Player:
     """One player of the game, or a model alone: parameters, its own optimizer's state, statistics.
 
-    `stats` is the network's `batch_stats` collection, {} without batch norm; `spectral` the vectors
-    of spectral normalization, {} without it.
+    `stats` is the network's `batch_stats` collection; {} without batch norm.
     """
 
     params: Any
     opt_state: Any
     stats: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network's `apply` takes."""
+        return {"params": self.params, "batch_stats": self.stats}
+
+
+@flax.struct.dataclass
+class SpectralPlayer(Player):
+    """A player whose network may have spectral normalization: `spectral` is its collection."""
+
     spectral: Any = flax.struct.field(default_factory=dict)
 
     @property

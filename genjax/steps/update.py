@@ -16,8 +16,7 @@ from genjax.types import Metrics
 def new_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
     """A player at its first step, from a network's `{"params", "batch_stats"}`."""
     params = variables["params"]
-    collections = (variables.get(name, {}) for name in ("batch_stats", "spectral"))
-    return Player(params, optimizer.init(params), *collections)
+    return Player(params, optimizer.init(params), variables.get("batch_stats", {}))
 
 
 def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransformation) -> Player:

@@ -175,3 +175,12 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_state_of_another_structure_is_refused(tmp_path):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, {1: 1.0})
+    for other in ({"step": jnp.asarray(0)}, {**_state(0), "more": jnp.zeros(2)}):
+        with pytest.raises(UsageError, match=r"checkpoint 1 in .* is of another version of genjax"):
+            checkpoints.restore(1, jax.eval_shape(lambda other=other: other))
+    checkpoints.close()

@@ -21,12 +21,21 @@ class Manifolds(NamedTuple):
         density: Balls of the data around a sample, as a share of k: fidelity that one outlier of
             the data does not lift (Naeem et al. 2020, equation 3); can exceed 1.
         coverage: Share of the data whose ball holds a sample: diversity (equation 4).
+        precision_error: The standard error of each, with the balls as they are: of a share, or of a
+            mean over the samples.
+        recall_error: Likewise.
+        density_error: Likewise.
+        coverage_error: Likewise.
     """
 
     precision: float
     recall: float
     density: float
     coverage: float
+    precision_error: float
+    recall_error: float
+    density_error: float
+    coverage_error: float
 
 
 def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Manifolds:
@@ -56,11 +65,20 @@ def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) ->
         covered += balls.any(axis=1).sum()
         recalled += (distances < fake_radii[None]).any(axis=1).sum()
         start += len(distances)
+    precision, recall, coverage = (counts > 0).mean(), recalled / len(real), covered / len(real)
+
+    def error(share: float, count: int) -> float:
+        return float((share * (1 - share) / count) ** 0.5)
+
     return Manifolds(
-        float((counts > 0).mean()),
-        float(recalled / len(real)),
-        float(counts.mean() / nearest_k),
-        float(covered / len(real)),
+        precision=float(precision),
+        recall=float(recall),
+        density=float(counts.mean() / nearest_k),
+        coverage=float(coverage),
+        precision_error=error(precision, len(fake)),
+        recall_error=error(recall, len(real)),
+        density_error=float(counts.std() / nearest_k / len(fake) ** 0.5),
+        coverage_error=error(coverage, len(real)),
     )
 
 

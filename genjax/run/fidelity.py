@@ -48,14 +48,14 @@ def fidelity(
         seed: Of subsets and resamplings.
 
     Returns:
-        What to look at, and the metrics: `frechet_distance` and `kernel_distance` with
-        `..._error`, and with `..._floor`: that of as many training images in the samples' place.
-        `precision`, `recall`, `density`, `coverage`. `inception_score`, by the extractor, with
-        `..._error` over ten splits; `classes`, how many the samples have, and `class_kl` of their
-        shares to those of the test images. `diversity`, the mean distance of two samples'
-        features, and `sharpness`, both as shares of those of the test images. `memorization`: the
-        mean distance of samples to the nearest training image over that of the test images; far
-        below 1 the samples are copies.
+        What to look at, and the metrics, each but the counts of classes with its standard error as
+        `..._error`. `frechet_distance` and `kernel_distance`, and with `..._floor` that of as many
+        training images in the samples' place. `precision`, `recall`, `density`, `coverage`.
+        `inception_score`, by the extractor, with its error over ten splits; `classes`, how many the
+        samples have, and `class_kl` of their shares to those of the test images. `diversity`, the
+        mean distance of two samples' features, and `sharpness`, both as shares of those of the test
+        images. `memorization`: the mean distance of samples to the nearest training image over that
+        of the test images; far below 1 the samples are copies.
     """
     held_out = np.asarray(test.images)
     fake, fake_logits = extractor(samples)
@@ -80,18 +80,25 @@ def fidelity(
     names = fake_logits.argmax(axis=1), real_logits.argmax(axis=1)
     classes, divergence = class_coverage(*names, fake_logits.shape[1])
     metrics |= {"classes": classes, "class_kl": divergence}
-    metrics["sharpness"] = float(sharpness(samples).mean() / sharpness(held_out).mean())
-    metrics["diversity"] = _spread(fake, rng) / _spread(real, rng)
+    metrics |= _ratio("sharpness", sharpness(samples), sharpness(held_out))
+    metrics |= _ratio("diversity", _gaps(fake, rng), _gaps(real, rng))
     index = NearestNeighbors(algorithm="brute").fit(seen)
     distances, nearest = index.kneighbors(fake, min(NEIGHBOURS, len(seen)))
     expected, _ = index.kneighbors(real, 1)
-    metrics["memorization"] = float(distances[:, 0].mean() / expected.mean())
+    metrics |= _ratio("memorization", distances[:, 0], expected)
     suspects = np.argsort(distances[:, 0], kind="stable")[:SUSPECTS]
     return Fidelity(metrics, suspects, nearest[suspects])
 
 
-def _spread(features: np.ndarray, rng: np.random.Generator) -> float:
-    """The mean distance of an example to a random other one."""
+def _gaps(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The distance of each example to a random other one."""
     order = rng.permutation(len(features))
-    gaps = features[order] - features[np.roll(order, 1)]
-    return float(np.linalg.norm(gaps, axis=1).mean())
+    gaps: np.ndarray = np.linalg.norm(features[order] - features[np.roll(order, 1)], axis=1)
+    return gaps
+
+
+def _ratio(name: str, values: np.ndarray, reference: np.ndarray) -> Metrics:
+    """The mean of values over that of the reference, and its standard error."""
+    ratio = values.mean() / reference.mean()
+    errors = [x.std() / x.mean() / len(x) ** 0.5 for x in (values, reference)]
+    return {name: float(ratio), f"{name}_error": float(ratio * np.hypot(*errors))}

@@ -26,6 +26,7 @@ log = logging.getLogger("genjax")
 OPTIONS = ("truncation", "temperature")
 VALUES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 SPLITS = 10
+SHOWN = ("precision", "recall", "density", "coverage")
 
 Row = dict[str, float]
 
@@ -80,8 +81,9 @@ def tradeoff(
             names[0]: value,
             "frechet_distance": frechet_distance(Moments.of(fake), moments),
             "inception_score": inception_score(logits, SPLITS)[0],
-            **manifolds(real, fake)._asdict(),
         }
+        found = manifolds(real, fake)
+        row |= {name: getattr(found, name) for name in SHOWN}
         rows.append(row)
         log.info("  ".join(f"{name} {number:.3g}" for name, number in row.items()))
     return rows

@@ -48,8 +48,19 @@ def test_inception_score_is_the_references(vectors):
 
 def test_manifolds_are_the_references(vectors):
     found = manifolds(vectors["in/real"], vectors["in/fake"], nearest_k=5)
-    for name, value in found._asdict().items():
-        np.testing.assert_allclose(value, vectors[f"out/{name}"], rtol=1e-9)
+    for name in ("precision", "recall", "density", "coverage"):
+        np.testing.assert_allclose(getattr(found, name), vectors[f"out/{name}"], rtol=1e-9)
+
+
+def test_errors_of_manifolds_are_those_of_other_samples():
+    """The spread over samples drawn anew, against the same data."""
+    real = _features(400, 0)
+    found = [manifolds(real, _features(300, seed, 0.3)) for seed in range(1, 41)]
+    for name in ("precision", "density"):  # of samples that count one by one
+        spread = np.std([getattr(each, name) for each in found])
+        error = np.mean([getattr(each, f"{name}_error") for each in found])
+        assert error == pytest.approx(spread, rel=0.4)
+    assert all(0 < each.coverage_error < 0.05 and 0 < each.recall_error < 0.05 for each in found)
 
 
 def test_moments_of_parts_merge_to_those_of_the_whole():
@@ -98,7 +109,7 @@ def test_manifolds_tell_fidelity_from_diversity():
     assert half.precision > 0.85
     assert half.recall == pytest.approx(0.5, abs=0.05)
     assert half.coverage == pytest.approx(0.5, abs=0.05)
-    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+    assert far == (0,) * 8
     assert whole.density == pytest.approx(1, abs=0.2)
     with pytest.raises(UsageError, match="nearest_k = 5: should be from 1 to 4"):
         manifolds(real, both[:5])

@@ -134,7 +134,8 @@ def train(
 
         return jax.lax.scan(one, state, None, length=LOG_EVERY)
 
-    sample = jax.jit(contender.family.sample, static_argnums=(0, 3))
+    sample = jax.jit(contender.family.sample, static_argnums=0)
+    labels = jnp.zeros(SAMPLES, jnp.int32)
     init = jax.jit(contender.family.init, static_argnums=(0, 2))
     state = init(contender.config, init_key, SPEC)
     steps *= contender.steps_a_turn
@@ -144,7 +145,7 @@ def train(
         record = {name: float(np.mean(as_array(values))) for name, values in metrics.items()}
         warnings += [f"step {step}: {warning}" for warning in watch(record)]
         if step % (steps // SNAPSHOTS) == 0:
-            points = sample(contender.config, state, sample_key, SAMPLES)
+            points = sample(contender.config, state, sample_key, labels)
             snapshots.append(np.asarray(points).reshape(-1, 2))
     return snapshots, warnings
 

@@ -87,7 +87,7 @@ def test_every_kind_plays_and_draws(changes, spec):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             # Attention begins at gamma = 0; the hinge weighs real and generated images alike.
             assert has_moved or ("attention" in name and "kernel" in name) or name == "linear/bias"
-    images = biggan.sample(config, state, KEY, jnp.arange(3))
+    images = jax.jit(biggan.sample, static_argnums=0)(config, state, KEY, jnp.arange(3))
     chex.assert_shape(images, (3, *spec.shape))
     chex.assert_type(images, jnp.float32)
 
@@ -95,10 +95,11 @@ def test_every_kind_plays_and_draws(changes, spec):
 def test_one_players_step_leaves_the_other_bit_identical():
     state, real = _state(), jnp.zeros((4, *SPEC.shape))
     z, labels = jax.random.normal(KEY, (4, 12)), jnp.arange(4)
-    after, metrics = biggan.discriminator_step(SMALL, state, real, z, labels)
+    run = jax.jit(biggan.discriminator_step, static_argnums=0)
+    after, metrics = run(SMALL, state, real, z, labels)
     chex.assert_trees_all_equal(after.generator, state.generator)
     assert metrics["d_sigma"] > 0
-    after, metrics = biggan.generator_step(SMALL, state, z, labels)
+    after, metrics = jax.jit(biggan.generator_step, static_argnums=0)(SMALL, state, z, labels)
     chex.assert_trees_all_equal(after.discriminator, state.discriminator)
     assert metrics["g_sigma"] > 0
     # Vectors and statistics are those of the passes with training.
@@ -146,9 +147,13 @@ def test_standing_statistics_are_those_of_truncated_noise():
     chex.assert_trees_all_equal_structs(wide, state)
     chex.assert_trees_all_equal(wide.ema["params"], state.ema["params"])
     generator, _ = biggan.networks(SMALL, SPEC)
-    z = biggan.draw(SMALL, jax.random.key(7), 2000, 0.1)
-    labels = jax.random.randint(KEY, (2000,), 0, 10)
-    _, updated = generator.apply(state.ema, z, labels, True, mutable=["batch_stats", "spectral"])
+    z = biggan.draw(SMALL, jax.random.key(7), 1000, 0.1)
+    labels = jax.random.randint(KEY, (1000,), 0, 10)
+    _, updated = jax.jit(
+        lambda variables: generator.apply(
+            variables, z, labels, True, mutable=["batch_stats", "spectral"]
+        )
+    )(state.ema)
     fresh = jax.tree.map(
         lambda new, old: (new - 0.9 * old) / 0.1, updated["batch_stats"], state.ema["batch_stats"]
     )
@@ -181,7 +186,8 @@ def test_truncation_narrows_the_noise_and_the_samples():
 
 def test_the_class_changes_the_image_and_the_judgement():
     state = _state()
-    images = biggan.decode(SMALL, state, jnp.ones((2, 12)), jnp.array([0, 1]))
+    decode = jax.jit(biggan.decode, static_argnums=0)
+    images = decode(SMALL, state, jnp.ones((2, 12)), jnp.array([0, 1]))
     assert not np.allclose(images[0], images[1], atol=1e-3)
     _, discriminator = biggan.networks(SMALL, SPEC)
     logits = discriminator.apply(

@@ -50,7 +50,7 @@ def test_the_networks_are_those_of_the_exercise():
 
 def test_a_step_of_one_player_leaves_the_other_bit_identical():
     state, real, z = _round()
-    fake = gan.sample(CONFIG, state, jax.random.key(0), 16)
+    fake = gan.sample(CONFIG, state, jax.random.key(0), jnp.zeros(16, jnp.int32))
     after_d, _ = gan.discriminator_step(CONFIG, state, real, fake)
     chex.assert_trees_all_equal(after_d.generator, state.generator)
     after_g, _ = gan.generator_step(CONFIG, state, z)

@@ -142,7 +142,7 @@ def test_help_says_what_an_option_does_and_its_default(genjax_command):
     text = " ".join(out.replace("│", " ").split())
     assert "--steps INT Training steps. (default: 16000)" in text
     assert "--generator.learning-rate FLOAT Adam's step size. (default: 0.0002)" in text
-    assert "--loss {non_saturating,saturating,least_squares}" in text
+    assert "--loss {non_saturating,saturating,least_squares,hinge}" in text
 
 
 BAD = {

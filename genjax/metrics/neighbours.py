@@ -9,6 +9,8 @@ from genjax.types import UsageError
 
 # The paper's choices of k: 3 for precision and recall, 5 for density and coverage.
 NEAREST_K = 5
+# Of the distances that are held at once.
+BLOCK_MIB = 128
 
 
 class Manifolds(NamedTuple):
@@ -59,7 +61,7 @@ def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) ->
 
     counts = np.zeros(len(fake), np.int64)
     recalled = covered = start = 0
-    for distances in pairwise_distances_chunked(real, fake):
+    for distances in pairwise_distances_chunked(real, fake, working_memory=BLOCK_MIB):
         balls = distances < real_radii[start : start + len(distances), None]
         counts += balls.sum(axis=0)
         covered += balls.any(axis=1).sum()
@@ -89,4 +91,5 @@ def _radii(x: np.ndarray, nearest_k: int) -> np.ndarray:
         del start
         return np.partition(distances, nearest_k, axis=1)[:, nearest_k]
 
-    return np.concatenate(list(pairwise_distances_chunked(x, reduce_func=kth)))
+    blocks = pairwise_distances_chunked(x, reduce_func=kth, working_memory=BLOCK_MIB)
+    return np.concatenate(list(blocks))

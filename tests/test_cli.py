@@ -158,7 +158,7 @@ BAD = {
     "train gan_digits --steps -3": "steps = -3: should be greater than 0",
     "train gan_digits --generator.learning-rate -1": "generator.learning_rate = -1.0",
     "train gan_digits --discriminator.beta1 1": "discriminator.beta1 = 1.0: should be less than 1",
-    "train gan_digits --loss hinge": "'hinge'",
+    "train gan_digits --loss cubic": "'cubic'",
     "train gan_digits --size 1 2 3": "size = (1, 2, 3): wanted HEIGHT",
     "train gan_digits --save-every 150": "save_every 150 must be a multiple of log_every 100",
     "train gan_digits --batch-size 12": "batch_size = 12",

@@ -21,7 +21,7 @@ from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import write_atomically
-from genjax.run.extractor import ExtractorKind, extractor_of
+from genjax.run.extractor import ExtractorKind, extractor_of, weights_path
 from genjax.run.fidelity import fidelity
 from genjax.run.folder import RunFolder
 from genjax.run.grid import grid, to_png
@@ -156,6 +156,7 @@ def evaluate(
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
     sampling = sample_options(recipe, temperature=temperature, truncation=truncation)
+    weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint)
     options = recipe.data_options
     bare = dataclasses.replace(options, border=0)

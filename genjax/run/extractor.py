@@ -48,12 +48,9 @@ def extractor_of(
     Raises:
         UsageError: No such data, data without classes for a classifier, or no such weights.
     """
-    if kind == "inception":
-        return _inception(weights)
-    if weights is not None:
-        raise UsageError(
-            f"weights {weights}: those of a classifier are its own; --extractor inception"
-        )
+    path = weights_path(kind, weights)
+    if path is not None:
+        return _inception(path)
     kind_of_source, _, name = data.partition(":")
     if kind_of_source == STACKED:
         net, identity = _classifier(name, options)
@@ -61,13 +58,26 @@ def extractor_of(
     return _classifier(data, options)
 
 
-def _inception(weights: str | Path | None) -> tuple[FeatureNet, dict[str, Any]]:
+def weights_path(kind: ExtractorKind | None, weights: str | Path | None) -> Path | None:
+    """Where Inception's weights are; None for a classifier, which has its own, or for no extractor.
+
+    Raises:
+        UsageError: They are not there, or weights are given to another than Inception.
+    """
+    if kind != "inception":
+        if weights is not None:
+            raise UsageError(f"weights {weights}: only of --extractor inception can they be given")
+        return None
     path = cache_folder() / INCEPTION_FILE if weights is None else Path(weights)
     if not path.is_file():
         raise UsageError(
             f"no Inception weights at {path}: download {INCEPTION_URL} to there, or say with "
             "--weights where they are"
         )
+    return path
+
+
+def _inception(path: Path) -> tuple[FeatureNet, dict[str, Any]]:
     identity = {
         "kind": "inception",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],

@@ -39,7 +39,14 @@ from genjax.objectives.penalties import orthogonal_penalty
 from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
-from genjax.steps.update import accumulate, apply_gradients, global_norm, new_player, update_ema
+from genjax.steps.update import (
+    accumulate,
+    apply_gradients,
+    global_norm,
+    new_game,
+    new_player,
+    update_ema,
+)
 from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional, UsageError
 
 # Channels after each block of G, in units of its features, by how often the size doubles: the
@@ -363,13 +370,8 @@ def from_variables(config: BigganConfig, spec: ImageSpec, variables: dict) -> Ga
         return SpectralPlayer(new.params, new.opt_state, new.stats, spectral)
 
     generator = player("generator", config.generator)
-    return GanState(
-        jnp.zeros((), jnp.int32),
-        generator,
-        player("discriminator", config.discriminator),
-        spec,
-        jax.tree.map(jnp.copy, generator.variables) if config.ema_decay else None,
-    )
+    discriminator = player("discriminator", config.discriminator)
+    return new_game(generator, discriminator, spec, config.ema_decay > 0)
 
 
 def generate(

@@ -33,6 +33,7 @@ from genjax.steps.update import (
     apply_gradients,
     apply_network,
     global_norm,
+    new_game,
     new_player,
     update_ema,
 )
@@ -179,13 +180,8 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 def from_variables(config: DcganConfig, spec: ImageSpec, variables: dict) -> GanState:
     """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
     generator = new_player(variables["generator"], adam(config.generator))
-    return GanState(
-        jnp.zeros((), jnp.int32),
-        generator,
-        new_player(variables["discriminator"], adam(config.discriminator)),
-        spec,
-        jax.tree.map(jnp.copy, generator.variables) if config.ema_decay else None,
-    )
+    discriminator = new_player(variables["discriminator"], adam(config.discriminator))
+    return new_game(generator, discriminator, spec, config.ema_decay > 0)
 
 
 def discriminator_step(

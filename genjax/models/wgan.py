@@ -40,6 +40,7 @@ from genjax.steps.update import (
     apply_gradients,
     apply_network,
     global_norm,
+    new_game,
     new_player,
     update_ema,
 )
@@ -259,13 +260,8 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
 def from_variables(config: WganConfig | WganGpConfig, spec: ImageSpec, variables: dict) -> GanState:
     """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
     generator = new_player(variables["generator"], optimizer(config.generator))
-    return GanState(
-        jnp.zeros((), jnp.int32),
-        generator,
-        new_player(variables["discriminator"], optimizer(config.critic)),
-        spec,
-        jax.tree.map(jnp.copy, generator.variables) if config.ema_decay else None,
-    )
+    critic = new_player(variables["discriminator"], optimizer(config.critic))
+    return new_game(generator, critic, spec, config.ema_decay > 0)
 
 
 def critic_step(

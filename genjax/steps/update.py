@@ -9,14 +9,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genjax.steps.state import Player
-from genjax.types import Metrics
+from genjax.steps.state import GanState, Player
+from genjax.types import ImageSpec, Metrics
 
 
 def new_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
     """A player at its first step, from a network's `{"params", "batch_stats"}`."""
     params = variables["params"]
     return Player(params, optimizer.init(params), variables.get("batch_stats", {}))
+
+
+def new_game(generator: Player, discriminator: Player, spec: ImageSpec, has_ema: bool) -> GanState:
+    """The state at step 0 of two players, with a moving average of the generator or without."""
+    ema = jax.tree.map(jnp.copy, generator.variables) if has_ema else None
+    return GanState(jnp.zeros((), jnp.int32), generator, discriminator, spec, ema)
 
 
 def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransformation) -> Player:

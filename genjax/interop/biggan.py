@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from genjax.interop.entries import Entry, dump_entries, load_entries, same
+from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
 from genjax.models.biggan import DEPTH, BigganConfig, init
 from genjax.nn.pyramid import base_size
 from genjax.types import ImageSpec
@@ -64,13 +64,7 @@ def _entry(
     if leaf == "sigma":
         return Entry(name, (1,), path, lambda x: x[0], lambda x: x[None])
     if leaf == "kernel" and len(shape) == 4:
-        return Entry(
-            name,
-            (shape[3], shape[2], *shape[:2]),
-            path,
-            lambda x: x.transpose(2, 3, 1, 0),
-            lambda x: x.transpose(3, 2, 0, 1),
-        )
+        return conv_kernel(name.removesuffix(".weight"), path[:-1], shape)
     if order is None and leaf not in ("kernel", "u"):
         return same(name, path, shape)
     ours = np.arange(shape[-1]) if order is None else order

@@ -16,7 +16,7 @@ from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.grid import grid, to_png, to_uint8
 from genjax.run.recipe import Recipe
-from genjax.types import ImageSpec, State, UsageError
+from genjax.types import Family, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
@@ -45,6 +45,11 @@ def _preparer(recipe: Recipe) -> Callable[..., State]:
     return jax.jit(functools.partial(prepare, recipe.model))
 
 
+def takes(functions: Family, option: str) -> bool:
+    """Whether a family's samples can be drawn with `temperature`, or with `truncation`."""
+    return option in inspect.signature(functions.sample).parameters
+
+
 def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
     """Those of the values that are not None.
 
@@ -53,12 +58,8 @@ def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
     """
     options = {name: value for name, value in values.items() if value is not None}
     for name, value in options.items():
-        if name not in inspect.signature(recipe.functions.sample).parameters:
-            having = [
-                family
-                for family, functions in FAMILIES.items()
-                if name in inspect.signature(functions.sample).parameters
-            ]
+        if not takes(recipe.functions, name):
+            having = [family for family, functions in FAMILIES.items() if takes(functions, name)]
             raise UsageError(
                 f"family {recipe.family!r} has no {name}; wanted a run of {', '.join(having)}"
             )

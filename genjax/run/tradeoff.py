@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import inspect
 import io
 import logging
 from collections.abc import Sequence
@@ -18,14 +17,14 @@ from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.neighbours import manifolds
 from genjax.run.evaluate import without_border
 from genjax.run.extractor import ExtractorKind, extractor_of
-from genjax.run.sample import Checkpoint, load_state, sample_options, sample_state
+from genjax.run.fidelity import SPLITS
+from genjax.run.sample import Checkpoint, load_state, sample_options, sample_state, takes
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
 
 OPTIONS = ("truncation", "temperature")
 VALUES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
-SPLITS = 10
 SHOWN = ("precision", "recall", "density", "coverage")
 
 Row = dict[str, float]
@@ -59,8 +58,7 @@ def tradeoff(
         UsageError: No run there, a family with neither, or impossible numbers.
     """
     recipe, state, step = load_state(run, checkpoint)
-    parameters = inspect.signature(recipe.functions.sample).parameters
-    names = [name for name in OPTIONS if name in parameters]
+    names = [name for name in OPTIONS if takes(recipe.functions, name)]
     if not names:
         raise UsageError(f"family {recipe.family!r} has no truncation and no temperature")
     if n < SPLITS or not values:

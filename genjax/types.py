@@ -93,7 +93,8 @@ class Family:
             batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
         sample: `sample(config, state, key, labels) -> images`, float32 [n, H, W, C] in [-1, 1], one
             for each label, int32 [n], whose class only a conditional model reads; with
-            `temperature` or `truncation` as a further argument where the model has one.
+            `temperature`, `truncation` or `truncation_cutoff` as further arguments where the model
+            has them.
         paper: Whose model this is.
         decode: `decode(config, state, latents, labels) -> images`, of latents [n, Z] and labels
             int32 [n], which only a conditional model reads; None where latents are no vectors.
@@ -104,6 +105,9 @@ class Family:
         samples: How many of them its papers report.
         health: `health(config, state, batch) -> dict` of arrays, signs of numerical trouble of
             which the largest are the worst; None where none is known.
+        style: `style(config, state, latents, labels, truncation=None, truncation_cutoff=None) ->
+            styles`, [n, L, W], one for each of L layers from the coarsest; None without styles.
+        synthesize: `synthesize(config, state, styles) -> images`, by always the same noise.
         prepare: `prepare(config, state, key) -> state` for samples, called once before them, with
             the further arguments of `sample`; None where a state is ready as it is.
     """
@@ -118,4 +122,6 @@ class Family:
     evaluate: Callable[[Any, State, Batch, jax.Array, int | None], Likelihood] | None = None
     samples: int = 1
     health: Callable[[Any, State, Batch], dict[str, jax.Array]] | None = None
+    style: Callable[..., jax.Array] | None = None
+    synthesize: Callable[[Any, State, jax.Array], jax.Array] | None = None
     prepare: Callable[..., State] | None = None

@@ -21,18 +21,24 @@ class Entry(NamedTuple):
     to_theirs: Callable[[Array], Array]
 
 
-def linear(
-    name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray
-) -> Iterator[Entry]:
-    """A Linear layer; `rows`, `columns` say where each of our inputs and outputs is in theirs."""
+def dense_kernel(name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray) -> Entry:
+    """A Linear's weight; `rows` and `columns`: where our inputs and outputs are in theirs."""
     to_rows, to_columns = np.argsort(rows), np.argsort(columns)
-    yield Entry(
+    return Entry(
         f"{name}.weight",
         (len(columns), len(rows)),
         (*path, "kernel"),
         lambda weight: weight.T[np.ix_(rows, columns)],
         lambda kernel: kernel[np.ix_(to_rows, to_columns)].T,
     )
+
+
+def linear(
+    name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray
+) -> Iterator[Entry]:
+    """A Linear layer; see `dense_kernel`."""
+    to_columns = np.argsort(columns)
+    yield dense_kernel(name, path, rows, columns)
     yield Entry(
         f"{name}.bias",
         (len(columns),),

@@ -1,6 +1,6 @@
 """One room a paper; this is the single place where they are registered."""
 
-from genjax.models import biggan, dcgan, gan, glow, vae, wgan
+from genjax.models import biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
 from genjax.types import Family
 
 FAMILIES: dict[str, Family] = {
@@ -9,6 +9,8 @@ FAMILIES: dict[str, Family] = {
     "wgan": wgan.WGAN,
     "wgan_gp": wgan.WGAN_GP,
     "biggan": biggan.FAMILY,
+    "stylegan": stylegan.FAMILY,
+    "stylegan2": stylegan2.FAMILY,
     "vae": vae.FAMILY,
     "glow": glow.FAMILY,
 }

@@ -54,5 +54,16 @@ def _for_batch(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int,
     if not _is_mapped():
         return draw(key, shape)
     replicas = number_of_replicas()
-    noise = draw(key, (replicas * shape[0], *shape[1:]))
-    return noise.reshape(replicas, *shape)[jax.lax.axis_index(BATCH_AXIS)]
+    return own_rows(draw(key, (replicas * shape[0], *shape[1:])))
+
+
+def gather_over_replicas(x: jax.Array) -> jax.Array:
+    """The global batch, [replicas * B, ...], of which this replica has the rows x, [B, ...]."""
+    return jax.lax.all_gather(x, BATCH_AXIS, tiled=True) if _is_mapped() else x
+
+
+def own_rows(x: jax.Array) -> jax.Array:
+    """The inverse: of the global batch the rows of this replica, [B / replicas, ...]."""
+    if not _is_mapped():
+        return x
+    return x.reshape(number_of_replicas(), -1, *x.shape[1:])[jax.lax.axis_index(BATCH_AXIS)]

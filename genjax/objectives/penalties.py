@@ -13,6 +13,17 @@ import jax.numpy as jnp
 Critic = Callable[[jax.Array], jax.Array]
 
 
+def _input_gradient(critic: Critic, points: jax.Array) -> jax.Array:
+    """[B, ...] to each example's gradient, [B, size of an example]."""
+
+    def total(points: jax.Array) -> jax.Array:
+        values = critic(points)
+        chex.assert_shape(values, (len(points),))
+        return jnp.sum(values)
+
+    return jax.grad(total)(points).reshape(len(points), -1)
+
+
 def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
     """The norm of each example's input gradient, over all axes of the example.
 
@@ -23,16 +34,44 @@ def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
     Returns:
         float32 [B]. Its own gradient is 0, not NaN, where the norm is 0.
     """
-
-    def total(points: jax.Array) -> jax.Array:
-        values = critic(points)
-        chex.assert_shape(values, (len(points),))
-        return jnp.sum(values)
-
-    grads = jax.grad(total)(points).reshape(len(points), -1)
-    squared = jnp.sum(grads**2, axis=1)
+    squared = jnp.sum(_input_gradient(critic, points) ** 2, axis=1)
     is_zero = squared == 0
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
+
+
+def r1_penalty(critic: Critic, real: jax.Array) -> jax.Array:
+    """`|grad D(x)|^2 / 2` on real examples: R1 (Mescheder et al. 2018, equation 9), without gamma.
+
+    Args:
+        critic: Inputs [B, ...] to values [B].
+        real: [B, ...].
+
+    Returns:
+        Penalty per example, [B].
+    """
+    return jnp.sum(_input_gradient(critic, real) ** 2, axis=1) / 2
+
+
+def path_lengths(
+    generator: Callable[[jax.Array], jax.Array], styles: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """How far an image moves with its styles: `|J^T y|` (Karras et al. 2020, equation 4).
+
+    Args:
+        generator: Styles [B, L, W] to images [B, H, W, C].
+        styles: Of the L layers, [B, L, W].
+        noise: y, standard normal, [B, H, W, C]; it is scaled by the root of the pixels.
+
+    Returns:
+        The root of the sum over W of squares, of which the mean is taken over the layers, [B].
+    """
+    height, width = noise.shape[1:3]
+
+    def total(styles: jax.Array) -> jax.Array:
+        return jnp.sum(generator(styles) * noise) / jnp.sqrt(height * width)
+
+    grads = jax.grad(total)(styles)
+    return jnp.sqrt(jnp.mean(jnp.sum(grads**2, axis=2), axis=1))
 
 
 def gradient_penalty(critic: Critic, points: jax.Array) -> jax.Array:

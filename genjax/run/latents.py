@@ -60,7 +60,7 @@ def _decode(
     return to_uint8(images).reshape(rows, columns, *images.shape[1:])
 
 
-def _held_out(recipe: Recipe, n: int, seed: int) -> Batch:
+def held_out(recipe: Recipe, n: int, seed: int) -> Batch:
     """`n` images of the test split, or without one of the training data.
 
     Of one seed the first are the same for any `n`.
@@ -95,7 +95,7 @@ def reconstruct(
     """
     recipe, state, _ = load_state(run, checkpoint)
     encode = encoder(recipe)
-    batch = _held_out(recipe, n, seed)
+    batch = held_out(recipe, n, seed)
     latents = encode(state, batch, jax.random.key(seed))
     return np.asarray(batch.images), _decode(recipe, state, latents[:, None], batch.labels)[:, 0]
 
@@ -166,7 +166,7 @@ def interpolate(
         raise UsageError(f"steps = {steps}: should be at least 2, the two ends")
     recipe, state, _ = load_state(run, checkpoint)
     needs_images = recipe.functions.encode is not None
-    ends = _held_out(recipe, 2 * n, seed) if needs_images else None
+    ends = held_out(recipe, 2 * n, seed) if needs_images else None
     return paths(recipe, state, ends, n, steps, path, jax.random.key(seed))
 
 
@@ -219,7 +219,7 @@ def traverse(
     encode = encoder(recipe)
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2")
-    batch = _held_out(recipe, ENOUGH, seed)
+    batch = held_out(recipe, ENOUGH, seed)
     means = encode(state, batch, jax.random.key(seed))
     size = means.shape[1]
     if not 1 <= n <= size:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from genjax.data.batches import Resident
-from genjax.models import FAMILIES, biggan
+from genjax.models import FAMILIES, biggan, stylegan, stylegan2
 from genjax.run.sharding import Steps, as_array
 from genjax.types import Batch, ImageSpec
 
@@ -29,8 +29,28 @@ ZEROS = ("coupling/net/output/kernel", "prior/net/kernel")
 # first moment Adam makes a whole step of any gradient, be it rounding alone, as that of a bias
 # which a batch norm takes away again: its epsilon is made larger than rounding.
 BIGGAN_PLAYER = biggan.PlayerConfig(features=8, learning_rate=2e-4, beta1=0.0, epsilon=1e-3)
+STYLEGAN_PLAYER = {"channel_base": 128, "channel_max": 32, "learning_rate": 2e-4, "epsilon": 1e-3}
+SIZES = {"latent_size": 16, "style_size": 16}
+# Every penalty and the augmentation have their turn within five steps; of StyleGAN also each stage.
 CONFIGS = {name: family.config() for name, family in FAMILIES.items()} | {
-    "biggan": biggan.BigganConfig(generator=BIGGAN_PLAYER, discriminator=BIGGAN_PLAYER)
+    "biggan": biggan.BigganConfig(generator=BIGGAN_PLAYER, discriminator=BIGGAN_PLAYER),
+    "stylegan": stylegan.StyleganConfig(
+        **SIZES,
+        mapping_layers=2,
+        fade_steps=1,
+        stable_steps=1,
+        generator=stylegan.PlayerConfig(**STYLEGAN_PLAYER),
+        discriminator=stylegan.PlayerConfig(**STYLEGAN_PLAYER),
+    ),
+    "stylegan2": stylegan2.Stylegan2Config(
+        **SIZES,
+        r1_every=2,
+        path_length_every=2,
+        augment="ada",
+        augment_p=0.5,
+        generator=stylegan2.PlayerConfig(architecture="skip", mapping_layers=2, **STYLEGAN_PLAYER),
+        discriminator=stylegan2.PlayerConfig(mapping_layers=2, **STYLEGAN_PLAYER),
+    ),
 }
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

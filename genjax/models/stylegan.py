@@ -1,0 +1,499 @@
+"""StyleGAN: Karras, Laine and Aila 2019 (arXiv:1812.04948), grown as in arXiv:1710.10196.
+
+As in StyleGAN2 a mapping network turns noise z into styles w, of which each layer has its own, but
+here a style sets the mean and the deviation of each feature (AdaIN), and the networks grow:
+
+    z -> 8 x 512 -> w
+    constant 4x4 -> noise, AdaIN -> conv, noise, AdaIN -> to RGB
+      -> up, conv, noise, AdaIN -> conv, noise, AdaIN at 8x8 -> to RGB ...
+
+Training begins with images of 4x4 pixels. At each stage they become twice as large: first the new
+layers of both players fade in beside the enlarged image of the old ones, then all train on. Every
+stage is a branch of the one compiled step, which `step` chooses; parameters of later stages wait.
+Coarse layers so are shaped by small images, which is why styles can be told apart by scale.
+"""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from genjax.nn import resample
+from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
+from genjax.nn.pyramid import base_size
+from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.nn.residual import downsample, upsample
+from genjax.nn.style import Mapping, adain, truncate
+from genjax.objectives import adversarial
+from genjax.objectives.penalties import r1_penalty
+from genjax.steps.diagnostics import game_metrics
+from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.state import GanState
+from genjax.steps.update import apply_gradients, global_norm, new_game, new_player, update_ema
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics
+
+# StyleGAN blurs with the smaller binomial filter after it has enlarged, and before it halves.
+BLUR = (0.25, 0.5, 0.25)
+FIXED_NOISE_SEED = 0
+
+
+@dataclass(frozen=True, config=CHECKED)
+class PlayerConfig(AdamConfig):
+    """One player: its network, and its Adam."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    """Adam's step size."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of Adam's first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of Adam's second moment."""
+    channel_base: Annotated[int, Field(gt=0)] = 16384
+    """Features at a size of 4 2^k are this number over it, ..."""
+    channel_max: Annotated[int, Field(gt=0)] = 512
+    """... and no more than this."""
+
+    def features(self, level: int) -> int:
+        """Features of a block, of level 0 at the smallest size."""
+        return max(1, min(self.channel_base // (4 << level), self.channel_max))
+
+
+@dataclass(frozen=True, config=CHECKED)
+class StyleganConfig(Config):
+    """StyleGAN."""
+
+    latent_size: Annotated[int, Field(gt=0)] = 512
+    """Size of the noise vector z."""
+    style_size: Annotated[int, Field(gt=0)] = 512
+    """Size of a style w."""
+    mapping_layers: Annotated[int, Field(gt=0)] = 8
+    """Layers of the mapping network."""
+    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Share of the images that are trained on with two styles."""
+    fade_steps: Annotated[int, Field(ge=0)] = 20_000
+    """Steps over which the layers of a stage fade in."""
+    stable_steps: Annotated[int, Field(gt=0)] = 20_000
+    """Steps of a stage after that; the last one goes on to the end."""
+    r1_gamma: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of R1; 0 for none."""
+    minibatch_std_group: Annotated[int, Field(ge=0)] = 4
+    """Images of which D sees the standard deviation; 0: it sees none."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the moving average of G that is sampled from; 0 for none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of convolutions; all else is float32."""
+    generator: PlayerConfig = PlayerConfig()
+    """The generator."""
+    discriminator: PlayerConfig = PlayerConfig()
+    """The discriminator."""
+
+
+class Epilogue(nn.Module):
+    """What follows a convolution: noise, bias, leaky ReLU, AdaIN (figure 1b)."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, w: jax.Array, noise: jax.Array) -> jax.Array:
+        features = x.shape[-1]
+        strength = self.param("noise_strength", nn.initializers.zeros, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        x = x + (noise * strength.reshape(1, 1, 1, -1)).astype(x.dtype)
+        x = bias_act(x, bias, gain=1.0)
+        scale, shift = jnp.split(Dense(2 * features, name="style")(w), 2, axis=1)
+        return adain(x, 1 + scale, shift)
+
+
+class Synthesis(nn.Module):
+    """Styles [B, L, W], noise of each layer [B, H, W, 1] -> images of one stage.
+
+    Float32 [B, H, W, C] of the stage's size, about in [-1, 1]; `fade`, [], is how far the stage's
+    own layers have come in.
+    """
+
+    config: StyleganConfig
+    spec: ImageSpec
+
+    def setup(self) -> None:
+        halvings, (height, width) = base_size(self.spec)
+        player, dtype = self.config.generator, self.config.dtype
+        levels = range(halvings + 1)
+        shape = (height, width, player.features(0))
+        # The paper begins with ones, of which AdaIN keeps nothing but rounding.
+        self.const = self.param("const", nn.initializers.normal(1.0), shape)
+        conv = {"activation": None, "use_bias": False, "dtype": dtype}
+        self.conv0 = [Conv(player.features(i), 3, **conv) for i in levels[1:]]  # type: ignore[arg-type]
+        self.conv1 = [Conv(player.features(i), 3, **conv) for i in levels]  # type: ignore[arg-type]
+        self.epilogue0 = [Epilogue(dtype) for _ in levels]
+        self.epilogue1 = [Epilogue(dtype) for _ in levels]
+        self.to_rgb = [Conv(self.spec.channels, 1, activation=None) for _ in levels]
+
+    def __call__(
+        self, ws: jax.Array, noise: list[jax.Array], stage: int, fade: jax.Array
+    ) -> jax.Array:
+        x = jnp.broadcast_to(self.const, (len(ws), *self.const.shape)).astype(self.config.dtype)
+        before = x
+        for level in range(stage + 1):
+            before = x
+            if level:
+                x = self.conv0[level - 1](blur(upsample(x)))
+            x = self.epilogue0[level](x, ws[:, 2 * level], noise[2 * level])
+            x = self.conv1[level](x)
+            x = self.epilogue1[level](x, ws[:, 2 * level + 1], noise[2 * level + 1])
+        image = self.to_rgb[stage](x.astype(jnp.float32))
+        if not stage:
+            return image
+        old = upsample(self.to_rgb[stage - 1](before.astype(jnp.float32)))
+        return old + fade * (image - old)
+
+    def every_parameter(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
+        """All stages, so that all layers are initialized."""
+        images = [self(ws, noise, stage, jnp.ones(())) for stage in range(len(self.conv1))]
+        return images[-1]
+
+
+def blur(x: jax.Array) -> jax.Array:
+    """The binomial filter [1, 2, 1], at the same size."""
+    return resample.upfirdn(x, BLUR, padding=(1, 1, 1, 1))
+
+
+class Generator(nn.Module):
+    """The mapping and the synthesis network, each by its method."""
+
+    config: StyleganConfig
+    spec: ImageSpec
+
+    def setup(self) -> None:
+        self.mapping = Mapping(self.config.style_size, self.config.mapping_layers)
+        self.synthesis = Synthesis(self.config, self.spec)
+
+    def __call__(self, z: jax.Array, noise: list[jax.Array]) -> jax.Array:
+        ws = broadcast(self.mapping(z, None, False), self.spec)
+        return self.synthesis.every_parameter(ws, noise)
+
+    def style(self, z: jax.Array, train: bool) -> jax.Array:
+        """Noise to styles, [B, W]."""
+        return self.mapping(z, None, train)
+
+    def synthesize(
+        self, ws: jax.Array, noise: list[jax.Array], stage: int, fade: jax.Array
+    ) -> jax.Array:
+        """Styles [B, L, W] to images of a stage."""
+        return self.synthesis(ws, noise, stage, fade)
+
+
+class Discriminator(nn.Module):
+    """Images [B, H, W, C] of a stage's size, in [-1, 1] -> logits [B], float32."""
+
+    config: StyleganConfig
+    spec: ImageSpec
+
+    def setup(self) -> None:
+        halvings, _ = base_size(self.spec)
+        player, dtype = self.config.discriminator, self.config.dtype
+        levels = range(halvings + 1)
+        self.from_rgb = [Conv(player.features(i), 1, dtype=dtype) for i in levels]
+        self.conv0 = [Conv(player.features(i), 3, dtype=dtype) for i in levels]
+        self.conv1 = [Conv(player.features(i - 1), 3, dtype=dtype) for i in levels[1:]]
+        self.dense = Dense(player.features(0), leaky_relu)
+        self.output = Dense(1)
+
+    def __call__(self, images: jax.Array, stage: int, fade: jax.Array) -> jax.Array:
+        x = self.from_rgb[stage](images)
+        for level in range(stage, 0, -1):
+            x = self.conv1[level - 1](blur(self.conv0[level](x)))
+            x = downsample(x)
+            if level == stage:
+                old = self.from_rgb[stage - 1](downsample(images))
+                x = old + fade.astype(x.dtype) * (x - old)
+        x = x.astype(jnp.float32)
+        if self.config.minibatch_std_group:
+            x = minibatch_std(x, self.config.minibatch_std_group)
+        x = self.dense(self.conv0[0](x).astype(jnp.float32).reshape(len(x), -1))
+        return self.output(x)[:, 0]
+
+    def every_parameter(self, images: list[jax.Array]) -> jax.Array:
+        """All stages, of images of their sizes, so that all layers are initialized."""
+        logits = [self(each, stage, jnp.ones(())) for stage, each in enumerate(images)]
+        return logits[-1]
+
+
+def networks(config: StyleganConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
+    """The two networks that `config` describes."""
+    return Generator(config, spec), Discriminator(config, spec)
+
+
+def layers(spec: ImageSpec) -> int:
+    """How many layers take a style of their own."""
+    halvings, _ = base_size(spec)
+    return 2 * (halvings + 1)
+
+
+def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
+    """One style for all layers: [B, W] -> [B, L, W]."""
+    return jnp.broadcast_to(w[:, None], (len(w), layers(spec), w.shape[1]))
+
+
+def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
+    """Noise for each layer of a batch of `n`, [n, H, W, 1], from the smallest size up."""
+    _, (height, width) = base_size(spec)
+    return [
+        normal_for_batch(jax.random.fold_in(key, i), (n, height << (i // 2), width << (i // 2), 1))
+        for i in range(layers(spec))
+    ]
+
+
+def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
+    """Initial weights, standard normal, a function of `key` alone.
+
+    Raises:
+        UsageError: A size that cannot be halved to 4 to 7 pixels.
+    """
+    generator, discriminator = networks(config, spec)
+    halvings, (height, width) = base_size(spec)
+    generator_key, discriminator_key = jax.random.split(key)
+    z, noise = jnp.zeros((1, config.latent_size)), draw_noise(key, spec, 1)
+    images = [
+        jnp.zeros((1, height << level, width << level, spec.channels))
+        for level in range(halvings + 1)
+    ]
+    return new_game(
+        new_player(generator.init(generator_key, z, noise), adam(config.generator)),
+        new_player(
+            discriminator.init(discriminator_key, images, method="every_parameter"),
+            adam(config.discriminator),
+        ),
+        spec,
+        config.ema_decay > 0,
+    )
+
+
+def stage_of(
+    config: StyleganConfig, spec: ImageSpec, step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The stage, int32 [], and how far its layers have come in, from just above 0 to 1, []."""
+    halvings, _ = base_size(spec)
+    since = step - config.stable_steps  # the first stage has nothing to fade in
+    length = config.fade_steps + config.stable_steps
+    stage = jnp.clip(since // length + 1, 0, halvings)
+    begun = since - (stage - 1) * length
+    fade = jnp.minimum((begun + 1) / max(1, config.fade_steps), 1.0)
+    return stage, jnp.where(stage == 0, 1.0, fade)
+
+
+def mixed_styles(
+    config: StyleganConfig, state: GanState, variables: Any, key: jax.Array, n: int, stage: int
+) -> tuple[jax.Array, Any]:
+    """Styles [n, L, W] of new noise, part of them mixed (section 3.1), and the `batch_stats` then.
+
+    Layers are parted among those that the stage has.
+    """
+    generator, _ = networks(config, state.spec)
+    z_key, other_key, cut_key, share_key = jax.random.split(key, 4)
+
+    def style(key: jax.Array) -> tuple[jax.Array, Any]:
+        z = normal_for_batch(key, (n, config.latent_size))
+        return generator.apply(variables, z, True, method="style", mutable=["batch_stats"])
+
+    w, updated = style(z_key)
+    ws = broadcast(w, state.spec)
+    if config.style_mixing:
+        other, _ = style(other_key)
+        count = 2 * (stage + 1)
+        cut = 1 + jnp.floor(uniform_for_batch(cut_key, (n,)) * (count - 1))
+        cut = jnp.where(uniform_for_batch(share_key, (n,)) < config.style_mixing, cut, count)
+        is_first = jnp.arange(ws.shape[1])[None] < cut[:, None]
+        ws = jnp.where(is_first[..., None], ws, other[:, None])
+    return ws, updated["batch_stats"]
+
+
+def stage_step(
+    config: StyleganConfig,
+    state: GanState,
+    real: jax.Array,
+    key: jax.Array,
+    stage: int,
+    fade: jax.Array,
+) -> tuple[GanState, Metrics]:
+    """A step of each player at one stage.
+
+    Args:
+        config: The model.
+        state: Before the step.
+        real: Real images of the full size, float32 [B, H, W, C] in [-1, 1].
+        key: Of all draws.
+        stage: From 0, of the smallest images.
+        fade: How far the stage's layers have come in, [].
+
+    Returns:
+        The state with other players, and metrics: `d_loss`, `g_loss`, `d_grad_norm`,
+        `g_grad_norm`, `r1`, and those of `game_metrics`.
+    """
+    halvings, _ = base_size(state.spec)
+    for _ in range(halvings - stage):
+        real = downsample(real)
+    if stage:
+        # The data fade in too: they are as coarse as what G can draw.
+        coarse = upsample(downsample(real))
+        real = coarse + fade * (real - coarse)
+    generator, discriminator = networks(config, state.spec)
+    n = len(real)
+    d_keys, g_keys = (jax.random.split(each) for each in jax.random.split(key))
+
+    def judge(params: Any, images: jax.Array) -> jax.Array:
+        logits: Any = discriminator.apply({"params": params}, images, stage, fade)
+        return logits
+
+    def draw(params: Any, keys: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": state.generator.stats}
+        ws, stats = mixed_styles(config, state, variables, keys[0], n, stage)
+        noise = draw_noise(keys[1], state.spec, n)
+        images: Any = generator.apply(
+            {"params": params}, *(ws, noise, stage, fade), method="synthesize"
+        )
+        return images, stats
+
+    fake, _ = draw(state.generator.params, d_keys)
+
+    def d_loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        real_logits, fake_logits = judge(params, real), judge(params, fake)
+        loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        if config.r1_gamma:
+            metrics["r1"] = jnp.mean(r1_penalty(lambda images: judge(params, images), real))
+            loss += config.r1_gamma * metrics["r1"]
+        return loss, metrics
+
+    grads, metrics = jax.grad(d_loss_fn, has_aux=True)(state.discriminator.params)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    opponent = apply_gradients(state.discriminator, grads, adam(config.discriminator))
+    metrics["d_grad_norm"] = global_norm(grads)
+
+    def g_loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        images, stats = draw(params, g_keys)
+        logits = judge(opponent.params, images)
+        return jnp.mean(adversarial.non_saturating_generator_loss(logits)), stats
+
+    (loss, stats), grads = jax.value_and_grad(g_loss_fn, has_aux=True)(state.generator.params)
+    metrics["g_loss"], grads = mean_over_replicas((loss, grads))
+    player = apply_gradients(state.generator, grads, adam(config.generator))
+    player = dataclasses.replace(player, stats=stats)
+    metrics["g_grad_norm"] = global_norm(grads)
+    return dataclasses.replace(state, generator=player, discriminator=opponent), metrics
+
+
+def step(
+    config: StyleganConfig, state: GanState, batch: Batch, key: jax.Array
+) -> tuple[GanState, Metrics]:
+    """A step of each player on a batch of uint8 images, at the stage of `state.step`."""
+    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
+    chex.assert_shape(real, (None, *state.spec.shape))
+    halvings, _ = base_size(state.spec)
+    stage, fade = stage_of(config, state.spec, state.step)
+    branches = [
+        lambda state, level=level: stage_step(config, state, real, key, level, fade)
+        for level in range(halvings + 1)
+    ]
+    state, metrics = jax.lax.switch(stage, branches, state)
+    metrics |= {"stage": stage.astype(jnp.float32), "fade": fade}
+    ema = update_ema(state.ema, state.generator.variables, config.ema_decay, state.step)
+    return dataclasses.replace(state, step=state.step + 1, ema=ema), metrics
+
+
+def style(
+    config: StyleganConfig,
+    state: GanState,
+    latents: jax.Array,
+    labels: jax.Array,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
+) -> jax.Array:
+    """The styles of latents, one for each layer.
+
+    Args:
+        config: The model.
+        state: Its moving average is used if there is one.
+        latents: [n, latent_size].
+        labels: Not used.
+        truncation: psi, from 0 (the mean style) to 1; None for 1.
+        truncation_cutoff: Layers that are truncated, from the coarsest; None for all.
+
+    Returns:
+        [n, L, style_size].
+    """
+    del labels
+    generator, _ = networks(config, state.spec)
+    variables = state.generator.variables if state.ema is None else state.ema
+    w: Any = generator.apply(variables, latents, False, method="style")
+    ws = broadcast(w, state.spec)
+    if truncation is None:
+        return ws
+    is_cut = jnp.arange(layers(state.spec)) < (truncation_cutoff or layers(state.spec))
+    mean = variables["batch_stats"]["mapping"]["mean"]
+    return jnp.where(is_cut[None, :, None], truncate(ws, mean, truncation), ws)
+
+
+def synthesize(config: StyleganConfig, state: GanState, styles: jax.Array) -> jax.Array:
+    """Styles [n, L, style_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    noise = draw_noise(jax.random.key(FIXED_NOISE_SEED), state.spec, 1)
+    return _show(config, state, styles, noise)
+
+
+def _show(
+    config: StyleganConfig, state: GanState, styles: jax.Array, noise: list[jax.Array]
+) -> jax.Array:
+    """Images of the stage that the state has come to, enlarged to the full size."""
+    generator, _ = networks(config, state.spec)
+    halvings, _ = base_size(state.spec)
+    variables = state.generator.variables if state.ema is None else state.ema
+    stage, fade = stage_of(config, state.spec, state.step)
+
+    def show(level: int) -> jax.Array:
+        image: Any = generator.apply(
+            {"params": variables["params"]}, *(styles, noise, level, fade), method="synthesize"
+        )
+        for _ in range(halvings - level):
+            image = upsample(image)
+        return image
+
+    branches = [lambda level=level: show(level) for level in range(halvings + 1)]
+    images: jax.Array = jax.lax.switch(stage, branches)
+    return jnp.clip(images, -1, 1)
+
+
+def decode(
+    config: StyleganConfig, state: GanState, latents: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    return synthesize(config, state, style(config, state, latents, labels))
+
+
+def sample(
+    config: StyleganConfig,
+    state: GanState,
+    key: jax.Array,
+    labels: jax.Array,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
+) -> jax.Array:
+    """Images, float32 [n, H, W, C] in [-1, 1], one for each of the labels, [n]; see `style`."""
+    z_key, noise_key = jax.random.split(key)
+    z = jax.random.normal(z_key, (len(labels), config.latent_size))
+    styles = style(config, state, z, labels, truncation, truncation_cutoff)
+    return _show(config, state, styles, draw_noise(noise_key, state.spec, len(labels)))
+
+
+FAMILY = Family(
+    StyleganConfig,
+    init,
+    step,
+    sample,
+    "Karras et al. 2019",
+    decode=decode,
+    style=style,
+    synthesize=synthesize,
+)

@@ -1,0 +1,790 @@
+"""StyleGAN2: Karras et al. 2020 (arXiv:1912.04958), with adaptive augmentation (arXiv:2006.06676).
+
+A mapping network turns noise z into a style w; each layer of the synthesis network, which begins
+with a constant, is told what to draw by scaling its kernel with a linear map of w:
+
+    z -> 8 x 512 -> w
+    constant 4x4 -> conv ------------------------> to RGB ----.
+                     '-> up, conv, conv at 8x8 --> to RGB -- + up ... up to the size of the image
+
+Noise at every pixel, times a learned strength, gives what is random, such as the places of hairs.
+Two styles can be mixed: coarse layers of one, fine ones of another. The discriminator is residual,
+and sees how much the images of a batch differ. Of its two penalties R1 is counted at every
+`r1_every`-th step, that on path lengths, which makes equal steps in w move the image equally far,
+at every `path_length_every`-th; each then weighs as much more.
+
+On few images the discriminator learns them by heart. Augmenting all that it sees, with a
+probability that follows how sure it is of real images, prevents that without leaking into samples.
+"""
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import chex
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from genjax.nn.augment import OperationName, ada, diff_augment
+from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
+from genjax.nn.labels import check_conditional
+from genjax.nn.pyramid import base_size
+from genjax.nn.replicas import (
+    mean_over_replicas,
+    normal_for_batch,
+    number_of_replicas,
+    uniform_for_batch,
+)
+from genjax.nn.resample import downsample, upsample
+from genjax.nn.style import Mapping, modulated_conv, truncate
+from genjax.objectives import adversarial
+from genjax.objectives.penalties import path_lengths, r1_penalty
+from genjax.steps.diagnostics import game_metrics
+from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.state import GanState
+from genjax.steps.update import apply_gradients, global_norm, new_game, new_player
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional
+
+# The mean of the path lengths follows with this share of the new one; they are measured on so much
+# smaller a batch (Karras et al. 2020, appendix B).
+PATH_LENGTH_DECAY, PATH_LENGTH_SHRINK = 0.01, 2
+# Steps after which the probability of augmentations is adapted (Karras et al. 2020b, appendix B).
+ADAPT_EVERY = 4
+# The noise of images that are decoded from given latents, so that only the latents tell.
+FIXED_NOISE_SEED = 0
+
+Architecture = Literal["original", "skip", "residual"]
+
+
+@dataclass(frozen=True, config=CHECKED)
+class PlayerConfig(AdamConfig):
+    """One player: its network, and its Adam."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0025
+    """Adam's step size."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of Adam's first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of Adam's second moment."""
+    architecture: Architecture = "residual"
+    """How blocks are joined (figure 7): not at all, by the RGB images, or by residual branches."""
+    channel_base: Annotated[int, Field(gt=0)] = 32768
+    """Features at a size of 4 2^k are this number over it, ..."""
+    channel_max: Annotated[int, Field(gt=0)] = 512
+    """... and no more than this."""
+    mapping_layers: Annotated[int, Field(gt=0)] = 8
+    """Layers of the mapping network; D has one if conditional."""
+
+    def features(self, level: int) -> int:
+        """Features of a block, of level 0 at the smallest size."""
+        return max(1, min(self.channel_base // (4 << level), self.channel_max))
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Stylegan2Config(Config):
+    """StyleGAN2."""
+
+    latent_size: Annotated[int, Field(gt=0)] = 512
+    """Size of the noise vector z."""
+    style_size: Annotated[int, Field(gt=0)] = 512
+    """Size of a style w."""
+    conditional: bool = False
+    """Whether both players see the class."""
+    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Share of the images that are trained on with two styles."""
+    r1_gamma: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of R1; 0 for none."""
+    r1_every: Annotated[int, Field(gt=0)] = 16
+    """Steps between those that count R1."""
+    path_length_weight: Annotated[float, Field(ge=0)] = 2.0
+    """Weight of the path length regularization; 0 for none."""
+    path_length_every: Annotated[int, Field(gt=0)] = 4
+    """Steps between those that count it."""
+    minibatch_std_group: Annotated[int, Field(ge=0)] = 4
+    """Images of which D sees the standard deviation; 0: it sees none."""
+    ema_images: Annotated[int, Field(ge=0)] = 10_000
+    """Half-life, in images, of the moving average of G that is sampled from; 0 for none."""
+    ema_ramp_up: Annotated[float, Field(ge=0)] = 0.05
+    """The half-life is no longer than this share of the images so far; 0: it is the same always."""
+    augment: Literal["none", "ada", "fixed", "diff"] = "none"
+    """What D sees: images as they are, augmented with an adaptive or a fixed probability, or by
+    DiffAugment (Zhao et al. 2020)."""
+    augment_operations: tuple[OperationName, ...] = ("blit", "geometric", "color")
+    """Which augmentations, of ada and fixed."""
+    augment_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Their probability; of ada, that at the beginning."""
+    ada_target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
+    """The mean sign of D's logits of real images that is aimed at."""
+    ada_images: Annotated[int, Field(gt=0)] = 500_000
+    """In so many images the probability goes from 0 to 1 at most."""
+    clamp: Annotated[float, Field(ge=0)] = 256.0
+    """Activations go no further from 0; 0: they may."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of convolutions; all else is float32."""
+    generator: PlayerConfig = PlayerConfig(architecture="skip")
+    """The generator."""
+    discriminator: PlayerConfig = PlayerConfig()
+    """The discriminator."""
+
+
+@flax.struct.dataclass
+class Stylegan2State(GanState):
+    """Also the running mean of path lengths, and of augmentation: p, and the signs seen; all []."""
+
+    path_length: Any = 0.0
+    augment_p: Any = 0.0
+    real_sign: Any = 0.0
+
+
+def is_conditional(config: Stylegan2Config, spec: ImageSpec) -> bool:
+    """Whether the players see the class."""
+    return config.conditional and spec.classes > 1
+
+
+def _clamp(config: Stylegan2Config, gain: float = 1.0) -> float | None:
+    return config.clamp * gain if config.clamp else None
+
+
+class SynthesisLayer(nn.Module):
+    """[B, H, W, C], style [B, W], noise [B, H', W', 1] or None -> [B, H', W', features]."""
+
+    config: Stylegan2Config
+    features: int
+    up: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, w: jax.Array, noise: jax.Array | None) -> jax.Array:
+        dtype = self.config.dtype
+        shape = (3, 3, x.shape[-1], self.features)
+        styles = Dense(x.shape[-1], bias=1.0, name="affine")(w)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        strength = self.param("noise_strength", nn.initializers.zeros, ())
+        x = modulated_conv(x.astype(dtype), kernel.astype(dtype), styles, up=self.up)
+        if noise is not None:
+            x += (noise * strength).astype(dtype)
+        return bias_act(x, bias, clamp=_clamp(self.config))
+
+
+class ToRGB(nn.Module):
+    """[B, H, W, C], style [B, W] -> [B, H, W, channels], float32."""
+
+    config: Stylegan2Config
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
+        dtype, features = self.config.dtype, x.shape[-1]
+        styles = Dense(features, bias=1.0, name="affine")(w) / features**0.5
+        shape = (1, 1, features, self.channels)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        y = modulated_conv(x.astype(dtype), kernel.astype(dtype), styles, demodulate=False)
+        return bias_act(y, bias, None, clamp=_clamp(self.config)).astype(jnp.float32)
+
+
+class SynthesisBlock(nn.Module):
+    """What is drawn at one size; the first begins with a constant, others double the size.
+
+    [B, H, W, C], the image so far or None, styles [B, 3, W] (the first block: [B, 2, W]), noise of
+    each convolution or None -> the same at twice the size.
+    """
+
+    config: Stylegan2Config
+    spec: ImageSpec
+    level: int
+    last: bool
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array | None, image: jax.Array | None, ws: jax.Array, noise: list | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        config, player = self.config, self.config.generator
+        features = player.features(self.level)
+        noises = noise or [None, None]
+        if x is None:
+            _, (height, width) = base_size(self.spec)
+            const = self.param("const", nn.initializers.normal(1.0), (height, width, features))
+            x = jnp.broadcast_to(const, (len(ws), *const.shape)).astype(config.dtype)
+            x = SynthesisLayer(config, features, name="conv1")(x, ws[:, 0], noises[0])
+        else:
+            shortcut = x
+            x = SynthesisLayer(config, features, up=True, name="conv0")(x, ws[:, 0], noises[0])
+            x = SynthesisLayer(config, features, name="conv1")(x, ws[:, 1], noises[1])
+            if player.architecture == "residual":
+                gain = 0.5**0.5
+                skip = Conv(
+                    *(features, 1, True),
+                    activation=None,
+                    gain=gain,
+                    use_bias=False,
+                    dtype=config.dtype,
+                    name="skip",
+                )
+                x = skip(shortcut) + x * jnp.asarray(gain, x.dtype)
+        if image is not None:
+            image = upsample(image)
+        if player.architecture == "skip" or self.last:
+            rgb = ToRGB(config, self.spec.channels, name="torgb")(x, ws[:, -1])
+            image = rgb if image is None else image + rgb
+        return x, image
+
+
+class Synthesis(nn.Module):
+    """Styles [B, L, W] and the `draw_noise` of each convolution, or None, -> images [B, H, W, C].
+
+    The images are float32, about in [-1, 1].
+    """
+
+    config: Stylegan2Config
+    spec: ImageSpec
+
+    @nn.compact
+    def __call__(self, ws: jax.Array, noise: list[jax.Array] | None) -> jax.Array:
+        halvings, _ = base_size(self.spec)
+        x = image = None
+        for level in range(halvings + 1):
+            # The style that a block shows its image by is also that of the next block's first.
+            first, convolutions = max(0, 2 * level - 1), 2 if level else 1
+            styles = ws[:, first : first + convolutions + 1]
+            noises = noise[first : first + convolutions] if noise is not None else None
+            last = level == halvings
+            block = SynthesisBlock(self.config, self.spec, level, last, name=f"block_{level}")
+            x, image = block(x, image, styles, noises)
+        assert image is not None
+        return image
+
+
+class Generator(nn.Module):
+    """z [B, Z], labels int32 [B] or None, noise -> images [B, H, W, C]; each part is a method."""
+
+    config: Stylegan2Config
+    spec: ImageSpec
+
+    def setup(self) -> None:
+        config = self.config
+        self.mapping = Mapping(
+            config.style_size, config.generator.mapping_layers, self.spec.classes
+        )
+        self.synthesis = Synthesis(config, self.spec)
+
+    def __call__(
+        self, z: jax.Array, labels: jax.Array | None, noise: list[jax.Array] | None
+    ) -> jax.Array:
+        w = self.mapping(z, labels, False)
+        return self.synthesis(broadcast(w, self.spec), noise)
+
+    def style(self, z: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
+        """Noise to styles, [B, W]."""
+        return self.mapping(z, labels, train)
+
+    def synthesize(self, ws: jax.Array, noise: list[jax.Array] | None) -> jax.Array:
+        """Styles [B, L, W] to images."""
+        return self.synthesis(ws, noise)
+
+
+class DiscriminatorBlock(nn.Module):
+    """[B, H, W, C] or None, the image at this size -> half of both."""
+
+    config: Stylegan2Config
+    level: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array | None, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        config, player = self.config, self.config.discriminator
+        inside, outside = player.features(self.level), player.features(self.level - 1)
+        if x is None or player.architecture == "skip":
+            rgb = from_rgb(config, inside)(image)
+            x = rgb if x is None else x + rgb
+            if player.architecture == "skip":
+                image = downsample(image)
+        clamp, dtype = _clamp(config), config.dtype
+        h = Conv(inside, 3, clamp=clamp, dtype=dtype, name="conv0")(x)
+        if player.architecture != "residual":
+            h = Conv(outside, 3, down=True, clamp=clamp, dtype=dtype, name="conv1")(h)
+            return h, image
+        # Both branches are of the size of the input, so is their sum then.
+        gain = 0.5**0.5
+        skip = Conv(
+            *(outside, 1, False, True, None, gain),
+            use_bias=False,
+            dtype=dtype,
+            name="skip",
+        )
+        clamp = _clamp(config, gain)
+        conv1 = Conv(
+            outside, 3, down=True, gain=2**0.5 * gain, clamp=clamp, dtype=dtype, name="conv1"
+        )
+        return conv1(h) + skip(x), image
+
+
+def from_rgb(config: Stylegan2Config, features: int) -> Conv:
+    """The layer that reads an image."""
+    return Conv(features, 1, clamp=_clamp(config), dtype=config.dtype, name="fromrgb")
+
+
+class Discriminator(nn.Module):
+    """Images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> logits [B], float32."""
+
+    config: Stylegan2Config
+    spec: ImageSpec
+
+    @nn.compact
+    def __call__(self, images: jax.Array, labels: jax.Array | None) -> jax.Array:
+        config, player = self.config, self.config.discriminator
+        halvings, _ = base_size(self.spec)
+        x, image = None, images
+        for level in range(halvings, 0, -1):
+            x, image = DiscriminatorBlock(config, level, name=f"block_{level}")(x, image)
+        assert x is not None
+        features = player.features(0)
+        if player.architecture == "skip":
+            x += from_rgb(config, features)(image)
+        x = x.astype(jnp.float32)
+        if config.minibatch_std_group:
+            x = minibatch_std(x, config.minibatch_std_group)
+        x = Conv(features, 3, clamp=_clamp(config), name="conv")(x)
+        x = Dense(features, leaky_relu, name="fc")(x.reshape(len(x), -1))
+        if labels is None:
+            return Dense(1, name="out")(x)[:, 0]
+        # A projection onto the class, as far as it was mapped (Miyato and Koyama 2018, equation 3).
+        mapping = Mapping(
+            *(features, player.mapping_layers, self.spec.classes),
+            track=False,
+            name="mapping",
+        )
+        styles = mapping(None, labels, False)
+        return jnp.sum(Dense(features, name="out")(x) * styles, axis=1) / features**0.5
+
+
+def networks(config: Stylegan2Config, spec: ImageSpec) -> tuple[Generator, Discriminator]:
+    """The two networks that `config` describes."""
+    return Generator(config, spec), Discriminator(config, spec)
+
+
+def layers(spec: ImageSpec) -> int:
+    """How many layers take a style of their own: convolutions, and the last one to RGB."""
+    halvings, _ = base_size(spec)
+    return 2 * (halvings + 1)
+
+
+def convolutions(spec: ImageSpec) -> list[tuple[int, str]]:
+    """The level and name of each convolution that takes noise, in order."""
+    halvings, _ = base_size(spec)
+    blocks = [(level, name) for level in range(halvings + 1) for name in ("conv0", "conv1")]
+    return blocks[1:]  # the first block begins with a constant
+
+
+def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
+    """One style for all layers: [B, W] -> [B, L, W]."""
+    return jnp.broadcast_to(w[:, None], (len(w), layers(spec), w.shape[1]))
+
+
+def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
+    """Noise for each convolution of a batch of `n`, [n, H, W, 1], from the smallest size up."""
+    _, (height, width) = base_size(spec)
+    return [
+        normal_for_batch(jax.random.fold_in(key, i), (n, height << level, width << level, 1))
+        for i, (level, _) in enumerate(convolutions(spec))
+    ]
+
+
+def init(config: Stylegan2Config, key: jax.Array, spec: ImageSpec) -> Stylegan2State:
+    """Initial weights, standard normal, a function of `key` alone.
+
+    Raises:
+        UsageError: A size that cannot be halved to 4 to 7 pixels, or no classes to condition on.
+    """
+    check_conditional(config.conditional, spec)
+    generator, discriminator = networks(config, spec)
+    generator_key, discriminator_key = jax.random.split(key)
+    labels = jnp.zeros(1, jnp.int32) if is_conditional(config, spec) else None
+    z, images = jnp.zeros((1, config.latent_size)), jnp.zeros((1, *spec.shape))
+    variables = {
+        "generator": generator.init(generator_key, z, labels, None),
+        "discriminator": discriminator.init(discriminator_key, images, labels),
+    }
+    return from_variables(config, spec, variables)
+
+
+def from_variables(config: Stylegan2Config, spec: ImageSpec, variables: dict) -> Stylegan2State:
+    """A state at step 0; each player's variables are its params and batch_stats."""
+    game = new_game(
+        new_player(variables["generator"], generator_optimizer(config)),
+        new_player(variables["discriminator"], discriminator_optimizer(config)),
+        spec,
+        config.ema_images > 0,
+    )
+    fields = {field.name: getattr(game, field.name) for field in dataclasses.fields(game)}
+    return Stylegan2State(
+        **fields,
+        path_length=jnp.zeros(()),
+        augment_p=jnp.full((), config.augment_p),
+        real_sign=jnp.zeros(()),
+    )
+
+
+def generator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
+    """Adam, slower as it takes further steps for path lengths."""
+    every = config.path_length_every if config.path_length_weight else None
+    return adam(_lazy(config.generator, every))
+
+
+def discriminator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
+    """Adam, slower as it takes further steps for R1."""
+    return adam(_lazy(config.discriminator, config.r1_every if config.r1_gamma else None))
+
+
+def _lazy(player: PlayerConfig, every: int | None) -> PlayerConfig:
+    """As if the steps were those without lazy regularization (Karras et al. 2020, appendix B)."""
+    if every is None:
+        return player
+    share = every / (every + 1)
+    return dataclasses.replace(
+        player,
+        learning_rate=player.learning_rate * share,
+        beta1=player.beta1**share,
+        beta2=player.beta2**share,
+    )
+
+
+def mixed_styles(
+    config: Stylegan2Config,
+    state: GanState,
+    variables: Any,
+    key: jax.Array,
+    labels: jax.Array | None,
+    n: int,
+) -> tuple[jax.Array, Any]:
+    """Styles [n, L, W] of new noise, part of them mixed, and the `batch_stats` after it.
+
+    Of a share `style_mixing` of the images the layers from a random one on have the style of a
+    second noise vector (Karras et al. 2019, section 3.1).
+    """
+    generator, _ = networks(config, state.spec)
+    z_key, other_key, cut_key, share_key = jax.random.split(key, 4)
+
+    def style(key: jax.Array) -> tuple[jax.Array, Any]:
+        z = normal_for_batch(key, (n, config.latent_size))
+        return generator.apply(variables, z, labels, True, method="style", mutable=["batch_stats"])
+
+    w, updated = style(z_key)
+    ws = broadcast(w, state.spec)
+    if config.style_mixing:
+        other, _ = style(other_key)
+        count = layers(state.spec)
+        cut = 1 + uniform_for_batch(cut_key, (n,)) * (count - 1)
+        cut = jnp.where(uniform_for_batch(share_key, (n,)) < config.style_mixing, cut, count)
+        is_first = jnp.arange(count)[None] < jnp.floor(cut)[:, None]
+        ws = jnp.where(is_first[..., None], ws, other[:, None])
+    return ws, updated["batch_stats"]
+
+
+def synthesize_batch(
+    config: Stylegan2Config, state: GanState, params: Any, ws: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Images of styles [B, L, W], with new noise."""
+    generator, _ = networks(config, state.spec)
+    noise = draw_noise(key, state.spec, len(ws))
+    images: Any = generator.apply({"params": params}, ws, noise, method="synthesize")
+    return images
+
+
+def judge(
+    config: Stylegan2Config,
+    state: Stylegan2State,
+    params: Any,
+    images: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array,
+) -> jax.Array:
+    """D's logits of images as it sees them, that is augmented, [B]."""
+    _, discriminator = networks(config, state.spec)
+    if config.augment == "diff":
+        images = diff_augment(key, images)
+    elif config.augment != "none":
+        images = ada(key, images, state.augment_p, config.augment_operations)
+    logits: Any = discriminator.apply({"params": params}, images, labels)
+    return logits
+
+
+def generator_step(
+    config: Stylegan2Config, state: Stylegan2State, key: jax.Array, labels: jax.Array | None, n: int
+) -> tuple[Stylegan2State, Metrics]:
+    """One step of G by the non-saturating loss, on `n` images.
+
+    Args:
+        config: The model.
+        state: Before the step.
+        key: Of all draws.
+        labels: int32 [n] if conditional, else None.
+        n: Images of this replica.
+
+    Returns:
+        The state with another generator, and metrics: `g_loss`, `g_grad_norm`.
+    """
+    style_key, noise_key, augment_key = jax.random.split(key, 3)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": state.generator.stats}
+        ws, stats = mixed_styles(config, state, variables, style_key, labels, n)
+        fake = synthesize_batch(config, state, params, ws, noise_key)
+        logits = judge(config, state, state.discriminator.params, fake, labels, augment_key)
+        return jnp.mean(adversarial.non_saturating_generator_loss(logits)), stats
+
+    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.generator.params)
+    loss, grads = mean_over_replicas((loss, grads))
+    player = apply_gradients(state.generator, grads, generator_optimizer(config))
+    player = dataclasses.replace(player, stats=stats)
+    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    return dataclasses.replace(state, generator=player), metrics
+
+
+def path_length_step(
+    config: Stylegan2Config, state: Stylegan2State, key: jax.Array, labels: jax.Array | None, n: int
+) -> tuple[Stylegan2State, Metrics]:
+    """One step of G towards equal path lengths, on `n` images; `path_length` is their mean."""
+    style_key, noise_key, direction_key = jax.random.split(key, 3)
+    directions = normal_for_batch(direction_key, (n, *state.spec.shape))
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        variables = {"params": params, "batch_stats": state.generator.stats}
+        ws, _ = mixed_styles(config, state, variables, style_key, labels, n)
+        lengths = path_lengths(
+            lambda ws: synthesize_batch(config, state, params, ws, noise_key), ws, directions
+        )
+        mean = mean_over_replicas(jnp.mean(lengths))
+        target = state.path_length + PATH_LENGTH_DECAY * (mean - state.path_length)
+        weight = config.path_length_weight * config.path_length_every
+        return weight * jnp.mean((lengths - target) ** 2), (mean, target)
+
+    grads, (mean, target) = jax.grad(loss_fn, has_aux=True)(state.generator.params)
+    grads = mean_over_replicas(grads)
+    player = apply_gradients(state.generator, grads, generator_optimizer(config))
+    state = dataclasses.replace(state, generator=player, path_length=jax.lax.stop_gradient(target))
+    return state, {"path_length": mean}
+
+
+def discriminator_step(
+    config: Stylegan2Config,
+    state: Stylegan2State,
+    real: jax.Array,
+    key: jax.Array,
+    labels: jax.Array | None,
+) -> tuple[Stylegan2State, Metrics]:
+    """One step of D.
+
+    Args:
+        config: The model.
+        state: Before the step.
+        real: Real images, float32 [B, H, W, C] in [-1, 1].
+        key: Of all draws.
+        labels: int32 [B] of both if conditional, else None.
+
+    Returns:
+        The state with another discriminator, and metrics: `d_loss`, `d_grad_norm`, those of
+        `game_metrics`, and `real_sign`, the mean sign of the logits of real images: near 1 when D
+        knows them by heart (Karras et al. 2020b, equation 1).
+    """
+    style_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
+    ws, _ = mixed_styles(config, state, state.generator.variables, style_key, labels, len(real))
+    fake = synthesize_batch(config, state, state.generator.params, ws, noise_key)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+        real_logits = judge(config, state, params, real, labels, real_key)
+        fake_logits = judge(config, state, params, fake, labels, fake_key)
+        loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        return loss, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))}
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    player = apply_gradients(state.discriminator, grads, discriminator_optimizer(config))
+    metrics["d_grad_norm"] = global_norm(grads)
+    real_sign = state.real_sign + metrics["real_sign"]
+    return dataclasses.replace(state, discriminator=player, real_sign=real_sign), metrics
+
+
+def r1_step(
+    config: Stylegan2Config,
+    state: Stylegan2State,
+    real: jax.Array,
+    key: jax.Array,
+    labels: jax.Array | None,
+) -> tuple[Stylegan2State, Metrics]:
+    """One step of D by R1 alone; `r1` is the mean penalty, without its weight."""
+
+    def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
+        penalty = r1_penalty(lambda images: judge(config, state, params, images, labels, key), real)
+        mean = jnp.mean(penalty)
+        return config.r1_gamma * config.r1_every * mean, mean
+
+    grads, mean = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
+    grads, mean = mean_over_replicas((grads, mean))
+    player = apply_gradients(state.discriminator, grads, discriminator_optimizer(config))
+    return dataclasses.replace(state, discriminator=player), {"r1": mean}
+
+
+def adapt(
+    p: jax.Array, real_sign: jax.Array, target: float, images: int | jax.Array, images_to_one: int
+) -> jax.Array:
+    """The probability of augmentations after it was adapted (Karras et al. 2020b, section 3.1).
+
+    Args:
+        p: Before, [].
+        real_sign: Mean sign of D's logits of real images since, [].
+        target: Above it D overfits, and p grows; below it p falls.
+        images: Seen since.
+        images_to_one: In so many it goes from 0 to 1.
+
+    Returns:
+        Not below 0, [].
+    """
+    return jnp.maximum(p + jnp.sign(real_sign - target) * images / images_to_one, 0)
+
+
+def step(
+    config: Stylegan2Config, state: Stylegan2State, batch: Batch, key: jax.Array
+) -> tuple[Stylegan2State, Metrics]:
+    """A step of each player on a batch of uint8 images, and of a penalty where it is its turn."""
+    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
+    chex.assert_shape(real, (None, *state.spec.shape))
+    labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
+    keys = jax.random.split(key, 4)
+    n = len(real)
+    images = n * number_of_replicas()
+    state, metrics = generator_step(config, state, keys[0], labels, n)
+    if config.path_length_weight:
+        few = max(1, n // PATH_LENGTH_SHRINK)
+        some = None if labels is None else labels[:few]
+        is_turn = state.step % config.path_length_every == 0
+        state, occasional = jax.lax.cond(
+            is_turn,
+            lambda state: path_length_step(config, state, keys[1], some, few),
+            lambda state: (state, {"path_length": jnp.zeros(())}),
+            state,
+        )
+        metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+    state, d_metrics = discriminator_step(config, state, real, keys[2], labels)
+    metrics |= d_metrics
+    if config.r1_gamma:
+        is_turn = state.step % config.r1_every == 0
+        state, occasional = jax.lax.cond(
+            is_turn,
+            lambda state: r1_step(config, state, real, keys[3], labels),
+            lambda state: (state, {"r1": jnp.zeros(())}),
+            state,
+        )
+        metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+    if config.augment == "ada":
+        is_turn = (state.step + 1) % ADAPT_EVERY == 0
+        sign = state.real_sign / ADAPT_EVERY
+        p = adapt(state.augment_p, sign, config.ada_target, images * ADAPT_EVERY, config.ada_images)
+        state = dataclasses.replace(
+            state,
+            augment_p=jnp.where(is_turn, p, state.augment_p),
+            real_sign=jnp.where(is_turn, 0, state.real_sign),
+        )
+        metrics["augment_p"] = state.augment_p
+    state = dataclasses.replace(state, ema=average(config, state, images))
+    return dataclasses.replace(state, step=state.step + 1), metrics
+
+
+def average(config: Stylegan2Config, state: Stylegan2State, images: int) -> Any:
+    """The moving average of G after a step of so many images; the mean of w is taken as it is."""
+    if state.ema is None:
+        return None
+    half_life = jnp.asarray(config.ema_images, jnp.float32)
+    if config.ema_ramp_up:
+        half_life = jnp.minimum(half_life, (state.step + 1) * images * config.ema_ramp_up)
+    decay = 0.5 ** (images / half_life)
+    params = jax.tree.map(
+        lambda old, new: new + decay * (old - new), state.ema["params"], state.generator.params
+    )
+    return {"params": params, "batch_stats": state.generator.stats}
+
+
+def style(
+    config: Stylegan2Config,
+    state: GanState,
+    latents: jax.Array,
+    labels: jax.Array,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
+) -> jax.Array:
+    """The styles of latents, one for each layer.
+
+    Args:
+        config: The model.
+        state: Its moving average is used if there is one.
+        latents: [n, latent_size].
+        labels: int32 [n]; they count if conditional.
+        truncation: psi, from 0 (the mean style) to 1; None for 1.
+        truncation_cutoff: Layers that are truncated, from the coarsest; None for all.
+
+    Returns:
+        [n, L, style_size].
+    """
+    generator, _ = networks(config, state.spec)
+    variables = state.generator.variables if state.ema is None else state.ema
+    seen = labels if is_conditional(config, state.spec) else None
+    w: Any = generator.apply(variables, latents, seen, False, method="style")
+    ws = broadcast(w, state.spec)
+    if truncation is None:
+        return ws
+    is_cut = jnp.arange(layers(state.spec)) < (truncation_cutoff or layers(state.spec))
+    mean = variables["batch_stats"]["mapping"]["mean"]
+    return jnp.where(is_cut[None, :, None], truncate(ws, mean, truncation), ws)
+
+
+def synthesize(config: Stylegan2Config, state: GanState, styles: jax.Array) -> jax.Array:
+    """Styles [n, L, style_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    noise = draw_noise(jax.random.key(FIXED_NOISE_SEED), state.spec, 1)
+    return _show(config, state, styles, noise)
+
+
+def _show(
+    config: Stylegan2Config, state: GanState, styles: jax.Array, noise: list[jax.Array]
+) -> jax.Array:
+    generator, _ = networks(config, state.spec)
+    variables = state.generator.variables if state.ema is None else state.ema
+    images: Any = generator.apply(variables, styles, noise, method="synthesize")
+    return jnp.clip(images, -1, 1)
+
+
+def decode(
+    config: Stylegan2Config, state: GanState, latents: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    return synthesize(config, state, style(config, state, latents, labels))
+
+
+def sample(
+    config: Stylegan2Config,
+    state: GanState,
+    key: jax.Array,
+    labels: jax.Array,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
+) -> jax.Array:
+    """Images, float32 [n, H, W, C] in [-1, 1], of labels int32 [n]; see `style`."""
+    z_key, noise_key = jax.random.split(key)
+    z = jax.random.normal(z_key, (len(labels), config.latent_size))
+    styles = style(config, state, z, labels, truncation, truncation_cutoff)
+    return _show(config, state, styles, draw_noise(noise_key, state.spec, len(labels)))
+
+
+FAMILY = Family(
+    Stylegan2Config,
+    init,
+    step,
+    sample,
+    "Karras et al. 2020",
+    decode=decode,
+    style=style,
+    synthesize=synthesize,
+)

@@ -1,0 +1,173 @@
+"""Layers with an equalized learning rate (Karras et al. 2018, section 4.1).
+
+A weight begins as standard normal noise and is scaled where it is used, by the constant of He et
+al. 2015 for its inputs, so that an optimizer that divides by the size of gradients, as Adam does,
+changes all weights equally fast.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from genjax.nn import resample
+from genjax.nn.conv import conv, conv_transpose
+from genjax.nn.replicas import gather_over_replicas, own_rows
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """Of slope 0.2."""
+    return nn.leaky_relu(x, 0.2)
+
+
+def bias_act(
+    x: jax.Array,
+    bias: jax.Array | None,
+    activation: Activation | None = leaky_relu,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> jax.Array:
+    """`gain * activation(x + bias)`, no further from 0 than `clamp`.
+
+    Args:
+        x: [B, ..., C].
+        bias: [C], or None.
+        activation: None for the identity.
+        gain: None for 1 without an activation, else sqrt(2), which keeps the size of what a
+            (leaky) ReLU cuts.
+        clamp: None for no bound.
+
+    Returns:
+        Of the shape and type of `x`.
+    """
+    if bias is not None:
+        x = x + bias.astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
+    if activation is not None:
+        x = activation(x)
+    gain = gain if gain is not None else 1.0 if activation is None else math.sqrt(2)
+    x = x * jnp.asarray(gain, x.dtype)
+    return x if clamp is None else jnp.clip(x, -clamp, clamp)
+
+
+class Dense(nn.Module):
+    """[B, I] -> [B, features].
+
+    Attributes:
+        features: Of the output.
+        activation: After the bias; None for the identity.
+        bias: What it begins with.
+        rate: By how much slower it learns than others, such as 0.01 in a mapping network.
+    """
+
+    features: int
+    activation: Activation | None = None
+    bias: float = 0.0
+    rate: float = 1.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(1 / self.rate), shape)
+        initializer = nn.initializers.constant(self.bias / self.rate)
+        bias = self.param("bias", initializer, (self.features,)) * self.rate
+        scale = self.rate / math.sqrt(x.shape[-1])
+        y = x.astype(self.dtype) @ (kernel * scale).astype(self.dtype)
+        return bias_act(y, bias, self.activation)
+
+
+class Conv(nn.Module):
+    """[B, H, W, I] -> [B, H', W', features], twice or half the size where it resamples.
+
+    Attributes:
+        features: Of the output.
+        size: Of the kernel, odd.
+        up: Twice the size.
+        down: Half the size.
+        activation: After the bias; None for the identity.
+        gain: Of the output, as in `bias_act`.
+        use_bias: Whether it has a bias.
+        clamp: As in `bias_act`.
+    """
+
+    features: int
+    size: int
+    up: bool = False
+    down: bool = False
+    activation: Activation | None = leaky_relu
+    gain: float | None = None
+    use_bias: bool = True
+    clamp: float | None = None
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
+        # Not in place: parameters may be numpy's.
+        kernel = kernel / math.sqrt(math.prod(shape[:3]))
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = resampling_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.up, self.down)
+        return bias_act(x, bias, self.activation, self.gain, self.clamp)
+
+
+def resampling_conv(
+    x: jax.Array, kernel: jax.Array, up: bool = False, down: bool = False
+) -> jax.Array:
+    """A convolution that keeps the size, doubles it and then blurs, or blurs and then halves it.
+
+    Of a kernel of one pixel no more is computed than is kept.
+
+    Args:
+        x: [B, H, W, I].
+        kernel: [K, K, I, O], K odd; where the size is doubled the transposed convolution
+            (`y[2 i + k] += x[i] kernel[k]`) goes before the blur.
+        up: Twice the size.
+        down: Half the size.
+
+    Returns:
+        [B, H', W', O].
+    """
+    size = len(kernel)
+    taps = len(resample.BINOMIAL)
+    if up:
+        if size == 1:
+            return resample.upsample(conv(x, kernel))
+        before, after = (taps + 2 - size) // 2, (taps + 1 - size) // 2
+        x = conv_transpose(x, kernel, stride=2)
+        return resample.upfirdn(x, resample.BINOMIAL, padding=(before, after) * 2, gain=4)
+    if down:
+        if size == 1:
+            return conv(resample.downsample(x), kernel)
+        before, after = (taps - 2 + size) // 2, (taps - 3 + size) // 2
+        x = resample.upfirdn(x, resample.BINOMIAL, padding=(before, after) * 2)
+        return conv(x, kernel, stride=2)
+    return conv(x, kernel, padding=size // 2)
+
+
+def minibatch_std(x: jax.Array, group: int) -> jax.Array:
+    """One more feature: how much images of a batch differ (Karras et al. 2018, section 3).
+
+    The standard deviation over groups of images, one mean over all features and pixels, the same at
+    every pixel. Image i belongs to group `i mod (B / group)`.
+
+    Args:
+        x: [B, H, W, C].
+        group: Images in a group, at most; it becomes the largest that divides B.
+
+    Returns:
+        [B, H, W, C + 1].
+    """
+    everything = gather_over_replicas(x)
+    batch, height, width, channels = everything.shape
+    group = max(n for n in range(1, min(group, batch) + 1) if batch % n == 0)
+    groups = everything.astype(jnp.float32).reshape(group, -1, height, width, channels)
+    std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
+    std = own_rows(jnp.tile(jnp.mean(std, axis=(1, 2, 3)), group)).reshape(-1, 1, 1, 1)
+    return jnp.concatenate([x, jnp.broadcast_to(std, (*x.shape[:3], 1)).astype(x.dtype)], axis=-1)

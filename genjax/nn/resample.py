@@ -1,0 +1,201 @@
+"""Resampling by a finite impulse response: zeros in between, a filter, every n-th sample.
+
+StyleGAN2 blurs whenever it changes the size (Karras et al. 2020, appendix B; Zhang 2019), with the
+binomial filter [1, 3, 3, 1].
+
+One geometry ties the operation to its transpose, which is of the same kind: the filter flipped,
+`up` and `down` swapped. `custom_vjp` closes over the two, so that every order of gradient in
+reverse mode runs on the same code: each phase of the output is a sum of shifted slices, which XLA
+fuses into one pass.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# [1, 3, 3, 1], of sum 1.
+BINOMIAL = (0.125, 0.375, 0.375, 0.125)
+
+Pair = int | tuple[int, int]
+
+
+class _Axis(NamedTuple):
+    """One axis: its size, its taps, zeros between and at the ends (negative: cut off)."""
+
+    size: int
+    taps: int
+    up: int
+    down: int
+    before: int
+    after: int
+
+    @property
+    def output(self) -> int:
+        return (self.size * self.up + self.before + self.after - self.taps) // self.down + 1
+
+    @property
+    def transposed(self) -> "_Axis":
+        before = self.taps - 1 - self.before
+        after = (self.size - 1) * self.up + self.taps - self.output * self.down - before
+        return _Axis(self.output, self.taps, self.down, self.up, before, after)
+
+    @property
+    def period(self) -> int:
+        """After so many outputs the filter meets the same taps again."""
+        return self.up // math.gcd(self.up, self.down)
+
+    @property
+    def stride(self) -> int:
+        """Inputs by which it has moved then."""
+        return self.down // math.gcd(self.up, self.down)
+
+    def seen(self, phase: int) -> list[tuple[int, int]]:
+        """(tap, input) of the first output of a phase, without the zeros in between."""
+        places = ((tap, phase * self.down + tap - self.before) for tap in range(self.taps))
+        return [(tap, place // self.up) for tap, place in places if place % self.up == 0]
+
+
+class _Geometry(NamedTuple):
+    """Both axes, and the filter's rows as they are correlated with the image."""
+
+    rows: _Axis
+    columns: _Axis
+    taps: tuple[tuple[float, ...], ...]
+
+    @property
+    def transposed(self) -> "_Geometry":
+        flipped = tuple(row[::-1] for row in self.taps[::-1])
+        return _Geometry(self.rows.transposed, self.columns.transposed, flipped)
+
+
+def upfirdn(
+    x: jax.Array,
+    taps: Sequence[float] | np.ndarray,
+    up: Pair = 1,
+    down: Pair = 1,
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    gain: float = 1.0,
+) -> jax.Array:
+    """Up, filter, down: `up - 1` zeros after each sample, convolve, keep every `down`-th.
+
+    Args:
+        x: [B, H, W, C].
+        taps: The filter as it is convolved: [KH, KW], or [K] for the columns and then the rows.
+        up: Samples for each; a pair is (rows, columns).
+        down: Samples for one of the output; likewise.
+        padding: Zeros before and after the rows, before and after the columns, counted with the
+            zeros in between; negative cuts off.
+        gain: The result is multiplied with it; `up**2` keeps the brightness.
+
+    Returns:
+        [B, (H up + padding - KH) // down + 1, likewise for W, C], of the type of `x`.
+
+    Raises:
+        ValueError: The output would be empty, or the shapes are others.
+    """
+    matrix = np.asarray(taps, np.float64)
+    if x.ndim != 4 or matrix.ndim not in (1, 2):
+        raise ValueError(
+            f"upfirdn of {x.shape} by {matrix.shape}: wants [B, H, W, C] and [K] or [KH, KW]"
+        )
+    ups, downs = _pair(up), _pair(down)
+    if matrix.ndim == 2:
+        return _upfirdn(x, matrix * gain, ups, downs, padding)
+    x = _upfirdn(x, matrix[None] * gain, (1, ups[1]), (1, downs[1]), (0, 0, *padding[2:]))
+    return _upfirdn(x, matrix[:, None], (ups[0], 1), (downs[0], 1), (*padding[:2], 0, 0))
+
+
+def upsample(x: jax.Array, taps: Sequence[float] = BINOMIAL) -> jax.Array:
+    """Twice the size, each sample in the middle of its four: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    before, after = (len(taps) + 1) // 2, (len(taps) - 2) // 2
+    return upfirdn(x, taps, up=2, padding=(before, after, before, after), gain=4)
+
+
+def downsample(x: jax.Array, taps: Sequence[float] = BINOMIAL) -> jax.Array:
+    """Half the size: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    before, after = (len(taps) - 1) // 2, (len(taps) - 2) // 2
+    return upfirdn(x, taps, down=2, padding=(before, after, before, after))
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _upfirdn(
+    x: jax.Array,
+    matrix: np.ndarray,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, ...],
+) -> jax.Array:
+    geometry = _Geometry(
+        _Axis(x.shape[1], len(matrix), up[0], down[0], *padding[:2]),
+        _Axis(x.shape[2], len(matrix[0]), up[1], down[1], *padding[2:]),
+        tuple(map(tuple, matrix[::-1, ::-1].tolist())),
+    )
+    if min(geometry.rows.output, geometry.columns.output) < 1:
+        raise ValueError(f"upfirdn of {x.shape} by {matrix.shape}, {padding}: empty output")
+    return _filter(geometry, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _filter(geometry: _Geometry, x: jax.Array) -> jax.Array:
+    rows, columns = geometry.rows, geometry.columns
+    x, above = _padded(x, rows, 1)
+    x, left = _padded(x, columns, 2)
+    phases = [
+        _interleave(
+            [_phase(geometry, x, (i, j), (above, left)) for j in range(columns.period)],
+            columns.output,
+            axis=2,
+        )
+        for i in range(rows.period)
+    ]
+    return _interleave(phases, rows.output, axis=1)
+
+
+_filter.defvjp(
+    lambda geometry, x: (_filter(geometry, x), None),
+    lambda geometry, _, y: (_filter(geometry.transposed, y),),
+)
+
+
+def _padded(x: jax.Array, axis: _Axis, dimension: int) -> tuple[jax.Array, int]:
+    """`x` with all that any output sees and no more, and how much was put before it."""
+    seen = [place for phase in range(axis.period) for _, place in axis.seen(phase)]
+    low, high = min(seen), max(seen) + (-(-axis.output // axis.period) - 1) * axis.stride
+    pads = [(0, 0, 0)] * x.ndim
+    pads[dimension] = (-low, high + 1 - axis.size, 0)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), pads), -low
+
+
+def _phase(
+    geometry: _Geometry, x: jax.Array, phase: tuple[int, int], before: tuple[int, int]
+) -> jax.Array:
+    """Every period-th output from that of `phase`: each tap meets a slice of `x`."""
+    rows, columns, taps = geometry
+    size = [-(-axis.output // axis.period) for axis in (rows, columns)]
+    shape = (len(x), *size, x.shape[3])
+    y = jnp.zeros(shape, x.dtype)
+    for i, top in rows.seen(phase[0]):
+        for j, left in columns.seen(phase[1]):
+            if taps[i][j]:
+                start = (0, top + before[0], left + before[1], 0)
+                stride = (1, rows.stride, columns.stride, 1)
+                stop = [a + (n - 1) * s + 1 for a, n, s in zip(start, shape, stride, strict=True)]
+                y += jax.lax.slice(x, start, stop, stride) * jnp.asarray(taps[i][j], x.dtype)
+    return y
+
+
+def _interleave(phases: list[jax.Array], size: int, axis: int) -> jax.Array:
+    """One of each phase in turn, up to `size`."""
+    if len(phases) == 1:
+        return phases[0]
+    x = jnp.stack(phases, axis + 1)
+    x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(x, 0, size, axis=axis)

@@ -50,7 +50,16 @@ from genjax.run.recipe import (
     recipe_summary,
     to_json,
 )
-from genjax.run.sample import Checkpoint, check_output, sample, sample_grid, save_images
+from genjax.run.sample import (
+    Checkpoint,
+    check_output,
+    sample,
+    sample_grid,
+    save_array,
+    save_images,
+    save_paths,
+)
+from genjax.run.styles import Space, mix, project
 from genjax.run.tradeoff import VALUES, to_figure, tradeoff
 from genjax.run.tradeoff import to_csv as rows_to_csv
 from genjax.types import UsageError
@@ -69,6 +78,8 @@ usage: genjax COMMAND ...
   genjax traverse RUN             what each latent does
   genjax manipulate RUN --to K    images moved towards a class
   genjax manifold RUN             the plane of two latents
+  genjax mix RUN                  images of two styles: coarse, middle and fine
+  genjax project RUN              images and the nearest that styles give
   genjax list                     the recipes and the families
   genjax show RECIPE [options]    a recipe with every default spelled out
   genjax inspect DATA [options]   what a data set holds, and what is broken in it
@@ -165,6 +176,7 @@ def sample_command(
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
     truncation: float | None = None,
+    truncation_cutoff: int | None = None,
     label: int | None = None,
 ) -> Work:
     """Images from a trained run.
@@ -178,11 +190,17 @@ def sample_command(
         temperature: glow: standard deviation of the latents; below 1 for cleaner, less varied
             images. None: 1.
         truncation: biggan: values of the noise further from 0 are drawn again; 0.5 for cleaner,
-            less varied images. None: they are kept.
+            less varied images. None: they are kept. stylegan, stylegan2: psi, how far styles are
+            from their mean; 0.7 for cleaner, less varied images. None: 1.
+        truncation_cutoff: stylegan, stylegan2: how many layers that is of, from the coarsest.
+            None: all.
         label: conditional models: the class. None: all in turn.
     """
     return _figure(
-        output, lambda: sample_grid(run, n, seed, checkpoint, temperature, truncation, label)
+        output,
+        lambda: sample_grid(
+            *(run, n, seed, checkpoint, temperature, truncation, truncation_cutoff, label)
+        ),
     )
 
 
@@ -194,6 +212,7 @@ def evaluate_command(
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
     truncation: float | None = None,
+    truncation_cutoff: int | None = None,
     extractor: ExtractorKind | None = None,
     weights: Path | None = None,
 ) -> Work:
@@ -208,6 +227,7 @@ def evaluate_command(
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: Of the samples; see `genjax sample`.
         truncation: Likewise.
+        truncation_cutoff: Likewise.
         extractor: The feature net: a classifier of the data set, trained when it is first asked
             for, or Inception, by which FID is defined. None: a classifier, if the data have
             classes.
@@ -217,7 +237,8 @@ def evaluate_command(
 
     def work() -> int:
         result = evaluate(
-            *(run, n, samples, seed, checkpoint, temperature, truncation, extractor, weights)
+            *(run, n, samples, seed, checkpoint, temperature, truncation, truncation_cutoff),
+            *(extractor, weights),
         )
         return _print(json.dumps(result, indent=2))
 
@@ -321,12 +342,82 @@ def interpolate_command(
         run: The run folder.
         n: Paths, a row each.
         steps: Images on each path.
-        path: Along the sphere of the latents, or straight.
+        path: Along the sphere of the latents, or straight, or straight between styles.
         seed: Of the ends.
+        output: A .png for a grid, a .gif for a video, or a .npy for the array.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+
+    def work() -> int:
+        check_output(output, video=True)
+        save_paths(interpolate(run, n, steps, path, seed, checkpoint), output)
+        return _print(str(output))
+
+    return work
+
+
+def mix_command(
+    run: Positional[str],
+    rows: int = 3,
+    columns: int = 6,
+    seed: int = 0,
+    truncation: float | None = None,
+    cuts: tuple[int, int] | None = None,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("mixed.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """Images on the left with the coarse, then middle, then fine styles of those on top.
+
+    Args:
+        run: The run folder, of a model with styles.
+        rows: For each of the three.
+        columns: Images on top.
+        seed: Of the styles.
+        truncation: Of the styles; see `genjax sample`.
+        cuts: The first layers that are middle and fine. None: thirds of the layers.
         output: A .png for a grid, or a .npy for the array.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
     """
-    return _figure(output, lambda: _rows(interpolate(run, n, steps, path, seed, checkpoint)))
+    return _figure(
+        output, lambda: _rows(mix(run, rows, columns, seed, truncation, cuts, checkpoint))
+    )
+
+
+def project_command(
+    run: Positional[str],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 8,
+    images: tuple[Path, ...] = (),
+    space: Space = "w",
+    steps: int = 500,
+    seed: int = 0,
+    styles: Path | None = None,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("projections.png"),
+    checkpoint: Checkpoint = "best",
+) -> Work:
+    """Images, and below each the nearest that a style gives.
+
+    Args:
+        run: The run folder, of a model with styles.
+        n: How many images of the test split.
+        images: Image files to take instead.
+        space: One style for all layers, or each layer its own.
+        steps: Of the search.
+        seed: Which images, and of the search.
+        styles: Write the styles there, a .npy, float32 [n, layers, size].
+        output: A .png for a grid, or a .npy for the array.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+    """
+    if styles is not None and styles.suffix != ".npy":
+        raise UsageError(f"styles {styles}: should end in .npy")
+
+    def make() -> tuple[np.ndarray, int]:
+        given, found, values = project(run, n, images, space, steps, seed, checkpoint)
+        if styles is not None:
+            save_array(values, styles)
+        columns = min(len(given), RECONSTRUCTIONS_IN_A_ROW)
+        return in_pairs(given, found, columns), columns
+
+    return _figure(output, make)
 
 
 def traverse_command(
@@ -449,6 +540,8 @@ COMMANDS: dict[str, Callable[..., Work]] = {
     "traverse": traverse_command,
     "manipulate": manipulate_command,
     "manifold": manifold_command,
+    "mix": mix_command,
+    "project": project_command,
     "list": list_command,
     "inspect": inspect_command,
 }

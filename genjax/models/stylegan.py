@@ -432,7 +432,8 @@ def style(
     ws = broadcast(w, state.spec)
     if truncation is None:
         return ws
-    is_cut = jnp.arange(layers(state.spec)) < (truncation_cutoff or layers(state.spec))
+    count = layers(state.spec)
+    is_cut = jnp.arange(count) < (count if truncation_cutoff is None else truncation_cutoff)
     mean = variables["batch_stats"]["mapping"]["mean"]
     return jnp.where(is_cut[None, :, None], truncate(ws, mean, truncation), ws)
 

@@ -259,7 +259,7 @@ def _contrast(factor: jax.Array) -> jax.Array:
 
 
 def _luma_flip(flip: jax.Array) -> jax.Array:
-    return _ONE + _CORNER - 2 * flip.reshape(-1, 1, 1) * _GRAY
+    return jnp.asarray(_ONE + _CORNER) - 2 * flip.reshape(-1, 1, 1) * _GRAY
 
 
 def _hue(angle: jax.Array) -> jax.Array:
@@ -269,7 +269,7 @@ def _hue(angle: jax.Array) -> jax.Array:
 
 
 def _saturation(factor: jax.Array) -> jax.Array:
-    return _GRAY + (_ONE - _GRAY) * factor.reshape(-1, 1, 1) + _CORNER
+    return jnp.asarray(_GRAY + _CORNER) + (_ONE - _GRAY) * factor.reshape(-1, 1, 1)
 
 
 def _is_changed(matrix: jax.Array) -> jax.Array:

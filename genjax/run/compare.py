@@ -21,7 +21,7 @@ from genjax.types import UsageError
 # What evaluations have to agree in. The rest of a protocol, such as the temperature of samples or
 # the importance samples of a bound, belongs to the model and stands in the table.
 SHARED = ("data", "split", "images", "shape", "resized", "samples", "extractor", "seed")
-OWN = ("temperature", "truncation", "importance_samples")
+OWN = ("temperature", "truncation", "truncation_cutoff", "importance_samples")
 # What `evaluate` leaves in a run's folder of figures.
 FIGURES = {
     "samples": "Samples",

@@ -28,6 +28,7 @@ from genjax.run.grid import grid, to_png
 from genjax.run.latents import CHUNK, encoder, in_chunks, paths
 from genjax.run.recipe import Recipe
 from genjax.run.sample import Checkpoint, load_state, sample_options, sample_state
+from genjax.run.styles import perceptual_path_length
 from genjax.steps.diagnostics import active_units
 from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 
@@ -39,6 +40,8 @@ FEWEST = 10
 HEALTH = 10
 # Of the figures: samples, and paths with their images.
 SAMPLES, PATHS, STEPS = 64, 6, 10
+# Pairs of styles of which path lengths are measured, at most.
+MOST_PAIRS = 2000
 
 
 @functools.lru_cache(maxsize=8)
@@ -115,6 +118,7 @@ def evaluate(
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
     truncation: float | None = None,
+    truncation_cutoff: int | None = None,
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -133,16 +137,18 @@ def evaluate(
         checkpoint: `best`, `latest`, or a step.
         temperature: Of the samples; see `genjax.sample`.
         truncation: Likewise.
+        truncation_cutoff: Likewise.
         extractor: The feature net: `classifier`, one of the data set that is trained when it is
             first asked for, or `inception`. None: a classifier, where the data have classes.
         weights: Of Inception, a `.pth` or `.safetensors`. None: the published file, in the cache
             folder; the error says where it is published.
 
     Returns:
-        `metrics`: those of `fidelity`, where there is a feature net; and of a model with a
-        likelihood, `nll` in nats an image and `bits_per_dim`, each with `..._error`, the standard
-        error of the mean over images; where `nll` is a bound, also the `elbo` and `active_units`.
-        Features are those of images without their `border`, which the likelihood counts.
+        `metrics`: those of `fidelity`, where there is a feature net, and of a model with styles
+        `perceptual_path_length`; of a model with a likelihood, `nll` in nats an image and
+        `bits_per_dim`, each with `..._error`, the standard error of the mean over images; where
+        `nll` is a bound, also the `elbo` and `active_units`. Features are those of images without
+        their `border`, which the likelihood counts.
         `protocol`: all that a comparison has to agree in. `health`: signs of numerical trouble,
         the largest of each the worst; see the family's `health`.
 
@@ -155,7 +161,12 @@ def evaluate(
     for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
-    sampling = sample_options(recipe, temperature=temperature, truncation=truncation)
+    how = {
+        "temperature": temperature,
+        "truncation": truncation,
+        "truncation_cutoff": truncation_cutoff,
+    }
+    sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint)
     options = recipe.data_options
@@ -184,10 +195,11 @@ def evaluate(
         protocol["model"]["border"] = options.border
     key = jax.random.key(seed)
     sample_key, likelihood_key = jax.random.split(key)
+    path_key = jax.random.fold_in(key, 0)
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
         net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
-        protocol |= {"samples": n, "temperature": temperature, "truncation": truncation}
+        protocol |= {"samples": n, **how}
         fake = sample_state(recipe, state, sample_key, n, sampling)
         train = test if options.test_split is None else _all_images(recipe, options, spec)
         fake, real, seen = (
@@ -195,6 +207,11 @@ def evaluate(
         )
         found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
         metrics |= found.metrics
+        if recipe.functions.style is not None:
+            pairs = min(n, MOST_PAIRS)
+            metrics |= perceptual_path_length(
+                *(recipe, state, net, pairs, path_key, lambda x: without_border(x, options))
+            )
         rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
         figures["neighbours"] = _in_rows(rows)
         figures["samples"] = grid(fake[:SAMPLES])

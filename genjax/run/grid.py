@@ -51,6 +51,14 @@ def in_pairs(images: np.ndarray, copies: np.ndarray, columns: int) -> np.ndarray
     return np.stack(rows, axis=1).reshape(-1, *shape)
 
 
+def to_gif(frames: list[Image.Image], milliseconds: int = 80) -> bytes:
+    """The frames there and back, over and over, as the bytes of an animated GIF."""
+    first, *rest = frames + frames[-2:0:-1]
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
+    return buffer.getvalue()
+
+
 def to_png(image: Image.Image) -> bytes:
     """The image as the bytes of a PNG file."""
     buffer = io.BytesIO()

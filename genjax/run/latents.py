@@ -14,10 +14,10 @@ from genjax.data.batches import read_batch
 from genjax.data.sources import Source, open_source
 from genjax.run.grid import to_uint8
 from genjax.run.recipe import Recipe
-from genjax.run.sample import Checkpoint, load_state
+from genjax.run.sample import Checkpoint, in_calls, load_state, style_functions
 from genjax.types import Batch, State, UsageError
 
-PathKind = Literal["spherical", "linear"]
+PathKind = Literal["spherical", "linear", "style"]
 # Images in one call.
 CHUNK = 100
 # Images whose posterior means say which latents are the most active.
@@ -150,7 +150,8 @@ def interpolate(
         run: The run folder.
         n: Paths.
         steps: Images on each, both ends included.
-        path: `spherical` or `linear`.
+        path: `spherical` or `linear`; `style`: a straight line between styles, of a model with
+            them.
         seed: Of the ends.
         checkpoint: `best`, `latest`, or a step.
 
@@ -186,9 +187,31 @@ def paths(
     else:
         assert images is not None
         ends, labels = encoder(recipe)(state, images, key), images.labels
+    t = jnp.linspace(0, 1, steps)
+    if path == "style":
+        return _style_paths(recipe, state, ends, labels, t)
     along = {"spherical": spherical, "linear": linear}[path]
-    latents = along(ends[:n], ends[n:], jnp.linspace(0, 1, steps))
+    latents = along(ends[:n], ends[n:], t)
     return _decode(recipe, state, latents, labels[:n])
+
+
+def _style_paths(
+    recipe: Recipe,
+    state: State,
+    ends: jax.Array,
+    labels: np.ndarray | jax.Array,
+    t: jax.Array,
+) -> np.ndarray:
+    """Straight lines between the styles of latents, the first half of them to the second."""
+    style, synthesize = style_functions(recipe)
+    labels = jnp.tile(jnp.asarray(labels[: len(ends) // 2]), 2)
+    start, end = jnp.split(style(state, ends, labels), 2)
+    t = t.reshape(1, -1, 1, 1)
+    styles = (1 - t) * start[:, None] + t * end[:, None]
+    images = in_calls(
+        lambda some: to_uint8(synthesize(state, some)), styles.reshape(-1, *start.shape[1:])
+    )
+    return images.reshape(*styles.shape[:2], *images.shape[1:])
 
 
 def traverse(

@@ -6,15 +6,16 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.grid import grid, to_png, to_uint8
+from genjax.run.grid import grid, to_gif, to_png, to_uint8
 from genjax.run.recipe import Recipe
 from genjax.types import Family, ImageSpec, State, UsageError
 
@@ -28,8 +29,9 @@ CHUNK = 64
 GRID_IMAGES, ROW, MOST_ROWS = 64, 8, 20
 
 
-# How samples are drawn where that is not as in training, by name: temperature, truncation.
-SampleOptions = dict[str, float]
+# How samples are drawn where that is not as in training, by name: temperature, truncation,
+# truncation_cutoff.
+SampleOptions = dict[str, Any]
 
 
 @functools.lru_cache(maxsize=8)
@@ -63,9 +65,14 @@ def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
             raise UsageError(
                 f"family {recipe.family!r} has no {name}; wanted a run of {', '.join(having)}"
             )
-        if not value >= 0 or (name == "truncation" and value == 0):
-            bound = "more than 0" if name == "truncation" else "at least 0"
-            raise UsageError(f"{name} = {value}: should be {bound}")
+        # With styles 0 gives the mean; of noise nothing would be left to draw.
+        is_open = name == "truncation" and recipe.functions.style is None
+        if not value >= 0 or (value == 0 and is_open):
+            raise UsageError(
+                f"{name} = {value}: should be {'more than' if is_open else 'at least'} 0"
+            )
+    if "truncation_cutoff" in options and "truncation" not in options:
+        raise UsageError("truncation_cutoff is of truncation: wanted both")
     return options
 
 
@@ -114,6 +121,38 @@ def sample_state(
     return np.concatenate(chunks)[: len(classes)]
 
 
+@functools.lru_cache(maxsize=8)
+def style_functions(
+    recipe: Recipe,
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """The family's compiled `style` and `synthesize`.
+
+    Raises:
+        UsageError: It has no styles.
+    """
+    functions = recipe.functions
+    if functions.style is None or functions.synthesize is None:
+        having = [name for name, each in FAMILIES.items() if each.style is not None]
+        raise UsageError(
+            f"family {recipe.family!r} has no styles; wanted a run of {', '.join(having)}"
+        )
+    style, synthesize = (
+        jax.jit(functools.partial(function, recipe.model))
+        for function in (functions.style, functions.synthesize)
+    )
+    return style, synthesize
+
+
+def in_calls(function: Callable[[jax.Array], np.ndarray], values: jax.Array) -> np.ndarray:
+    """A function of a batch, `CHUNK` values at a time and always as many, so compiled once."""
+    parts = []
+    for start in range(0, len(values), CHUNK):
+        some = values[start : start + CHUNK]
+        filled = jnp.concatenate([some, jnp.repeat(some[:1], CHUNK - len(some), axis=0)])
+        parts.append(function(filled)[: len(some)])
+    return np.concatenate(parts)
+
+
 def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
     """The state that training begins with."""
     return jax.jit(recipe.functions.init, static_argnums=(0, 2))(recipe.model, key, spec)
@@ -154,10 +193,13 @@ def sample(
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
     truncation: float | None = None,
+    truncation_cutoff: int | None = None,
     label: int | None = None,
 ) -> np.ndarray:
     """Images from a trained run; see `sample_grid`, which does it."""
-    return sample_grid(run, n, seed, checkpoint, temperature, truncation, label)[0]
+    return sample_grid(run, n, seed, checkpoint, temperature, truncation, truncation_cutoff, label)[
+        0
+    ]
 
 
 def sample_grid(
@@ -167,6 +209,7 @@ def sample_grid(
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
     truncation: float | None = None,
+    truncation_cutoff: int | None = None,
     label: int | None = None,
 ) -> tuple[np.ndarray, int | None]:
     """Images from a trained run.
@@ -180,7 +223,9 @@ def sample_grid(
         temperature: Standard deviation of a flow's latents; below 1 for fewer, cleaner kinds of
             images. None: 1.
         truncation: BigGAN: values of the noise further from 0 are drawn again, for cleaner and less
-            varied images. None: they are kept.
+            varied images. None: they are kept. StyleGAN: psi, how far styles are from their mean,
+            0 to 1. None: 1.
+        truncation_cutoff: StyleGAN: how many layers that is of, from the coarsest. None: all.
         label: The class, of a conditional model. None: 0, 1, 2, ... in turn.
 
     Returns:
@@ -193,7 +238,12 @@ def sample_grid(
     if n is not None and n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
     recipe, state, step = load_state(run, checkpoint)
-    options = sample_options(recipe, temperature=temperature, truncation=truncation)
+    options = sample_options(
+        recipe,
+        temperature=temperature,
+        truncation=truncation,
+        truncation_cutoff=truncation_cutoff,
+    )
     labels, columns = grid_labels(recipe, state.spec) if n is None else (n, None)
     if label is not None:
         if not is_conditional(recipe, state.spec):
@@ -220,17 +270,41 @@ def save_images(images: np.ndarray, output: Path, columns: int | None = None) ->
     """
     check_output(output)
     if output.suffix == ".png":
-        data = to_png(grid(images, columns))
+        write_atomically(output, to_png(grid(images, columns)))
     else:
-        buffer = io.BytesIO()
-        np.save(buffer, images)
-        data = buffer.getvalue()
-    write_atomically(output, data)
+        save_array(images, output)
 
 
-def check_output(output: Path) -> None:
-    """Raise a `UsageError` for a path that `save_images` would not take."""
-    if output.suffix not in (".png", ".npy"):
-        raise UsageError(f"output {output}: should end in .png (a grid) or .npy (the array)")
+def save_array(array: np.ndarray, output: Path) -> None:
+    """An array to a .npy."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(output, buffer.getvalue())
+
+
+def save_paths(images: np.ndarray, output: Path) -> None:
+    """Images along paths to a file, as `save_images`, or a .gif that shows all paths in motion.
+
+    Args:
+        images: uint8 [paths, steps, H, W, C].
+        output: The file.
+
+    Raises:
+        UsageError: Another ending, or no such folder.
+    """
+    check_output(output, video=True)
+    if output.suffix == ".gif":
+        frames = [grid(images[:, step]) for step in range(images.shape[1])]
+        write_atomically(output, to_gif(frames))
+    else:
+        save_images(images.reshape(-1, *images.shape[2:]), output, images.shape[1])
+
+
+def check_output(output: Path, video: bool = False) -> None:
+    """Raise a `UsageError` for a path that `save_images`, or `save_paths`, would not take."""
+    wanted = {".png": "a grid", ".npy": "the array"} | ({".gif": "a video"} if video else {})
+    if output.suffix not in wanted:
+        endings = " or ".join(f"{ending} ({what})" for ending, what in wanted.items())
+        raise UsageError(f"output {output}: should end in {endings}")
     if not output.parent.is_dir():
         raise UsageError(f"output {output}: no folder {output.parent}")

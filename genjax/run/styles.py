@@ -18,7 +18,14 @@ from genjax.nn.residual import downsample
 from genjax.run.grid import to_uint8
 from genjax.run.latents import held_out
 from genjax.run.recipe import Recipe
-from genjax.run.sample import Checkpoint, is_conditional, load_state, sample_options
+from genjax.run.sample import (
+    Checkpoint,
+    in_calls,
+    is_conditional,
+    load_state,
+    sample_options,
+    style_functions,
+)
 from genjax.types import Batch, State, UsageError
 
 Space = Literal["w", "w+"]
@@ -26,38 +33,15 @@ Space = Literal["w", "w+"]
 # mean and spread are taken, the noise on w as a share of the spread, Adam's rate, and the shares of
 # the steps over which the rate rises and falls and the noise goes.
 MANY, NOISE, RATE, RISE, FALL, NOISY = 1000, 0.05, 0.1, 0.05, 0.25, 0.75
-# Images in one call, and the step between two points of a path (Karras et al. 2019, section 4.1).
-CHUNK, STEP = 50, 1e-4
-
-
-def _functions(recipe: Recipe) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """The family's `style` and `synthesize`, of its config.
-
-    Raises:
-        UsageError: It has no styles.
-    """
-    functions = recipe.functions
-    if functions.style is None or functions.synthesize is None:
-        raise UsageError(
-            f"family {recipe.family!r} has no styles; wanted a run of stylegan, stylegan2"
-        )
-    return (
-        functools.partial(functions.style, recipe.model),
-        functools.partial(functions.synthesize, recipe.model),
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(recipe: Recipe) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    style, synthesize = _functions(recipe)
-    return jax.jit(style, static_argnames="truncation_cutoff"), jax.jit(synthesize)
+# Between two points of a path (Karras et al. 2019, section 4.1).
+STEP = 1e-4
 
 
 def draw_styles(
     recipe: Recipe, state: State, key: jax.Array, labels: jax.Array, **options: Any
 ) -> jax.Array:
     """Styles of new noise, [n, L, W], of labels int32 [n]; options as of the family's `style`."""
-    style, _ = _compiled(recipe)
+    style, _ = style_functions(recipe)
     latents = jax.random.normal(key, (len(labels), getattr(recipe.model, "latent_size", 0)))
     return style(state, latents, labels, **options)
 
@@ -101,7 +85,7 @@ def mix(
         if value < 1:
             raise UsageError(f"{name} = {value}: should be at least 1")
     recipe, state, _ = load_state(run, checkpoint)
-    _, synthesize = _compiled(recipe)
+    _, synthesize = style_functions(recipe)
     options = sample_options(recipe, truncation=truncation)
     keys = jax.random.split(jax.random.key(seed))
     left, top = (
@@ -117,22 +101,12 @@ def mix(
     is_columns = band[None] == jnp.repeat(jnp.arange(3), rows)[:, None]
     mixed = jnp.where(is_columns[:, None, :, None], top[None], left[:, None])
     every = jnp.concatenate([top, left, mixed.reshape(-1, *left.shape[1:])])
-    images = _in_chunks(lambda styles: to_uint8(synthesize(state, styles)), every)
+    images = in_calls(lambda styles: to_uint8(synthesize(state, styles)), every)
     top_images, left_images, inside = np.split(images, [columns, columns + 3 * rows])
     figure = np.zeros((1 + 3 * rows, 1 + columns, *images.shape[1:]), np.uint8)
     figure[0, 1:], figure[1:, 0] = top_images, left_images
     figure[1:, 1:] = inside.reshape(3 * rows, columns, *images.shape[1:])
     return figure
-
-
-def _in_chunks(function: Callable[[jax.Array], np.ndarray], values: jax.Array) -> np.ndarray:
-    """The function, a few values at a time and always as many."""
-    parts = []
-    for start in range(0, len(values), CHUNK):
-        some = values[start : start + CHUNK]
-        filled = jnp.concatenate([some, jnp.repeat(some[:1], CHUNK - len(some), axis=0)])
-        parts.append(function(filled)[: len(some)])
-    return np.concatenate(parts)
 
 
 def project(
@@ -171,7 +145,7 @@ def project(
     if steps < 1:
         raise UsageError(f"steps = {steps}: should be at least 1")
     recipe, state, _ = load_state(run, checkpoint)
-    _, synthesize = _compiled(recipe)
+    _, synthesize = style_functions(recipe)
     batch = _read(recipe, state, images) if images else held_out(recipe, n, seed)
     key, noise_key = jax.random.split(jax.random.key(seed))
     labels = labels_in_turn(state, MANY)
@@ -199,7 +173,8 @@ def _descend(
     key: jax.Array,
 ) -> jax.Array:
     """Styles [n, L, W] for images, from `start` [n, L or 1, W]."""
-    _, synthesize = _functions(recipe)
+    assert recipe.functions.synthesize is not None
+    synthesize = functools.partial(recipe.functions.synthesize, recipe.model)
     rise = max(1, round(RISE * steps))
     fall = max(1, round(FALL * steps))
     schedule = optax.join_schedules(
@@ -287,7 +262,7 @@ def perceptual_path_length(
     Returns:
         `perceptual_path_length`, the mean, and its standard error.
     """
-    _, synthesize = _compiled(recipe)
+    _, synthesize = style_functions(recipe)
     *keys, t_key = jax.random.split(key, 3)
     labels = labels_in_turn(state, n)
     ends = [draw_styles(recipe, state, key, labels) for key in keys]
@@ -295,7 +270,7 @@ def perceptual_path_length(
 
     def features(t: jax.Array) -> np.ndarray:
         styles = ends[0] + t * (ends[1] - ends[0])
-        images = _in_chunks(lambda some: np.asarray((synthesize(state, some) + 1) * 127.5), styles)
+        images = in_calls(lambda some: np.asarray((synthesize(state, some) + 1) * 127.5), styles)
         found, _ = net(crop(images))
         return found.astype(np.float64)
 

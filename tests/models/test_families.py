@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -29,8 +30,13 @@ ZEROS = ("coupling/net/output/kernel", "prior/net/kernel")
 # first moment Adam makes a whole step of any gradient, be it rounding alone, as that of a bias
 # which a batch norm takes away again: its epsilon is made larger than rounding.
 BIGGAN_PLAYER = biggan.PlayerConfig(features=8, learning_rate=2e-4, beta1=0.0, epsilon=1e-3)
-STYLEGAN_PLAYER = {"channel_base": 128, "channel_max": 32, "learning_rate": 2e-4, "epsilon": 1e-3}
-SIZES = {"latent_size": 16, "style_size": 16}
+STYLEGAN_PLAYER: Any = {
+    "channel_base": 128,
+    "channel_max": 32,
+    "learning_rate": 2e-4,
+    "epsilon": 1e-3,
+}
+SIZES: Any = {"latent_size": 16, "style_size": 16}
 # Every penalty and the augmentation have their turn within five steps; of StyleGAN also each stage.
 CONFIGS = {name: family.config() for name, family in FAMILIES.items()} | {
     "biggan": biggan.BigganConfig(generator=BIGGAN_PLAYER, discriminator=BIGGAN_PLAYER),

@@ -14,6 +14,7 @@ Coarse layers so are shaped by small images, which is why styles can be told apa
 """
 
 import dataclasses
+import functools
 from typing import Annotated, Any, Literal
 
 import chex
@@ -125,12 +126,12 @@ class Synthesis(nn.Module):
         shape = (height, width, player.features(0))
         # The paper begins with ones, of which AdaIN keeps nothing but rounding.
         self.const = self.param("const", nn.initializers.normal(1.0), shape)
-        conv = {"activation": None, "use_bias": False, "dtype": dtype}
-        self.conv0 = [Conv(player.features(i), 3, **conv) for i in levels[1:]]  # type: ignore[arg-type]
-        self.conv1 = [Conv(player.features(i), 3, **conv) for i in levels]  # type: ignore[arg-type]
-        self.epilogue0 = [Epilogue(dtype) for _ in levels]
-        self.epilogue1 = [Epilogue(dtype) for _ in levels]
-        self.to_rgb = [Conv(self.spec.channels, 1, activation=None) for _ in levels]
+        plain = functools.partial(Conv, activation=None, use_bias=False, dtype=dtype)
+        self.conv0 = {f"{i}": plain(player.features(i), 3) for i in levels[1:]}
+        self.conv1 = {f"{i}": plain(player.features(i), 3) for i in levels}
+        self.epilogue0 = {f"{i}": Epilogue(dtype) for i in levels}
+        self.epilogue1 = {f"{i}": Epilogue(dtype) for i in levels}
+        self.to_rgb = {f"{i}": Conv(self.spec.channels, 1, activation=None) for i in levels}
 
     def __call__(
         self, ws: jax.Array, noise: list[jax.Array], stage: int, fade: jax.Array
@@ -140,14 +141,14 @@ class Synthesis(nn.Module):
         for level in range(stage + 1):
             before = x
             if level:
-                x = self.conv0[level - 1](blur(upsample(x)))
-            x = self.epilogue0[level](x, ws[:, 2 * level], noise[2 * level])
-            x = self.conv1[level](x)
-            x = self.epilogue1[level](x, ws[:, 2 * level + 1], noise[2 * level + 1])
-        image = self.to_rgb[stage](x.astype(jnp.float32))
+                x = self.conv0[f"{level}"](blur(upsample(x)))
+            x = self.epilogue0[f"{level}"](x, ws[:, 2 * level], noise[2 * level])
+            x = self.conv1[f"{level}"](x)
+            x = self.epilogue1[f"{level}"](x, ws[:, 2 * level + 1], noise[2 * level + 1])
+        image = self.to_rgb[f"{stage}"](x.astype(jnp.float32))
         if not stage:
             return image
-        old = upsample(self.to_rgb[stage - 1](before.astype(jnp.float32)))
+        old = upsample(self.to_rgb[f"{stage - 1}"](before.astype(jnp.float32)))
         return old + fade * (image - old)
 
     def every_parameter(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
@@ -196,24 +197,25 @@ class Discriminator(nn.Module):
         halvings, _ = base_size(self.spec)
         player, dtype = self.config.discriminator, self.config.dtype
         levels = range(halvings + 1)
-        self.from_rgb = [Conv(player.features(i), 1, dtype=dtype) for i in levels]
-        self.conv0 = [Conv(player.features(i), 3, dtype=dtype) for i in levels]
-        self.conv1 = [Conv(player.features(i - 1), 3, dtype=dtype) for i in levels[1:]]
+        conv = functools.partial(Conv, dtype=dtype)
+        self.from_rgb = {f"{i}": conv(player.features(i), 1) for i in levels}
+        self.conv0 = {f"{i}": conv(player.features(i), 3) for i in levels}
+        self.conv1 = {f"{i}": conv(player.features(i - 1), 3) for i in levels[1:]}
         self.dense = Dense(player.features(0), leaky_relu)
         self.output = Dense(1)
 
     def __call__(self, images: jax.Array, stage: int, fade: jax.Array) -> jax.Array:
-        x = self.from_rgb[stage](images)
+        x = self.from_rgb[f"{stage}"](images)
         for level in range(stage, 0, -1):
-            x = self.conv1[level - 1](blur(self.conv0[level](x)))
+            x = self.conv1[f"{level}"](blur(self.conv0[f"{level}"](x)))
             x = downsample(x)
             if level == stage:
-                old = self.from_rgb[stage - 1](downsample(images))
+                old = self.from_rgb[f"{stage - 1}"](downsample(images))
                 x = old + fade.astype(x.dtype) * (x - old)
         x = x.astype(jnp.float32)
         if self.config.minibatch_std_group:
             x = minibatch_std(x, self.config.minibatch_std_group)
-        x = self.dense(self.conv0[0](x).astype(jnp.float32).reshape(len(x), -1))
+        x = self.dense(self.conv0["0"](x).astype(jnp.float32).reshape(len(x), -1))
         return self.output(x)[:, 0]
 
     def every_parameter(self, images: list[jax.Array]) -> jax.Array:

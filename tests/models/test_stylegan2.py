@@ -1,0 +1,210 @@
+import dataclasses
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.models import stylegan2
+from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
+from genjax.types import Batch, ImageSpec, UsageError
+
+SPEC = ImageSpec(8, 8, 1, 10)
+PLAYER = PlayerConfig(channel_base=128, channel_max=16, mapping_layers=2)
+SMALL = Stylegan2Config(latent_size=8, style_size=8, generator=PLAYER, discriminator=PLAYER)
+# Without what makes a step slow to compile.
+PLAIN = dataclasses.replace(SMALL, r1_gamma=0.0, path_length_weight=0.0, style_mixing=0.0)
+KEY = jax.random.key(0)
+
+
+def _init(config=SMALL, spec=SPEC):
+    return jax.jit(lambda key: stylegan2.init(config, key, spec))(KEY)
+
+
+def _batch(spec=SPEC, n=8):
+    images = np.random.default_rng(0).integers(0, 256, (n, *spec.shape), np.uint8)
+    return Batch(images, np.arange(n, dtype=np.int32) % 10)
+
+
+def _parameters(config, spec):
+    state = jax.eval_shape(lambda: stylegan2.init(config, KEY, spec))
+    return [
+        sum(leaf.size for leaf in jax.tree.leaves(player.params))
+        for player in (state.generator, state.discriminator)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "base", "classes"),
+    [
+        ("stylegan2_256_paper256", 256, 16384, 0),
+        ("stylegan2_1024_paper1024", 1024, 32768, 0),
+        ("stylegan2_256_c10", 256, 16384, 10),
+    ],
+)
+def test_parameters_are_as_many_as_the_references(shared, name, size, base, classes):
+    expected = json.loads((shared / "reference/param_counts.json").read_text())["counts"][name]
+    player = PlayerConfig(channel_base=base)
+    config = Stylegan2Config(
+        conditional=classes > 0,
+        generator=dataclasses.replace(player, architecture="skip"),
+        discriminator=player,
+    )
+    found = _parameters(config, ImageSpec(size, size, 3, classes))
+    assert found == [expected["G_params"], expected["D_params"]]
+
+
+@pytest.mark.parametrize("architecture", ["original", "skip", "residual"])
+@pytest.mark.parametrize("spec", [ImageSpec(8, 16, 3), ImageSpec(28, 28, 1)], ids=str)
+def test_every_pair_of_networks_draws_and_judges(architecture, spec):
+    """Figure 7's pairs, of square and other images; a step is finite and moves both players."""
+    player = dataclasses.replace(PLAYER, architecture=architecture)
+    config = dataclasses.replace(PLAIN, generator=player, discriminator=player)
+    state = _init(config, spec)
+    step = jax.jit(functools.partial(stylegan2.step, config))
+    new, metrics = step(state, _batch(spec, 4), KEY)
+    chex.assert_tree_all_finite((new, metrics))
+    for before, after in (
+        (state.generator, new.generator),
+        (state.discriminator, new.discriminator),
+    ):
+        for old, value in zip(
+            jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True
+        ):
+            assert not np.array_equal(old, value)
+
+
+def test_lazy_penalties_have_their_turns_and_their_adam():
+    """Metrics say when; Adam's step size and decays are those of the paper's appendix B."""
+    config = dataclasses.replace(SMALL, r1_every=3, path_length_every=2)
+    state, step = _init(config), jax.jit(functools.partial(stylegan2.step, config))
+    turns = []
+    for i in range(6):
+        state, metrics = step(state, _batch(), jax.random.fold_in(KEY, i))
+        turns.append((bool(metrics["r1"].measured), bool(metrics["path_length"].measured)))
+    assert turns == [(i % 3 == 0, i % 2 == 0) for i in range(6)]
+    # As many steps of Adam as of the game, and those of the penalties.
+    counts = [player.opt_state[0].count for player in (state.generator, state.discriminator)]
+    assert list(map(int, counts)) == [6 + 3, 6 + 2]
+    lazy = stylegan2._lazy(PlayerConfig(learning_rate=0.002, beta1=0.1, beta2=0.99), 4)
+    assert lazy.learning_rate == pytest.approx(0.002 * 4 / 5)
+    assert (lazy.beta1, lazy.beta2) == pytest.approx((0.1 ** (4 / 5), 0.99 ** (4 / 5)))
+
+
+def test_path_length_regularization_makes_lengths_alike():
+    """Its own steps, of one generator: the spread of the lengths over their mean falls."""
+    config = dataclasses.replace(SMALL, style_mixing=0.0, path_length_weight=20.0)
+    state = _init(config)
+
+    @jax.jit
+    def lengths(state):
+        ws = stylegan2.style(config, state, jax.random.normal(KEY, (64, 8)), jnp.zeros(64, int))
+        noise = jax.random.normal(jax.random.key(1), (64, *SPEC.shape))
+        found = stylegan2.path_lengths(
+            lambda ws: stylegan2.synthesize_batch(config, state, state.generator.params, ws, KEY),
+            ws,
+            noise,
+        )
+        return jnp.std(found) / jnp.mean(found), jnp.mean(found)
+
+    @jax.jit
+    def run(state):
+        def one(state, i):
+            return stylegan2.path_length_step(config, state, jax.random.fold_in(KEY, i), None, 16)
+
+        return jax.lax.scan(one, state, jnp.arange(60))
+
+    state = dataclasses.replace(state, ema=None)
+    before, mean = lengths(state)
+    state = dataclasses.replace(state, path_length=mean)
+    state, _ = run(state)
+    after, _ = lengths(state)
+    assert after < 0.7 * before
+    assert state.path_length == pytest.approx(mean, rel=0.5)
+
+
+def test_styles_are_mixed_from_a_random_layer_on():
+    config = dataclasses.replace(SMALL, style_mixing=0.5)
+    state = _init(config)
+    variables = state.generator.variables
+    ws, _ = stylegan2.mixed_styles(config, state, variables, KEY, None, 400)
+    changes = np.any(np.asarray(ws[:, 1:] != ws[:, :-1]), axis=2)
+    assert set(changes.sum(axis=1)) == {0, 1}
+    assert changes.any(axis=1).mean() == pytest.approx(0.5, abs=0.08)
+    where = changes[changes.any(axis=1)].argmax(axis=1)
+    assert set(where) == set(range(ws.shape[1] - 1))
+
+
+def test_the_probability_follows_how_sure_the_discriminator_is():
+    """It changes at every fourth step, by the images since, and not below 0."""
+    config = dataclasses.replace(
+        PLAIN, augment="ada", augment_p=0.2, ada_images=400, augment_operations=("cutout",)
+    )
+    step = jax.jit(functools.partial(stylegan2.step, config))
+    state, ps = _init(config), []
+    for i in range(8):
+        state, metrics = step(state, _batch(), jax.random.fold_in(KEY, i))
+        ps.append(float(metrics["augment_p"]))
+    change = 8 * 4 / 400
+    assert ps[:3] == pytest.approx([0.2] * 3)
+    assert abs(ps[3] - 0.2) == pytest.approx(change)
+    assert ps[4:7] == [ps[3]] * 3 and abs(ps[7] - ps[3]) == pytest.approx(change)
+    assert stylegan2.adapt(jnp.array(0.01), jnp.array(0.1), 0.6, 32, 400) == 0
+
+
+def test_the_average_has_the_half_life():
+    """Of so many images, after the ramp no longer; the mean style is taken as it is."""
+    config = dataclasses.replace(SMALL, ema_images=80, ema_ramp_up=0.5)
+    state = _init(config)
+    moved = jax.tree.map(lambda x: x + 1, state.generator.params)
+    state = dataclasses.replace(state, generator=dataclasses.replace(state.generator, params=moved))
+    for step, half_life in ((0, 4), (9, 40), (1000, 80)):
+        at = dataclasses.replace(state, step=jnp.asarray(step))
+        ema = stylegan2.average(config, at, 8)
+        left = jax.tree.map(lambda new, old: float(jnp.mean(new - old)), moved, ema["params"])
+        np.testing.assert_allclose(jax.tree.leaves(left), 0.5 ** (8 / half_life), rtol=1e-4)
+        chex.assert_trees_all_equal(ema["batch_stats"], state.generator.stats)
+
+
+def test_truncation_brings_styles_nearer_to_their_mean():
+    state = _init()
+    z, labels = jax.random.normal(KEY, (5, 8)), jnp.zeros(5, int)
+    full = stylegan2.style(SMALL, state, z, labels)
+    mean = state.ema["batch_stats"]["mapping"]["mean"]
+    half = stylegan2.style(SMALL, state, z, labels, 0.5, 2)
+    mean = mean[None, None]
+    np.testing.assert_allclose(half[:, :2] - mean, 0.5 * (full[:, :2] - mean), atol=1e-6)
+    np.testing.assert_array_equal(half[:, 2:], full[:, 2:])
+    images = stylegan2.sample(SMALL, state, KEY, labels, 0.0)
+    assert np.std(images, axis=0).max() < np.std(stylegan2.sample(SMALL, state, KEY, labels))
+
+
+def test_a_class_counts_if_conditional():
+    config = dataclasses.replace(SMALL, conditional=True)
+    state = _init(config)
+    z = jnp.repeat(jax.random.normal(KEY, (1, 8)), 3, axis=0)
+    images = stylegan2.decode(config, state, z, jnp.array([0, 0, 1]))
+    np.testing.assert_allclose(images[0], images[1], atol=1e-5)
+    assert np.abs(images[0] - images[2]).max() > 1e-3
+    _, discriminator = stylegan2.networks(config, SPEC)
+    logits = discriminator.apply(
+        {"params": state.discriminator.params}, images[:1].repeat(2, 0), jnp.array([0, 1])
+    )
+    assert logits[0] != logits[1]
+    with pytest.raises(UsageError, match="conditional = True"):
+        stylegan2.init(config, KEY, ImageSpec(16, 16, 1))
+
+
+def test_bfloat16_is_near_float32():
+    state = _init()
+    z, labels = jax.random.normal(KEY, (4, 8)), jnp.zeros(4, int)
+    half = dataclasses.replace(PLAIN, dtype="bfloat16")
+    found, expected = (stylegan2.decode(c, state, z, labels) for c in (half, SMALL))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=0.15)
+    assert np.mean(np.abs(found - expected)) < 0.02
+    _, metrics = jax.jit(functools.partial(stylegan2.step, half))(state, _batch(), KEY)
+    chex.assert_tree_all_finite(metrics)

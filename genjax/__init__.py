@@ -14,6 +14,7 @@ from genjax.run.latents import interpolate, manifold, manipulate, reconstruct, t
 from genjax.run.loop import Diverged, Result, resume, train
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sample import sample
+from genjax.run.styles import mix, project
 from genjax.run.tradeoff import tradeoff
 from genjax.types import ImageSpec, UsageError
 
@@ -30,6 +31,8 @@ __all__ = [
     "load_recipe",
     "manifold",
     "manipulate",
+    "mix",
+    "project",
     "reconstruct",
     "resume",
     "sample",

@@ -154,7 +154,8 @@ def project(
     if is_conditional(recipe, state.spec) and not images:
         is_own = np.asarray(batch.labels)[:, None] == np.asarray(labels)[None]
     start = is_own @ some / is_own.sum(axis=1, keepdims=True)
-    spread = jnp.sqrt(jnp.mean(jnp.sum((some - jnp.mean(some, 0)) ** 2, axis=1)))
+    centred = some - jnp.mean(some, axis=0, keepdims=True)
+    spread = jnp.sqrt(jnp.mean(jnp.sum(centred**2, axis=1)))
     layers = draw_styles(recipe, state, key, labels[:1]).shape[1]
     start = jnp.repeat(start[:, None], layers if space == "w+" else 1, axis=1)
     styles = _descend(recipe, state, batch.images, start, spread, layers, steps, noise_key)

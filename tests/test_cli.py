@@ -208,7 +208,7 @@ BAD = {
     "interpolate RUN -n 0": "n = 0: should be at least 1",
     "interpolate RUN --steps 1": "steps = 1: should be at least 2",
     "interpolate RUN --path curved": "curved",
-    "interpolate RUN -o path.gif": "should end in .png (a grid) or .npy",
+    "interpolate RUN -o path.jpg": "should end in .png (a grid) or .npy",
 }
 
 

@@ -2,8 +2,8 @@
 
     python experiments/studies/mnist.py --output mnist
 
-About two hours on 2 CPU cores, half of them Glow's. What is there already is not done again: after
-Ctrl-C the same command goes on. The output folder then holds a run for each recipe,
+About three hours on 2 CPU cores, a third of them Glow's. What is there already is not done again:
+after Ctrl-C the same command goes on. The output folder then holds a run for each recipe,
 `comparison.csv`, and `comparison.html`, a page with samples, paths in latent space, nearest
 training images and curves.
 """
@@ -18,7 +18,14 @@ import genjax
 from genjax.run.compare import to_csv, to_html, to_text
 from genjax.run.folder import RunFolder
 
-RECIPES = ("gan_mnist", "dcgan_mnist", "wgan_gp_mnist", "vae_mnist", "glow_mnist")
+RECIPES = (
+    "gan_mnist",
+    "dcgan_mnist",
+    "wgan_gp_mnist",
+    "stylegan2_mnist",
+    "vae_mnist",
+    "glow_mnist",
+)
 
 
 def train(name: str, run: Path, data_dir: str | None) -> genjax.Result:

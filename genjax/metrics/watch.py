@@ -57,6 +57,13 @@ RULES = (
         "discriminator may be too strong: try a lower discriminator.learning_rate",
     ),
     Rule(
+        ("real_sign",),
+        lambda m: m["real_sign"] > 0.9,
+        PATIENCE,
+        "the discriminator is sure of nearly every real image (real_sign), as it is of images "
+        "that it knows by heart. Try --augment ada, a smaller ada_target, or a larger r1_gamma",
+    ),
+    Rule(
         ("active_units", "active_share"),
         lambda m: m["active_units"] < 1 or m["active_share"] < 0.1,
         PATIENCE,

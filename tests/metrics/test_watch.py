@@ -37,6 +37,13 @@ def test_samples_at_the_edges_of_the_data_are_said():
     assert _warnings([{**HEALTHY, "diversity": d} for d in (1.04, 1.0, 0.98, 0.96) * 20]) == []
 
 
+def test_a_discriminator_that_knows_its_images_by_heart_is_said():
+    (warning,) = _warnings([{**HEALTHY, "real_sign": 0.97}] * 2 * PATIENCE)
+    assert "by heart" in warning and "--augment ada" in warning
+    # StyleGAN2 on MNIST: the opening, and the target of adaptive augmentation.
+    assert _warnings([{**HEALTHY, "real_sign": sign} for sign in (0.87, 0.77, 0.6) * 20]) == []
+
+
 def test_a_slow_opening_is_no_collapse():
     """WGAN-GP on MNIST: the diversity of the first records, one in four."""
     opening = (

@@ -54,6 +54,7 @@ CONFIGS = {name: family.config() for name, family in FAMILIES.items()} | {
         path_length_every=2,
         augment="ada",
         augment_p=0.5,
+        augment_operations=("blit", "cutout"),
         generator=stylegan2.PlayerConfig(architecture="skip", mapping_layers=2, **STYLEGAN_PLAYER),
         discriminator=stylegan2.PlayerConfig(mapping_layers=2, **STYLEGAN_PLAYER),
     ),

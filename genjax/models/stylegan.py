@@ -27,9 +27,9 @@ from pydantic.dataclasses import dataclass
 from genjax.nn import resample
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.pyramid import base_size
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
-from genjax.nn.style import Mapping, adain, truncate
+from genjax.nn.style import Mapping, adain, mix, truncate
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import r1_penalty
 from genjax.steps.diagnostics import game_metrics
@@ -295,7 +295,7 @@ def mixed_styles(
     Layers are parted among those that the stage has.
     """
     generator, _ = networks(config, state.spec)
-    z_key, other_key, cut_key, share_key = jax.random.split(key, 4)
+    z_key, other_key, mix_key = jax.random.split(key, 3)
 
     def style(key: jax.Array) -> tuple[jax.Array, Any]:
         z = normal_for_batch(key, (n, config.latent_size))
@@ -305,11 +305,7 @@ def mixed_styles(
     ws = broadcast(w, state.spec)
     if config.style_mixing:
         other, _ = style(other_key)
-        count = 2 * (stage + 1)
-        cut = 1 + jnp.floor(uniform_for_batch(cut_key, (n,)) * (count - 1))
-        cut = jnp.where(uniform_for_batch(share_key, (n,)) < config.style_mixing, cut, count)
-        is_first = jnp.arange(ws.shape[1])[None] < cut[:, None]
-        ws = jnp.where(is_first[..., None], ws, other[:, None])
+        ws = mix(mix_key, ws, other, config.style_mixing, 2 * (stage + 1))
     return ws, updated["batch_stats"]
 
 
@@ -431,13 +427,8 @@ def style(
     generator, _ = networks(config, state.spec)
     variables = state.generator.variables if state.ema is None else state.ema
     w: Any = generator.apply(variables, latents, False, method="style")
-    ws = broadcast(w, state.spec)
-    if truncation is None:
-        return ws
-    count = layers(state.spec)
-    is_cut = jnp.arange(count) < (count if truncation_cutoff is None else truncation_cutoff)
     mean = variables["batch_stats"]["mapping"]["mean"]
-    return jnp.where(is_cut[None, :, None], truncate(ws, mean, truncation), ws)
+    return truncate(broadcast(w, state.spec), mean, truncation, truncation_cutoff)
 
 
 def synthesize(config: StyleganConfig, state: GanState, styles: jax.Array) -> jax.Array:

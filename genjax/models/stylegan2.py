@@ -37,10 +37,9 @@ from genjax.nn.replicas import (
     mean_over_replicas,
     normal_for_batch,
     number_of_replicas,
-    uniform_for_batch,
 )
 from genjax.nn.resample import downsample, upsample
-from genjax.nn.style import Mapping, modulated_conv, truncate
+from genjax.nn.style import Mapping, mix, modulated_conv, truncate
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.steps.diagnostics import game_metrics
@@ -466,7 +465,7 @@ def mixed_styles(
     second noise vector (Karras et al. 2019, section 3.1).
     """
     generator, _ = networks(config, state.spec)
-    z_key, other_key, cut_key, share_key = jax.random.split(key, 4)
+    z_key, other_key, mix_key = jax.random.split(key, 3)
 
     def style(key: jax.Array) -> tuple[jax.Array, Any]:
         z = normal_for_batch(key, (n, config.latent_size))
@@ -476,11 +475,7 @@ def mixed_styles(
     ws = broadcast(w, state.spec)
     if config.style_mixing:
         other, _ = style(other_key)
-        count = layers(state.spec)
-        cut = 1 + uniform_for_batch(cut_key, (n,)) * (count - 1)
-        cut = jnp.where(uniform_for_batch(share_key, (n,)) < config.style_mixing, cut, count)
-        is_first = jnp.arange(count)[None] < jnp.floor(cut)[:, None]
-        ws = jnp.where(is_first[..., None], ws, other[:, None])
+        ws = mix(mix_key, ws, other, config.style_mixing, layers(state.spec))
     return ws, updated["batch_stats"]
 
 
@@ -733,13 +728,8 @@ def style(
     variables = state.generator.variables if state.ema is None else state.ema
     seen = labels if is_conditional(config, state.spec) else None
     w: Any = generator.apply(variables, latents, seen, False, method="style")
-    ws = broadcast(w, state.spec)
-    if truncation is None:
-        return ws
-    count = layers(state.spec)
-    is_cut = jnp.arange(count) < (count if truncation_cutoff is None else truncation_cutoff)
     mean = variables["batch_stats"]["mapping"]["mean"]
-    return jnp.where(is_cut[None, :, None], truncate(ws, mean, truncation), ws)
+    return truncate(broadcast(w, state.spec), mean, truncation, truncation_cutoff)
 
 
 def synthesize(config: Stylegan2Config, state: GanState, styles: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax.nn.equalized import Dense, leaky_relu, resampling_conv
-from genjax.nn.replicas import mean_over_replicas
+from genjax.nn.replicas import mean_over_replicas, uniform_for_batch
 
 EPSILON = 1e-8
 
@@ -59,16 +59,54 @@ class Mapping(nn.Module):
         return w
 
 
-def truncate(w: jax.Array, mean: jax.Array, psi: float | jax.Array) -> jax.Array:
-    """Styles nearer to their mean: `mean + psi (w - mean)` (Karras et al. 2019, section 2.2).
+def truncate(
+    ws: jax.Array,
+    mean: jax.Array,
+    psi: float | jax.Array | None,
+    cutoff: int | jax.Array | None = None,
+) -> jax.Array:
+    """Styles nearer to their mean: `mean + psi (w - mean)` (Karras et al. 2019, appendix B).
 
     Args:
-        w: [..., W].
+        ws: [B, L, W].
         mean: [W].
-        psi: 1 leaves them, 0 gives the mean.
+        psi: 1 or None leaves them, 0 gives the mean.
+        cutoff: Layers that are truncated, from the coarsest; None for all.
+
+    Returns:
+        [B, L, W].
     """
-    mean = mean.reshape(*[1] * (w.ndim - 1), -1)
-    return mean + psi * (w - mean)
+    if psi is None:
+        return ws
+    mean = mean.reshape(1, 1, -1)
+    truncated = mean + psi * (ws - mean)
+    if cutoff is None:
+        return truncated
+    is_cut = jnp.arange(ws.shape[1]) < cutoff
+    return jnp.where(is_cut.reshape(1, -1, 1), truncated, ws)
+
+
+def mix(key: jax.Array, ws: jax.Array, other: jax.Array, share: float, layers: int) -> jax.Array:
+    """Styles of which a share of the images takes another from a random layer on.
+
+    Style mixing (Karras et al. 2019, section 3.1) keeps a layer from relying on the others' style.
+
+    Args:
+        key: Of the draws.
+        ws: [B, L, W].
+        other: Of each image another style, [B, W].
+        share: Probability that an image is of two styles.
+        layers: The layer is one of the first so many, and not the first.
+
+    Returns:
+        [B, L, W].
+    """
+    cut_key, share_key = jax.random.split(key)
+    batch, count, _ = ws.shape
+    cut = 1 + jnp.floor(uniform_for_batch(cut_key, (batch,)) * (layers - 1))
+    cut = jnp.where(uniform_for_batch(share_key, (batch,)) < share, cut, count)
+    is_first = jnp.arange(count).reshape(1, -1) < cut.reshape(-1, 1)
+    return jnp.where(is_first[..., None], ws, other[:, None])
 
 
 def modulated_conv(

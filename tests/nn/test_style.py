@@ -138,8 +138,10 @@ def test_the_mapping_normalizes_and_follows_its_mean():
     _, updated = mapping.apply(variables, z, None, True, mutable=["batch_stats"])
     mean = updated["batch_stats"]["mean"]
     np.testing.assert_allclose(mean, 0.1 * jnp.mean(w, axis=0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(truncate(w, mean, 0.0), jnp.broadcast_to(mean, w.shape))
-    np.testing.assert_allclose(truncate(w, mean, 1.0), w, rtol=1e-5, atol=1e-6)
+    ws = w[:, None].repeat(3, axis=1)
+    np.testing.assert_allclose(truncate(ws, mean, 0.0), jnp.broadcast_to(mean, ws.shape))
+    np.testing.assert_allclose(truncate(ws, mean, 1.0), ws, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(truncate(ws, mean, 0.5, 1)[:, 1:], ws[:, 1:])
     assert jnp.mean(normalize(z) ** 2) == pytest.approx(1, rel=1e-4)
 
 

@@ -74,6 +74,7 @@ def test_an_evaluation_carries_its_protocol(trained):
         "samples": 100,
         "temperature": None,
         "truncation": None,
+        "truncation_cutoff": None,
         "importance_samples": 100,
         "seed": 0,
         "model": {"likelihood": "bernoulli", "binarization": "dynamic"},

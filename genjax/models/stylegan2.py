@@ -18,7 +18,7 @@ probability that follows how sure it is of real images, prevents that without le
 """
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import chex
 import flax.linen as nn
@@ -26,7 +26,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.augment import OperationName, ada, diff_augment
@@ -128,6 +128,17 @@ class Stylegan2Config(Config):
     """The generator."""
     discriminator: PlayerConfig = PlayerConfig()
     """The discriminator."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.augment == "fixed" and not self.augment_p:
+            raise ValueError("augment = fixed: should have an augment_p of more than 0")
+        if self.augment_p and self.augment not in ("ada", "fixed"):
+            raise ValueError(
+                f"augment_p = {self.augment_p}: should be 0 with augment = {self.augment}; "
+                "ada and fixed have a probability"
+            )
+        return self
 
 
 @flax.struct.dataclass

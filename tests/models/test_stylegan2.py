@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from genjax.models import stylegan2
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
@@ -153,6 +154,13 @@ def test_the_probability_follows_how_sure_the_discriminator_is():
     assert abs(ps[3] - 0.2) == pytest.approx(change)
     assert ps[4:7] == [ps[3]] * 3 and abs(ps[7] - ps[3]) == pytest.approx(change)
     assert stylegan2.adapt(jnp.array(0.01), jnp.array(0.1), 0.6, 32, 400) == 0
+
+
+def test_a_probability_without_augmentation_is_refused():
+    with pytest.raises(ValidationError, match=r"augment_p = 0\.2: should be 0 with augment = none"):
+        Stylegan2Config(augment_p=0.2)
+    with pytest.raises(ValidationError, match="augment = fixed: should have an augment_p"):
+        Stylegan2Config(augment="fixed")
 
 
 def test_the_average_has_the_half_life():

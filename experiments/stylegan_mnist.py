@@ -2,7 +2,9 @@
 
     genjax train stylegan_mnist
 
-Hardware: CPU. Expected: to be measured.
+Hardware: 2 CPU cores; 2 to 3 steps a second at 32x32 beside other work, so about an hour. Expected:
+not measured to its end; at step 7,000, with a moving average of 0.999, energy_distance 0.45 (1,000
+samples against 1,000 training images in [-1, 1]), half of the digits readable at once.
 """
 
 from genjax import DataOptions, Recipe
@@ -21,6 +23,7 @@ recipe = Recipe(
         fade_steps=1000,
         stable_steps=1000,
         r1_gamma=1.0,
+        ema_decay=0.995,  # an average that soon forgets what new layers began with
         generator=PLAYER,
         discriminator=PLAYER,
     ),

@@ -611,8 +611,7 @@ def discriminator_step(
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(state.discriminator, grads, discriminator_optimizer(config))
     metrics["d_grad_norm"] = global_norm(grads)
-    real_sign = state.real_sign + metrics["real_sign"]
-    return dataclasses.replace(state, discriminator=player, real_sign=real_sign), metrics
+    return dataclasses.replace(state, discriminator=player), metrics
 
 
 def r1_step(
@@ -688,12 +687,13 @@ def step(
         metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
     if config.augment == "ada":
         is_turn = (state.step + 1) % ADAPT_EVERY == 0
-        sign = state.real_sign / ADAPT_EVERY
+        signs = state.real_sign + metrics["real_sign"]
+        sign = signs / ADAPT_EVERY
         p = adapt(state.augment_p, sign, config.ada_target, images * ADAPT_EVERY, config.ada_images)
         state = dataclasses.replace(
             state,
             augment_p=jnp.where(is_turn, p, state.augment_p),
-            real_sign=jnp.where(is_turn, 0, state.real_sign),
+            real_sign=jnp.where(is_turn, 0, signs),
         )
         metrics["augment_p"] = state.augment_p
     state = dataclasses.replace(state, ema=average(config, state, images))

@@ -14,7 +14,7 @@ from genjax.data.batches import read_batch
 from genjax.data.sources import Source, open_source
 from genjax.run.grid import to_uint8
 from genjax.run.recipe import Recipe
-from genjax.run.sample import Checkpoint, in_calls, load_state, style_functions
+from genjax.run.sample import Checkpoint, in_calls, labels_in_turn, load_state, style_functions
 from genjax.types import Batch, State, UsageError
 
 PathKind = Literal["spherical", "linear", "style"]
@@ -183,7 +183,7 @@ def paths(
     """What `interpolate` does, of a state; a family with an encoder takes its ends from images."""
     if recipe.functions.encode is None:
         ends = jax.random.normal(key, (2 * n, getattr(recipe.model, "latent_size", 0)))
-        labels: np.ndarray | jax.Array = np.arange(2 * n) % max(1, state.spec.classes)
+        labels: np.ndarray | jax.Array = labels_in_turn(state, 2 * n)
     else:
         assert images is not None
         ends, labels = encoder(recipe)(state, images, key), images.labels

@@ -91,6 +91,11 @@ def grid_labels(recipe: Recipe, spec: ImageSpec) -> tuple[np.ndarray | int, int 
     return GRID_IMAGES, None
 
 
+def labels_in_turn(state: State, n: int) -> np.ndarray:
+    """0, 1, 2, ... over the classes, again and again, int32 [n]."""
+    return np.arange(n, dtype=np.int32) % max(1, state.spec.classes)
+
+
 def sample_state(
     recipe: Recipe,
     state: State,
@@ -108,9 +113,7 @@ def sample_state(
         options: Of `sample_options`; None for samples as in training.
     """
     options = options or {}
-    classes = labels
-    if isinstance(classes, int):
-        classes = np.arange(classes, dtype=np.int32) % max(1, state.spec.classes)
+    classes = labels_in_turn(state, labels) if isinstance(labels, int) else labels
     # No chunk has this number.
     state = _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
     sampler, chunks = _sampler(recipe), []

@@ -22,6 +22,7 @@ from genjax.run.sample import (
     Checkpoint,
     in_calls,
     is_conditional,
+    labels_in_turn,
     load_state,
     sample_options,
     style_functions,
@@ -38,17 +39,12 @@ STEP = 1e-4
 
 
 def draw_styles(
-    recipe: Recipe, state: State, key: jax.Array, labels: jax.Array, **options: Any
+    recipe: Recipe, state: State, key: jax.Array, labels: np.ndarray, **options: Any
 ) -> jax.Array:
     """Styles of new noise, [n, L, W], of labels int32 [n]; options as of the family's `style`."""
     style, _ = style_functions(recipe)
     latents = jax.random.normal(key, (len(labels), getattr(recipe.model, "latent_size", 0)))
     return style(state, latents, labels, **options)
-
-
-def labels_in_turn(state: State, n: int) -> jax.Array:
-    """0, 1, 2, ... over the classes, int32 [n]."""
-    return jnp.arange(n) % max(1, state.spec.classes)
 
 
 def mix(
@@ -149,14 +145,14 @@ def project(
     batch = _read(recipe, state, images) if images else held_out(recipe, n, seed)
     key, noise_key = jax.random.split(jax.random.key(seed))
     labels = labels_in_turn(state, MANY)
-    some = draw_styles(recipe, state, key, labels)[:, 0]
+    drawn = draw_styles(recipe, state, key, labels)
+    layers, some = drawn.shape[1], drawn[:, 0]
     is_own = np.ones((len(batch.labels), MANY), bool)
     if is_conditional(recipe, state.spec) and not images:
-        is_own = np.asarray(batch.labels)[:, None] == np.asarray(labels)[None]
+        is_own = np.asarray(batch.labels)[:, None] == labels[None]
     start = is_own @ some / is_own.sum(axis=1, keepdims=True)
     centred = some - jnp.mean(some, axis=0, keepdims=True)
     spread = jnp.sqrt(jnp.mean(jnp.sum(centred**2, axis=1)))
-    layers = draw_styles(recipe, state, key, labels[:1]).shape[1]
     start = jnp.repeat(start[:, None], layers if space == "w+" else 1, axis=1)
     styles = _descend(recipe, state, batch.images, start, spread, layers, steps, noise_key)
     found = to_uint8(synthesize(state, styles))

@@ -116,7 +116,7 @@ def test_path_length_regularization_makes_lengths_alike():
         def one(state, i):
             return stylegan2.path_length_step(config, state, jax.random.fold_in(KEY, i), None, 16)
 
-        return jax.lax.scan(one, state, jnp.arange(60))
+        return jax.lax.scan(one, state, jnp.arange(200))
 
     state = dataclasses.replace(state, ema=None)
     before, mean = lengths(state)

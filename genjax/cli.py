@@ -41,6 +41,7 @@ from genjax.run.latents import (
     traverse,
 )
 from genjax.run.loop import Diverged, Result, resume, train
+from genjax.run.processes import ProcessLost, is_first, is_joined, join
 from genjax.run.recipe import (
     Flat,
     Recipe,
@@ -103,7 +104,7 @@ def main() -> None:
         sys.exit(run(sys.argv[1:]))
     except (UsageError, ValidationError) as error:
         _fail(describe(error), 2)
-    except (Diverged, SaveError) as error:
+    except (Diverged, SaveError, ProcessLost) as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -144,7 +145,12 @@ def _run_recipe_command(command: str, arguments: list[str]) -> int:
             recipe: The recipe.
             run: The run folder, new. None: the first free one of runs/FAMILY_DATA, ...-2, ...
         """
-        return lambda: _say_end(train(recipe, run))
+
+        def work() -> int:
+            _join()
+            return _say_end(train(recipe, run))
+
+        return work
 
     def show_command(recipe: Annotated[Recipe, Flat] = default) -> Work:
         """Print a recipe as JSON, every default spelled out and the options applied.
@@ -165,7 +171,12 @@ def resume_command(run: Positional[str], steps: int | None = None) -> Work:
         run: The run folder.
         steps: Step at which it ends. None: as the recipe says.
     """
-    return lambda: _say_end(resume(run, steps))
+
+    def work() -> int:
+        _join()
+        return _say_end(resume(run, steps))
+
+    return work
 
 
 def sample_command(
@@ -585,6 +596,13 @@ def _one_line(framed: str, stop: BaseException) -> str:
     return message
 
 
+def _join() -> None:
+    """Join the other processes of a training; the first speaks for all."""
+    join()
+    if not is_first():
+        logging.getLogger("genjax").handlers[0].setLevel(logging.ERROR)
+
+
 def _print(text: str) -> int:
     print(text, flush=True)
     return 0
@@ -593,9 +611,13 @@ def _print(text: str) -> int:
 def _say_end(result: Result) -> int:
     """How the training ended, and what to do next."""
     if result.signal is not None:
-        print(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")
+        if is_first():
+            print(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")
         return 128 + result.signal
-    print(as_text(sample(result.run, 16)))
+    picture = as_text(sample(result.run, 16))
+    if not is_first():
+        return 0
+    print(picture)
     print(f"above    a few samples of the best checkpoint of {result.step} steps")
     print(f"samples  {max((result.run / 'samples').glob('*.png'))}")
     print(f"curves   {result.run / 'curves.png'}")
@@ -623,7 +645,9 @@ def _set_up() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"genjax: error: {message}", file=sys.stderr)
+    print(f"genjax: error: {message}", file=sys.stderr, flush=True)
+    if is_joined():  # the others are told by our end, which must not wait for them
+        os._exit(code)
     sys.exit(code)
 
 

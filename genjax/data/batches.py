@@ -3,6 +3,10 @@
 Order is a function of (seed, step), nothing else: epochs are shuffled one by one and laid end to
 end, and step s takes the batch that begins at s * batch_size. A run that resumes needs no loader
 state, and a data set gives the same batches whether it lives on the device or is streamed.
+
+Of several processes each feeds its share of a batch, the rows that lie on its devices, and reads
+no images for the others: of a streamed data set those rows, of a resident one a part that they
+then exchange.
 """
 
 import functools
@@ -15,6 +19,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from tqdm import tqdm
 
 from genjax.data.sources import BrokenImage, DataOptions, Example, Source
@@ -68,13 +73,22 @@ class Batches(Protocol):
     max_steps: int
 
     def feed(self, first_step: int, steps: int) -> Any:
-        """What the program scans over for these steps: a pytree with leading axes [steps, B]."""
+        """What the program scans over for these steps: a pytree with leading axes [steps, B].
+
+        B is this process's share of the batch.
+        """
         ...
 
     @staticmethod
     def select(arrays: Any, item: Any) -> Batch:
         """The batch of one step, inside the program, from `arrays` and one item of the feed."""
         ...
+
+
+def _share(count: int) -> slice:
+    """Which of so many things in a row are this process's."""
+    index, processes = jax.process_index(), jax.process_count()
+    return slice(count * index // processes, count * (index + 1) // processes)
 
 
 class Resident:
@@ -89,7 +103,7 @@ class Resident:
         """Indices, int32 [steps, B]."""
         count = len(self.arrays.images)
         indices = batch_indices(self._seed, first_step, self._batch_size, count, steps)
-        return indices.reshape(steps, self._batch_size)
+        return indices.reshape(steps, self._batch_size)[:, _share(self._batch_size)]
 
     @staticmethod
     def select(arrays: Batch, item: jax.Array) -> Batch:
@@ -102,8 +116,8 @@ class Streamed:
 
     def __init__(self, source: Source, batch_size: int, seed: int, skip_broken: bool):
         self.arrays = ()
-        image_bytes = int(np.prod(source.spec.shape))
-        self.max_steps = max(1, STREAM_BYTES // (batch_size * image_bytes))
+        batch_bytes = batch_size * int(np.prod(source.spec.shape))
+        self.max_steps = max(1, STREAM_BYTES * jax.process_count() // batch_bytes)
         self._source, self._batch_size, self._seed = source, batch_size, seed
         self._skip_broken = skip_broken
         self._reported: set[int] = set()
@@ -134,6 +148,7 @@ class Streamed:
 
     def _read_batch(self, step: int) -> Batch:
         indices = batch_indices(self._seed, int(step), self._batch_size, len(self._source))
+        indices = indices[_share(self._batch_size)]
         examples = [
             self._next_readable(int(index)) if isinstance(example, BrokenImage) else example
             for index, example in zip(indices, self._source.read(indices.tolist()), strict=True)
@@ -158,12 +173,12 @@ class Streamed:
         raise UsageError("not one image can be read")
 
 
-def read_blocks(source: Source) -> Iterator[list[Example | BrokenImage]]:
-    """All examples of a source in order, a block at a time, with a bar on a terminal."""
-    starts = range(0, len(source), READ_BLOCK)
-    blocks = [range(start, min(start + READ_BLOCK, len(source))) for start in starts]
+def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Example | BrokenImage]]:
+    """The examples of a part of a source in order, by the block, with a bar on a terminal."""
+    wanted = range(len(source))[part]
+    blocks = [wanted[start : start + READ_BLOCK] for start in range(0, len(wanted), READ_BLOCK)]
     bar = tqdm(
-        total=len(source),
+        total=len(wanted),
         desc="reading",
         unit=" images",
         leave=False,
@@ -182,16 +197,16 @@ def read_batch(source: Source, indices: np.ndarray) -> Batch:
     return Batch(np.stack(images), np.asarray(labels, np.int32))
 
 
-def read_all(source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Every image that can be read.
+def read_all(source: Source, part: slice = slice(None)) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Every image of a part of a source that can be read.
 
     Returns:
         Images uint8 [N, H, W, C], labels int32 [N], and a line for each broken image.
     """
-    images = np.empty((len(source), *source.spec.shape), np.uint8)
+    images = np.empty((len(range(len(source))[part]), *source.spec.shape), np.uint8)
     labels: list[int] = []
     broken: list[str] = []
-    for examples in read_blocks(source):
+    for examples in read_blocks(source, part):
         for example in examples:
             if isinstance(example, BrokenImage):
                 broken.append(str(example))
@@ -212,15 +227,28 @@ def open_batches(
     skip_broken = options.on_broken == "skip"
     if len(source) * np.prod(source.spec.shape) > options.resident_gib * GIB:
         return Streamed(source, batch_size, seed, skip_broken)
-    images, labels, broken = read_all(source)
-    if broken and not skip_broken:
+    images, labels, broken = read_all(source, _share(len(source)))
+    counts = process_allgather(np.array([len(images), len(broken)])).reshape(-1, 2)
+    read, failed = counts.sum(axis=0)
+    if failed and not skip_broken:
         some = "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
         raise UsageError(
-            f"{len(broken)} of {len(source)} images cannot be read: {some}. "
-            "--on-broken skip leaves them out"
+            f"{failed} of {len(source)} images cannot be read: "
+            f"{some or 'see what the other processes say'}. --on-broken skip leaves them out"
         )
-    if not len(images):
+    if not read:
         raise UsageError(f"not one of {len(source)} images can be read")
     for line in broken:
         log.warning("skipped a broken image: %s", line)
+    images, labels = _exchange(images, counts[:, 0]), _exchange(labels, counts[:, 0])
     return Resident(images, labels, batch_size, seed)
+
+
+def _exchange(own: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, of `counts` entries each, end to end."""
+    if len(counts) == 1:
+        return own
+    padded = np.zeros((counts.max(), *own.shape[1:]), own.dtype)
+    padded[: len(own)] = own
+    parts = process_allgather(padded)
+    return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])

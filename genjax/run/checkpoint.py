@@ -4,6 +4,9 @@ Orbax commits a checkpoint atomically, but restores one with a flipped byte as g
 So once a checkpoint is committed we write the SHA-256 of each of its files into it. A checkpoint
 without that list is one whose save did not finish; one whose files differ from it is damaged.
 Neither is ever restored.
+
+Several processes save and restore together, on storage that all of them see; the first alone
+checks, writes digests and moves what is damaged, and tells the others.
 """
 
 import errno
@@ -15,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from genjax.run.processes import by_first, is_first, wait
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -28,8 +33,17 @@ class SaveError(OSError):
     """A checkpoint could not be written; the ones before it are untouched."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def is_remote(path: Path | epath.Path) -> bool:
+    """Whether a path is of a bucket, such as `gs://BUCKET/FOLDER`."""
+    return "://" in os.fspath(path)
+
+
+def write_atomically(path: Path | epath.Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, whatever happens in between."""
+    if is_remote(path):  # where an object appears when it is complete
+        epath.Path(path).write_bytes(data)
+        return
+    path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -41,18 +55,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _digests(folder: Path | epath.Path) -> dict[str, str]:
     """SHA-256 of each file under `folder`, by its path there."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != DIGESTS:
+    digests, folder = {}, epath.Path(folder)
+    for path in sorted(root / name for root, _, names in folder.walk() for name in names):
+        if path.name != DIGESTS:
             with path.open("rb") as file:
                 name = path.relative_to(folder).as_posix()
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path | epath.Path) -> str | None:
     """What is wrong with a checkpoint's files; None if nothing is."""
     try:
         wanted = json.loads((folder / DIGESTS).read_bytes())
@@ -78,9 +92,9 @@ class Checkpoints:
             `damaged/` beside the folder, and unfinished ones removed by Orbax's rules.
     """
 
-    def __init__(self, folder: Path, keep: int, best: str, writable: bool):
-        self.folder, self._writable = folder, writable
-        self._good = set(self._check())
+    def __init__(self, folder: Path | epath.Path, keep: int, best: str, writable: bool):
+        self.folder, self._writable = epath.Path(folder), writable
+        self._good = set(by_first(self._check))
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics[best],
             best_mode="min",
@@ -100,10 +114,10 @@ class Checkpoints:
             read_only=not writable,
         )
         if not self._good:
-            aside = folder.parent / "damaged"
+            aside = self.folder.parent / "damaged"
             if not writable or list(aside.glob(f"*/{DIGESTS}")):
                 raise UsageError(f"{folder} holds no good checkpoint (damaged ones are in {aside})")
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self._manager = ocp.CheckpointManager(self.folder.resolve(), options=options)
 
     def _check(self) -> list[int]:
         """Steps of the good checkpoints, ascending."""
@@ -147,7 +161,9 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
             path = self.folder / f"{step:08d}"
-            write_atomically(path / DIGESTS, json.dumps(_digests(path), indent=1).encode())
+            if is_first():
+                write_atomically(path / DIGESTS, json.dumps(_digests(path), indent=1).encode())
+            wait(f"step {step} saved")
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             full = os.strerror(errno.ENOSPC)  # TensorStore wraps it in four paths

@@ -56,7 +56,7 @@ def compare(runs: Sequence[str | Path]) -> Comparison:
     """
     if not runs:
         raise UsageError("no runs: wanted the folders of one or more")
-    folders = [RunFolder(Path(run)) for run in runs]
+    folders = [RunFolder(run) for run in runs]
     columns = [_column(folder) for folder in folders]
     evaluations = [_latest_evaluation(folder) for folder in folders]
     protocols = [{name: e["protocol"].get(name) for name in SHARED} for e in evaluations]
@@ -150,7 +150,7 @@ def to_html(comparison: Comparison, runs: Sequence[str | Path]) -> str:
         rows.append(f"<tr>{cells('th', [name])}{cells('td', row)}</tr>")
     sections = []
     for name, run in zip(comparison.runs, runs, strict=True):
-        folder = RunFolder(Path(run))
+        folder = RunFolder(run)
         figures = [(folder.figures / f"{figure}.png", text) for figure, text in FIGURES.items()]
         figures.append((folder.curves, "Loss and quality over steps"))
         images = "".join(_figure(path, text) for path, text in figures if path.is_file())

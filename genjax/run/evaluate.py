@@ -155,7 +155,7 @@ def evaluate(
     Raises:
         UsageError: No run there, no such good checkpoint or weights, or impossible numbers.
     """
-    folder = RunFolder(Path(run))
+    folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
     importance_samples = recipe.functions.samples if samples is None else samples
     for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
@@ -237,8 +237,9 @@ def evaluate(
     folder.figures.mkdir(exist_ok=True)
     for name, figure in figures.items():
         write_atomically(folder.figures / f"{name}.png", to_png(figure))
-    with folder.evaluations.open("a") as file:
+    with folder.to_append(folder.evaluations).open("a") as file:
         file.write(json.dumps(result) + "\n")
+    folder.publish()
     return result
 
 

@@ -3,19 +3,26 @@
 import contextlib
 import dataclasses
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
+from etils import epath
 
-from genjax.run.checkpoint import write_atomically
+from genjax.run.checkpoint import is_remote, write_atomically
+from genjax.run.processes import by_first, gathered
 from genjax.run.recipe import Recipe, from_json, to_json
 from genjax.types import ImageSpec, UsageError
 
 
 class RunFolder:
     """All that `resume`, `sample` and `evaluate` need.
+
+    Args:
+        path: Of a folder, or in a bucket, such as `gs://BUCKET/RUN`.
 
     Attributes:
         config: The resolved recipe and the shape of the data.
@@ -30,8 +37,9 @@ class RunFolder:
         checkpoints: Orbax checkpoints, each with its digests.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: str | Path | epath.Path):
+        self.path = path = epath.Path(path)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.config = path / "config.json"
         self.environment = path / "environment.jsonl"
         self.metrics = path / "metrics.jsonl"
@@ -42,6 +50,27 @@ class RunFolder:
         self.figures = path / "figures"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+
+    def to_append(self, path: epath.Path) -> Path:
+        """Where to append to a file, or write a folder of files, of this one.
+
+        In a bucket nothing is appended to: it is done in a scratch folder, until `publish`.
+        """
+        if not is_remote(path):
+            return Path(path)
+        self._scratch = self._scratch or tempfile.TemporaryDirectory()
+        local = Path(self._scratch.name) / path.name
+        if not local.exists() and path.is_file():
+            local.write_bytes(path.read_bytes())
+        return local
+
+    def publish(self) -> None:
+        """Bring what was appended to where it belongs."""
+        if self._scratch is not None:
+            scratch = Path(self._scratch.name)
+            for file in scratch.rglob("*"):
+                if file.is_file():
+                    (self.path / file.relative_to(scratch)).write_bytes(file.read_bytes())
 
     def write_config(self, recipe: Recipe, spec: ImageSpec, images: int) -> None:
         """Write the config, whole or not at all."""
@@ -68,18 +97,31 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder; the system lets go of it however the process ends.
 
+        A bucket knows no locks: nothing keeps a second run out of its folder.
+
         Raises:
-            UsageError: Another process holds it.
+            UsageError: Another process holds it, or not all processes of this run see it.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        lock = None if is_remote(self.path) else filelock.FileLock(self.path / ".lock", timeout=0)
+
+        def acquire() -> None:
+            try:
+                if lock is not None:
+                    lock.acquire()
+            except filelock.Timeout as error:
+                raise UsageError(f"another process is training in {self.path}") from error
+
+        by_first(acquire)
         try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise UsageError(f"another process is training in {self.path}") from error
-        try:
+            if not gathered(np.array(self.path.is_dir())).all():
+                raise UsageError(
+                    f"not all processes see {self.path}: wanted a folder that they share, such as "
+                    "gs://BUCKET/RUN"
+                )
             yield
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
 
 
 def create_run_folder(path: str | Path | None, name: str) -> RunFolder:
@@ -93,19 +135,23 @@ def create_run_folder(path: str | Path | None, name: str) -> RunFolder:
     Raises:
         UsageError: There is something at `path`.
     """
+    return RunFolder(by_first(lambda: _create(path, name)))
+
+
+def _create(path: str | Path | None, name: str) -> str:
     if path is not None:
-        folder = Path(path)
+        folder = epath.Path(path)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             hint = f"; to go on with it: genjax resume {folder}"
             is_run = (folder / "config.json").exists()
             raise UsageError(f"{folder} exists and is not empty{hint if is_run else ''}")
         folder.mkdir(parents=True, exist_ok=True)
-        return RunFolder(folder)
+        return str(folder)
     number = 1
     while True:
-        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        folder = epath.Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True)
-            return RunFolder(folder)
+            return str(folder)
         except FileExistsError:
             number += 1

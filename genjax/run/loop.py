@@ -1,4 +1,7 @@
-"""Training: data, step, state, records, checkpoints. A straight road; nothing calls back."""
+"""Training: data, step, state, records, checkpoints. A straight road; nothing calls back.
+
+Several processes walk it side by side, each with its devices; the first alone writes.
+"""
 
 import contextlib
 import dataclasses
@@ -8,19 +11,18 @@ import json
 import logging
 import math
 import platform
-import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from signal import signal as set_handler
 from types import FrameType
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
 from genjax.data.sources import DataOptions, Source, absolute, open_source
@@ -31,10 +33,11 @@ from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.evaluate import health, likelihoods
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.grid import grid, to_png
+from genjax.run.processes import ProcessLost, first_before_others, gathered, is_first
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sample import abstract_state, grid_labels, initial_state, sample_state
 from genjax.run.sharding import Steps
-from genjax.run.writer import Writer
+from genjax.run.writer import Silent, Writer
 from genjax.types import Batch, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -57,7 +60,7 @@ class Result:
         signal: The signal that stopped it early, or None.
     """
 
-    run: Path
+    run: epath.Path
     step: int
     signal: Signals | None
 
@@ -67,28 +70,31 @@ def train(recipe: Recipe | str, run: str | Path | None = None) -> Result:
 
     Args:
         recipe: A recipe, or what `load_recipe` takes.
-        run: The run folder, new. None: the first free one of `runs/FAMILY_DATA`,
-            `runs/FAMILY_DATA-2`, ...
+        run: The run folder, new, or one in a bucket, `gs://BUCKET/RUN`; several processes have to
+            share it. None: the first free one of `runs/FAMILY_DATA`, `runs/FAMILY_DATA-2`, ...
 
     Raises:
         UsageError: A mistake in the recipe or the data, or a folder that is in use.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint could not be written.
+        ProcessLost: Another process of the run is gone.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = dataclasses.replace(
         recipe, data=absolute(recipe.data), data_options=_absolute_data_dir(recipe)
     )
-    source = open_source(recipe.data, recipe.data_options)
+    source = _open(recipe)
     name = Path(recipe.data.rpartition(":")[2]).stem
     folder = create_run_folder(run, f"{recipe.family}_{name}")
     with folder.locked():
         try:
-            folder.write_config(recipe, source.spec, len(source))
+            if is_first():
+                folder.write_config(recipe, source.spec, len(source))
             return _run(folder, recipe, source)
         except UsageError:
-            if not folder.metrics.exists():  # refused before the first step: leave nothing behind
-                shutil.rmtree(folder.path)
+            # Refused before the first step: leave nothing behind.
+            if is_first() and not folder.metrics.exists():
+                folder.path.rmtree()
             raise
 
 
@@ -103,11 +109,12 @@ def resume(run: str | Path, steps: int | None = None) -> Result:
         UsageError: No run there, its data have changed, or another process trains in it.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint could not be written.
+        ProcessLost: Another process of the run is gone.
     """
-    folder = RunFolder(Path(run))
+    folder = RunFolder(run)
     recipe, spec, images = folder.read_config()
     with folder.locked():
-        source = open_source(recipe.data, recipe.data_options)
+        source = _open(recipe)
         if (source.spec, len(source)) != (spec, images):
             raise UsageError(
                 f"{recipe.data} has changed: {len(source)} images of {source.spec}, "
@@ -115,8 +122,15 @@ def resume(run: str | Path, steps: int | None = None) -> Result:
             )
         if steps is not None:
             recipe = dataclasses.replace(recipe, steps=steps)
-            folder.write_config(recipe, spec, images)
+            if is_first():
+                folder.write_config(recipe, spec, images)
         return _run(folder, recipe, source)
+
+
+def _open(recipe: Recipe) -> Source:
+    """The data; the first process prepares them if they have to be, and the others find them."""
+    with first_before_others("data opened"):
+        return open_source(recipe.data, recipe.data_options)
 
 
 def _absolute_data_dir(recipe: Recipe) -> DataOptions:
@@ -128,9 +142,22 @@ def _absolute_data_dir(recipe: Recipe) -> DataOptions:
 
 def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
     """Train from the last good checkpoint, or from the beginning, in a locked folder."""
+    try:
+        return _train(folder, recipe, source)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise ProcessLost(
+            f"another process is gone ({str(error).splitlines()[0][:200]}); when all are there "
+            f"again, to go on from the last checkpoint: genjax resume {folder.path}"
+        ) from error
+
+
+def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_log_file(folder))
-        _write_environment(folder)
+        if is_first():
+            stack.enter_context(_log_file(folder))
+            _write_environment(folder)
         checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=True)
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
@@ -138,29 +165,36 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
-        if start:
-            state = checkpoints.restore(start, abstract_state(recipe, source.spec))
-        else:
-            state = initial_state(recipe, source.spec, init_key)
         log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
         batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
-        step_fn = functools.partial(recipe.functions.step, recipe.model)
-        steps = Steps(step_fn, batches, recipe.batch_size, step_key, recipe.parallel)
+        steps = Steps(
+            functools.partial(recipe.functions.step, recipe.model),
+            batches,
+            recipe.batch_size,
+            step_key,
+            recipe.parallel,
+            abstract_state(recipe, source.spec),
+        )
+        if start:
+            state = steps.put(checkpoints.restore(start, steps.saved))
+        else:
+            state = steps.put(initial_state(recipe, source.spec, init_key))
         evaluate = _Evaluator(folder, recipe, source, sample_key)
-        writer = Writer(folder, start, recipe.steps, recipe.batch_size)
-        stack.callback(writer.close)
+        writer: Writer | Silent = Silent()
         watch = Watch()
-        for record in writer.records:
-            watch(record)
+        if is_first():
+            writer = Writer(folder, start, recipe.steps, recipe.batch_size)
+            stack.callback(writer.close)
+            for record in writer.records:
+                watch(record)
 
         log.info("training in %s from step %d", folder.path, start)
         stop = stack.enter_context(_stop_signals())
-        step, state = start, steps.put(state)
-        while step < recipe.steps and stop.signal is None:
+        step, signal = start, None
+        while step < recipe.steps and signal is None:
             first, step = step, min(step - step % recipe.log_every + recipe.log_every, recipe.steps)
             state, metrics = _take_steps(steps, state, batches, first, step)
-            here = steps.get(state)
-            _refuse_non_finite(metrics, first, here)
+            _refuse_non_finite(metrics, first, state, steps.finite_leaves)
             record = {
                 name: float(np.mean(values))
                 for name, values in metrics.items()
@@ -168,15 +202,25 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             }
             quality = None
             if step % recipe.save_every == 0 or step == recipe.steps:
-                quality = evaluate(here, step)
+                quality = evaluate(steps.get(state), step)
                 record |= quality
             writer.record(step, record)
             for warning in watch(record):
                 log.warning("step %d: %s", step, warning)
-            if quality or stop.signal:
-                checkpoints.save(step, here, quality)
+            # A signal to one process stops all of them, at the same step.
+            signal = _strongest(stop.signal)
+            if quality or signal:
+                checkpoints.save(step, steps.to_save(state), quality)
                 writer.report()
-        return Result(folder.path, step, stop.signal)
+        return Result(folder.path, step, signal)
+
+
+def _strongest(signal: Signals | None) -> Signals | None:
+    """The signal that any process was sent, on all of them."""
+    number = int(gathered(np.array(signal or 0)).max())
+    if number and signal is None:
+        log.warning("%s in another process: saving, then stopping", Signals(number).name)
+    return Signals(number) if number else None
 
 
 def _take_steps(
@@ -191,7 +235,12 @@ def _take_steps(
     return state, {name: np.ma.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _refuse_non_finite(metrics: dict[str, np.ndarray], first: int, state: State) -> None:
+def _refuse_non_finite(
+    metrics: dict[str, np.ndarray],
+    first: int,
+    state: State,
+    finite_leaves: Callable[[State], np.ndarray],
+) -> None:
     """Raise `Diverged` with the first quantity that is not finite, and its step."""
     ok = {name: np.isfinite(np.ma.filled(values, 0)) for name, values in metrics.items()}
     bad = {name: int(np.argmin(values)) for name, values in ok.items() if not values.all()}
@@ -200,19 +249,10 @@ def _refuse_non_finite(metrics: dict[str, np.ndarray], first: int, state: State)
         names = ", ".join(f"{name} = {metrics[name][i]}" for name, i in bad.items() if i == index)
         raise Diverged(f"at step {first + index + 1}: {names}")
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    for (path, _), finite in zip(leaves, _finite_leaves(state), strict=True):
+    for (path, _), finite in zip(leaves, finite_leaves(state), strict=True):
         if not finite:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise Diverged(f"after step {first + len(next(iter(metrics.values())))}: {name}")
-
-
-@jax.jit
-def _finite(state: State) -> jax.Array:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)])
-
-
-def _finite_leaves(state: State) -> np.ndarray:
-    return np.asarray(_finite(state))
 
 
 class _Evaluator:
@@ -227,7 +267,8 @@ class _Evaluator:
         self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
         self._data = _some_images(source, recipe.seed)
         self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
-        self._folder.mkdir(exist_ok=True)
+        if is_first():
+            self._folder.mkdir(exist_ok=True)
         if recipe.functions.evaluate is None:
             return
         if recipe.data_options.test_split is None:
@@ -239,7 +280,8 @@ class _Evaluator:
     def __call__(self, state: State, step: int) -> dict[str, float]:
         labels, columns = grid_labels(self._recipe, state.spec)
         images = sample_state(self._recipe, state, self._grid_key, labels)
-        write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images, columns)))
+        if is_first():
+            write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images, columns)))
         samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
         metrics = {ENERGY_DISTANCE: float(self._distance(samples, self._data.images))}
         if self._recipe.functions.evaluate is not None:
@@ -289,7 +331,7 @@ def _stop_signals() -> Iterator[_Stop]:
 @contextlib.contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
     log.setLevel(logging.INFO)
-    handler = logging.FileHandler(folder.log)
+    handler = logging.FileHandler(folder.to_append(folder.log))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -306,8 +348,9 @@ def _write_environment(folder: RunFolder) -> None:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processes": jax.process_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-    with folder.environment.open("a") as file:
+    with folder.to_append(folder.environment).open("a") as file:
         file.write(json.dumps(values) + "\n")

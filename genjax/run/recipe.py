@@ -5,7 +5,7 @@ import difflib
 import json
 import runpy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import tyro
 from pydantic import Field, ValidationError, model_validator
@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from genjax.data.sources import DataOptions
 from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
+from genjax.run.sharding import Parallel
 from genjax.types import CHECKED, Config, Family, UsageError
 
 # Fields of these types give the command line `--size`, not `--data-options.size`.
@@ -44,8 +45,9 @@ class Recipe:
     """Steps between checkpoints, each with a grid of samples and the quality metric."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Latest checkpoints kept, beside the best; at least 2, so that one is safe during a save."""
-    parallel: Literal["jit", "pmap"] = "jit"
-    """How the step is spread over devices: jit over a sharded batch, or pmap."""
+    parallel: Parallel = "jit"
+    """How the step is spread over devices: jit over a sharded batch; fsdp, with the state split
+    too, for models that are large beside a device's memory; or pmap."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -162,9 +162,9 @@ def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
 
 
 def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
-    """Shapes and types of a state on the first device, to restore into."""
+    """Shapes and types of a state on this process's first device, to restore into."""
     shapes = jax.eval_shape(lambda: recipe.functions.init(recipe.model, jax.random.key(0), spec))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
@@ -178,7 +178,7 @@ def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe
     Raises:
         UsageError: No run there, or no such good checkpoint.
     """
-    folder = RunFolder(Path(run))
+    folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
     checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=False)
     named = {"best": checkpoints.best, "latest": checkpoints.latest}

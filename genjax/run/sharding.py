@@ -2,21 +2,29 @@
 
 Each way compiles one program that runs several steps (`lax.scan`), so Python is out of the loop.
 State is donated. A step's key is a function of (root key, step), so it does not matter how steps
-are grouped into calls, or whether a run was interrupted.
+are grouped into calls, or whether a run was interrupted. Devices are those of all processes; each
+process feeds its share of a batch.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genjax.data.batches import Batches
 from genjax.nn.replicas import BATCH_AXIS
 from genjax.types import Batch, Metrics, Occasional, State, UsageError
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
+Parallel = Literal["jit", "pmap", "fsdp"]
+
+# Smaller arrays are on every device whole: to gather them costs more than it saves.
+SMALLEST_SPLIT = 2**12
+# Fields of a state that no network reads in a step; each device updates its part of them.
+UPDATED_ONLY = {"opt_state", "ema"}
 
 
 class Steps:
@@ -27,31 +35,60 @@ class Steps:
         batches: Where batches come from.
         batch_size: Images a step, over all devices.
         root_key: Of all draws.
-        parallel: `jit` or `pmap`.
+        parallel: `jit`: the state is on every device whole, and the batch is split. `fsdp`: the
+            large arrays of the state are split too, each along its longest axis that divides among
+            the devices; those that networks read are gathered at the beginning of each step, and
+            each device updates its part (Rajbhandari et al. 2020; Zhao et al. 2023). `pmap`: as
+            `jit`, by jax's older transform.
+        like: Shapes and types of the state.
+        devices: Over which it runs. None: all, of all processes.
+
+    Attributes:
+        saved: Shapes, types and shardings of the state in a checkpoint.
 
     Raises:
         UsageError: `batch_size` does not divide among the devices.
     """
 
     def __init__(
-        self, step: Step, batches: Batches, batch_size: int, root_key: jax.Array, parallel: str
+        self,
+        step: Step,
+        batches: Batches,
+        batch_size: int,
+        root_key: jax.Array,
+        parallel: Parallel,
+        like: State,
+        devices: Sequence[jax.Device] | None = None,
     ):
-        devices = jax.devices()
+        # In the order of processes, so that each holds rows of the batch that lie together.
+        devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
         if batch_size % len(devices):
             raise UsageError(
                 f"batch_size = {batch_size}: should be a multiple of the {len(devices)} devices"
             )
-        self._mapped = parallel == "pmap"
-        mesh = jax.make_mesh((len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+        self._mapped, self._splits_state = parallel == "pmap", parallel == "fsdp"
+        mesh = Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
         self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._over_devices = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
         self._batch_split = NamedSharding(mesh, PartitionSpec(None, BATCH_AXIS))
-        self._devices = len(devices)
+        self._local_devices = [d for d in devices if d.process_index == jax.process_index()]
+        shardings = jax.tree.map(
+            lambda x: self._split_over(x.shape) if self._splits_state else self._replicated, like
+        )
+        self.saved = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            like,
+            shardings,
+        )
 
         def run(state: State, arrays: Any, feed: Any) -> tuple[State, Metrics]:
             def one(state: State, item: Any) -> tuple[State, Metrics]:
                 key = jax.random.fold_in(root_key, state.step)
-                return step(state, batches.select(arrays, item), key)
+                if self._splits_state:
+                    state = jax.tree_util.tree_map_with_path(self._gather_what_networks_read, state)
+                state, metrics = step(state, batches.select(arrays, item), key)
+                if self._splits_state:
+                    state = jax.lax.with_sharding_constraint(state, shardings)
+                return state, metrics
 
             return jax.lax.scan(one, state, feed)
 
@@ -60,42 +97,101 @@ class Steps:
         else:
             self._run = jax.jit(
                 run,
-                in_shardings=(self._replicated, self._replicated, self._batch_split),
-                out_shardings=self._replicated,
+                in_shardings=(shardings, self._replicated, self._batch_split),
+                out_shardings=(shardings, self._replicated),
                 donate_argnums=0,
             )
-        self._arrays = self.put(batches.arrays)
+        self._gather = jax.jit(lambda tree: tree, out_shardings=self._replicated)
+        self._finite = jax.jit(
+            lambda state: jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state)]),
+            out_shardings=None if self._mapped else self._replicated,
+        )
+        self._batches = batches
+        self._arrays: Any = None
 
-    def put(self, tree: Any) -> Any:
-        """A pytree as the program takes it: on every device, and for pmap along a leading axis."""
-        if not self._mapped:
-            return jax.device_put(tree, self._replicated)
-        stacked = jax.tree.map(lambda x: np.broadcast_to(x, (self._devices, *np.shape(x))), tree)
-        return jax.device_put(stacked, self._over_devices)
+    def _split_over(self, shape: tuple[int, ...]) -> NamedSharding:
+        mesh = self._replicated.mesh
+        if np.prod(shape) >= SMALLEST_SPLIT:
+            for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
+                if shape[axis] % mesh.size == 0:
+                    return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
+        return self._replicated
+
+    def _gather_what_networks_read(self, path: Any, x: jax.Array) -> jax.Array:
+        """Else the compiler would split activations as parameters are, and not by the batch."""
+        names = {getattr(key, "name", None) for key in path}
+        if names & UPDATED_ONLY:
+            return x
+        return jax.lax.with_sharding_constraint(x, self._replicated)
+
+    def put(self, state: State) -> State:
+        """A state as the program takes it, from one as `get` or `to_save` gives it."""
+        if self._mapped:
+            return self._on_each_device(state)
+        return jax.device_put(state, jax.tree.map(lambda x: x.sharding, self.saved))
 
     def get(self, state: State) -> State:
-        """The state as one device would have it; undoes `put`."""
-        return jax.tree.map(lambda x: x[0], state) if self._mapped else state
+        """The whole state on one device of this process; lives no longer than `state`."""
+        if self._splits_state:
+            state = self._gather(state)
+        return jax.tree.map(self._on_one_device, state)
+
+    def to_save(self, state: State) -> State:
+        """The state as all processes save it together: `saved` tells of its shardings."""
+        return jax.device_put(self.get(state), self._replicated) if self._mapped else state
+
+    def finite_leaves(self, state: State) -> np.ndarray:
+        """Whether each leaf is free of NaN and infinities, bool [leaves]."""
+        return np.asarray(self._finite(self.get(state) if self._mapped else state))
 
     def __call__(self, state: State, feed: Any) -> tuple[State, dict[str, np.ndarray]]:
         """Run the steps of one feed.
 
         Args:
             state: From `put` or an earlier call; donated.
-            feed: From `batches.feed`, leading axes [steps, B].
+            feed: From `batches.feed`, leading axes [steps, B], B the share of this process.
 
         Returns:
             The new state, and each metric's values, [steps]; masked where a step measured none.
         """
+        if self._arrays is None:
+            self._arrays = (
+                self._on_each_device(self._batches.arrays)
+                if self._mapped
+                else jax.device_put(self._batches.arrays, self._replicated)
+            )
         if self._mapped:
             feed = jax.tree.map(self._split, feed)
+        else:
+            feed = jax.tree.map(
+                lambda x: jax.make_array_from_process_local_data(self._batch_split, x), feed
+            )
         state, metrics = self._run(state, self._arrays, feed)
-        return state, {name: as_array(values) for name, values in self.get(metrics).items()}
+        metrics = jax.tree.map(self._on_one_device, metrics)
+        return state, {name: as_array(values) for name, values in metrics.items()}
+
+    def lower(self, steps: int) -> jax.stages.Lowered:
+        """The program of a call of so many steps, lowered for the devices and run by none."""
+        feed = jax.eval_shape(lambda: self._batches.feed(0, steps))
+        return self._run.lower(self.saved, self._batches.arrays, feed)
+
+    def _on_each_device(self, tree: Any) -> Any:
+        """Along a leading axis, as pmap takes it."""
+        count = len(self._local_devices)
+        mesh = Mesh(np.array(self._local_devices), (BATCH_AXIS,))
+        stacked = jax.tree.map(
+            lambda x: np.broadcast_to(np.asarray(x), (count, *np.shape(x))), tree
+        )
+        return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(BATCH_AXIS)))
+
+    def _on_one_device(self, x: jax.Array) -> jax.Array:
+        own = x.addressable_data(0)
+        return own[0] if self._mapped else own
 
     def _split(self, x: np.ndarray) -> np.ndarray:
-        """[steps, B, ...] to [devices, steps, B / devices, ...]."""
-        steps, batch = x.shape[:2]
-        return x.reshape(steps, self._devices, batch // self._devices, *x.shape[2:]).swapaxes(0, 1)
+        """[steps, B, ...] to [local devices, steps, B / local devices, ...]."""
+        count, (steps, batch) = len(self._local_devices), x.shape[:2]
+        return x.reshape(steps, count, batch // count, *x.shape[2:]).swapaxes(0, 1)
 
 
 def as_array(values: jax.Array | Occasional) -> np.ndarray:

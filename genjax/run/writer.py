@@ -52,9 +52,11 @@ class Writer:
         self.folder, self._steps, self._batch_size = folder, steps, batch_size
         self.records = read_records(folder, start)
         text = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_atomically(folder.metrics, text.encode())
-        self._file = folder.metrics.open("a")
-        self._events = tensorboardX.SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
+        metrics = folder.to_append(folder.metrics)
+        write_atomically(metrics, text.encode())
+        self._file = metrics.open("a")
+        events = folder.to_append(folder.tensorboard)
+        self._events = tensorboardX.SummaryWriter(str(events), purge_step=start + 1)
         self._start = self._last_step = start
         self._last_time = time.monotonic()
         self._before = self.records[-1]["seconds"] if self.records else 0.0
@@ -91,6 +93,8 @@ class Writer:
         if now - self._drawn > SECONDS_BETWEEN_CURVES:
             self._draw()
             self._drawn = now
+        self._events.flush()
+        self.folder.publish()
         if self._bar.disable:
             record = self.records[-1]
             rate = (record["step"] - self._start) / (now - self._started)
@@ -117,6 +121,17 @@ class Writer:
                 self._draw()
         self._file.close()
         self._events.close()
+        self.folder.publish()
+
+
+class Silent:
+    """Of several processes what all but the first write: nothing."""
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `Writer.record`."""
+
+    def report(self) -> None:
+        """See `Writer.report`."""
 
 
 def _panel(name: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import chex
 import jax
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from genjax.data.batches import Resident
 from genjax.models import FAMILIES, biggan, stylegan, stylegan2
-from genjax.run.sharding import Steps, as_array
+from genjax.run.sharding import Parallel, Steps, as_array
 from genjax.types import Batch, ImageSpec
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -94,8 +94,9 @@ def _params(state):
 def _run(family, parallel, steps):
     batches = _batches()
     step = functools.partial(family.step, _config(family))
-    compiled = Steps(step, batches, BATCH, jax.random.key(1), parallel)
-    state, metrics = compiled(compiled.put(_init(family)), batches.feed(0, steps))
+    state = _init(family)
+    compiled = Steps(step, batches, BATCH, jax.random.key(1), parallel, state)
+    state, metrics = compiled(compiled.put(state), batches.feed(0, steps))
     return compiled.get(state), metrics
 
 
@@ -140,7 +141,7 @@ def test_a_seed_changes_every_kernel(family):
 
 
 @every_family
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", get_args(Parallel))
 def test_eight_devices_give_the_numbers_of_one(family, parallel):
     assert len(jax.devices()) == 8
     one, one_metrics = _run_on_one_device(family, 5)
@@ -157,7 +158,7 @@ def test_eight_devices_give_the_numbers_of_one(family, parallel):
 def test_steps_are_the_same_however_they_are_grouped(family):
     batches = _batches()
     step = functools.partial(family.step, _config(family))
-    compiled = Steps(step, batches, BATCH, jax.random.key(1), "jit")
+    compiled = Steps(step, batches, BATCH, jax.random.key(1), "jit", _init(family))
     together, metrics = compiled(compiled.put(_init(family)), batches.feed(0, 4))
     apart, parts = compiled.put(_init(family)), []
     for first, count in ((0, 2), (2, 2)):  # two programs to compile

@@ -178,16 +178,20 @@ def test_a_run_that_diverges_says_where_and_keeps_the_good_state(tmp_path):
     chex.assert_trees_all_equal(_state(tmp_path / "run"), good)
 
 
+def _finite_leaves(state):
+    return np.array([np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])
+
+
 def test_a_parameter_that_is_not_finite_is_named():
     state = {"generator": {"kernel": np.array([1.0, np.inf], np.float32)}, "step": np.int32(3)}
     with pytest.raises(genjax.Diverged, match="after step 3: generator/kernel"):
-        genjax.run.loop._refuse_non_finite({"loss": np.ones(3)}, 0, state)
+        genjax.run.loop._refuse_non_finite({"loss": np.ones(3)}, 0, state, _finite_leaves)
 
 
 def test_the_first_metric_that_is_not_finite_is_named():
     metrics = {"a": np.array([1, 1, np.nan]), "b": np.array([1, np.inf, np.nan])}
     with pytest.raises(genjax.Diverged, match=r"at step 12: b = inf"):
-        genjax.run.loop._refuse_non_finite(metrics, 10, {})
+        genjax.run.loop._refuse_non_finite(metrics, 10, {}, _finite_leaves)
 
 
 def test_a_second_process_is_refused(trained):

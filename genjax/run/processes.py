@@ -1,0 +1,145 @@
+"""Several processes that train one model: how they join, who writes, and what they agree on.
+
+Every process runs the same program in the same order. The first alone writes logs, grids and
+curves; all save and restore checkpoints together.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from genjax.types import UsageError
+
+T = TypeVar("T")
+
+# After so many seconds without a sign of life a process counts as dead, and the others end.
+HEARTBEAT_SECONDS = 60
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the run is gone, and this one cannot go on alone."""
+
+
+def join() -> None:
+    """Join the other processes of the run, if the environment tells of any; else do nothing.
+
+    It tells of them by `JAX_COORDINATOR_ADDRESS` (HOST:PORT, where process 0 listens),
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together; by a SLURM step of several tasks; or on a
+    Cloud TPU VM, whose slice may have further workers. To be called before anything is computed.
+
+    Raises:
+        UsageError: Some of the variables are missing or impossible, or the others did not come.
+    """
+    # Signals are the loop's to handle, Ctrl-C and SIGTERM alike, and on every platform.
+    jax.config.update("jax_enable_preemption_service", False)
+    arguments = _from_variables()
+    if not arguments and not _in_slurm_step() and not _on_tpu_vm():
+        return
+    try:
+        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UsageError(
+            f"the processes of the run did not find each other: {first_line}"
+        ) from error
+
+
+def _from_variables() -> dict[str, Any]:
+    given = {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}
+    if not given:
+        return {}
+    if len(given) < 3:
+        missing = [name for name in (ADDRESS, COUNT, INDEX) if name not in given]
+        raise UsageError(
+            f"{', '.join(given)} is set without {' and '.join(missing)}: wanted all three"
+        )
+    host, _, port = given[ADDRESS].rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"{ADDRESS} = {given[ADDRESS]!r}: should be HOST:PORT")
+    numbers = {}
+    for name, least in ((COUNT, 1), (INDEX, 0)):
+        if not given[name].isdigit() or int(given[name]) < least:
+            raise UsageError(f"{name} = {given[name]!r}: should be a whole number from {least}")
+        numbers[name] = int(given[name])
+    if numbers[INDEX] >= numbers[COUNT]:
+        raise UsageError(f"{INDEX} = {numbers[INDEX]}: should be below {COUNT} = {numbers[COUNT]}")
+    return {
+        "coordinator_address": given[ADDRESS],
+        "num_processes": numbers[COUNT],
+        "process_id": numbers[INDEX],
+    }
+
+
+def _in_slurm_step() -> bool:
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _on_tpu_vm() -> bool:
+    """Whether jax will compute on TPU chips of this machine."""
+    wanted = os.environ.get("JAX_PLATFORMS", "tpu").split(",")
+    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return "tpu" in wanted and bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
+def is_joined() -> bool:
+    """Whether `join` found others, or a slice of one worker."""
+    return jax.distributed.is_initialized()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes; true where there is but one."""
+    return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Wait until every process has come here; `name` tells this place from others."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def first_before_others(name: str) -> Iterator[None]:
+    """The first process does a thing alone, and the others do it when it is through."""
+    if not is_first():
+        wait(name)
+    yield
+    if is_first():
+        wait(name)
+
+
+def gathered(values: np.ndarray) -> np.ndarray:
+    """What each process has, [processes, ...], on every one; `values` of one shape on all."""
+    if jax.process_count() == 1:
+        return np.asarray(values)[None]
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What `work` gives on the first process, on all: a value that JSON can hold.
+
+    Raises:
+        UsageError: `work` raised it; so do all.
+    """
+    if jax.process_count() == 1:
+        return work()
+    told: dict[str, Any] = {}
+    if is_first():
+        try:
+            told["value"] = work()
+        except UsageError as error:
+            told["error"] = str(error)
+    text = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    (length, *_) = gathered(np.array(len(text)))
+    told = json.loads(gathered(np.resize(text, length))[0].tobytes())
+    if "error" in told:
+        raise UsageError(told["error"])
+    return told["value"]

@@ -189,6 +189,12 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
                 watch(record)
 
         log.info("training in %s from step %d", folder.path, start)
+        if jax.process_count() > 1:
+            log.info(
+                "%d processes: should one be lost the others end; to go on: genjax resume %s",
+                jax.process_count(),
+                folder.path,
+            )
         stop = stack.enter_context(_stop_signals())
         step, signal = start, None
         while step < recipe.steps and signal is None:

@@ -138,7 +138,9 @@ class Steps:
 
     def to_save(self, state: State) -> State:
         """The state as all processes save it together: `saved` tells of its shardings."""
-        return jax.device_put(self.get(state), self._replicated) if self._mapped else state
+        if self._mapped:
+            return jax.device_put(jax.tree.map(np.asarray, self.get(state)), self._replicated)
+        return state
 
     def finite_leaves(self, state: State) -> np.ndarray:
         """Whether each leaf is free of NaN and infinities, bool [leaves]."""

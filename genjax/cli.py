@@ -28,6 +28,8 @@ from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import SaveError, write_atomically
 from genjax.run.compare import compare, to_csv, to_html, to_text
+from genjax.run.compile import compile_step
+from genjax.run.compile import to_text as to_program_text
 from genjax.run.evaluate import evaluate
 from genjax.run.extractor import ExtractorKind, cache_folder
 from genjax.run.grid import as_text, in_pairs
@@ -83,6 +85,7 @@ usage: genjax COMMAND ...
   genjax project RUN              images and the nearest that styles give
   genjax list                     the recipes and the families
   genjax show RECIPE [options]    a recipe with every default spelled out
+  genjax compile RECIPE [options] what a step needs, here or on a TPU slice that is not there
   genjax inspect DATA [options]   what a data set holds, and what is broken in it
 
 RECIPE is a name from `genjax list`, or the path of a .py file of yours.
@@ -121,15 +124,16 @@ def run(arguments: list[str]) -> int:
         print(USAGE)
         return 0 if arguments else 2
     command, *rest = arguments
-    if command in ("train", "show"):
+    if command in RECIPE_COMMANDS:
         return _run_recipe_command(command, rest)
     if command not in COMMANDS:
-        raise UsageError(f"no command {command!r}: wanted train, show, {', '.join(COMMANDS)}")
+        commands = ", ".join([*RECIPE_COMMANDS, *COMMANDS])
+        raise UsageError(f"no command {command!r}: wanted {commands}")
     return _parse(COMMANDS[command], command, rest)()
 
 
 def _run_recipe_command(command: str, arguments: list[str]) -> int:
-    """`train` and `show`: the recipe comes first, for it decides which options there are."""
+    """Those whose recipe comes first, for it decides which options there are."""
     wants_help = bool(arguments) and arguments[0] in ("-h", "--help")
     if not wants_help and (not arguments or arguments[0].startswith("-")):
         raise UsageError(f"the recipe comes first: genjax {command} RECIPE [options]")
@@ -160,8 +164,26 @@ def _run_recipe_command(command: str, arguments: list[str]) -> int:
         """
         return lambda: _print(json.dumps(to_json(recipe), indent=2))
 
-    function = train_command if command == "train" else show_command
-    return _parse(function, f"{command} {name}", rest)()
+    def compile_command(
+        recipe: Annotated[Recipe, Flat] = default, topology: str | None = None
+    ) -> Work:
+        """Compile the train step, and say what memory and time it will take.
+
+        Args:
+            recipe: The recipe.
+            topology: A TPU slice, CHIP:AxB or CHIP:AxBxC such as v5e:16x16, which need not be
+                there. None: the devices of this machine.
+        """
+
+        def work() -> int:
+            if topology is not None:  # to compile for TPUs, not to look for some
+                jax.config.update("jax_platforms", "cpu")
+            return _print(to_program_text(recipe, compile_step(recipe, topology)))
+
+        return work
+
+    commands = {"train": train_command, "show": show_command, "compile": compile_command}
+    return _parse(commands[command], f"{command} {name}", rest)()
 
 
 def resume_command(run: Positional[str], steps: int | None = None) -> Work:
@@ -540,6 +562,7 @@ def inspect_command(
     return lambda: _print(inspect(data, options, output))
 
 
+RECIPE_COMMANDS = ("train", "show", "compile")
 COMMANDS: dict[str, Callable[..., Work]] = {
     "resume": resume_command,
     "sample": sample_command,

@@ -226,20 +226,8 @@ class TfdsSource:
 
     def __init__(self, name: str, options: DataOptions):
         source, features = _open_tfds(name, options)
-        image_key, image = _one_feature(features, "Image", f"tfds:{name}")
-        self._source, self._image_key, self._fit = source, image_key, options.fit
-        label: Any = dict(features.items()).get("label")
-        self._has_labels = getattr(label, "num_classes", None) is not None
-        self.class_names: Sequence[str] = label.names if self._has_labels else []
-        height, width, channels = image.shape
-        if options.height_width:
-            height, width = options.height_width
-        if height is None or width is None:
-            raise ManySizes(f"tfds:{name} has images of many sizes: give --size HEIGHT [WIDTH]")
-        if np.dtype(image.np_dtype) not in (np.uint8, np.uint16):
-            raise UsageError(f"tfds:{name} has {image.np_dtype} images; wanted uint8 or uint16")
-        channels = options.channels or (1 if channels == 1 else 3)
-        self.spec = ImageSpec(height, width, channels, len(self.class_names))
+        self._source, self._fit = source, options.fit
+        self._image_key, self.spec, self.class_names = _read_features(name, features, options)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -249,10 +237,29 @@ class TfdsSource:
         return [
             (
                 fit_array(record[self._image_key], self.spec, self._fit),
-                int(record["label"]) if self._has_labels else 0,
+                int(record["label"]) if self.class_names else 0,
             )
             for record in self._source.__getitems__([int(i) for i in indices])
         ]
+
+
+def _read_features(
+    name: str, features: Any, options: DataOptions
+) -> tuple[str, ImageSpec, Sequence[str]]:
+    """Of a tensorflow-datasets data set: the key of its images, their shape, its class names."""
+    image_key, image = _one_feature(features, "Image", f"tfds:{name}")
+    label: Any = dict(features.items()).get("label")
+    has_labels = getattr(label, "num_classes", None) is not None
+    class_names: Sequence[str] = label.names if has_labels else []
+    height, width, channels = image.shape
+    if options.height_width:
+        height, width = options.height_width
+    if height is None or width is None:
+        raise ManySizes(f"tfds:{name} has images of many sizes: give --size HEIGHT [WIDTH]")
+    if np.dtype(image.np_dtype) not in (np.uint8, np.uint16):
+        raise UsageError(f"tfds:{name} has {image.np_dtype} images; wanted uint8 or uint16")
+    channels = options.channels or (1 if channels == 1 else 3)
+    return image_key, ImageSpec(height, width, channels, len(class_names)), class_names
 
 
 class FileSource:
@@ -374,6 +381,27 @@ def open_source(data: str, options: DataOptions) -> Source:
     return Bordered(source, options.border) if options.border else source
 
 
+def expected_spec(data: str, options: DataOptions) -> ImageSpec:
+    """The shape of the images that `data` names, without reading or downloading any if possible.
+
+    That of files which are not here is taken from `options.size`, in colour and without classes.
+
+    Raises:
+        UsageError: It cannot be told.
+    """
+    kind, _, name = data.partition(":")
+    if kind == "tfds":
+        features = _tfds_builder(name, options).info.features
+        _, spec, _ = _read_features(name, features, options)
+        border = 2 * options.border
+        return dataclasses.replace(spec, height=spec.height + border, width=spec.width + border)
+    path = Path(name if kind == "folder" else data).expanduser()
+    if options.height_width and not path.exists() and kind != STACKED:
+        height, width = (size + 2 * options.border for size in options.height_width)
+        return ImageSpec(height, width, options.channels or 3)
+    return open_source(data, options).spec
+
+
 def _open(data: str, options: DataOptions) -> Source:
     kind, _, name = data.partition(":")
     if kind == STACKED and name:
@@ -464,24 +492,32 @@ def _one_feature(features: Any, kind: str, where: str) -> tuple[str, Any]:
     raise UsageError(f"{where} has no image: its features are {', '.join(features)}")
 
 
-def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
-    """The data source of a split, and its features; downloads what is not there."""
+def _tfds_builder(name: str, options: DataOptions) -> Any:
     import tensorflow_datasets as tfds
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # an advertisement for OpenCV, each time
-    by_hand = (
-        f"prepare it where there is a network: pip install tensorflow, then "
-        f"tfds build {name} --file_format=array_record"
-        + (f" --data_dir={options.data_dir}" if options.data_dir else "")
-    )
     try:
-        builder = tfds.builder(name, data_dir=options.data_dir)
+        return tfds.builder(name, data_dir=options.data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise UsageError(f"tensorflow-datasets knows no data set {name!r}") from error
     except Exception as error:
         raise UsageError(
-            f"tfds:{name} cannot be opened ({_first_line(error)}); {by_hand}"
+            f"tfds:{name} cannot be opened ({_first_line(error)}); {_by_hand(name, options)}"
         ) from error
+
+
+def _by_hand(name: str, options: DataOptions) -> str:
+    """How to prepare a data set where it cannot be done here."""
+    return (
+        f"prepare it where there is a network: pip install tensorflow, then "
+        f"tfds build {name} --file_format=array_record"
+        + (f" --data_dir={options.data_dir}" if options.data_dir else "")
+    )
+
+
+def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
+    """The data source of a split, and its features; downloads what is not there."""
+    builder, by_hand = _tfds_builder(name, options), _by_hand(name, options)
     if not builder.is_prepared():
         try:
             builder.download_and_prepare(file_format="array_record")

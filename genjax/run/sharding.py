@@ -172,10 +172,9 @@ class Steps:
         metrics = jax.tree.map(self._on_one_device, metrics)
         return state, {name: as_array(values) for name, values in metrics.items()}
 
-    def lower(self, steps: int) -> jax.stages.Lowered:
-        """The program of a call of so many steps, lowered for the devices and run by none."""
-        feed = jax.eval_shape(lambda: self._batches.feed(0, steps))
-        return self._run.lower(self.saved, self._batches.arrays, feed)
+    def trace(self, steps: int) -> jax.stages.Traced:
+        """The program of a call of so many steps, to be lowered and compiled but not run."""
+        return self._run.trace(self.saved, self._batches.arrays, self._batches.feed(0, steps))
 
     def _on_each_device(self, tree: Any) -> Any:
         """Along a leading axis, as pmap takes it."""

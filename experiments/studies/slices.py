@@ -1,0 +1,129 @@
+"""What every recipe needs on TPU slices that are not there: the table of experiments/README.md.
+
+    pip install -e . -r requirements-tpu.txt
+    python experiments/studies/slices.py
+
+The real train step is compiled by the TPU compiler, on any machine; two hours on 2 CPU cores. What
+is in the output file already is not compiled again: after Ctrl-C the same command goes on. At the
+end the table is written into the README beside this folder.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from genjax.run.compile import CHIPS, Program, communication_seconds, compile_step, topology_axes
+from genjax.run.recipe import load_recipe, recipe_paths
+
+TOPOLOGIES = ("v5e:2x2", "v4:4x4x4", "v5e:16x16")
+# A device takes a quarter of a recipe's batch, but of the recipes for pods:
+IMAGES_A_DEVICE = {"biggan_imagenet128": 16, "stylegan2_ffhq256": 4, "stylegan2_ffhq1024": 4}
+# v4 from four chips to a whole pod.
+SCALES = ("v4:2x2x1", "v4:4x4x4", "v4:8x8x8", "v4:16x16x16")
+START, END = "<!-- slices -->", "<!-- end of slices -->"
+README = Path(__file__).parents[1] / "README.md"
+
+
+def compile_one(name: str, topology: str) -> Program:
+    """A recipe's step for a slice, with as many images a device on each."""
+    recipe = load_recipe(name)
+    share = IMAGES_A_DEVICE.get(name, recipe.batch_size // 4)
+    devices = 1
+    for length in topology_axes(topology):
+        devices *= length
+    return compile_step(dataclasses.replace(recipe, batch_size=share * devices), topology)
+
+
+def read(path: Path) -> dict[tuple[str, str], Program]:
+    """The programs that have been compiled, by recipe and topology."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {(row["recipe"], row["where"]): Program(**row["program"]) for row in rows}
+
+
+def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
+    """A line for each recipe and slice."""
+    titles = "recipe slice images_a_chip GiB_a_chip fits all-reduce_MB ms_a_step images/s".split()
+    yield f"| {' | '.join(title.replace('_', ' ') for title in titles)} |"
+    yield "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |"
+    for name in recipe_paths():
+        for topology in TOPOLOGIES:
+            program = programs.get((name, topology))
+            if program is None:
+                yield f"| {name} | {topology} | not compiled | | | | | |"
+                continue
+            reduced = program.collectives.get("all-reduce", 0) / 1e6
+            seconds = program.step_seconds
+            time = f"{seconds * 1e3:,.3g}" if seconds else ""
+            rate = f"{program.batch_size / seconds:,.0f}" if seconds else ""
+            yield (
+                f"| {name} | {topology} | {program.batch_size // program.devices} | "
+                f"{program.needed_gib:.2g} of {program.capacity_gib:g} | "
+                f"{'yes' if program.fits else 'no'} | {reduced:,.1f} | {time} | {rate} |"
+            )
+
+
+def scaling(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
+    """Communication over computation as chips are added, each with its images."""
+    titles = [f"{_chips(topology):,} chips" for topology in SCALES]
+    yield f"| recipe | MB all-reduced | {' | '.join(titles)} |"
+    yield f"| --- | ---: | {' | '.join('---:' for _ in SCALES)} |"
+    for name in recipe_paths():
+        program = programs.get((name, "v4:4x4x4"))
+        if program is None or program.compute_seconds is None or program.memory_seconds is None:
+            continue
+        busy = max(program.compute_seconds, program.memory_seconds)
+        shares = [
+            communication_seconds(program, CHIPS["v4"], topology_axes(topology)) / busy
+            for topology in SCALES
+        ]
+        reduced = program.collectives.get("all-reduce", 0) / 1e6
+        yield f"| {name} | {reduced:,.1f} | {' | '.join(f'{share:.2g}' for share in shares)} |"
+
+
+def _chips(topology: str) -> int:
+    count = 1
+    for length in topology_axes(topology):
+        count *= length
+    return count
+
+
+def write(readme: Path, programs: dict[tuple[str, str], Program]) -> None:
+    """Put the tables where the README has them."""
+    text = "\n".join([START, *table(programs), "", *scaling(programs), END])
+    old = readme.read_text()
+    readme.write_text(re.sub(f"{START}.*{END}", lambda _: text, old, flags=re.DOTALL))
+
+
+def main() -> None:
+    """The entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("slices.jsonl"))
+    parser.add_argument(
+        "--only", nargs=2, metavar=("RECIPE", "TOPOLOGY"), help="one, to the output"
+    )
+    options = parser.parse_args()
+    if options.only:
+        name, topology = options.only
+        program = dataclasses.asdict(compile_one(name, topology))
+        with options.output.open("a") as file:
+            row = {"recipe": name, "where": topology, "program": program}
+            file.write(json.dumps(row) + "\n")
+        return
+    for topology in TOPOLOGIES:
+        for name in recipe_paths():
+            if (name, topology) not in read(options.output):
+                # A process each: the compiler keeps what it has compiled in memory.
+                arguments = ["--output", str(options.output), "--only", name, topology]
+                failed = subprocess.run([sys.executable, __file__, *arguments]).returncode
+                print(name, topology, "failed" if failed else "compiled", flush=True)
+    write(README, read(options.output))
+
+
+if __name__ == "__main__":
+    main()

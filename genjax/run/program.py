@@ -1,0 +1,309 @@
+"""What a compiled program costs: arithmetic, memory traffic and collectives, loops counted in full.
+
+XLA's own cost analysis counts the body of a loop once. Here arithmetic is that of the jaxpr, and
+traffic and collectives are read from the text of the compiled HLO, each times the trips of the
+loops around it. Of the branches of a conditional the costliest counts.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+
+
+def flops(jaxpr: Any) -> int:
+    """Floating point operations of a program's matrix products and convolutions.
+
+    A product and a sum count as two, as is usual; zeros that a strided convolution's gradient
+    inserts do not count.
+
+    Args:
+        jaxpr: Such as `jax.make_jaxpr(function)(*arguments)`, or of `jax.jit(...).trace(...)`.
+    """
+    return sum(_flops_of_equation(equation) for equation in _open(jaxpr).eqns)
+
+
+def _open(jaxpr: Any) -> Any:
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _flops_of_equation(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        size = math.prod(shape[axis] for axis in contracted)
+        return 2 * equation.outvars[0].aval.size * size
+    if name == "conv_general_dilated":
+        _, kernel, _ = params["dimension_numbers"]
+        shape = equation.invars[1].aval.shape
+        size = math.prod(shape[axis] for axis in kernel[1:])  # inputs and window
+        return 2 * equation.outvars[0].aval.size * size // math.prod(params["lhs_dilation"])
+    if name == "cond":
+        return max(flops(branch) for branch in params["branches"])
+    trips = params["length"] if name == "scan" else 1
+    return trips * sum(flops(inner) for inner in _inner_jaxprs(params))
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    for value in params.values():
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(_open(each), "eqns"):
+                yield each
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What one run of a program moves, on each device.
+
+    Attributes:
+        memory: Bytes read and written by its operations.
+        collectives: Kind, bytes and times of each collective; bytes are those of the larger of its
+            input and output.
+    """
+
+    memory: int
+    collectives: list[tuple[str, int, int]]
+
+    def bytes_of(self, kind: str) -> int:
+        """Bytes that collectives of a kind reduce or move."""
+        return sum(size * times for name, size, times in self.collectives if name == kind)
+
+    @property
+    def calls(self) -> int:
+        """How many collectives are run."""
+        return sum(times for _, _, times in self.collectives)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Bytes of its output."""
+        return _bytes(self.shape)
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """Those that lie in the device's main memory, and not on the chip (`S(1)` on a TPU)."""
+        return _bytes(re.sub(r"\w+\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}", "", self.shape))
+
+    def called(self, *attributes: str) -> list[str]:
+        """Names of the computations that it calls."""
+        found = []
+        for attribute in attributes:
+            match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.-]+)", self.rest)
+            if match:
+                found += re.findall(r"%?([\w.-]+)", match[1])
+        return found
+
+
+def traffic(hlo: str) -> Traffic:
+    """The traffic of a compiled program.
+
+    Args:
+        hlo: Its text, `jax.stages.Compiled.as_text()`.
+    """
+    computations, entry = _parse(hlo)
+
+    @functools.cache
+    def of(name: str) -> tuple[int, tuple[tuple[str, int, int], ...]]:
+        memory, collectives = 0, []
+        by_name = {each.name: each for each in computations[name]}
+        for each in computations[name]:
+            kind = each.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                inputs = sum(by_name[n].size for n in each.operands if n in by_name)
+                output = each.size - (inputs if each.opcode == "all-gather-start" else 0)
+                collectives.append((kind, max(inputs, output), 1))
+            for part, times in _parts(each, of, computations):
+                memory += times * part[0]
+                collectives += [(k, size, n * times) for k, size, n in part[1]]
+            memory += _moved(each, by_name, computations)
+        return memory, tuple(collectives)
+
+    memory, found = of(entry)
+    return Traffic(memory, list(found))
+
+
+def _parts(
+    each: _Instruction, of: Any, computations: dict[str, list[_Instruction]]
+) -> Iterator[tuple[Any, int]]:
+    """The computations that run within an instruction, and how often."""
+    if each.opcode == "while":
+        for name in each.called("body"):
+            yield of(name), _trips(each, computations)
+    elif each.opcode == "conditional":
+        names = each.called("branch_computations", "true_computation", "false_computation")
+        yield max(map(of, names), key=lambda part: part[0]), 1
+    elif each.opcode in ("call", "async-start"):
+        for name in each.called("to_apply", "calls"):
+            yield of(name), 1
+    elif each.opcode == "fusion":  # of whose inside only collectives show
+        for name in each.called("calls"):
+            yield (0, of(name)[1]), 1
+
+
+def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int:
+    """How often a loop runs: as XLA says, or the number that its counter is compared with."""
+    known = re.search(r'"known_trip_count":\s*\{"n":\s*"(\d+)"', loop.rest)
+    if known:
+        return int(known[1])
+    (condition,) = loop.called("condition")
+    numbers = [
+        int(match[1])
+        for each in computations[condition]
+        if each.opcode == "constant" and (match := re.match(r"(\d+)\)", each.rest))
+    ]
+    return max(numbers, default=1)
+
+
+# They move nothing, or what they move is counted where it is done.
+FREE = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
+    *("while", "conditional", "call", "async-start", "async-update", "async-done", "copy-done"),
+    *("opt-barrier", "partition-id", "replica-id"),
+)
+
+
+def _moved(
+    each: _Instruction,
+    by_name: dict[str, _Instruction],
+    computations: dict[str, list[_Instruction]],
+) -> int:
+    """Bytes that an instruction reads and writes."""
+    if each.opcode in FREE or each.opcode.endswith("-done"):
+        return 0
+    operands = [by_name[name] for name in each.operands if name in by_name]
+    if each.opcode in SLICES:
+        return 2 * each.bytes
+    if each.opcode in ("dynamic-update-slice", "scatter"):
+        return 2 * operands[1].bytes
+    if each.opcode != "fusion":
+        return each.bytes + sum(operand.bytes for operand in operands)
+    inside = computations[each.called("calls")[0]]
+    read = sum(
+        min(operand.bytes, _read(inside, place, computations))
+        for place, operand in enumerate(operands)
+    )
+    return read + _written(inside)
+
+
+SLICES = ("dynamic-slice", "slice", "gather")
+
+
+def _read(
+    inside: list[_Instruction], place: int, computations: dict[str, list[_Instruction]]
+) -> int:
+    """Bytes that a fused computation reads of a parameter: where it only slices, the slices."""
+    of_place = f"{place})"
+    names = {i.name for i in inside if i.opcode == "parameter" and i.rest.startswith(of_place)}
+    total = 0
+    for each in inside:
+        if not names & set(each.operands):
+            continue
+        if each.opcode == "bitcast":
+            names.add(each.name)
+        elif each.opcode in SLICES:
+            total += each.size
+        elif each.opcode == "fusion":
+            deeper = computations[each.called("calls")[0]]
+            places = [k for k, name in enumerate(each.operands) if name in names]
+            total += sum(_read(deeper, k, computations) for k in places)
+        elif each.opcode != "dynamic-update-slice" or each.operands[0] not in names:
+            return sys.maxsize
+    return total
+
+
+def _written(inside: list[_Instruction]) -> int:
+    """Bytes that a fused computation writes: where it updates a slice in place, the slice."""
+    by_name = {each.name: each for each in inside}
+    root = inside[-1]
+    outputs = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    total = 0
+    for output in outputs:
+        while output.opcode == "bitcast" and output.operands[0] in by_name:
+            output = by_name[output.operands[0]]
+        is_update = output.opcode == "dynamic-update-slice"
+        total += by_name[output.operands[1]].size if is_update else output.bytes
+    return total
+
+
+def _parse(hlo: str) -> tuple[dict[str, list[_Instruction]], str]:
+    """The computations by name, and the name of the one that is the program."""
+    computations: dict[str, list[_Instruction]] = {}
+    entry = current = ""
+    for line in hlo.splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line)
+        if header:
+            current = header[2]
+            computations[current] = []
+            entry = current if header[1] else entry
+            continue
+        match = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = ", line)
+        if match and current:
+            computations[current].append(_instruction(match[1], line[match.end() :]))
+    return computations, entry
+
+
+def _instruction(name: str, text: str) -> _Instruction:
+    end = _closing(text) if text.startswith("(") else text.index(" ")
+    shape, text = text[:end], text[end:].lstrip()
+    opcode, _, rest = text.partition("(")
+    operands = rest[: _closing("(" + rest) - 2]
+    names = tuple(re.findall(r"%([\w.-]+)", operands))
+    return _Instruction(name, shape, opcode.strip(), names, rest)
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis that opens `text` is closed, one further."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return place + 1
+    return len(text)
+
+
+def _bytes(shape: str) -> int:
+    """Bytes of a shape as HLO writes it, tuples summed."""
+    total = 0
+    for kind, sizes in re.findall(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]", shape):
+        bits = BITS.get(kind)
+        if bits is None:
+            digits = re.search(r"\d+", kind)
+            bits = int(digits[0]) if digits else 0
+        total += bits * math.prod(int(size) for size in sizes.split(",") if size)
+    return total // 8
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Bytes of a device's memory that a program needs at most, by the compiler's own plan."""
+    plan: Any = compiled.memory_analysis()
+    return (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        - plan.alias_size_in_bytes
+        + plan.temp_size_in_bytes
+        + plan.generated_code_size_in_bytes
+    )

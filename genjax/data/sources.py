@@ -3,7 +3,8 @@
     open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip", options) -> Source
     open_source("stacked:DATA", options): three of its gray images as the channels of one
 
-Nothing is decoded before it is read, except headers where the size is not given.
+A PATH may be of a bucket, gs://BUCKET/PATH. Nothing is decoded before it is read, except headers
+where the size is not given.
 """
 
 import collections
@@ -20,11 +21,13 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
+from etils import epath
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
 from genjax.data.images import Fit, converted_mode, to_array
+from genjax.data.paths import files, is_remote, to_path
 from genjax.types import CHECKED, ImageSpec, UsageError
 
 IMAGE_SUFFIXES = frozenset(
@@ -395,7 +398,7 @@ def expected_spec(data: str, options: DataOptions) -> ImageSpec:
         _, spec, _ = _read_features(name, features, options)
         border = 2 * options.border
         return dataclasses.replace(spec, height=spec.height + border, width=spec.width + border)
-    path = Path(name if kind == "folder" else data).expanduser()
+    path = to_path(name if kind == "folder" else data)
     if options.height_width and not path.exists() and kind != STACKED:
         height, width = (size + 2 * options.border for size in options.height_width)
         return ImageSpec(height, width, options.channels or 3)
@@ -408,7 +411,7 @@ def _open(data: str, options: DataOptions) -> Source:
         return Stacked(_open(name, options), data)
     if kind == "tfds" and name:
         return TfdsSource(name, options)  # which knows the splits
-    path = Path(name if kind == "folder" else data).expanduser()
+    path = to_path(name if kind == "folder" else data)
     if data == "digits":
         source: Source = _open_digits(options)
     elif path.suffix.lower() == ".zip":
@@ -444,6 +447,8 @@ def absolute(data: str) -> str:
     kind, _, name = data.partition(":")
     if kind == STACKED:
         return f"{STACKED}:{absolute(name)}"
+    if is_remote(data):
+        return data
     if kind == "folder" and name:
         return f"folder:{Path(name).expanduser().resolve()}"
     return str(Path(data).expanduser().resolve()) if data.lower().endswith(".zip") else data
@@ -458,18 +463,18 @@ def _open_digits(options: DataOptions) -> Source:
     return ArraySource(images, digits.target, [str(d) for d in digits.target_names], options)
 
 
-def _open_folder(path: Path, options: DataOptions) -> Source:
+def _open_folder(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_dir():
         raise UsageError(f"no folder {path}")
-    names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+    names = [each.relative_to(path).as_posix() for each in files(path)]
     return FileSource(names, lambda name: (path / name).read_bytes(), str(path), options)
 
 
-def _open_zip(path: Path, options: DataOptions) -> Source:
+def _open_zip(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_file():
         raise UsageError(f"no file {path}")
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path.open("rb"))
     except (zipfile.BadZipFile, OSError) as error:
         raise UsageError(f"{path} cannot be read as a zip archive: {error}") from error
     names = [info.filename for info in archive.infolist() if not info.is_dir()]

@@ -31,6 +31,7 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.attention import SelfAttention
 from genjax.nn.norm import BatchNorm, ConditionalBatchNorm
 from genjax.nn.pyramid import base_size
+from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
 from genjax.nn.spectral import Conv, Dense, Embed
@@ -40,14 +41,15 @@ from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
-    accumulate,
+    GradientConfig,
     apply_gradients,
     global_norm,
+    gradients,
     new_game,
     new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional, UsageError
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional, UsageError
 
 # Channels after each block of G, in units of its features, by how often the size doubles: the
 # paper's tables 4 to 9 for 64 to 512 pixels; up to 32, those of its code for CIFAR-10.
@@ -91,7 +93,7 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class BigganConfig(Config):
+class BigganConfig(GradientConfig):
     """BigGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 120
@@ -108,8 +110,6 @@ class BigganConfig(Config):
     """The game."""
     discriminator_steps: Annotated[int, Field(gt=0)] = 2
     """Steps of D for one of G; a training step is one of D."""
-    accumulate: Annotated[int, Field(gt=0)] = 1
-    """Parts of the batch whose gradients are summed one after the other, to fit into memory."""
     orthogonal_weight: Annotated[float, Field(ge=0)] = 1e-4
     """Weight of G's orthogonal regularization, off the diagonal; 0 for none."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
@@ -146,7 +146,7 @@ class GeneratorBlock(nn.Module):
         h = conv(h, 3, "conv1")
         h = conv(nn.relu(_norm(self, h, condition, train, "bn2")), 3, "conv2")
         # Before the size is doubled it is the same, at a quarter of the cost.
-        return h + upsample(conv(x, 1, "conv_sc"))
+        return end_of_block(h + upsample(conv(x, 1, "conv_sc")))
 
 
 class DeepGeneratorBlock(nn.Module):
@@ -175,7 +175,7 @@ class DeepGeneratorBlock(nn.Module):
         h = conv(h, narrow, 3, "conv2")
         h = conv(nn.relu(_norm(self, h, condition, train, "bn3")), narrow, 3, "conv3")
         h = conv(nn.relu(_norm(self, h, condition, train, "bn4")), self.features, 1, "conv4")
-        return h + x
+        return end_of_block(h + x)
 
 
 def _norm(
@@ -257,7 +257,7 @@ class DiscriminatorBlock(nn.Module):
             h, x = downsample(h), downsample(x)
         if self.down or x.shape[-1] != self.features:
             x = conv(x, 1, "conv_sc")
-        return h + x
+        return end_of_block(h + x)
 
 
 class DeepDiscriminatorBlock(nn.Module):
@@ -283,7 +283,7 @@ class DeepDiscriminatorBlock(nn.Module):
         if x.shape[-1] != self.features:
             more = conv(x, self.features - x.shape[-1], 1, "conv_sc")
             x = jnp.concatenate([x, more], axis=-1)
-        return conv(h, self.features, 1, "conv4") + x
+        return end_of_block(conv(h, self.features, 1, "conv4") + x)
 
 
 class Discriminator(nn.Module):
@@ -435,28 +435,23 @@ def discriminator_step(
         are: the hinge asks for 2), and `d_sigma`, the largest singular value of a weight.
     """
 
-    def grad_fn(spectral: Any, part: Any) -> tuple[Any, Any, Metrics]:
+    def loss_fn(params: Any, spectral: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, z, labels = part
-        params = state.generator.params
-        fake, _ = generate(config, state, params, _collections(state), z, labels)
-
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            images = jnp.concatenate([real, fake])
-            both = None if labels is None else jnp.concatenate([labels, labels])
-            logits, updated = judge(config, state, params, spectral, images, both)
-            real_logits, fake_logits = jnp.split(logits, 2)
-            game = adversarial.GAMES[config.loss]
-            loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
-            metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
-            metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
-            return loss, (updated, metrics)
-
-        grads, (updated, metrics) = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
-        return grads, updated, metrics
+        weights = state.generator.params
+        fake, _ = generate(config, state, weights, _collections(state), z, labels)
+        images = jnp.concatenate([real, fake])
+        both = None if labels is None else jnp.concatenate([labels, labels])
+        logits, updated = judge(config, state, params, spectral, images, both)
+        real_logits, fake_logits = jnp.split(logits, 2)
+        game = adversarial.GAMES[config.loss]
+        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
+        return loss, (updated, metrics)
 
     player: Any = state.discriminator
     batch = (real, z, labels)
-    grads, spectral, metrics = accumulate(grad_fn, player.spectral, batch, config.accumulate)
+    grads, spectral, metrics = gradients(loss_fn, player.params, player.spectral, batch, config)
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(player, grads, adam(config.discriminator))
     player = dataclasses.replace(player, spectral=spectral)
@@ -481,21 +476,16 @@ def generator_step(
         largest singular value of a weight, which explodes when training collapses (section 4.1).
     """
 
-    def grad_fn(collections: Any, part: Any) -> tuple[Any, Any, Metrics]:
+    def loss_fn(params: Any, collections: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         z, labels = part
+        fake, updated = generate(config, state, params, collections, z, labels)
+        opponent: Any = state.discriminator
+        logits, _ = judge(config, state, opponent.params, opponent.spectral, fake, labels)
+        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
+        return loss + orthogonal_loss(config, params), (updated, {"g_loss": loss})
 
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-            fake, updated = generate(config, state, params, collections, z, labels)
-            opponent: Any = state.discriminator
-            logits, _ = judge(config, state, opponent.params, opponent.spectral, fake, labels)
-            loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
-            return loss + orthogonal_loss(config, params), (updated, {"g_loss": loss})
-
-        grads, (updated, metrics) = jax.grad(loss_fn, has_aux=True)(state.generator.params)
-        return grads, updated, metrics
-
-    grads, collections, metrics = accumulate(
-        grad_fn, _collections(state), (z, labels), config.accumulate
+    grads, collections, metrics = gradients(
+        *(loss_fn, state.generator.params, _collections(state), (z, labels), config)
     )
     grads, metrics = mean_over_replicas((grads, metrics))
     player: Any = apply_gradients(state.generator, grads, adam(config.generator))
@@ -524,10 +514,6 @@ def step(
     """A step of D on a batch of uint8 images, and after every `discriminator_steps` one of G."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
-    if len(real) % config.accumulate:
-        raise UsageError(
-            f"accumulate = {config.accumulate}: should divide the {len(real)} images of a replica"
-        )
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     z_key, turn_key = jax.random.split(key)
     shape = (len(real), config.latent_size)

@@ -23,6 +23,7 @@ from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.norm import BatchNorm
 from genjax.nn.pyramid import base_size
+from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
@@ -30,14 +31,16 @@ from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
+    GradientConfig,
     apply_gradients,
     apply_network,
     global_norm,
+    gradients,
     new_game,
     new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
 LEAKY_SLOPE = 0.2
 # "All weights were initialized from a zero-centered Normal distribution with standard deviation
@@ -59,7 +62,7 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class DcganConfig(Config):
+class DcganConfig(GradientConfig):
     """DCGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 100
@@ -111,7 +114,7 @@ class Generator(nn.Module):
                 dtype=self.dtype,
                 name=f"up_{i}",
             )
-            x = up(x)
+            x = end_of_block(up(x))
         return jnp.tanh(x.astype(jnp.float32))
 
 
@@ -144,7 +147,7 @@ class Discriminator(nn.Module):
             x = down(x)
             if self.batch_norm and i > 0:
                 x = BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train)
-            x = nn.leaky_relu(x, LEAKY_SLOPE)
+            x = end_of_block(nn.leaky_relu(x, LEAKY_SLOPE))
         x = x.reshape(len(x), -1)
         output = nn.Dense(1, use_bias=False, kernel_init=WEIGHTS, dtype=self.dtype, name="output")
         return output(x).astype(jnp.float32)[:, 0]
@@ -208,13 +211,15 @@ def discriminator_step(
     """
     _, discriminator = networks(config, state.spec)
 
-    def logits(params: Any, stats: Any, images: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-        images = append_labels(images, labels, state.spec.classes)
-        return apply_network(discriminator, params, stats, images, train)
+    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        real, fake, labels = part
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        real_logits, stats = logits(params, state.discriminator.stats, real, True)
-        fake_logits, stats = logits(params, stats, fake, True)
+        def logits(stats: Any, images: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+            images = append_labels(images, labels, state.spec.classes)
+            return apply_network(discriminator, params, stats, images, train)
+
+        real_logits, stats = logits(stats, real, True)
+        fake_logits, stats = logits(stats, fake, True)
         game = adversarial.GAMES[config.loss]
         loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
@@ -224,7 +229,7 @@ def discriminator_step(
             # With its running statistics D treats each image on its own, as the penalty wants.
             penalty = jnp.mean(
                 gradient_penalty(
-                    lambda images: logits(params, state.discriminator.stats, images, False)[0],
+                    lambda images: logits(state.discriminator.stats, images, False)[0],
                     perturb(real, jnp.sqrt(square - mean**2), noise),
                 )
             )
@@ -232,9 +237,11 @@ def discriminator_step(
             loss += config.dragan_weight * penalty
         return loss, (stats, metrics)
 
-    grads, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
+    player = state.discriminator
+    batch = (real, fake, labels)
+    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, batch, config)
     grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(state.discriminator, grads, adam(config.discriminator))
+    player = apply_gradients(player, grads, adam(config.discriminator))
     player = dataclasses.replace(player, stats=stats)
     metrics["d_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, discriminator=player), metrics
@@ -257,20 +264,23 @@ def generator_step(
     generator, discriminator = networks(config, state.spec)
     classes = state.spec.classes
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        z, labels = part
         inputs = append_labels(z, labels, classes)
-        fake, stats = apply_network(generator, params, state.generator.stats, inputs, True)
+        fake, stats = apply_network(generator, params, stats, inputs, True)
         fake = append_labels(fake, labels, classes)
         opponent = state.discriminator
         logits, _ = apply_network(discriminator, opponent.params, opponent.stats, fake, True)
-        return jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits)), stats
+        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
+        return loss, (stats, {"g_loss": loss})
 
-    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.generator.params)
-    loss, grads = mean_over_replicas((loss, grads))
-    player = apply_gradients(state.generator, grads, adam(config.generator))
+    player = state.generator
+    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, (z, labels), config)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    player = apply_gradients(player, grads, adam(config.generator))
     player = dataclasses.replace(player, stats=stats)
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step)
-    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 

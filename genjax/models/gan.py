@@ -24,8 +24,13 @@ from genjax.objectives import adversarial
 from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, Player
-from genjax.steps.update import apply_gradients, global_norm
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics
+from genjax.steps.update import (
+    GradientConfig,
+    apply_gradients,
+    global_norm,
+    gradients,
+)
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
 LEAKY_SLOPE = 0.01
 
@@ -39,7 +44,7 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class GanConfig(Config):
+class GanConfig(GradientConfig):
     """The MLP GAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 64
@@ -139,21 +144,19 @@ def discriminator_step(
     """
     _, discriminator = networks(config, state.spec)
 
-    def loss_fn(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def loss_fn(params: dict, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        real, fake = part
         real_logits = apply(discriminator, params, real)
         fake_logits = apply(discriminator, params, fake)
-        loss = adversarial.GAMES[config.loss].discriminator_loss(real_logits, fake_logits)
-        return jnp.mean(loss), (real_logits, fake_logits)
+        game = adversarial.GAMES[config.loss]
+        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
+        return loss, (None, {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)})
 
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (real_logits, fake_logits)), grads = value_and_grad(state.discriminator.params)
-    loss, grads = mean_over_replicas((loss, grads))
+    params = state.discriminator.params
+    grads, _, metrics = gradients(loss_fn, params, None, (real, fake), config)
+    grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(state.discriminator, grads, adam(config.discriminator))
-    metrics = {
-        "d_loss": loss,
-        "d_grad_norm": global_norm(grads),
-        **game_metrics(real_logits, fake_logits, real, fake),
-    }
+    metrics["d_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -165,13 +168,17 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
     """
     generator, discriminator = networks(config, state.spec)
 
-    def loss_fn(params: dict) -> jax.Array:
+    def loss_fn(
+        params: dict, carried: None, z: jax.Array
+    ) -> tuple[jax.Array, tuple[None, Metrics]]:
         fake_logits = apply(discriminator, state.discriminator.params, apply(generator, params, z))
-        return jnp.mean(adversarial.GAMES[config.loss].generator_loss(fake_logits))
+        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(fake_logits))
+        return loss, (None, {"g_loss": loss})
 
-    loss, grads = mean_over_replicas(jax.value_and_grad(loss_fn)(state.generator.params))
+    grads, _, metrics = gradients(loss_fn, state.generator.params, None, z, config)
+    grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(state.generator, grads, adam(config.generator))
-    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player), metrics
 
 

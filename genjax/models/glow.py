@@ -39,13 +39,19 @@ from genjax.objectives.likelihood import (
 )
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import DensityState, Player
-from genjax.steps.update import apply_gradients, global_norm, update_ema
+from genjax.steps.update import (
+    GradientConfig,
+    apply_gradients,
+    global_norm,
+    gradients,
+    update_ema,
+)
 from genjax.transforms import Bijection, Layer
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Likelihood, Metrics, UsageError
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Likelihood, Metrics, UsageError
 
 
 @dataclass(frozen=True, config=CHECKED)
-class GlowConfig(Config):
+class GlowConfig(GradientConfig):
     """Glow."""
 
     levels: Annotated[int, Field(gt=0)] = 2
@@ -447,15 +453,16 @@ def step(
 
     params = jax.lax.cond(stats["is_fitted"], lambda params: params, fit, state.model.params)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+    def loss_fn(params: Any, carried: None, batch: Batch) -> tuple[jax.Array, tuple[None, Metrics]]:
         variables = Variables(params, constants)
         terms = log_prob_terms(config, state.spec, variables, batch, key)
         loss = jnp.mean(bits_per_dim(terms.nll(config, state.spec), dimensions))
         parts = {"log_prior": terms.log_prior, "log_det": terms.log_det}
         means = {name: jnp.mean(bits_per_dim(value, dimensions)) for name, value in parts.items()}
-        return loss, {"loss": loss, **means}
+        return loss, (None, {"loss": loss, **means})
 
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(params)
+    whole = Batch(jnp.asarray(batch.images), jnp.asarray(batch.labels))
+    grads, _, metrics = gradients(loss_fn, params, None, whole, config)
     grads, metrics = mean_over_replicas((grads, metrics))
     metrics["grad_norm"] = global_norm(grads)
     stats = {"constants": constants, "is_fitted": jnp.array(True)}

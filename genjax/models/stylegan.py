@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass
 from genjax.nn import resample
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.pyramid import base_size
+from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
 from genjax.nn.style import Mapping, adain, mix, truncate
@@ -35,8 +36,16 @@ from genjax.objectives.penalties import r1_penalty
 from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
-from genjax.steps.update import apply_gradients, global_norm, new_game, new_player, update_ema
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics
+from genjax.steps.update import (
+    GradientConfig,
+    apply_gradients,
+    global_norm,
+    gradients,
+    new_game,
+    new_player,
+    update_ema,
+)
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
 # StyleGAN blurs with the smaller binomial filter after it has enlarged, and before it halves.
 BLUR = (0.25, 0.5, 0.25)
@@ -64,7 +73,7 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class StyleganConfig(Config):
+class StyleganConfig(GradientConfig):
     """StyleGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 512
@@ -145,6 +154,7 @@ class Synthesis(nn.Module):
             x = self.epilogue0[f"{level}"](x, ws[:, 2 * level], noise[2 * level])
             x = self.conv1[f"{level}"](x)
             x = self.epilogue1[f"{level}"](x, ws[:, 2 * level + 1], noise[2 * level + 1])
+            x = end_of_block(x)
         image = self.to_rgb[f"{stage}"](x.astype(jnp.float32))
         if not stage:
             return image
@@ -208,7 +218,7 @@ class Discriminator(nn.Module):
         x = self.from_rgb[f"{stage}"](images)
         for level in range(stage, 0, -1):
             x = self.conv1[f"{level}"](blur(self.conv0[f"{level}"](x)))
-            x = downsample(x)
+            x = end_of_block(downsample(x))
             if level == stage:
                 old = self.from_rgb[f"{stage - 1}"](downsample(images))
                 x = old + fade.astype(x.dtype) * (x - old)
@@ -339,15 +349,14 @@ def stage_step(
         coarse = upsample(downsample(real))
         real = coarse + fade * (real - coarse)
     generator, discriminator = networks(config, state.spec)
-    n = len(real)
     d_keys, g_keys = (jax.random.split(each) for each in jax.random.split(key))
 
     def judge(params: Any, images: jax.Array) -> jax.Array:
         logits: Any = discriminator.apply({"params": params}, images, stage, fade)
         return logits
 
-    def draw(params: Any, keys: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.generator.stats}
+    def draw(params: Any, stats: Any, keys: jax.Array, n: int) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": stats}
         ws, stats = mixed_styles(config, state, variables, keys[0], n, stage)
         noise = draw_noise(keys[1], state.spec, n)
         images: Any = generator.apply(
@@ -355,30 +364,37 @@ def stage_step(
         )
         return images, stats
 
-    fake, _ = draw(state.generator.params, d_keys)
+    player, opponent = state.generator, state.discriminator
+    fake, _ = draw(player.params, player.stats, d_keys, len(real))
 
-    def d_loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+    def d_loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        real, fake = part
         real_logits, fake_logits = judge(params, real), judge(params, fake)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
         if config.r1_gamma:
             metrics["r1"] = jnp.mean(r1_penalty(lambda images: judge(params, images), real))
             loss += config.r1_gamma * metrics["r1"]
-        return loss, metrics
+        return loss, (None, metrics)
 
-    grads, metrics = jax.grad(d_loss_fn, has_aux=True)(state.discriminator.params)
+    grads, _, metrics = gradients(d_loss_fn, opponent.params, None, (real, fake), config)
     grads, metrics = mean_over_replicas((grads, metrics))
-    opponent = apply_gradients(state.discriminator, grads, adam(config.discriminator))
+    opponent = apply_gradients(opponent, grads, adam(config.discriminator))
     metrics["d_grad_norm"] = global_norm(grads)
 
-    def g_loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        images, stats = draw(params, g_keys)
+    def g_loss_fn(
+        params: Any, stats: Any, rows: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        images, stats = draw(params, stats, g_keys, len(rows))
         logits = judge(opponent.params, images)
-        return jnp.mean(adversarial.non_saturating_generator_loss(logits)), stats
+        loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
+        return loss, (stats, {"g_loss": loss})
 
-    (loss, stats), grads = jax.value_and_grad(g_loss_fn, has_aux=True)(state.generator.params)
-    metrics["g_loss"], grads = mean_over_replicas((loss, grads))
-    player = apply_gradients(state.generator, grads, adam(config.generator))
+    rows = jnp.arange(len(real))
+    grads, stats, g_metrics = gradients(g_loss_fn, player.params, player.stats, rows, config)
+    grads, g_metrics = mean_over_replicas((grads, g_metrics))
+    metrics |= g_metrics
+    player = apply_gradients(player, grads, adam(config.generator))
     player = dataclasses.replace(player, stats=stats)
     metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player, discriminator=opponent), metrics

@@ -18,6 +18,7 @@ probability that follows how sure it is of real images, prevents that without le
 """
 
 import dataclasses
+import math
 from typing import Annotated, Any, Literal, Self
 
 import chex
@@ -33,6 +34,7 @@ from genjax.nn.augment import OperationName, ada, diff_augment
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.labels import check_conditional
 from genjax.nn.pyramid import base_size
+from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import (
     mean_over_replicas,
     normal_for_batch,
@@ -45,8 +47,15 @@ from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.steps.diagnostics import game_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
-from genjax.steps.update import apply_gradients, global_norm, new_game, new_player
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional
+from genjax.steps.update import (
+    GradientConfig,
+    apply_gradients,
+    global_norm,
+    gradients,
+    new_game,
+    new_player,
+)
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional
 
 # The mean of the path lengths follows with this share of the new one; they are measured on so much
 # smaller a batch (Karras et al. 2020, appendix B).
@@ -84,7 +93,7 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class Stylegan2Config(Config):
+class Stylegan2Config(GradientConfig):
     """StyleGAN2."""
 
     latent_size: Annotated[int, Field(gt=0)] = 512
@@ -236,6 +245,7 @@ class SynthesisBlock(nn.Module):
                     name="skip",
                 )
                 x = skip(shortcut) + x * jnp.asarray(gain, x.dtype)
+        x = end_of_block(x)
         if image is not None:
             image = upsample(image)
         if player.architecture == "skip" or self.last:
@@ -316,7 +326,7 @@ class DiscriminatorBlock(nn.Module):
         h = Conv(inside, 3, clamp=clamp, dtype=dtype, name="conv0")(x)
         if player.architecture != "residual":
             h = Conv(outside, 3, down=True, clamp=clamp, dtype=dtype, name="conv1")(h)
-            return h, image
+            return end_of_block(h), image
         # Both branches are of the size of the input, so is their sum then.
         gain = 0.5**0.5
         skip = Conv(
@@ -329,7 +339,7 @@ class DiscriminatorBlock(nn.Module):
         conv1 = Conv(
             outside, 3, down=True, gain=2**0.5 * gain, clamp=clamp, dtype=dtype, name="conv1"
         )
-        return conv1(h) + skip(x), image
+        return end_of_block(conv1(h) + skip(x)), image
 
 
 def from_rgb(config: Stylegan2Config, features: int) -> Conv:
@@ -535,18 +545,22 @@ def generator_step(
     """
     style_key, noise_key, augment_key = jax.random.split(key, 3)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": state.generator.stats}
-        ws, stats = mixed_styles(config, state, variables, style_key, labels, n)
+    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        rows, labels = part
+        variables = {"params": params, "batch_stats": stats}
+        ws, stats = mixed_styles(config, state, variables, style_key, labels, len(rows))
         fake = synthesize_batch(config, state, params, ws, noise_key)
         logits = judge(config, state, state.discriminator.params, fake, labels, augment_key)
-        return jnp.mean(adversarial.non_saturating_generator_loss(logits)), stats
+        loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
+        return loss, (stats, {"g_loss": loss})
 
-    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.generator.params)
-    loss, grads = mean_over_replicas((loss, grads))
-    player = apply_gradients(state.generator, grads, generator_optimizer(config))
+    player = state.generator
+    batch = (jnp.arange(n), labels)
+    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, batch, config)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    player = apply_gradients(player, grads, generator_optimizer(config))
     player = dataclasses.replace(player, stats=stats)
-    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player), metrics
 
 
@@ -557,22 +571,27 @@ def path_length_step(
     style_key, noise_key, direction_key = jax.random.split(key, 3)
     directions = normal_for_batch(direction_key, (n, *state.spec.shape))
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        directions, labels = part
         variables = {"params": params, "batch_stats": state.generator.stats}
-        ws, _ = mixed_styles(config, state, variables, style_key, labels, n)
+        ws, _ = mixed_styles(config, state, variables, style_key, labels, len(directions))
         lengths = path_lengths(
             lambda ws: synthesize_batch(config, state, params, ws, noise_key), ws, directions
         )
         mean = mean_over_replicas(jnp.mean(lengths))
         target = state.path_length + PATH_LENGTH_DECAY * (mean - state.path_length)
         weight = config.path_length_weight * config.path_length_every
-        return weight * jnp.mean((lengths - target) ** 2), (mean, target)
+        metrics = {"path_length": mean, "target": target}
+        return weight * jnp.mean((lengths - target) ** 2), (None, metrics)
 
-    grads, (mean, target) = jax.grad(loss_fn, has_aux=True)(state.generator.params)
+    # There may be fewer images than parts.
+    parts = dataclasses.replace(config, accumulate=math.gcd(n, config.accumulate))
+    params = state.generator.params
+    grads, _, metrics = gradients(loss_fn, params, None, (directions, labels), parts)
     grads = mean_over_replicas(grads)
     player = apply_gradients(state.generator, grads, generator_optimizer(config))
-    state = dataclasses.replace(state, generator=player, path_length=jax.lax.stop_gradient(target))
-    return state, {"path_length": mean}
+    target = jax.lax.stop_gradient(metrics.pop("target"))
+    return dataclasses.replace(state, generator=player, path_length=target), metrics
 
 
 def discriminator_step(
@@ -600,14 +619,16 @@ def discriminator_step(
     ws, _ = mixed_styles(config, state, state.generator.variables, style_key, labels, len(real))
     fake = synthesize_batch(config, state, state.generator.params, ws, noise_key)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        real, fake, labels = part
         real_logits = judge(config, state, params, real, labels, real_key)
         fake_logits = judge(config, state, params, fake, labels, fake_key)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
-        return loss, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))}
+        return loss, (None, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))})
 
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
+    batch = (real, fake, labels)
+    grads, _, metrics = gradients(loss_fn, state.discriminator.params, None, batch, config)
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(state.discriminator, grads, discriminator_optimizer(config))
     metrics["d_grad_norm"] = global_norm(grads)
@@ -623,15 +644,17 @@ def r1_step(
 ) -> tuple[Stylegan2State, Metrics]:
     """One step of D by R1 alone; `r1` is the mean penalty, without its weight."""
 
-    def loss_fn(params: Any) -> tuple[jax.Array, jax.Array]:
+    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        real, labels = part
         penalty = r1_penalty(lambda images: judge(config, state, params, images, labels, key), real)
         mean = jnp.mean(penalty)
-        return config.r1_gamma * config.r1_every * mean, mean
+        return config.r1_gamma * config.r1_every * mean, (None, {"r1": mean})
 
-    grads, mean = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
-    grads, mean = mean_over_replicas((grads, mean))
-    player = apply_gradients(state.discriminator, grads, discriminator_optimizer(config))
-    return dataclasses.replace(state, discriminator=player), {"r1": mean}
+    player = state.discriminator
+    grads, _, metrics = gradients(loss_fn, player.params, None, (real, labels), config)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    player = apply_gradients(player, grads, discriminator_optimizer(config))
+    return dataclasses.replace(state, discriminator=player), metrics
 
 
 def adapt(

@@ -34,11 +34,17 @@ from genjax.objectives import likelihood
 from genjax.steps.diagnostics import active_units
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import DensityState
-from genjax.steps.update import apply_gradients, global_norm, new_player, update_ema
+from genjax.steps.update import (
+    GradientConfig,
+    apply_gradients,
+    global_norm,
+    gradients,
+    new_player,
+    update_ema,
+)
 from genjax.types import (
     CHECKED,
     Batch,
-    Config,
     Family,
     ImageSpec,
     Likelihood,
@@ -50,7 +56,7 @@ CHUNK = 50
 
 
 @dataclass(frozen=True, config=CHECKED)
-class VaeConfig(Config):
+class VaeConfig(GradientConfig):
     """VAE."""
 
     network: Literal["mlp", "resnet"] = "mlp"
@@ -377,7 +383,8 @@ def step(
     if config.warm_up_steps:
         beta *= jnp.minimum(1.0, state.step / config.warm_up_steps)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
+    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        images, labels = part
         terms = bound_terms(config, state.spec, params, images, labels, noise_key, config.samples)
         fit = jnp.mean(terms.log_likelihood, axis=0)
         kl = jnp.sum(terms.kl, axis=-1)
@@ -392,11 +399,11 @@ def step(
         else:
             loss = -jnp.mean(likelihood.elbo(fit, kl, beta))
         metrics = {"loss": loss, "elbo": jnp.mean(likelihood.elbo(fit, kl)), "kl": jnp.mean(kl)}
-        return loss, (metrics, terms.mean)
+        return loss, (None, metrics | {"active_units": active_units(terms.mean)})
 
-    grads, (metrics, means) = jax.grad(loss_fn, has_aux=True)(state.model.params)
+    params = state.model.params
+    grads, _, metrics = gradients(loss_fn, params, None, (images, labels), config)
     grads, metrics = mean_over_replicas((grads, metrics))
-    metrics["active_units"] = active_units(means)
     metrics["active_share"] = metrics["active_units"] / config.latent_size
     metrics["grad_norm"] = global_norm(grads)
     model = apply_gradients(state.model, grads, adam(config.optimizer))

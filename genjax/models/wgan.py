@@ -37,14 +37,16 @@ from genjax.steps.diagnostics import diversity
 from genjax.steps.optim import AdamConfig, RMSPropConfig, adam, rmsprop
 from genjax.steps.state import GanState
 from genjax.steps.update import (
+    GradientConfig,
     apply_gradients,
     apply_network,
     global_norm,
+    gradients,
     new_game,
     new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, Occasional
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional
 
 LEAKY_SLOPE = 0.2
 # Up to this size the ResNets are those of the paper's table for CIFAR-10, of one width throughout;
@@ -73,7 +75,7 @@ class AdamPlayer(AdamConfig, NetworkConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class CriticGameConfig(Config):
+class CriticGameConfig(GradientConfig):
     """What WGAN and WGAN-GP share."""
 
     network: Literal["mlp", "dcgan", "resnet"] = "dcgan"
@@ -289,22 +291,25 @@ def critic_step(
     """
     _, critic = networks(config, state.spec)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
+    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        real, fake, labels = part
+
         def value(images: jax.Array) -> jax.Array:
             images = append_labels(images, labels, state.spec.classes)
             return apply_network(critic, params, {}, images, True)[0]
 
         distance = -jnp.mean(wasserstein_critic_loss(value(real), value(fake)))
         if isinstance(config, WganConfig):
-            return -distance, {"d_loss": -distance, "wasserstein": distance}
+            return -distance, (None, {"d_loss": -distance, "wasserstein": distance})
         alpha = uniform_for_batch(key, (len(real),))
         slope = input_gradient_norm(value, interpolate(real, fake, alpha))
         penalty = jnp.mean((slope - 1) ** 2)
         loss = -distance + config.penalty_weight * penalty
         metrics = {"d_loss": loss, "wasserstein": distance, "d_penalty": penalty}
-        return loss, {**metrics, "slope": jnp.mean(slope)}
+        return loss, (None, {**metrics, "slope": jnp.mean(slope)})
 
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.discriminator.params)
+    batch = (real, fake, labels)
+    grads, _, metrics = gradients(loss_fn, state.discriminator.params, None, batch, config)
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(state.discriminator, grads, optimizer(config.critic))
     if isinstance(config, WganConfig):
@@ -331,20 +336,23 @@ def generator_step(
     generator, critic = networks(config, state.spec)
     classes = state.spec.classes
 
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        z, labels = part
         inputs = append_labels(z, labels, classes)
-        fake, stats = apply_network(generator, params, state.generator.stats, inputs, True)
+        fake, stats = apply_network(generator, params, stats, inputs, True)
         fake = append_labels(fake, labels, classes)
         values, _ = apply_network(critic, state.discriminator.params, {}, fake, True)
-        return jnp.mean(wasserstein_generator_loss(values)), stats
+        loss = jnp.mean(wasserstein_generator_loss(values))
+        return loss, (stats, {"g_loss": loss})
 
-    (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.generator.params)
-    loss, grads = mean_over_replicas((loss, grads))
-    player = apply_gradients(state.generator, grads, optimizer(config.generator))
+    player = state.generator
+    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, (z, labels), config)
+    grads, metrics = mean_over_replicas((grads, metrics))
+    player = apply_gradients(player, grads, optimizer(config.generator))
     player = dataclasses.replace(player, stats=stats)
     # The average counts the generator's own steps.
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step // config.n_critic)
-    metrics = {"g_loss": loss, "g_grad_norm": global_norm(grads)}
+    metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 

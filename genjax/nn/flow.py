@@ -15,6 +15,7 @@ from genjax import transforms
 from genjax.nn.conv import Conv, conv
 from genjax.nn.labels import append_planes
 from genjax.nn.norm import along_last
+from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas
 from genjax.transforms import Bijection
 
@@ -204,7 +205,7 @@ class CouplingNet(nn.Module):
             self.hidden_features, kernel_init=initializer, dtype=self.dtype, name="conv_1"
         )
         x = nn.relu(conv_1(nn.relu(conv_0(x))))
-        return ZeroConv(self.features, self.dtype, name="output")(x)
+        return end_of_block(ZeroConv(self.features, self.dtype, name="output")(x))
 
 
 def _coupled(output: jax.Array, affine: bool) -> tuple[jax.Array, jax.Array]:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
+from genjax.nn.remat import end_of_block
+
 
 def hidden_layers(
     x: jax.Array, sizes: tuple[int, ...], activation: Callable[[jax.Array], jax.Array], dtype: str
 ) -> jax.Array:
     """Dense layers `hidden_0`, `hidden_1`, ... of the calling module, an activation after each."""
     for i, size in enumerate(sizes):
-        x = activation(nn.Dense(size, dtype=dtype, name=f"hidden_{i}")(x))
+        x = end_of_block(activation(nn.Dense(size, dtype=dtype, name=f"hidden_{i}")(x)))
     return x

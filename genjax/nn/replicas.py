@@ -1,11 +1,14 @@
-"""A step is written for the global batch; these make it hold when pmap splits that batch.
+"""A step is written for the global batch; these make it hold where a batch is seen in shares.
 
 Under jit the batch is one array, whatever devices it lies on, and each function is the plain one.
-Under pmap over `BATCH_AXIS` a step sees its replica's share, and they reach across replicas.
+Under pmap over `BATCH_AXIS` a step sees its replica's share, and they reach across replicas. In
+`one_part` a loss sees a part of a batch, and its noise is that part of the batch's.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 
@@ -51,10 +54,32 @@ def uniform_for_batch(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _for_batch(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    if not _is_mapped():
-        return draw(key, shape)
-    replicas = number_of_replicas()
-    return own_rows(draw(key, (replicas * shape[0], *shape[1:])))
+    parts, index = _part.get()
+    noise = own_rows(draw(key, (number_of_replicas() * parts * shape[0], *shape[1:])))
+    return noise if parts == 1 else in_parts(noise, parts)[index]
+
+
+# How many parts the batch is seen in, and which of them this is.
+_part: contextvars.ContextVar[tuple[int, Any]] = contextvars.ContextVar("part", default=(1, 0))
+
+
+@contextlib.contextmanager
+def one_part(parts: int, index: jax.Array) -> Iterator[None]:
+    """Within, what is traced sees the part `index` of `in_parts(batch, parts)`."""
+    token = _part.set((parts, index))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def in_parts(x: jax.Array, parts: int) -> jax.Array:
+    """[B, ...] to [parts, B / parts, ...], every part with rows from all over the batch.
+
+    So each device that holds some of the batch has its share of each part, and images that a
+    minibatch's statistic groups, whose numbers are a multiple of `parts` apart, stay together.
+    """
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
 
 
 def gather_over_replicas(x: jax.Array) -> jax.Array:

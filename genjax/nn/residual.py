@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from genjax.nn.conv import Conv
 from genjax.nn.norm import BatchNorm
+from genjax.nn.remat import end_of_block
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -75,4 +76,4 @@ class ResidualBlock(nn.Module):
             x, shortcut = downsample(x), downsample(shortcut)
         if shortcut.shape != x.shape or self.resample != "none":
             shortcut = convolve(shortcut, 1, "shortcut")
-        return x + shortcut
+        return end_of_block(x + shortcut)

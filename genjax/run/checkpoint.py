@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from genjax.data.paths import files, is_remote
 from genjax.run.processes import by_first, is_first, wait
 from genjax.types import UsageError
 
@@ -31,11 +32,6 @@ DIGESTS = "sha256.json"
 
 class SaveError(OSError):
     """A checkpoint could not be written; the ones before it are untouched."""
-
-
-def is_remote(path: Path | epath.Path) -> bool:
-    """Whether a path is of a bucket, such as `gs://BUCKET/FOLDER`."""
-    return "://" in os.fspath(path)
 
 
 def write_atomically(path: Path | epath.Path, data: bytes) -> None:
@@ -58,7 +54,7 @@ def write_atomically(path: Path | epath.Path, data: bytes) -> None:
 def _digests(folder: Path | epath.Path) -> dict[str, str]:
     """SHA-256 of each file under `folder`, by its path there."""
     digests, folder = {}, epath.Path(folder)
-    for path in sorted(root / name for root, _, names in folder.walk() for name in names):
+    for path in sorted(files(folder)):
         if path.name != DIGESTS:
             with path.open("rb") as file:
                 name = path.relative_to(folder).as_posix()
@@ -117,7 +113,9 @@ class Checkpoints:
             aside = self.folder.parent / "damaged"
             if not writable or list(aside.glob(f"*/{DIGESTS}")):
                 raise UsageError(f"{folder} holds no good checkpoint (damaged ones are in {aside})")
-        self._manager = ocp.CheckpointManager(self.folder.resolve(), options=options)
+        # An absolute path to Orbax; epath makes nonsense of a bucket's.
+        absolute = self.folder if is_remote(self.folder) else self.folder.resolve()
+        self._manager = ocp.CheckpointManager(absolute, options=options)
 
     def _check(self) -> list[int]:
         """Steps of the good checkpoints, ascending."""

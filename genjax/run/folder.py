@@ -12,8 +12,9 @@ import filelock
 import numpy as np
 from etils import epath
 
-from genjax.run.checkpoint import is_remote, write_atomically
-from genjax.run.processes import by_first, gathered
+from genjax.data.paths import is_remote, to_path
+from genjax.run.checkpoint import write_atomically
+from genjax.run.processes import by_first, gathered, is_first, wait
 from genjax.run.recipe import Recipe, from_json, to_json
 from genjax.types import ImageSpec, UsageError
 
@@ -23,6 +24,9 @@ class RunFolder:
 
     Args:
         path: Of a folder, or in a bucket, such as `gs://BUCKET/RUN`.
+
+    Raises:
+        UsageError: What reads buckets is not installed.
 
     Attributes:
         config: The resolved recipe and the shape of the data.
@@ -38,7 +42,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path | epath.Path):
-        self.path = path = epath.Path(path)
+        self.path = path = to_path(path)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.config = path / "config.json"
         self.environment = path / "environment.jsonl"
@@ -73,9 +77,20 @@ class RunFolder:
                     (self.path / file.relative_to(scratch)).write_bytes(file.read_bytes())
 
     def write_config(self, recipe: Recipe, spec: ImageSpec, images: int) -> None:
-        """Write the config, whole or not at all."""
-        values = {"recipe": to_json(recipe), "spec": dataclasses.asdict(spec), "images": images}
-        write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")
+        """Write the config, whole or not at all; of several processes the first does.
+
+        Raises:
+            UsageError: Not all processes see it then.
+        """
+        if is_first():
+            values = {"recipe": to_json(recipe), "spec": dataclasses.asdict(spec), "images": images}
+            write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")
+        wait("config written")
+        if not gathered(np.array(self.config.exists())).all():
+            raise UsageError(
+                f"not all processes see {self.path}: wanted a folder that they share, such as "
+                "gs://BUCKET/RUN"
+            )
 
     def read_config(self) -> tuple[Recipe, ImageSpec, int]:
         """The recipe, the shape of the data and the number of images.
@@ -100,7 +115,7 @@ class RunFolder:
         A bucket knows no locks: nothing keeps a second run out of its folder.
 
         Raises:
-            UsageError: Another process holds it, or not all processes of this run see it.
+            UsageError: Another process holds it.
         """
         lock = None if is_remote(self.path) else filelock.FileLock(self.path / ".lock", timeout=0)
 
@@ -113,11 +128,6 @@ class RunFolder:
 
         by_first(acquire)
         try:
-            if not gathered(np.array(self.path.is_dir())).all():
-                raise UsageError(
-                    f"not all processes see {self.path}: wanted a folder that they share, such as "
-                    "gs://BUCKET/RUN"
-                )
             yield
         finally:
             if lock is not None:
@@ -140,7 +150,7 @@ def create_run_folder(path: str | Path | None, name: str) -> RunFolder:
 
 def _create(path: str | Path | None, name: str) -> str:
     if path is not None:
-        folder = epath.Path(path)
+        folder = to_path(path)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             hint = f"; to go on with it: genjax resume {folder}"
             is_run = (folder / "config.json").exists()

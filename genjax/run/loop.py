@@ -88,8 +88,7 @@ def train(recipe: Recipe | str, run: str | Path | None = None) -> Result:
     folder = create_run_folder(run, f"{recipe.family}_{name}")
     with folder.locked():
         try:
-            if is_first():
-                folder.write_config(recipe, source.spec, len(source))
+            folder.write_config(recipe, source.spec, len(source))
             return _run(folder, recipe, source)
         except UsageError:
             # Refused before the first step: leave nothing behind.
@@ -122,8 +121,7 @@ def resume(run: str | Path, steps: int | None = None) -> Result:
             )
         if steps is not None:
             recipe = dataclasses.replace(recipe, steps=steps)
-            if is_first():
-                folder.write_config(recipe, spec, images)
+            folder.write_config(recipe, spec, images)
         return _run(folder, recipe, source)
 
 

@@ -30,7 +30,7 @@ class Recipe:
     model: Annotated[Config, Flat]
     """The family's config."""
     data: str = "digits"
-    """digits, tfds:NAME, folder:PATH, or the path of a .zip."""
+    """digits, tfds:NAME, folder:PATH, or the path of a .zip; paths may be gs://BUCKET/..."""
     data_options: Annotated[DataOptions, Flat] = DataOptions()
     """How the data are read."""
     steps: Annotated[int, Field(gt=0)] = 20_000

@@ -2,15 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
+from genjax.nn.remat import Remat, remat
+from genjax.nn.replicas import in_parts, one_part
 from genjax.steps.state import GanState, Player
-from genjax.types import ImageSpec, Metrics
+from genjax.types import CHECKED, Config, ImageSpec, Metrics, UsageError
 
 
 def new_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
@@ -32,36 +36,65 @@ def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransfo
     return dataclasses.replace(player, params=params, opt_state=opt_state)
 
 
-def accumulate(
-    grad_fn: Callable[[Any, Any], tuple[Any, Any, Metrics]], carried: Any, batch: Any, parts: int
+@dataclass(frozen=True, config=CHECKED)
+class GradientConfig(Config):
+    """How gradients are computed where memory is short; what they are does not change."""
+
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    """Parts of a batch whose gradients are averaged, one after the other, to fit into memory; batch
+    norm and metrics that compare images see a part at a time."""
+    remat: Remat = "none"
+    """What a gradient keeps of the forward pass: all; only the outputs of matrix products and
+    convolutions; or only those of blocks. The rest is computed again."""
+
+
+def gradients(
+    loss_fn: Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]],
+    params: Any,
+    carried: Any,
+    batch: Any,
+    config: GradientConfig,
 ) -> tuple[Any, Any, Metrics]:
-    """The mean gradient over the parts of a batch, one after the other: large batches, few devices.
+    """The gradient of a batch's mean loss, by parts of the batch if the config says so.
 
     Args:
-        grad_fn: `grad_fn(carried, part) -> (grads, carried, metrics)`, of means over the part.
+        loss_fn: `loss_fn(params, carried, part) -> (loss, (carried, metrics))`, of means over the
+            part.
+        params: At which the gradient is taken.
         carried: What one part hands to the next, such as statistics.
         batch: A pytree of arrays [B, ...].
-        parts: Into how many parts it goes; must divide the B of a replica.
+        config: The model's.
 
     Returns:
-        As `grad_fn`: gradients and metrics are means over the parts.
+        The gradient, what is carried after the last part, and metrics, means over the parts.
+
+    Raises:
+        UsageError: A batch that does not divide into `config.accumulate` parts.
     """
+
+    def of_part(carried: Any, part: Any) -> tuple[Any, Any, Metrics]:
+        function = remat(lambda params: loss_fn(params, carried, part), config.remat)
+        grads, (carried_on, metrics) = jax.grad(function, has_aux=True)(params)
+        return grads, carried_on, metrics
+
+    parts = config.accumulate
     if parts == 1:
-        return grad_fn(carried, batch)
+        return of_part(carried, batch)
+    size = len(jax.tree.leaves(batch)[0])
+    if size % parts:
+        raise UsageError(f"accumulate = {parts}: should divide the {size} images of a replica")
 
-    def split(x: jax.Array) -> jax.Array:
-        # Every part takes its share from each device that holds some of the batch.
-        return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-
-    def one(sums: Any, part: Any) -> tuple[Any, None]:
+    def add(sums: Any, item: Any) -> tuple[Any, None]:
+        index, part = item
         carried, *before = sums
-        grads, carried, metrics = grad_fn(carried, part)
+        with one_part(parts, index):
+            grads, carried, metrics = of_part(carried, part)
         return (carried, *jax.tree.map(jnp.add, before, [grads, metrics])), None
 
-    split_batch = jax.tree.map(split, batch)
-    first, rest = (jax.tree.map(lambda x, i=i: x[i], split_batch) for i in (0, slice(1, None)))
-    grads, carried, metrics = grad_fn(carried, first)
-    (carried, *sums), _ = jax.lax.scan(one, (carried, grads, metrics), rest)
+    split = jax.tree.map(lambda x: in_parts(x, parts), batch)
+    shapes = jax.eval_shape(of_part, carried, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
+    (carried, *sums), _ = jax.lax.scan(add, (carried, *zeros), (jnp.arange(parts), split))
     grads, metrics = jax.tree.map(lambda x: x / parts, sums)
     return grads, carried, metrics
 

@@ -474,7 +474,7 @@ def _open_zip(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_file():
         raise UsageError(f"no file {path}")
     try:
-        archive = zipfile.ZipFile(path.open("rb"))
+        archive = zipfile.ZipFile(path.open("rb") if is_remote(path) else path)
     except (zipfile.BadZipFile, OSError) as error:
         raise UsageError(f"{path} cannot be read as a zip archive: {error}") from error
     names = [info.filename for info in archive.infolist() if not info.is_dir()]

@@ -243,7 +243,7 @@ def _devices(topology: str) -> Sequence[jax.Device]:
 def advice(recipe: Recipe, program: Program) -> list[str]:
     """What would bring a program that does not fit into a device's memory, by estimate.
 
-    What grows with the batch is taken as all but the state.
+    All but the state is taken to grow with the images that a device sees at once.
     """
     if program.fits or program.capacity_gib is None:
         return []
@@ -259,11 +259,19 @@ def advice(recipe: Recipe, program: Program) -> list[str]:
         found.append(f"--parallel fsdp: about {split:.1f} GiB{enough}")
     room = program.capacity_gib - state
     if room > 0:
+        parts = [n for n in range(2, share + 1) if share % n == 0 and activations / n <= room]
+        if parts:
+            accumulate = getattr(recipe.model, "accumulate", 1) * parts[0]
+            found.append(
+                f"--accumulate {accumulate}: about {state + activations / parts[0]:.1f} GiB"
+            )
         fitting = math.floor(share * room / activations)
         if fitting >= 1:
             found.append(
                 f"--batch-size {fitting * program.devices}: {fitting} images a device, not {share}"
             )
+    if getattr(recipe.model, "remat", None) == "none":
+        found.append("--remat blocks: less, which only compiling tells; it goes with the others")
     return found
 
 

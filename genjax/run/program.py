@@ -106,7 +106,13 @@ class _Instruction:
     @functools.cached_property
     def bytes(self) -> int:
         """Those that lie in the device's main memory, and not on the chip (`S(1)` on a TPU)."""
-        return _bytes(re.sub(r"\w+\[[\d,]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}", "", self.shape))
+        return sum(self.bytes_of_outputs)
+
+    @functools.cached_property
+    def bytes_of_outputs(self) -> list[int]:
+        """The same for each array of a tuple."""
+        arrays = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", self.shape)
+        return [0 if re.search(r"S\([1-9]", array) else _bytes(array) for array in arrays]
 
     def called(self, *attributes: str) -> list[str]:
         """Names of the computations that it calls."""
@@ -206,7 +212,7 @@ def _moved(
         min(operand.bytes, _read(inside, place, computations))
         for place, operand in enumerate(operands)
     )
-    return read + _written(inside)
+    return read + _written(each, inside)
 
 
 SLICES = ("dynamic-slice", "slice", "gather")
@@ -235,17 +241,17 @@ def _read(
     return total
 
 
-def _written(inside: list[_Instruction]) -> int:
+def _written(fusion: _Instruction, inside: list[_Instruction]) -> int:
     """Bytes that a fused computation writes: where it updates a slice in place, the slice."""
     by_name = {each.name: each for each in inside}
     root = inside[-1]
     outputs = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
     total = 0
-    for output in outputs:
+    for output, size in zip(outputs, fusion.bytes_of_outputs, strict=True):
         while output.opcode == "bitcast" and output.operands[0] in by_name:
             output = by_name[output.operands[0]]
         is_update = output.opcode == "dynamic-update-slice"
-        total += by_name[output.operands[1]].size if is_update else output.bytes
+        total += min(size, by_name[output.operands[1]].size) if is_update else size
     return total
 
 

@@ -1,6 +1,6 @@
 """BigGAN on ImageNet, 128x128, as in the paper: 96 features, batches of 2,048, bfloat16.
 
-    genjax train biggan_imagenet128 --data-dir gs://BUCKET/tensorflow_datasets
+    genjax train biggan_imagenet128 --data-dir DIR --run gs://BUCKET/runs/biggan
 
 Hardware: a TPU pod slice of 128 cores or more, of which each takes 16 images; or fewer devices with
 `--accumulate 8`. tensorflow-datasets cannot download ImageNet by itself: its page says what to put

@@ -501,6 +501,13 @@ def _tfds_builder(name: str, options: DataOptions) -> Any:
     import tensorflow_datasets as tfds
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # an advertisement for OpenCV, each time
+    if options.data_dir is not None and is_remote(options.data_dir):
+        # Without TensorFlow array_record reads files of this machine alone.
+        raise UsageError(
+            f"data_dir = {options.data_dir}: tensorflow-datasets are read from a disk; copy it to "
+            f"each machine, gcloud storage cp --recursive {options.data_dir}/{name} DIR, and give "
+            "--data-dir DIR"
+        )
     try:
         return tfds.builder(name, data_dir=options.data_dir)
     except tfds.core.DatasetNotFoundError as error:

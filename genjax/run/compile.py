@@ -230,6 +230,7 @@ def _devices(topology: str) -> Sequence[jax.Device]:
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # it takes no TPU from another process
     }
     try:
         found = topologies.get_topology_desc(

@@ -106,6 +106,11 @@ def test_folder_takes_labels_from_sub_folders(folder):
     assert _values(source) == ([0, 20, 40, 10, 30, 50], [0, 0, 0, 1, 1, 1])
 
 
+def test_prepared_data_in_a_bucket_are_refused():
+    with pytest.raises(UsageError, match=r"data_dir = gs://b/tfds: .* gcloud storage cp"):
+        open_source("tfds:mnist", DataOptions(data_dir="gs://b/tfds"))
+
+
 def test_zip_is_the_same_as_the_folder(folder):
     archive = folder / "all.zip"
     with zipfile.ZipFile(archive, "w") as file:

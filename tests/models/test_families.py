@@ -188,7 +188,7 @@ def test_eight_devices_give_the_numbers_of_one(family, parallel):
 
 
 # Their batch norm would see a part of the batch at a time, on purpose.
-BATCH_NORM = ("dcgan", "biggan")
+BATCH_NORM = ("dcgan", "wgan", "wgan_gp", "biggan")
 # Metrics that compare the images of a batch with one another; likewise.
 OF_PARTS = ("diversity", "active_units", "active_share")
 

@@ -60,11 +60,12 @@ def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
     ]
     yield f"| {' | '.join(title.replace('_', ' ') for title in titles)} |"
     yield "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |"
+    missing = []
     for name in recipe_paths():
         for topology in TOPOLOGIES:
             program = programs.get((name, topology))
             if program is None:
-                yield f"| {name} | {topology} | not compiled | | | | | |"
+                missing.append(f"{name} ({topology})")
                 continue
             reduced = program.collectives.get("all-reduce", 0) / 1e6
             seconds = program.step_seconds
@@ -75,6 +76,9 @@ def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
                 f"{program.needed_gib:.2g} of {program.capacity_gib:g} | "
                 f"{'yes' if program.fits else 'no'} | {reduced:,.1f} | {time} | {rate} |"
             )
+    if missing:
+        yield ""
+        yield f"Not compiled yet: {', '.join(missing)}."
 
 
 def scaling(programs: dict[tuple[str, str], Program]) -> Iterator[str]:

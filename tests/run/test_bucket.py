@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 BUCKET = "gs://genjax-test"
-PATIENCE = 200
+PATIENCE = 400
 
 
 @pytest.fixture
@@ -81,6 +81,7 @@ def _write(environment, name, data):
     assert process.returncode == 0, process.stderr.decode()
 
 
+@pytest.mark.timeout(1800)
 def test_a_run_in_a_bucket_is_trained_resumed_sampled_and_evaluated(bucket, tmp_path):
     run = f"{BUCKET}/runs/a"
     options = ("--steps", 20, "--log-every", 10, "--save-every", 20, "--batch-size", 32)

@@ -161,13 +161,18 @@ def _parts(
             yield of(name), _trips(each, computations)
     elif each.opcode == "conditional":
         names = each.called("branch_computations", "true_computation", "false_computation")
-        yield max(map(of, names), key=lambda part: part[0]), 1
+        yield max(map(of, names), key=_cost), 1
     elif each.opcode in ("call", "async-start"):
         for name in each.called("to_apply", "calls"):
             yield of(name), 1
     elif each.opcode == "fusion":  # of whose inside only collectives show
         for name in each.called("calls"):
             yield (0, of(name)[1]), 1
+
+
+def _cost(part: tuple[int, Any]) -> int:
+    memory, collectives = part
+    return memory + sum(size * times for _, size, times in collectives)
 
 
 def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int:

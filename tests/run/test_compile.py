@@ -136,6 +136,30 @@ def test_the_text_of_a_tpu_program_is_read():
     assert found.memory == 16 * (4 + 400) + (100 + 100 + 800)
 
 
+# A player whose turn it is reduces gradients that lie on the chip; else a little is copied.
+CONDITIONAL = """HloModule m
+%wait (x: f32[10]) -> f32[10] {
+  %x = f32[10]{0} parameter(0)
+  ROOT %copy = f32[10]{0} copy(%x)
+}
+%turn (y: f32[10]) -> f32[10] {
+  %y = f32[10]{0} parameter(0)
+  %grads = f32[1000]{0:T(256)S(1)} constant({...})
+  %sum = f32[1000]{0:T(256)S(1)} all-reduce(%grads), replica_groups={}, to_apply=%add
+  ROOT %z = f32[10]{0} bitcast(%y)
+}
+ENTRY %main (p: pred[], q: f32[10]) -> f32[10] {
+  %p = pred[] parameter(0)
+  %q = f32[10]{0} parameter(1)
+  ROOT %r = f32[10]{0} conditional(%p, %q, %q), branch_computations={%wait, %turn}
+}
+"""
+
+
+def test_of_branches_the_one_that_moves_most_counts():
+    assert traffic(CONDITIONAL).collectives == [("all-reduce", 4000, 1)]
+
+
 @pytest.fixture(scope="module")
 def recipe():
     return dataclasses.replace(load_recipe("gan_digits"), batch_size=64)

@@ -109,4 +109,6 @@ def test_images_in_a_bucket_are_data(bucket, tmp_path):
         Image.fromarray(np.full((8, 8), 80 * i, np.uint8)).save(buffer, "png")
         _write(bucket, f"images/{name}", buffer.getvalue())
     said = _genjax(bucket, "inspect", f"folder:{BUCKET}/images", "-o", tmp_path / "grid.png")
-    assert "3" in said and "8x8" in said
+    assert "images    3, and 0 broken" in said
+    assert "8 x 8 (3)" in said
+    assert "a (2), b (1)" in said

@@ -149,12 +149,7 @@ def _run_recipe_command(command: str, arguments: list[str]) -> int:
             recipe: The recipe.
             run: The run folder, new. None: the first free one of runs/FAMILY_DATA, ...-2, ...
         """
-
-        def work() -> int:
-            _join()
-            return _say_end(train(recipe, run))
-
-        return work
+        return _training(lambda: train(recipe, run))
 
     def show_command(recipe: Annotated[Recipe, Flat] = default) -> Work:
         """Print a recipe as JSON, every default spelled out and the options applied.
@@ -193,12 +188,7 @@ def resume_command(run: Positional[str], steps: int | None = None) -> Work:
         run: The run folder.
         steps: Step at which it ends. None: as the recipe says.
     """
-
-    def work() -> int:
-        _join()
-        return _say_end(resume(run, steps))
-
-    return work
+    return _training(lambda: resume(run, steps))
 
 
 def sample_command(
@@ -619,11 +609,16 @@ def _one_line(framed: str, stop: BaseException) -> str:
     return message
 
 
-def _join() -> None:
-    """Join the other processes of a training; the first speaks for all."""
-    join()
-    if not is_first():
-        logging.getLogger("genjax").handlers[0].setLevel(logging.ERROR)
+def _training(train: Callable[[], Result]) -> Work:
+    """Train beside the other processes that there may be, of which the first speaks for all."""
+
+    def work() -> int:
+        join()
+        if not is_first():
+            logging.getLogger("genjax").handlers[0].setLevel(logging.ERROR)
+        return _say_end(train())
+
+    return work
 
 
 def _print(text: str) -> int:

@@ -11,6 +11,7 @@ end the table is written into the README beside this folder.
 import argparse
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
@@ -33,10 +34,8 @@ def compile_one(name: str, topology: str) -> Program:
     """A recipe's step for a slice, with as many images a device on each."""
     recipe = load_recipe(name)
     share = IMAGES_A_DEVICE.get(name, recipe.batch_size // 4)
-    devices = 1
-    for length in topology_axes(topology):
-        devices *= length
-    return compile_step(dataclasses.replace(recipe, batch_size=share * devices), topology)
+    batch_size = share * math.prod(topology_axes(topology))
+    return compile_step(dataclasses.replace(recipe, batch_size=batch_size), topology)
 
 
 def read(path: Path) -> dict[tuple[str, str], Program]:
@@ -48,17 +47,8 @@ def read(path: Path) -> dict[tuple[str, str], Program]:
 
 def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
     """A line for each recipe and slice."""
-    titles = [
-        "recipe",
-        "slice",
-        "images_a_chip",
-        "GiB_a_chip",
-        "fits",
-        "all-reduce_MB",
-        "ms_a_step",
-        "images/s",
-    ]
-    yield f"| {' | '.join(title.replace('_', ' ') for title in titles)} |"
+    memory = "images a chip | GiB a chip | fits"
+    yield f"| recipe | slice | {memory} | all-reduce MB | ms a step | images/s |"
     yield "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |"
     missing = []
     for name in recipe_paths():
@@ -83,7 +73,7 @@ def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
 
 def scaling(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
     """Communication over computation as chips are added, each with its images."""
-    titles = [f"{_chips(topology):,} chips" for topology in SCALES]
+    titles = [f"{math.prod(topology_axes(topology)):,} chips" for topology in SCALES]
     yield f"| recipe | MB all-reduced | {' | '.join(titles)} |"
     yield f"| --- | ---: | {' | '.join('---:' for _ in SCALES)} |"
     for name in recipe_paths():
@@ -97,13 +87,6 @@ def scaling(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
         ]
         reduced = program.collectives.get("all-reduce", 0) / 1e6
         yield f"| {name} | {reduced:,.1f} | {' | '.join(f'{share:.2g}' for share in shares)} |"
-
-
-def _chips(topology: str) -> int:
-    count = 1
-    for length in topology_axes(topology):
-        count *= length
-    return count
 
 
 def write(readme: Path, programs: dict[tuple[str, str], Program]) -> None:

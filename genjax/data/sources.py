@@ -129,15 +129,16 @@ class Subset:
         return self._source.read([int(self._indices[i]) for i in indices])
 
 
+def _with_border(spec: ImageSpec, border: int) -> ImageSpec:
+    height, width = spec.height + 2 * border, spec.width + 2 * border
+    return dataclasses.replace(spec, height=height, width=width)
+
+
 class Bordered:
     """A source with black pixels around its images."""
 
     def __init__(self, source: Source, border: int):
-        self.spec = dataclasses.replace(
-            source.spec,
-            height=source.spec.height + 2 * border,
-            width=source.spec.width + 2 * border,
-        )
+        self.spec = _with_border(source.spec, border)
         self.class_names = source.class_names
         self._source, self._margins = source, ((border, border), (border, border), (0, 0))
 
@@ -396,12 +397,11 @@ def expected_spec(data: str, options: DataOptions) -> ImageSpec:
     if kind == "tfds":
         features = _tfds_builder(name, options).info.features
         _, spec, _ = _read_features(name, features, options)
-        border = 2 * options.border
-        return dataclasses.replace(spec, height=spec.height + border, width=spec.width + border)
+        return _with_border(spec, options.border)
     path = to_path(name if kind == "folder" else data)
     if options.height_width and not path.exists() and kind != STACKED:
-        height, width = (size + 2 * options.border for size in options.height_width)
-        return ImageSpec(height, width, options.channels or 3)
+        spec = ImageSpec(*options.height_width, options.channels or 3)
+        return _with_border(spec, options.border)
     return open_source(data, options).spec
 
 

@@ -23,7 +23,6 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 
 
 def flops(jaxpr: Any) -> int:
@@ -189,6 +188,7 @@ def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> i
     return max(numbers, default=1)
 
 
+SLICES = ("dynamic-slice", "slice", "gather")
 # They move nothing, or what they move is counted where it is done.
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
@@ -218,9 +218,6 @@ def _moved(
         for place, operand in enumerate(operands)
     )
     return read + _written(each, inside)
-
-
-SLICES = ("dynamic-slice", "slice", "gather")
 
 
 def _read(
@@ -300,10 +297,8 @@ def _bytes(shape: str) -> int:
     """Bytes of a shape as HLO writes it, tuples summed."""
     total = 0
     for kind, sizes in re.findall(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]", shape):
-        bits = BITS.get(kind)
-        if bits is None:
-            digits = re.search(r"\d+", kind)
-            bits = int(digits[0]) if digits else 0
+        digits = re.search(r"\d+", kind)  # of a token there are none
+        bits = 8 if kind == "pred" else int(digits[0]) if digits else 0
         total += bits * math.prod(int(size) for size in sizes.split(",") if size)
     return total // 8
 

@@ -107,7 +107,11 @@ class Steps:
             out_shardings=None if self._mapped else self._replicated,
         )
         self._batches = batches
-        self._arrays: Any = None
+        self._arrays = (
+            self._on_each_device(batches.arrays)
+            if self._mapped
+            else jax.device_put(batches.arrays, self._replicated)
+        )
 
     def _split_over(self, shape: tuple[int, ...]) -> NamedSharding:
         mesh = self._replicated.mesh
@@ -156,12 +160,6 @@ class Steps:
         Returns:
             The new state, and each metric's values, [steps]; masked where a step measured none.
         """
-        if self._arrays is None:
-            self._arrays = (
-                self._on_each_device(self._batches.arrays)
-                if self._mapped
-                else jax.device_put(self._batches.arrays, self._replicated)
-            )
         if self._mapped:
             feed = jax.tree.map(self._split, feed)
         else:
@@ -174,7 +172,7 @@ class Steps:
 
     def trace(self, steps: int) -> jax.stages.Traced:
         """The program of a call of so many steps, to be lowered and compiled but not run."""
-        return self._run.trace(self.saved, self._batches.arrays, self._batches.feed(0, steps))
+        return self._run.trace(self.saved, self._arrays, self._batches.feed(0, steps))
 
     def _on_each_device(self, tree: Any) -> Any:
         """Along a leading axis, as pmap takes it."""

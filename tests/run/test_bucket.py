@@ -65,7 +65,7 @@ def _read(environment, name):
 
 
 def _write(environment, name, data):
-    code = "import sys, shutil; from etils import epath; p = epath.Path(sys.argv[1])"
+    code = "import sys; from etils import epath; p = epath.Path(sys.argv[1])"
     process = subprocess.run(
         [
             sys.executable,

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from genjax.data.processes import ProcessLost, is_first, is_joined, join
 from genjax.data.sources import DataOptions
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import SaveError, write_atomically
@@ -43,7 +44,6 @@ from genjax.run.latents import (
     traverse,
 )
 from genjax.run.loop import Diverged, Result, resume, train
-from genjax.run.processes import ProcessLost, is_first, is_joined, join
 from genjax.run.recipe import (
     Flat,
     Recipe,

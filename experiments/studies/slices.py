@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from genjax.run.compile import CHIPS, Program, communication_seconds, compile_step, topology_axes
+from genjax.run.compile import Program, compile_step, roofline, topology_axes
 from genjax.run.recipe import load_recipe, recipe_paths
 
 TOPOLOGIES = ("v5e:2x2", "v4:4x4x4", "v5e:16x16")
@@ -78,13 +78,10 @@ def scaling(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
     yield f"| --- | ---: | {' | '.join('---:' for _ in SCALES)} |"
     for name in recipe_paths():
         program = programs.get((name, "v4:4x4x4"))
-        if program is None or program.compute_seconds is None or program.memory_seconds is None:
+        times = [roofline(program, topology) for topology in SCALES] if program else []
+        shares = [each.collectives / max(each.compute, each.memory) for each in times if each]
+        if program is None or not shares:
             continue
-        busy = max(program.compute_seconds, program.memory_seconds)
-        shares = [
-            communication_seconds(program, CHIPS["v4"], topology_axes(topology)) / busy
-            for topology in SCALES
-        ]
         reduced = program.collectives.get("all-reduce", 0) / 1e6
         yield f"| {name} | {reduced:,.1f} | {' | '.join(f'{share:.2g}' for share in shares)} |"
 

@@ -22,7 +22,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from genjax.data.paths import files, is_remote
-from genjax.run.processes import by_first, is_first, wait
+from genjax.data.processes import by_first, is_first, wait
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")

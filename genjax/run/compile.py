@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -53,6 +53,19 @@ CHIPS = {
 }
 
 
+class Roofline(NamedTuple):
+    """Seconds of a step: of arithmetic and memory the longer, and then communication."""
+
+    compute: float
+    memory: float
+    collectives: float
+
+    @property
+    def step(self) -> float:
+        """All of it."""
+        return max(self.compute, self.memory) + self.collectives
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A train step as compiled.
@@ -69,9 +82,6 @@ class Program:
         memory_bytes: Read and written by a device in a step.
         collectives: Bytes that a device gives to each kind of collective in a step.
         collective_calls: How many there are.
-        compute_seconds: Of a step, at the chip's peak; None where that is not known.
-        memory_seconds: To read and write, likewise.
-        collective_seconds: To communicate, likewise.
     """
 
     where: str
@@ -85,9 +95,6 @@ class Program:
     memory_bytes: int
     collectives: dict[str, int]
     collective_calls: int
-    compute_seconds: float | None = None
-    memory_seconds: float | None = None
-    collective_seconds: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -96,14 +103,9 @@ class Program:
 
     @property
     def step_seconds(self) -> float | None:
-        """The roofline's: the longer of arithmetic and memory, and then communication."""
-        if (
-            self.compute_seconds is None
-            or self.memory_seconds is None
-            or self.collective_seconds is None
-        ):
-            return None
-        return max(self.compute_seconds, self.memory_seconds) + self.collective_seconds
+        """The roofline's; None where the peaks of the devices are not known."""
+        found = roofline(self, self.where)
+        return found and found.step
 
 
 class _Shapes:
@@ -167,7 +169,7 @@ def compile_step(recipe: Recipe, topology: str | None = None) -> Program:
         if used is None:
             raise
         needed = float(used[1]) * {"M": 2**-10, "G": 1, "T": 2**10}[used[2]]
-    program = Program(
+    return Program(
         where=topology or jax.devices()[0].device_kind,
         devices=count,
         batch_size=recipe.batch_size,
@@ -180,13 +182,20 @@ def compile_step(recipe: Recipe, topology: str | None = None) -> Program:
         collectives={kind: moved.bytes_of(kind) for kind in COLLECTIVES if moved.bytes_of(kind)},
         collective_calls=moved.calls,
     )
-    if chip is None or topology is None or not moved.memory:
-        return program
-    return dataclasses.replace(
-        program,
-        compute_seconds=operations / count / chip.flops,
-        memory_seconds=moved.memory / chip.hbm_bandwidth,
-        collective_seconds=communication_seconds(program, chip, topology_axes(topology)),
+
+
+def roofline(program: Program, topology: str) -> Roofline | None:
+    """A program's times on a slice, each device with as many images as where it was compiled.
+
+    None for no slice of known chips, and for a program that could not be compiled.
+    """
+    chip = CHIPS.get(topology.partition(":")[0])
+    if chip is None or not program.memory_bytes:
+        return None
+    return Roofline(
+        program.flops / program.devices / chip.flops,
+        program.memory_bytes / chip.hbm_bandwidth,
+        communication_seconds(program, chip, topology_axes(topology)),
     )
 
 
@@ -295,13 +304,13 @@ def to_text(recipe: Recipe, program: Program) -> str:
         lines.append(f"traffic      {program.memory_bytes / 1e6:,.1f} MB a step and device")
     for kind, size in program.collectives.items():
         lines.append(f"  {kind:18} {size / 1e6:,.2f} MB a step and device")
-    if program.step_seconds is not None:
-        parts = (program.compute_seconds, program.memory_seconds, program.collective_seconds)
-        compute, memory_time, collective = (f"{(part or 0) * 1e3:.3g} ms" for part in parts)
+    times = roofline(program, program.where)
+    if times is not None:
+        compute, memory_time, collective = (f"{seconds * 1e3:.3g} ms" for seconds in times)
         lines += [
-            f"roofline     {program.step_seconds * 1e3:.3g} ms a step: arithmetic {compute}, "
+            f"roofline     {times.step * 1e3:.3g} ms a step: arithmetic {compute}, "
             f"memory {memory_time}, then {program.collective_calls} collectives {collective}",
-            f"             {program.batch_size / program.step_seconds:,.0f} images/s",
+            f"             {program.batch_size / times.step:,.0f} images/s",
             "assumed      published peaks of the chip, all links at once, nothing overlapped; the",
             "             costliest branch of every condition, so each regularization in each step",
         ]

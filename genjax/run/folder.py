@@ -13,8 +13,8 @@ import numpy as np
 from etils import epath
 
 from genjax.data.paths import is_remote, to_path
+from genjax.data.processes import by_first, gathered, is_first, wait
 from genjax.run.checkpoint import write_atomically
-from genjax.run.processes import by_first, gathered, is_first, wait
 from genjax.run.recipe import Recipe, from_json, to_json
 from genjax.types import ImageSpec, UsageError
 

@@ -25,6 +25,7 @@ import numpy as np
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
+from genjax.data.processes import ProcessLost, first_before_others, gathered, is_first
 from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import ENERGY_DISTANCE, Watch
@@ -33,7 +34,6 @@ from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.evaluate import health, likelihoods
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.grid import grid, to_png
-from genjax.run.processes import ProcessLost, first_before_others, gathered, is_first
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sample import abstract_state, grid_labels, initial_state, sample_state
 from genjax.run.sharding import Steps

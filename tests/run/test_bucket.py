@@ -44,10 +44,11 @@ def bucket():
         process.terminate()
 
 
-def _run(environment, *arguments):
+def _run(environment, *arguments, data=None):
     result = subprocess.run(
         [sys.executable, *map(str, arguments)],
         env=environment,
+        input=data,
         capture_output=True,
         timeout=PATIENCE,
     )
@@ -59,26 +60,16 @@ def _genjax(environment, *arguments):
     return _run(environment, "-m", "genjax.cli", *arguments).decode()
 
 
+OBJECT = f"import sys; from etils import epath; p = epath.Path('{BUCKET}') / sys.argv[1]"
+
+
 def _read(environment, name):
-    code = f"import sys; from etils import epath; p = epath.Path('{BUCKET}') / sys.argv[1]"
-    return _run(environment, "-c", f"{code}; sys.stdout.buffer.write(p.read_bytes())", name)
+    return _run(environment, "-c", f"{OBJECT}; sys.stdout.buffer.write(p.read_bytes())", name)
 
 
 def _write(environment, name, data):
-    code = "import sys; from etils import epath; p = epath.Path(sys.argv[1])"
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"{code}; p.write_bytes(sys.stdin.buffer.read())",
-            f"{BUCKET}/{name}",
-        ],
-        env=environment,
-        input=data,
-        capture_output=True,
-        timeout=PATIENCE,
-    )
-    assert process.returncode == 0, process.stderr.decode()
+    code = f"{OBJECT}; p.write_bytes(sys.stdin.buffer.read())"
+    _run(environment, "-c", code, name, data=data)
 
 
 @pytest.mark.timeout(1800)

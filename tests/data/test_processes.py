@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import genjax
-from genjax.run import processes
+from genjax.data import processes
 from genjax.run.checkpoint import DIGESTS
 from genjax.run.folder import RunFolder
 from genjax.run.writer import TIMINGS, read_records

@@ -1,8 +1,9 @@
 """A step is written for the global batch; these make it hold where a batch is seen in shares.
 
-Under jit the batch is one array, whatever devices it lies on, and each function is the plain one.
-Under pmap over `BATCH_AXIS` a step sees its replica's share, and they reach across replicas. In
-`one_part` a loss sees a part of a batch, and its noise is that part of the batch's.
+Under jit the batch is one array, whatever devices it lies on, and each function is the plain one;
+noise is split over `BATCH_AXIS` of the mesh that is set, if any, as a batch is, and with it what is
+computed of it. Under pmap over `BATCH_AXIS` a step sees its replica's share, and they reach across
+replicas. In `one_part` a loss sees a part of a batch, and its noise is that part of the batch's.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+from jax.sharding import PartitionSpec
 
 BATCH_AXIS = "batch"
 
@@ -55,7 +57,10 @@ def uniform_for_batch(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _for_batch(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     parts, index = _part.get()
-    noise = own_rows(draw(key, (number_of_replicas() * parts * shape[0], *shape[1:])))
+    noise = draw(key, (number_of_replicas() * parts * shape[0], *shape[1:]))
+    if BATCH_AXIS in jax.sharding.get_abstract_mesh().auto_axes:
+        noise = jax.lax.with_sharding_constraint(noise, PartitionSpec(BATCH_AXIS))
+    noise = own_rows(noise)
     return noise if parts == 1 else in_parts(noise, parts)[index]
 
 

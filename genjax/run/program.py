@@ -247,9 +247,11 @@ def _written(fusion: _Instruction, inside: list[_Instruction]) -> int:
     """Bytes that a fused computation writes: where it updates a slice in place, the slice."""
     by_name = {each.name: each for each in inside}
     root = inside[-1]
-    outputs = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    sizes = fusion.bytes_of_outputs
+    # A root with several outputs that is no tuple, such as a reduction of several arrays, is each.
+    outputs = [by_name[n] for n in root.operands] if root.opcode == "tuple" else [root] * len(sizes)
     total = 0
-    for output, size in zip(outputs, fusion.bytes_of_outputs, strict=True):
+    for output, size in zip(outputs, sizes, strict=True):
         while output.opcode == "bitcast" and output.operands[0] in by_name:
             output = by_name[output.operands[0]]
         is_update = output.opcode == "dynamic-update-slice"

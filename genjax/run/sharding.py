@@ -6,6 +6,7 @@ are grouped into calls, or whether a run was interrupted. Devices are those of a
 process feeds its share of a batch.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -67,9 +68,9 @@ class Steps:
                 f"batch_size = {batch_size}: should be a multiple of the {len(devices)} devices"
             )
         self._mapped, self._splits_state = parallel == "pmap", parallel == "fsdp"
-        mesh = Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._batch_split = NamedSharding(mesh, PartitionSpec(None, BATCH_AXIS))
+        self._mesh = Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._batch_split = NamedSharding(self._mesh, PartitionSpec(None, BATCH_AXIS))
         self._local_devices = [d for d in devices if d.process_index == jax.process_index()]
         shardings = jax.tree.map(
             lambda x: self._split_over(x.shape) if self._splits_state else self._replicated, like
@@ -114,11 +115,10 @@ class Steps:
         )
 
     def _split_over(self, shape: tuple[int, ...]) -> NamedSharding:
-        mesh = self._replicated.mesh
         if np.prod(shape) >= SMALLEST_SPLIT:
             for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
-                if shape[axis] % mesh.size == 0:
-                    return NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
+                if shape[axis] % self._mesh.size == 0:
+                    return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, BATCH_AXIS))
         return self._replicated
 
     def _gather_what_networks_read(self, path: Any, x: jax.Array) -> jax.Array:
@@ -166,13 +166,19 @@ class Steps:
             feed = jax.tree.map(
                 lambda x: jax.make_array_from_process_local_data(self._batch_split, x), feed
             )
-        state, metrics = self._run(state, self._arrays, feed)
+        with self._mesh_for_noise():
+            state, metrics = self._run(state, self._arrays, feed)
         metrics = jax.tree.map(self._on_one_device, metrics)
         return state, {name: as_array(values) for name, values in metrics.items()}
 
     def trace(self, steps: int) -> jax.stages.Traced:
         """The program of a call of so many steps, to be lowered and compiled but not run."""
-        return self._run.trace(self.saved, self._arrays, self._batches.feed(0, steps))
+        with self._mesh_for_noise():
+            return self._run.trace(self.saved, self._arrays, self._batches.feed(0, steps))
+
+    def _mesh_for_noise(self) -> contextlib.AbstractContextManager[Any]:
+        """Steps that run within draw the noise of a batch split among the devices."""
+        return contextlib.nullcontext() if self._mapped else jax.set_mesh(self._mesh)
 
     def _on_each_device(self, tree: Any) -> Any:
         """Along a leading axis, as pmap takes it."""

@@ -190,6 +190,13 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
     assert "all-reduce" in text
 
 
+@pytest.mark.parametrize("name", ["wgan_digits", "wgan_gp_digits"])
+def test_a_generators_own_step_is_divided_among_the_devices(name):
+    """Its noise is drawn in the program and meets no image of the batch."""
+    recipe = load_recipe(name)
+    assert compile_step(recipe).collectives["all-reduce"] >= _parameter_bytes(recipe)
+
+
 PROGRAM = Program(
     where="v5e:4x4",
     devices=16,

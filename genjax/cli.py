@@ -13,9 +13,10 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -86,6 +87,8 @@ usage: genjax COMMAND ...
   genjax list                     the recipes and the families
   genjax show RECIPE [options]    a recipe with every default spelled out
   genjax compile RECIPE [options] what a step needs, here or on a TPU slice that is not there
+  genjax profile RECIPE [options] where the time of a step goes, and what bounds it
+  genjax bench losses|steps|startup   how fast they are here, and beside PyTorch
   genjax inspect DATA [options]   what a data set holds, and what is broken in it
 
 RECIPE is a name from `genjax list`, or the path of a .py file of yours.
@@ -126,8 +129,14 @@ def run(arguments: list[str]) -> int:
     command, *rest = arguments
     if command in RECIPE_COMMANDS:
         return _run_recipe_command(command, rest)
+    if command == "bench":
+        if not rest or rest[0] not in BENCHMARKS:
+            given = repr(rest[0]) if rest else "nothing"
+            raise UsageError(f"bench {given}: wanted {', '.join(BENCHMARKS)}")
+        kind, *rest = rest
+        return _parse(BENCHMARKS[kind], f"bench {kind}", rest)()
     if command not in COMMANDS:
-        commands = ", ".join([*RECIPE_COMMANDS, *COMMANDS])
+        commands = ", ".join([*RECIPE_COMMANDS, *COMMANDS, "bench"])
         raise UsageError(f"no command {command!r}: wanted {commands}")
     return _parse(COMMANDS[command], command, rest)()
 
@@ -177,7 +186,37 @@ def _run_recipe_command(command: str, arguments: list[str]) -> int:
 
         return work
 
-    commands = {"train": train_command, "show": show_command, "compile": compile_command}
+    def profile_command(
+        recipe: Annotated[Recipe, Flat] = default,
+        output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+        top: int = 20,
+    ) -> Work:
+        """Run steps under jax's profiler, and list the operations that take longest.
+
+        Args:
+            recipe: The recipe; of its data only the shape matters.
+            output: Where the trace goes, a new folder that TensorBoard and Perfetto read. None: no
+                trace is kept.
+            top: How many operations.
+        """
+
+        def work() -> int:
+            from genjax.bench.profile import profile, to_text
+
+            with contextlib.ExitStack() as stack:
+                folder = output
+                if folder is None:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "trace"
+                return _print(to_text(profile(recipe, folder), top, kept=output is not None))
+
+        return work
+
+    commands = {
+        "train": train_command,
+        "show": show_command,
+        "compile": compile_command,
+        "profile": profile_command,
+    }
     return _parse(commands[command], f"{command} {name}", rest)()
 
 
@@ -552,7 +591,147 @@ def inspect_command(
     return lambda: _print(inspect(data, options, output))
 
 
-RECIPE_COMMANDS = ("train", "show", "compile")
+# Benchmarks are imported when they are asked for: nothing else should wait for them.
+
+
+def bench_losses_command(
+    functions: Positional[tuple[str, ...]] = (),
+    batch_sizes: tuple[int, ...] = (64, 1024),
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16"),
+    rounds: int = 15,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    against: Path | None = None,
+) -> Work:
+    """Every function of genjax.objectives, and its gradient: compiled and eager.
+
+    Args:
+        functions: Names. None: all.
+        batch_sizes: Examples in a call.
+        dtypes: Of all arrays.
+        rounds: Samples of each; the table has medians, and the spread of the middle half.
+        output: A .json for all that was measured; the rows go beside it, in a .csv.
+        against: An earlier output to compare with.
+    """
+
+    def work() -> int:
+        from genjax.bench import losses
+
+        return _bench(
+            "losses",
+            lambda: losses.bench_losses(batch_sizes, dtypes, functions, rounds),
+            lambda found: losses.columns(found.limits),
+            output,
+            against,
+        )
+
+    return work
+
+
+def bench_steps_command(
+    recipes: Positional[tuple[str, ...]] = (),
+    torch: tuple[Literal["eager", "compiled"], ...] = (),
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    batch_size: int | None = None,
+    devices: tuple[int, ...] = (1,),
+    rounds: int = 5,
+    loop: bool = True,
+    data_dir: str | None = None,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    against: Path | None = None,
+) -> Work:
+    """Whole training steps of recipes, compiled, with all metrics, and the loop around them.
+
+    Args:
+        recipes: Names. None: one of each family, for a small machine.
+        torch: Run PyTorch beside them in turn, eager, by torch.compile, or both.
+        dtype: Compute type. None: the recipe's.
+        batch_size: Images a step. None: the recipe's.
+        devices: On how many, a row for each; on a CPU they are simulated.
+        rounds: Samples of each; the table has medians, the least and the most.
+        loop: Also measure `genjax train`, where the recipe's data are here.
+        data_dir: Where tfds data lie.
+        output: A .json for all that was measured; the rows go beside it, in a .csv.
+        against: An earlier output to compare with.
+    """
+
+    def work() -> int:
+        from genjax.bench import steps
+
+        options = steps.Options(rounds, torch, dtype, batch_size, loop=loop, data_dir=data_dir)
+        return _bench(
+            "steps",
+            lambda: steps.bench_steps(recipes or steps.RECIPES, options, devices),
+            lambda found: steps.columns(found.limits),
+            output,
+            against,
+        )
+
+    return work
+
+
+def bench_startup_command(
+    recipes: Positional[tuple[str, ...]] = (),
+    rounds: int = 3,
+    data_dir: str | None = None,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    against: Path | None = None,
+) -> Work:
+    """From the command to the first step: cold, and with the programs compiled before.
+
+    Args:
+        recipes: Names. None: the smallest and the largest for a small machine.
+        rounds: Samples of each.
+        data_dir: Where tfds data lie.
+        output: A .json for all that was measured; the rows go beside it, in a .csv.
+        against: An earlier output to compare with.
+    """
+
+    def work() -> int:
+        from genjax.bench import startup
+
+        return _bench(
+            "startup",
+            lambda: startup.bench_startup(recipes or startup.RECIPES, rounds, data_dir),
+            lambda found: startup.columns(),
+            output,
+            against,
+        )
+
+    return work
+
+
+def _bench(
+    kind: str,
+    measure: Callable[[], Any],
+    columns: Callable[[Any], Any],
+    output: Path | None,
+    earlier: Path | None,
+) -> int:
+    """Measure, print the table, and save or compare what was found."""
+    from genjax.bench import results
+
+    results.check_output(output)
+    old = results.load(earlier, kind) if earlier is not None else None
+    found = measure()
+    print(results.table(found.rows, columns(found)))
+    print(f"\n{results.machine_line(found)}")
+    for line in results.notes(found.rows):
+        print(line)
+    if output is not None:
+        results.save(found, output)
+        print(f"{output}\n{output.with_suffix('.csv')}")
+    if old is not None:
+        print(f"\nagainst {earlier}:")
+        print("\n".join(results.against(found, old)))
+    return 0
+
+
+RECIPE_COMMANDS = ("train", "show", "compile", "profile")
+BENCHMARKS: dict[str, Callable[..., Work]] = {
+    "losses": bench_losses_command,
+    "steps": bench_steps_command,
+    "startup": bench_startup_command,
+}
 COMMANDS: dict[str, Callable[..., Work]] = {
     "resume": resume_command,
     "sample": sample_command,

@@ -399,7 +399,8 @@ def expected_spec(data: str, options: DataOptions) -> ImageSpec:
         _, spec, _ = _read_features(name, features, options)
         return _with_border(spec, options.border)
     path = to_path(name if kind == "folder" else data)
-    if options.height_width and not path.exists() and kind != STACKED:
+    is_files = kind == "folder" or (kind != STACKED and path.suffix.lower() == ".zip")
+    if is_files and options.height_width and not path.exists():
         spec = ImageSpec(*options.height_width, options.channels or 3)
         return _with_border(spec, options.border)
     return open_source(data, options).spec

@@ -165,7 +165,8 @@ def compile_step(recipe: Recipe, topology: str | None = None) -> Program:
         needed = peak_bytes(compiled) / GIB
         moved = traffic(compiled.as_text())
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([GMT]) of", str(error))
+        # It says what all of it takes, or what temporary values alone do.
+        used = re.search(r"(?:Used |required for [\w ]+ \()([\d.]+)([MGT])", str(error))
         if used is None:
             raise
         needed = float(used[1]) * {"M": 2**-10, "G": 1, "T": 2**10}[used[2]]

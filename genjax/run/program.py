@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,11 @@ COLLECTIVES = (
 )
 
 
-def flops(jaxpr: Any) -> int:
+# Whose inputs are those of the program within.
+CALLS = ("jit", "closed_call", "checkpoint")
+
+
+def flops(jaxpr: Any, known: Sequence[Any] | None = None) -> int:
     """Floating point operations of a program's matrix products and convolutions.
 
     A product and a sum count as two, as is usual; zeros that a strided convolution's gradient
@@ -33,15 +37,40 @@ def flops(jaxpr: Any) -> int:
 
     Args:
         jaxpr: Such as `jax.make_jaxpr(function)(*arguments)`, or of `jax.jit(...).trace(...)`.
+        known: Of each input a value that it will have, or None. A conditional whose choice follows
+            from these counts as chosen, of others the costliest branch.
     """
-    return sum(_flops_of_equation(equation) for equation in _open(jaxpr).eqns)
+    jaxpr = _open(jaxpr)
+    values = dict(zip(jaxpr.invars, known or [None] * len(jaxpr.invars), strict=True))
+    total = 0
+    for equation in jaxpr.eqns:
+        given = [_value(each, values) for each in equation.invars]
+        total += _flops_of_equation(equation, given)
+        if all(value is not None for value in given) and _is_small(equation):
+            found = equation.primitive.bind(*given, **equation.params)
+            found = found if equation.primitive.multiple_results else [found]
+            values |= dict(zip(equation.outvars, found, strict=True))
+    return total
 
 
 def _open(jaxpr: Any) -> Any:
     return getattr(jaxpr, "jaxpr", jaxpr)
 
 
-def _flops_of_equation(equation: Any) -> int:
+def _value(atom: Any, values: dict[Any, Any]) -> Any:
+    """Of a literal its own, of a variable what is known."""
+    return atom.val if hasattr(atom, "val") else values.get(atom)
+
+
+def _is_small(equation: Any) -> bool:
+    """Whether it has inputs, and gives nothing but whole numbers or truths, one each."""
+    avals = [each.aval for each in equation.outvars]
+    return bool(equation.invars) and all(
+        not aval.shape and aval.dtype.kind in "iub" for aval in avals
+    )
+
+
+def _flops_of_equation(equation: Any, given: Sequence[Any]) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -54,9 +83,14 @@ def _flops_of_equation(equation: Any) -> int:
         size = math.prod(shape[axis] for axis in kernel[1:])  # inputs and window
         return 2 * equation.outvars[0].aval.size * size // math.prod(params["lhs_dilation"])
     if name == "cond":
-        return max(flops(branch) for branch in params["branches"])
-    trips = params["length"] if name == "scan" else 1
-    return trips * sum(flops(inner) for inner in _inner_jaxprs(params))
+        choice, *inputs = given
+        if choice is not None:
+            return flops(params["branches"][int(choice)], inputs)
+        return max(flops(branch, inputs) for branch in params["branches"])
+    if name == "scan":
+        return params["length"] * flops(params["jaxpr"])
+    passed_on = given if name in CALLS else None
+    return sum(flops(inner, passed_on) for inner in _inner_jaxprs(params))
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
@@ -186,6 +220,74 @@ def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> i
         if each.opcode == "constant" and (match := re.match(r"(\d+)\)", each.rest))
     ]
     return max(numbers, default=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one run of an instruction does.
+
+    Attributes:
+        flops: Of matrix products and convolutions in it; of those in a library's call unknown, 0.
+        bytes: Read and written.
+        source: What it was made from, as jax names it.
+    """
+
+    flops: int
+    bytes: int
+    source: str
+
+
+def work_of_instructions(hlo: str) -> dict[str, Work]:
+    """Of each instruction of a compiled program, by its name.
+
+    Args:
+        hlo: Its text, `jax.stages.Compiled.as_text()`.
+    """
+    computations, _ = _parse(hlo)
+    found = {}
+    for instructions in computations.values():
+        by_name = {each.name: each for each in instructions}
+        for each in instructions:
+            match = re.search(r'op_name="([^"]*)"', each.rest)
+            found[each.name] = Work(
+                _flops_of_instruction(each, by_name, computations),
+                _moved(each, by_name, computations),
+                match[1] if match else "",
+            )
+    return found
+
+
+def _flops_of_instruction(
+    each: _Instruction,
+    by_name: dict[str, _Instruction],
+    computations: dict[str, list[_Instruction]],
+) -> int:
+    if each.opcode == "fusion":
+        (name,) = each.called("calls")
+        inside = {other.name: other for other in computations[name]}
+        return sum(_flops_of_instruction(other, inside, computations) for other in inside.values())
+    outputs = math.prod(_sizes(each.shape))
+    if each.opcode == "dot":
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", each.rest)
+        sizes = _sizes(by_name[each.operands[0]].shape)
+        contracted = [sizes[int(axis)] for axis in axes[1].split(",") if axis] if axes else []
+        return 2 * outputs * math.prod(contracted)
+    if each.opcode == "convolution":
+        labels = re.search(r"dim_labels=\w+_(\w+)->", each.rest)
+        dilation = re.search(r"lhs_dilate=([\dx]+)", each.rest)
+        if labels is None:
+            return 0
+        sizes = _sizes(by_name[each.operands[1]].shape)
+        seen = [n for label, n in zip(labels[1], sizes, strict=True) if label != "o"]
+        zeros = math.prod(int(n) for n in dilation[1].split("x")) if dilation else 1
+        return 2 * outputs * math.prod(seen) // zeros
+    return 0
+
+
+def _sizes(shape: str) -> list[int]:
+    """Of the first array of a shape as HLO writes it."""
+    match = re.search(r"\[([\d,]*)\]", shape)
+    return [int(size) for size in match[1].split(",") if size] if match else []
 
 
 SLICES = ("dynamic-slice", "slice", "gather")

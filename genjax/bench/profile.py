@@ -1,0 +1,179 @@
+"""`genjax profile`: where the time of a step goes, operation by operation, and what bounds each."""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from genjax.bench.results import Column, Row, duration, table
+from genjax.bench.steps import Trainer, dtype_of
+from genjax.bench.timing import Limits, measure_limits
+from genjax.data.sources import expected_spec
+from genjax.run.program import Work, work_of_instructions
+from genjax.run.recipe import Recipe
+from genjax.types import UsageError
+
+# Events that hold those of others.
+AROUND = ("while", "conditional", "call")
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An instruction of the compiled program.
+
+    Attributes:
+        name: Its own, such as `fusion.12`.
+        layer: Of our code, as jax names it: functions, modules, operation.
+        seconds: Of a step.
+        calls: In a step.
+        work: Of one call.
+    """
+
+    name: str
+    layer: str
+    seconds: float
+    calls: float
+    work: Work
+
+    def bound(self, limits: Limits, dtype: str) -> tuple[float, str]:
+        """The least seconds of a step that it could take, and what bounds it."""
+        compute = self.calls * self.work.flops / limits.product[dtype]
+        memory = self.calls * self.work.bytes / limits.copy
+        return max((compute, "product"), (memory, "memory"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Of a recipe's steps.
+
+    Attributes:
+        recipe: The recipe.
+        steps: That were run.
+        seconds: Of a step by the clock, while it was traced.
+        limits: Of the machine, measured in the same run.
+        operations: The longest first.
+        trace: A folder that TensorBoard and Perfetto read.
+    """
+
+    recipe: Recipe
+    steps: int
+    seconds: float
+    limits: Limits
+    operations: list[Operation]
+    trace: Path
+
+
+def profile(recipe: Recipe, folder: Path) -> Profile:
+    """Run steps of a recipe on made-up images under jax's profiler.
+
+    Args:
+        recipe: The recipe; of its data only the shape matters.
+        folder: Of the trace, new.
+
+    Raises:
+        UsageError: The folder is there already, or `pmap`, of which no program can be had.
+    """
+    if recipe.parallel == "pmap":
+        raise UsageError("parallel = 'pmap': wanted jit or fsdp, of which a program can be had")
+    if folder.exists():
+        raise UsageError(f"output {folder}: is there already; wanted a new folder")
+    limits = measure_limits([dtype_of(recipe)])
+    spec = expected_spec(recipe.data, recipe.data_options)
+    trainer = Trainer(recipe, spec, jax.device_count(), limits)
+    trainer()
+    with jax.profiler.trace(str(folder)):
+        seconds = trainer()
+    (path,) = folder.rglob("*.xplane.pb")
+    works = work_of_instructions(trainer.hlo)
+    times: dict[str, list[float]] = defaultdict(list)
+    for name, event_seconds in _events(path):
+        times[name].append(event_seconds)
+    operations = [
+        Operation(
+            name,
+            _layer(works[name].source) if name in works else "",
+            sum(values) / trainer.steps / jax.local_device_count(),
+            len(values) / trainer.steps / jax.local_device_count(),
+            works.get(name, Work(0, 0, "")),
+        )
+        for name, values in times.items()
+    ]
+    operations.sort(key=lambda each: -each.seconds)
+    return Profile(recipe, trainer.steps, seconds, limits, operations, folder)
+
+
+def _events(path: Path) -> Iterator[tuple[str, float]]:
+    """Each run of an instruction of the train step: its name and its seconds."""
+    data: Any = jax.profiler.ProfileData.from_file(str(path))
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                stats = dict(event.stats)
+                name = stats.get("hlo_op")
+                is_step = str(stats.get("hlo_module", "")).startswith("jit_run")
+                if name and is_step and not str(name).startswith(AROUND):
+                    yield str(name), event.duration_ns / 1e9
+
+
+def _layer(source: str) -> str:
+    """What jax calls an operation, without what is around every one of them."""
+    source = re.sub(r"^jit\(run\)/", "", source)
+    source = re.sub(r"\b(while/body|closed_call|cond/branch_\d+_fun|checkpoint)/", "", source)
+    return re.sub(r"\bjit\((\w+)\)/", r"\1/", source)
+
+
+def columns(found: Profile) -> list[Column]:
+    """Of the table of operations."""
+
+    def rate(each: Operation) -> str:
+        amount = each.calls * each.work.flops
+        return f"{amount / each.seconds / 1e9:.0f}" if amount else ""
+
+    def bound(each: Operation) -> str:
+        seconds, by = each.bound(found.limits, dtype_of(found.recipe))
+        return f"{duration(seconds)}, {by}" if seconds else ""
+
+    def reached(each: Operation) -> str:
+        seconds, _ = each.bound(found.limits, dtype_of(found.recipe))
+        return f"{100 * seconds / each.seconds:.0f}%" if seconds else ""
+
+    total = sum(each.seconds for each in found.operations)
+    texts: dict[str, Callable[[Operation], str]] = {
+        "operation": lambda each: each.name,
+        "calls": lambda each: f"{each.calls:.3g}",
+        "a step": lambda each: duration(each.seconds),
+        "share": lambda each: f"{100 * each.seconds / total:.1f}%",
+        "GFLOP/s": rate,
+        "at least": bound,
+        "reached": reached,
+        "of": lambda each: each.layer,
+    }
+
+    def of_row(text: Callable[[Operation], str]) -> Callable[[Row], str]:
+        return lambda row: text(row["operation"])
+
+    return [(title, of_row(text)) for title, text in texts.items()]
+
+
+def to_text(found: Profile, top: int, kept: bool = True) -> str:
+    """The operations that take longest, and what is known of the whole."""
+    total = sum(each.seconds for each in found.operations)
+    shown = found.operations[:top]
+    share = sum(each.seconds for each in shown) / total if total else 0.0
+    limits, dtype = found.limits, dtype_of(found.recipe)
+    lines = [
+        table([{"operation": each} for each in shown], columns(found)),
+        "",
+        f"{len(shown)} of {len(found.operations)} operations, {100 * share:.0f}% of their time; "
+        f"{duration(total)} in operations of a step of {duration(found.seconds)}, which may "
+        "overlap, under the profiler",
+        f"bounds by what was measured here: a copy {limits.copy / 1e9:.3g} GB/s (caches are "
+        f"faster), a product {limits.product[dtype] / 1e9:,.0f} GFLOP/s in {dtype}",
+    ]
+    if kept:
+        lines.append(f"trace {found.trace}: tensorboard --logdir, or ui.perfetto.dev")
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""What the counterparts share."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from genjax.steps.optim import AdamConfig
+from genjax.types import UsageError
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Counterpart(NamedTuple):
+    """A model in PyTorch.
+
+    Attributes:
+        check: Raises an `AssertionError` if it does not compute what ours does.
+        step: A whole training step: its number, images uint8 [B, C, H, W] and labels, int64 [B], to
+            a loss.
+    """
+
+    check: Callable[[], None]
+    step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def require(config: Any, **values: Any) -> None:
+    """Raise a `UsageError` if the config asks for what the counterpart has not."""
+    for name, value in values.items():
+        if getattr(config, name) != value:
+            raise UsageError(
+                f"{name} = {getattr(config, name)!r}: its PyTorch counterpart has {value!r}"
+            )
+
+
+def place(module: Any) -> Any:
+    """On the device, in the layout that is fast there."""
+    layout = torch.channels_last if DEVICE == "cuda" else torch.contiguous_format
+    return module.to(DEVICE, memory_format=layout)
+
+
+def mixed(dtype: str) -> Any:
+    """A context in which networks compute in that type."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(DEVICE, dtype=torch.bfloat16)
+
+
+class Adam:
+    """By one of our configs; schedules of its rate are left out."""
+
+    def __init__(self, parameters: Any, config: AdamConfig):
+        self._parameters, self._clip_norm = list(parameters), config.clip_norm
+        betas = (config.beta1, config.beta2)
+        self._adam = torch.optim.Adam(self._parameters, config.learning_rate, betas, config.epsilon)
+
+    def minimize(self, loss: torch.Tensor) -> None:
+        """A step."""
+        self._adam.zero_grad()
+        loss.backward(inputs=self._parameters)
+        if self._clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._adam.step()
+
+
+class Average:
+    """The moving average of a module's parameters, if there is one."""
+
+    def __init__(self, module: Any, decay: float):
+        self._parameters, self._decay = list(module.parameters()), decay
+        self._average = [p.detach().clone() for p in self._parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the parameters as they are."""
+        if self._decay:
+            torch._foreach_lerp_(self._average, self._parameters, 1 - self._decay)
+
+
+def compiler(compiled: bool) -> Callable[[Any], Any]:
+    """What modules go through: `torch.compile`, or nothing."""
+    return torch.compile if compiled else lambda module: module
+
+
+def scaled(images: torch.Tensor) -> torch.Tensor:
+    """Levels to [-1, 1]."""
+    return images / 127.5 - 1
+
+
+def to_numpy(module: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """A copy of its parameters and buffers, by name."""
+    return {
+        prefix + name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def on_cpu(module: Any) -> Any:
+    """A copy, for a check in float32."""
+    return copy.deepcopy(module).cpu()
+
+
+def nchw(images: np.ndarray) -> torch.Tensor:
+    """[B, H, W, C] as PyTorch has it."""
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+
+def draw_images(spec: Any, batch_size: int) -> np.ndarray:
+    """Random images in [-1, 1], float32 [B, H, W, C]."""
+    rng = np.random.default_rng(0)
+    return rng.uniform(-1, 1, (batch_size, *spec.shape)).astype(np.float32)
+
+
+def assert_losses_agree(
+    ours: Mapping[str, Any], theirs: Mapping[str, torch.Tensor], loose: Sequence[str] = ()
+) -> None:
+    """To 1e-4 of each other.
+
+    Args:
+        ours: By name.
+        theirs: By the same names.
+        loose: Those that come after a step of Adam, whose first move is of the gradients' signs:
+            to a twentieth.
+    """
+    for name, value in theirs.items():
+        tolerance = 0.05 if name in loose else 1e-4
+        np.testing.assert_allclose(
+            float(ours[name]), value.item(), rtol=tolerance, atol=tolerance / 10, err_msg=name
+        )

@@ -1,0 +1,90 @@
+"""`genjax bench startup`: from the command to the first step, cold and compiled before."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genjax.bench.results import Column, Results, Row, duration
+from genjax.bench.timing import machine, measure_limits
+from genjax.run.folder import RunFolder
+from genjax.run.recipe import load_recipe
+from genjax.types import UsageError
+
+# The smallest and the largest that two CPU cores can train.
+RECIPES = ("gan_digits", "stylegan2_mnist")
+POLL_SECONDS = 0.02
+
+
+def bench_startup(
+    recipes: Sequence[str] = RECIPES, rounds: int = 3, data_dir: str | None = None
+) -> Results:
+    """Start `genjax train` as a user would, until the first step's record is written.
+
+    Args:
+        recipes: Names.
+        rounds: Of each, in turn: with an empty compilation cache, then with that which this fills.
+        data_dir: Where tfds data lie.
+
+    Returns:
+        Rows of `recipe` and `what` (cold, cached) with `seconds`.
+
+    Raises:
+        UsageError: An unknown recipe, or a command that failed; its message.
+    """
+    if rounds < 1:
+        raise UsageError(f"rounds = {rounds}: should be at least 1")
+    rows: list[Row] = []
+    for name in recipes:
+        load_recipe(name)
+        times: dict[str, list[float]] = {"cold": [], "cached": []}
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                for what, seconds in times.items():
+                    seconds.append(_seconds_to_first_step(name, data_dir, Path(folder), what))
+        rows += [
+            {"recipe": name, "what": what, "seconds": seconds} for what, seconds in times.items()
+        ]
+    return Results("startup", machine(), measure_limits(["float32"]), rows)
+
+
+def _seconds_to_first_step(name: str, data_dir: str | None, folder: Path, what: str) -> float:
+    """Start it, wait for the first record, kill it."""
+    metrics = Path(RunFolder(folder / what).metrics)
+    command = [sys.executable, "-m", "genjax.cli", "train", name, "--run", str(folder / what)]
+    command += ["--log-every", "1", *(["--data-dir", data_dir] if data_dir else [])]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
+    with (folder / "errors").open("w+") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        try:
+            while not (metrics.is_file() and metrics.stat().st_size):
+                if process.poll() is not None:
+                    errors.seek(0)
+                    raise UsageError(errors.read().strip().splitlines()[-1])
+                time.sleep(POLL_SECONDS)
+            return time.perf_counter() - start
+        finally:
+            process.kill()
+            process.wait()
+
+
+def columns() -> list[Column]:
+    """Of the table."""
+
+    def spread(row: Row) -> str:
+        return f"{min(row['seconds']):.3g} to {max(row['seconds']):.3g}"
+
+    return [
+        ("recipe", lambda row: row["recipe"]),
+        ("", lambda row: row["what"]),
+        ("to the first step", lambda row: duration(float(np.median(row["seconds"])))),
+        ("s, least and most", spread),
+    ]

@@ -1,0 +1,415 @@
+"""`genjax bench steps`: whole training steps, the loop around them, and PyTorch beside both."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from genjax.bench.pytorch import find
+from genjax.bench.results import Column, Results, Row, duration
+from genjax.bench.timing import (
+    Dtype,
+    Limits,
+    alternating_times,
+    machine,
+    measure_limits,
+    ratio_of_medians,
+)
+from genjax.data.batches import Resident
+from genjax.data.sources import expected_spec
+from genjax.run.folder import RunFolder
+from genjax.run.loop import initial_state, train
+from genjax.run.program import flops, peak_bytes, traffic
+from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.sample import abstract_state
+from genjax.run.sharding import Steps
+from genjax.run.writer import read_records
+from genjax.types import Batch, ImageSpec, State, UsageError
+
+log = logging.getLogger("genjax")
+
+# Of each family the recipe that two CPU cores can train.
+RECIPES = (
+    "gan_mnist",
+    "dcgan_mnist",
+    "wgan_digits",
+    "wgan_gp_mnist",
+    "vae_mnist",
+    "glow_mnist",
+    "biggan_digits",
+    "stylegan_mnist",
+    "stylegan2_mnist",
+)
+Pytorch = Literal["eager", "compiled"]
+# Images to train on, made up: only their shape matters.
+IMAGES = 1024
+# Steps in one call: whole turns of all that comes only now and then (5 for a critic, 16 for R1).
+FEW, MANY = 16, 80
+# A call of MANY steps should take no longer than about this, at a tenth of the machine's products.
+CALL_SECONDS, SHARE = 8.0, 0.1
+# The end-to-end loop: so many records, of which the first and the last are left out, as what comes
+# before and after them is no step: compiling, and an evaluation.
+RECORDS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is measured of each recipe.
+
+    Attributes:
+        rounds: Samples of each.
+        pytorch: In which ways PyTorch runs beside it, in turn.
+        dtype: Compute type. None: the recipe's.
+        batch_size: Images a step. None: the recipe's.
+        devices: On how many; on a CPU as many are simulated.
+        loop: Whether `genjax train` is measured too.
+        data_dir: Where tfds data lie.
+    """
+
+    rounds: int = 5
+    pytorch: tuple[Pytorch, ...] = ()
+    dtype: Dtype | None = None
+    batch_size: int | None = None
+    devices: int = 1
+    loop: bool = True
+    data_dir: str | None = None
+
+
+def bench_steps(
+    recipes: Sequence[str] = RECIPES,
+    options: Options | None = None,
+    devices: Sequence[int] = (1,),
+) -> Results:
+    """Time the training steps of recipes, each in a process of its own.
+
+    Args:
+        recipes: Names.
+        options: What is measured; its `devices` are replaced.
+        devices: On how many, a row for each.
+
+    Returns:
+        Rows of `recipe`, `batch`, `dtype`, `devices`; `seconds` of a step and `compile_seconds`;
+        `loop_seconds` of a step of `genjax train` (None where its data are not here); `flops` of a
+        step on average over those that were run, `bytes` that a device reads and writes in it,
+        `program_bytes` of memory that the compiler plans, `peak_bytes` that the process has used
+        (on an accelerator: that was in use there). With PyTorch `eager_seconds` and
+        `compiled_seconds` of its step, or `eager_note` and `compiled_note` where there is none.
+
+    Raises:
+        UsageError: An unknown recipe, or an option that does not fit one.
+    """
+    options = options or Options()
+    if options.rounds < 1:
+        raise UsageError(f"rounds = {options.rounds}: should be at least 1")
+    wanted = [
+        (_adapted(load_recipe(name), options), name, dataclasses.replace(options, devices=count))
+        for name in recipes
+        for count in devices
+    ]
+    for recipe, name, _ in wanted:
+        if options.pytorch:
+            find(recipe.family)
+        for count in devices:
+            if count < 1 or recipe.batch_size % count:
+                raise UsageError(
+                    f"devices = {count}: should divide the batch_size of {name}, "
+                    f"{recipe.batch_size}"
+                )
+    dtypes = sorted({dtype_of(recipe) for recipe, _, _ in wanted})
+    about, limits = _in_process(1, _surroundings, dtypes)
+    rows = []
+    for _, name, each in tqdm(wanted, unit="recipe"):
+        rows.append(_in_process(each.devices, measure, name, each, limits))
+    return Results("steps", about, limits, rows)
+
+
+def _adapted(recipe: Recipe, options: Options) -> Recipe:
+    if options.dtype is not None:
+        model: Any = recipe.model
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(model, dtype=options.dtype))
+    if options.batch_size is not None:
+        recipe = dataclasses.replace(recipe, batch_size=options.batch_size)
+    if options.data_dir is not None:
+        data_options = dataclasses.replace(recipe.data_options, data_dir=options.data_dir)
+        recipe = dataclasses.replace(recipe, data_options=data_options)
+    return recipe
+
+
+def dtype_of(recipe: Recipe) -> str:
+    """The compute type of its model."""
+    return str(getattr(recipe.model, "dtype", "float32"))
+
+
+def _in_process(devices: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call in a process of its own: what it compiles, and its memory, go with it."""
+    with _environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}"):
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(function, *arguments).result()
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        os.environ[name] = f"{before[name]} {value}" if before[name] else value
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = old
+
+
+def _surroundings(dtypes: Sequence[str]) -> tuple[dict[str, Any], Limits]:
+    return machine(), measure_limits(dtypes)
+
+
+def measure(name: str, options: Options, limits: Limits) -> Row:
+    """One recipe, in this process; see `bench_steps`."""
+    recipe = _adapted(load_recipe(name), options)
+    spec = expected_spec(recipe.data, recipe.data_options)
+    with tempfile.TemporaryDirectory() as folder:
+        # The program is compiled once to be timed and looked at, and then found there to be run.
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        trainer = Trainer(recipe, spec, options.devices, limits)
+        row: Row = {
+            "recipe": name,
+            "batch": recipe.batch_size,
+            "dtype": dtype_of(recipe),
+            "devices": options.devices,
+            **trainer.costs,
+        }
+        trainer()
+        row["peak_bytes"] = _peak_bytes()
+        runners: dict[str, Callable[[], float]] = {"genjax": trainer}
+        for way in options.pytorch:
+            try:
+                runners[way] = pytorch_runner(recipe, spec, trainer.steps, way == "compiled")
+            except UsageError as error:
+                row[f"{way}_note"] = str(error)
+            except Exception as error:  # what torch.compile cannot do comes in many forms
+                if way == "eager":
+                    raise
+                row[f"{way}_note"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        times = alternating_times(runners, options.rounds)
+        row["seconds"] = times.pop("genjax")
+        row |= {f"{way}_seconds": values for way, values in times.items()}
+        row["loop_seconds"] = None
+        if options.loop and options.devices == 1:
+            row["loop_seconds"] = loop_seconds(recipe, trainer.steps)
+    return row
+
+
+class Trainer:
+    """A recipe's compiled steps on made-up images; a call gives the seconds of one step.
+
+    Training is near its end, where a network that grows is whole.
+
+    Attributes:
+        steps: In one call.
+        hlo: The text of the compiled program.
+        costs: `compile_seconds`, `flops`, `bytes` and `program_bytes`.
+    """
+
+    def __init__(self, recipe: Recipe, spec: ImageSpec, devices: int, limits: Limits):
+        rng = np.random.default_rng(0)
+        count = max(IMAGES, recipe.batch_size)
+        images = rng.integers(0, 256, (count, *spec.shape), np.uint8)
+        labels = rng.integers(0, max(1, spec.classes), count).astype(np.int32)
+        batches = Resident(images, labels, recipe.batch_size, seed=0)
+        step = functools.partial(recipe.functions.step, recipe.model)
+        like = abstract_state(recipe, spec)
+        batch = Batch(images[: recipe.batch_size], labels[: recipe.batch_size])
+        jaxpr = jax.make_jaxpr(step)(like, batch, jax.random.key(0))
+        slow = MANY * flops(jaxpr) / (SHARE * limits.product[dtype_of(recipe)]) > CALL_SECONDS
+        self.steps = FEW if slow else MANY
+        self._program = Steps(
+            step,
+            batches,
+            recipe.batch_size,
+            jax.random.key(recipe.seed),
+            recipe.parallel,
+            like,
+            jax.devices()[:devices],
+        )
+        start = time.perf_counter()
+        compiled = self._program.trace(self.steps).lower().compile()
+        compile_seconds = time.perf_counter() - start
+        self.hlo = compiled.as_text()
+        state = initial_state(recipe, spec, jax.random.key(0))
+        # So far on that it ends on whole turns.
+        self._first = recipe.steps - recipe.steps % MANY
+        state = dataclasses.replace(state, step=np.int32(self._first))
+        self._state = self._program.put(state)
+        self._feed = batches.feed(0, self.steps)
+        self.costs: dict[str, Any] = {
+            "compile_seconds": compile_seconds,
+            "flops": _mean_flops(jaxpr, state, batch, self._first, self.steps),
+            "bytes": traffic(self.hlo).memory // self.steps,
+            "program_bytes": peak_bytes(compiled),
+        }
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        self._state, _ = self._program(self._state, self._feed)
+        jax.block_until_ready(self._state)
+        return (time.perf_counter() - start) / self.steps
+
+
+def _mean_flops(jaxpr: Any, state: State, batch: Batch, first: int, steps: int) -> float:
+    """Of a step, whose turn it is known."""
+
+    def known(step: int) -> list[Any]:
+        # Numbers that say what a step does: how many there were, and whether something is done.
+        inputs = (dataclasses.replace(state, step=np.int32(step)), batch, jax.random.key(0))
+        return [
+            np.asarray(x) if np.ndim(x) == 0 and np.dtype(x.dtype).kind in "iub" else None
+            for x in jax.tree.leaves(inputs)
+            if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        ] + [None]
+
+    return float(np.mean([flops(jaxpr, known(first + i)) for i in range(steps)]))
+
+
+def _peak_bytes() -> int:
+    stats = jax.devices()[0].memory_stats()
+    if stats:
+        return int(stats["peak_bytes_in_use"])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def pytorch_runner(
+    recipe: Recipe, spec: ImageSpec, steps: int, compiled: bool
+) -> Callable[[], float]:
+    """The same steps in PyTorch, checked to compute the same, then warm.
+
+    Raises:
+        UsageError: It has no such model.
+        AssertionError: It computes something else.
+    """
+    maker = find(recipe.family)
+    if maker is None:
+        raise UsageError(f"family {recipe.family!r} has no counterpart in PyTorch")
+    import torch
+
+    from genjax.bench.pytorch.common import DEVICE
+
+    counterpart = maker(recipe.model, spec, recipe.batch_size, compiled)
+    if not compiled:
+        counterpart.check()
+    shape = (IMAGES, spec.channels, spec.height, spec.width)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE)
+    labels = torch.randint(0, max(1, spec.classes), (IMAGES,), device=DEVICE)
+
+    def run(count: int) -> None:
+        for index in range(count):
+            chosen = torch.randint(0, IMAGES, (recipe.batch_size,), device=DEVICE)
+            loss = counterpart.step(index, images[chosen], labels[chosen])
+        loss.item()
+
+    def timed() -> float:
+        start = time.perf_counter()
+        run(steps)
+        return (time.perf_counter() - start) / steps
+
+    run(FEW)
+    return timed
+
+
+def loop_seconds(recipe: Recipe, steps: int) -> float | None:
+    """Of a step of `genjax train`, with its data and records, between evaluations.
+
+    None where the data are not here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        total = RECORDS * steps
+        recipe = dataclasses.replace(recipe, steps=total, log_every=steps, save_every=total)
+        try:
+            with _quiet():
+                train(recipe, run)
+        except (UsageError, OSError) as error:
+            log.warning("the loop of %s was not measured: %s", recipe.data, error)
+            return None
+        _, first, *_, last, _ = list(read_records(RunFolder(run)))
+    return (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what training says as it goes."""
+    level, propagate = log.level, log.propagate
+    handlers, log.handlers, log.propagate = log.handlers, [], False
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        try:
+            yield
+        finally:
+            log.handlers = handlers
+            log.propagate = propagate
+            log.setLevel(level)
+
+
+def columns(limits: Limits) -> list[Column]:
+    """Of the table."""
+
+    def step(row: Row) -> str:
+        times = [1e3 * seconds for seconds in row["seconds"]]
+        return f"{np.median(times):.3g} ({min(times):.3g} to {max(times):.3g})"
+
+    def seconds(row: Row) -> float:
+        return float(np.median(row["seconds"]))
+
+    def loop(row: Row) -> str:
+        return "" if row["loop_seconds"] is None else f"{1e3 * row['loop_seconds']:.3g}"
+
+    def beside(way: str) -> Callable[[Row], str]:
+        def text(row: Row) -> str:
+            if f"{way}_seconds" not in row:
+                return "none" if f"{way}_note" in row else ""
+            change = ratio_of_medians(row[f"{way}_seconds"], row["seconds"])
+            return f"{change.ratio:.2f} ({change.low:.2f} to {change.high:.2f})"
+
+        return text
+
+    return [
+        ("recipe", lambda row: row["recipe"]),
+        ("batch", lambda row: str(row["batch"])),
+        ("dtype", lambda row: row["dtype"]),
+        ("devices", lambda row: str(row["devices"])),
+        ("compile", lambda row: duration(row["compile_seconds"])),
+        ("ms a step", step),
+        ("images/s", lambda row: f"{row['batch'] / seconds(row):,.0f}"),
+        ("loop, ms", loop),
+        ("GFLOP", lambda row: f"{row['flops'] / 1e9:.3g}"),
+        (
+            "of product",
+            lambda row: f"{100 * row['flops'] / seconds(row) / limits.product[row['dtype']]:.0f}%",
+        ),
+        (
+            "of copy",
+            lambda row: f"{100 * row['bytes'] / seconds(row) / limits.copy:.0f}%",
+        ),
+        ("program MB", lambda row: f"{row['program_bytes'] / 1e6:,.0f}"),
+        ("peak MB", lambda row: f"{row['peak_bytes'] / 1e6:,.0f}"),
+        ("PyTorch / genjax", beside("eager")),
+        ("compiled / genjax", beside("compiled")),
+    ]

@@ -1,0 +1,158 @@
+"""Times, and how to compare them: medians beside the machine's limits, measured in the same run."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import bootstrap
+
+Dtype = Literal["float32", "bfloat16"]
+# A sample is of so many calls that it takes at least this, or the clock and the noise would count.
+SAMPLE_SECONDS = 0.01
+# What a cache cannot hold, in bytes; and the rows of a product of square matrices.
+COPIED_BYTES, ROWS = 2**28, 2048
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call, all of its results ready."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def sample_times(call: Callable[[], Any], rounds: int) -> list[float]:
+    """Seconds of one call, measured `rounds` times after a first one that does not count.
+
+    What is quick is called several times for one sample, which is then their mean.
+    """
+    jax.block_until_ready(call())
+    repeats = max(1, round(SAMPLE_SECONDS / max(timed(call), 1e-7)))
+
+    def several() -> Any:
+        for _ in range(repeats - 1):
+            call()
+        return call()
+
+    return [timed(several) / repeats for _ in range(rounds)]
+
+
+def alternating_times(
+    calls: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds as each of `calls` gives them, in turn, so that all meet the machine's moods."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(call())
+    return times
+
+
+class Limits(NamedTuple):
+    """What the machine can do, measured: the denominators of shares.
+
+    Attributes:
+        copy: Bytes a second, read and written, of an array that no cache holds.
+        call: Seconds of a compiled call that does next to nothing.
+        product: Operations a second of a large matrix product, by type; two for a multiply-add.
+    """
+
+    copy: float
+    call: float
+    product: dict[str, float]
+
+
+def measure_limits(dtypes: Sequence[str], rounds: int = 5) -> Limits:
+    """Time a copy and matrix products on the first device."""
+    x = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
+    # An addition, for XLA would leave out a copy.
+    copied = min(sample_times(functools.partial(jax.jit(lambda x: x + 1), x), rounds))
+    product = {}
+    for dtype in dtypes:
+        a = jnp.ones((ROWS, ROWS), dtype)
+        seconds = min(sample_times(functools.partial(jax.jit(jnp.matmul), a, a), rounds))
+        product[dtype] = 2 * ROWS**3 / seconds
+    one = jnp.ones(())
+    called = min(sample_times(functools.partial(jax.jit(lambda x: x + 1), one), rounds))
+    return Limits(2 * COPIED_BYTES / copied, called, product)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what a measurement is made."""
+    packages = ("genjax-models", "jax", "jaxlib", "torch")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    """Its name; where Linux tells it, with the widest vectors."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    parts = [line.partition(":") for line in lines]
+    values = {name.strip(): value.strip() for name, _, value in parts}
+    flags = values.get("flags", "").split()
+    vectors = [name for name in ("avx512f", "avx2") if name in flags]
+    return " ".join([values.get("model name", platform.processor()), *vectors[:1]])
+
+
+class Change(NamedTuple):
+    """A time over an earlier one: the ratio of medians, and its interval of 95%."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def ratio_of_medians(new: Sequence[float], old: Sequence[float]) -> Change:
+    """By bootstrap over both."""
+    ratio = float(np.median(new) / np.median(old))
+    if min(len(new), len(old)) < 2:
+        return Change(ratio, 0.0, float("inf"))
+    found = bootstrap(
+        (new, old),
+        lambda new, old, axis: np.median(new, axis=axis) / np.median(old, axis=axis),
+        vectorized=True,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Change(ratio, float(found.low), float(found.high))
+
+
+def drift(new: Limits, old: Limits) -> float:
+    """By which factor, at least 1, the machine's own speed differs between two measurements."""
+    ratios = [new.copy / old.copy]
+    ratios += [new.product[name] / old.product[name] for name in new.product if name in old.product]
+    return max(max(ratio, 1 / ratio) for ratio in ratios)
+
+
+def verdict(change: Change, noise: float) -> str:
+    """`slower` or `faster` if the whole interval lies beyond `noise`, a factor; else `same`."""
+    if change.low > noise:
+        return "slower"
+    if change.high < 1 / noise:
+        return "faster"
+    return "same"

@@ -1,7 +1,8 @@
 """`genjax bench losses`: every function of `genjax/objectives`, compiled and eager."""
 
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from genjax.bench.results import Column, Results, Row, duration
-from genjax.bench.timing import Dtype, Limits, machine, measure_limits, sample_times
+from genjax.bench.timing import (
+    Dtype,
+    Limits,
+    alternating_times,
+    machine,
+    measure_limits,
+    sampler,
+)
 from genjax.objectives import adversarial, likelihood, penalties
 from genjax.run.program import flops, traffic
 from genjax.types import UsageError
@@ -28,6 +36,10 @@ class Case(NamedTuple):
 
     function: Callable[..., jax.Array]
     arguments: tuple[jax.Array, ...]
+
+    def call(self) -> Any:
+        """Operation by operation."""
+        return self.function(*self.arguments)
 
 
 class _Draws:
@@ -210,30 +222,34 @@ def bench_losses(
         for dtype in dtypes
     ]
     rows: list[Row] = []
+    samplers: list[Callable[[], float]] = []
     for name, batch, dtype in tqdm(wanted, unit="function"):
-        rows += _measure(name, batch, dtype, rounds)
+        for what, case in calls(name, batch, dtype).items():
+            row, compiled = _compile(case)
+            key = {"batch": None if name in WITHOUT_BATCH else batch, "dtype": dtype}
+            rows.append({"function": name, "what": what, **key, **row})
+            samplers += [sampler(compiled), sampler(case.call)]
+    # Each a sample in turn, again and again: a disturbance meets one sample of many.
+    times = alternating_times(dict(enumerate(samplers)), rounds)
+    for i, row in enumerate(rows):
+        row |= {"seconds": times[2 * i], "eager_seconds": times[2 * i + 1]}
     return Results("losses", machine(), limits, rows)
 
 
-def _measure(name: str, batch: int, dtype: str, rounds: int) -> Iterator[Row]:
-    for what, (function, arguments) in calls(name, batch, dtype).items():
-        start = time.perf_counter()
-        traced = jax.jit(function).trace(*arguments)
-        compiled = traced.lower().compile()
-        compile_seconds = time.perf_counter() - start
-        costs: Any = compiled.cost_analysis() or {}
-        yield {
-            "function": name,
-            "what": what,
-            "batch": None if name in WITHOUT_BATCH else batch,
-            "dtype": dtype,
-            "compile_seconds": compile_seconds,
-            "seconds": sample_times(lambda: compiled(*arguments), rounds),  # noqa: B023 - now
-            "eager_seconds": sample_times(lambda: function(*arguments), rounds),  # noqa: B023
-            # XLA counts no products that it hands to a library.
-            "flops": max(int(costs.get("flops", 0)), flops(traced.jaxpr)),
-            "bytes": traffic(compiled.as_text()).memory,
-        }
+def _compile(case: Case) -> tuple[Row, Callable[[], Any]]:
+    """What is known of a function's program, and a call of it."""
+    start = time.perf_counter()
+    traced = jax.jit(case.function).trace(*case.arguments)
+    compiled = traced.lower().compile()
+    seconds = time.perf_counter() - start
+    costs: Any = compiled.cost_analysis() or {}
+    row = {
+        "compile_seconds": seconds,
+        # XLA counts no products that it hands to a library.
+        "flops": max(int(costs.get("flops", 0)), flops(traced.jaxpr)),
+        "bytes": traffic(compiled.as_text()).memory,
+    }
+    return row, functools.partial(compiled, *case.arguments)
 
 
 def columns(limits: Limits) -> list[Column]:

@@ -100,7 +100,7 @@ def load(path: Path, kind: str) -> Results:
 def against(new: Results, old: Results) -> list[str]:
     """A line for each row that both have: the ratio of times, its interval, and a verdict.
 
-    A difference counts if it is beyond chance, by the interval of 95%, and beyond the change of the
+    A difference counts if it is beyond chance, by its interval, and beyond the change of the
     machine's own speed between the two, by their measured limits.
     """
     noise = drift(new.limits, old.limits)
@@ -122,7 +122,7 @@ def against(new: Results, old: Results) -> list[str]:
         lines.append(f"the earlier one is of another device: {old.machine.get('device')}")
     total = ", ".join(f"{count} {name}" for name, count in counts.items())
     lines.append(
-        f"{total}, of {sum(counts.values())}; the machine itself differs by a factor of {noise:.2f}"
+        f"{total}, of {sum(counts.values())}; a factor of {noise:.2f} is put down to the machine"
     )
     return lines
 

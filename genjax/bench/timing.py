@@ -7,16 +7,20 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import bootstrap
 
+Name = TypeVar("Name")
 Dtype = Literal["float32", "bfloat16"]
 # A sample is of so many calls that it takes at least this, or the clock and the noise would count.
 SAMPLE_SECONDS = 0.01
+# One program in two processes may differ by this factor: by where its arrays lie, for example.
+TOLERANCE = 1.1
+CONFIDENCE = 0.99
 # What a cache cannot hold, in bytes; and the rows of a product of square matrices.
 COPIED_BYTES, ROWS = 2**28, 2048
 
@@ -28,8 +32,8 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def sample_times(call: Callable[[], Any], rounds: int) -> list[float]:
-    """Seconds of one call, measured `rounds` times after a first one that does not count.
+def sampler(call: Callable[[], Any]) -> Callable[[], float]:
+    """A function that gives the seconds of one call, after first ones that do not count.
 
     What is quick is called several times for one sample, which is then their mean.
     """
@@ -41,14 +45,14 @@ def sample_times(call: Callable[[], Any], rounds: int) -> list[float]:
             call()
         return call()
 
-    return [timed(several) / repeats for _ in range(rounds)]
+    return lambda: timed(several) / repeats
 
 
 def alternating_times(
-    calls: Mapping[str, Callable[[], float]], rounds: int
-) -> dict[str, list[float]]:
+    calls: Mapping[Name, Callable[[], float]], rounds: int
+) -> dict[Name, list[float]]:
     """Seconds as each of `calls` gives them, in turn, so that all meet the machine's moods."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             times[name].append(call())
@@ -73,15 +77,18 @@ def measure_limits(dtypes: Sequence[str], rounds: int = 5) -> Limits:
     """Time a copy and matrix products on the first device."""
     x = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
     # An addition, for XLA would leave out a copy.
-    copied = min(sample_times(functools.partial(jax.jit(lambda x: x + 1), x), rounds))
+    copied = _shortest(jax.jit(lambda x: x + 1), x, rounds)
     product = {}
     for dtype in dtypes:
         a = jnp.ones((ROWS, ROWS), dtype)
-        seconds = min(sample_times(functools.partial(jax.jit(jnp.matmul), a, a), rounds))
-        product[dtype] = 2 * ROWS**3 / seconds
-    one = jnp.ones(())
-    called = min(sample_times(functools.partial(jax.jit(lambda x: x + 1), one), rounds))
+        product[dtype] = 2 * ROWS**3 / _shortest(jax.jit(lambda a: a @ a), a, rounds)
+    called = _shortest(jax.jit(lambda x: x + 1), jnp.ones(()), rounds)
     return Limits(2 * COPIED_BYTES / copied, called, product)
+
+
+def _shortest(function: Callable[[jax.Array], jax.Array], x: jax.Array, rounds: int) -> float:
+    sample = sampler(functools.partial(function, x))
+    return min(sample() for _ in range(rounds))
 
 
 def machine() -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _processor() -> str:
 
 
 class Change(NamedTuple):
-    """A time over an earlier one: the ratio of medians, and its interval of 95%."""
+    """A time over another: the ratio of medians, and its interval of `CONFIDENCE`."""
 
     ratio: float
     low: float
@@ -136,6 +143,7 @@ def ratio_of_medians(new: Sequence[float], old: Sequence[float]) -> Change:
         lambda new, old, axis: np.median(new, axis=axis) / np.median(old, axis=axis),
         vectorized=True,
         n_resamples=2000,
+        confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
@@ -143,10 +151,10 @@ def ratio_of_medians(new: Sequence[float], old: Sequence[float]) -> Change:
 
 
 def drift(new: Limits, old: Limits) -> float:
-    """By which factor, at least 1, the machine's own speed differs between two measurements."""
+    """By which factor the machine's own speed differs between two, and at least `TOLERANCE`."""
     ratios = [new.copy / old.copy]
     ratios += [new.product[name] / old.product[name] for name in new.product if name in old.product]
-    return max(max(ratio, 1 / ratio) for ratio in ratios)
+    return max(TOLERANCE, *(max(ratio, 1 / ratio) for ratio in ratios))
 
 
 def verdict(change: Change, noise: float) -> str:

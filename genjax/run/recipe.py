@@ -95,7 +95,7 @@ def load_recipe(name: str) -> Recipe:
     path = Path(name) if name.endswith(".py") else paths.get(name)
     if path is None:
         close = difflib.get_close_matches(name, paths, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = f"; did you mean {close[0]}?" if close else "."
         raise UsageError(
             f"no recipe {name!r}{hint} Known: {', '.join(paths)}, or the path of a .py file"
         )

@@ -648,7 +648,7 @@ def bench_steps_command(
         batch_size: Images a step. None: the recipe's.
         devices: On how many, a row for each; on a CPU they are simulated.
         rounds: Samples of each; the table has medians, the least and the most.
-        loop: Also measure `genjax train`, where the recipe's data are here.
+        loop: Also measure `genjax train`, on the recipe's own data.
         data_dir: Where tfds data lie.
         output: A .json for all that was measured; the rows go beside it, in a .csv.
         against: An earlier output to compare with.

@@ -101,7 +101,7 @@ def _path_lengths(draws: _Draws) -> Case:
 def _iwae_in_chunks(draws: _Draws) -> Case:
     def function(scale: jax.Array) -> jax.Array:
         def log_weights(key: jax.Array) -> jax.Array:
-            return scale * jax.random.normal(key, (CHUNK, draws.batch), scale.dtype)
+            return scale[None] * jax.random.normal(key, (CHUNK, draws.batch), scale.dtype)
 
         key = jax.random.key(0)
         return likelihood.iwae_bound_in_chunks(log_weights, key, IMPORTANCE_SAMPLES, CHUNK)

@@ -68,12 +68,19 @@ def _seconds_to_first_step(name: str, data_dir: str | None, folder: Path, what: 
             while not (metrics.is_file() and metrics.stat().st_size):
                 if process.poll() is not None:
                     errors.seek(0)
-                    raise UsageError(errors.read().strip().splitlines()[-1])
+                    raise UsageError(_error(errors.read()))
                 time.sleep(POLL_SECONDS)
             return time.perf_counter() - start
         finally:
             process.kill()
             process.wait()
+
+
+def _error(said: str) -> str:
+    """The command's own message, whatever else was written."""
+    lines = said.strip().splitlines() or ["it ended without a message"]
+    own = [line.partition("genjax: error: ")[2] for line in lines if "genjax: error: " in line]
+    return f"genjax train: {[*lines, *own][-1]}"
 
 
 def columns() -> list[Column]:

@@ -1,9 +1,9 @@
 """Fidelity and diversity apart: how two sets of features lie among each other."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_chunked
 
 from genjax.types import UsageError
 
@@ -61,7 +61,7 @@ def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) ->
 
     counts = np.zeros(len(fake), np.int64)
     recalled = covered = start = 0
-    for distances in pairwise_distances_chunked(real, fake, working_memory=BLOCK_MIB):
+    for distances in _distances(real, fake):
         balls = distances < real_radii[start : start + len(distances), None]
         counts += balls.sum(axis=0)
         covered += balls.any(axis=1).sum()
@@ -91,5 +91,11 @@ def _radii(x: np.ndarray, nearest_k: int) -> np.ndarray:
         del start
         return np.partition(distances, nearest_k, axis=1)[:, nearest_k]
 
-    blocks = pairwise_distances_chunked(x, reduce_func=kth, working_memory=BLOCK_MIB)
-    return np.concatenate(list(blocks))
+    return np.concatenate(list(_distances(x, reduce_func=kth)))
+
+
+def _distances(*points: np.ndarray, **options: Any) -> Iterator[np.ndarray]:
+    """Of all to all, in blocks of rows."""
+    from sklearn.metrics import pairwise_distances_chunked  # a second to import
+
+    return pairwise_distances_chunked(*points, working_memory=BLOCK_MIB, **options)

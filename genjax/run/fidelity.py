@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from genjax.metrics.classes import class_coverage, inception_score
 from genjax.metrics.features import FeatureNet
@@ -82,6 +81,8 @@ def fidelity(
     metrics |= {"classes": classes, "class_kl": divergence}
     metrics |= _ratio("sharpness", sharpness(samples), sharpness(held_out))
     metrics |= _ratio("diversity", _gaps(fake, rng), _gaps(real, rng))
+    from sklearn.neighbors import NearestNeighbors  # a second to import
+
     index = NearestNeighbors(algorithm="brute").fit(seen)
     distances, nearest = index.kneighbors(fake, min(NEIGHBOURS, len(seen)))
     expected, _ = index.kneighbors(real, 1)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
 from tqdm import tqdm
 
 from genjax.run.checkpoint import write_atomically
@@ -55,6 +54,8 @@ class Writer:
         metrics = folder.to_append(folder.metrics)
         write_atomically(metrics, text.encode())
         self._file = metrics.open("a")
+        import tensorboardX  # which imports PyTorch where it is installed: only training waits
+
         events = folder.to_append(folder.tensorboard)
         self._events = tensorboardX.SummaryWriter(str(events), purge_step=start + 1)
         self._start = self._last_step = start

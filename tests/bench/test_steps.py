@@ -1,0 +1,218 @@
+"""The benchmark of train steps: its own processes, the numbers that it knows, and PyTorch."""
+
+import dataclasses
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genjax.bench import results, startup, steps
+from genjax.bench.profile import profile, to_text
+from genjax.bench.pytorch import MODULES, find
+from genjax.bench.timing import Limits
+from genjax.data.sources import expected_spec
+from genjax.run.program import flops, work_of_instructions
+from genjax.run.recipe import load_recipe
+from genjax.types import UsageError
+
+LIMITS = Limits(10e9, 5e-6, {"float32": 100e9, "bfloat16": 100e9})
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs PyTorch: pip install '.[bench]'"
+)
+
+
+@pytest.fixture(scope="module")
+def found():
+    options = steps.Options(rounds=2)
+    return steps.bench_steps(["gan_digits"], options, devices=(1, 2))
+
+
+def test_rows_say_what_was_measured(found):
+    one, two = found.rows
+    assert (one["devices"], two["devices"]) == (1, 2)
+    assert len(one["seconds"]) == 2
+    assert one["loop_seconds"] > 0 and two["loop_seconds"] is None
+    assert one["peak_bytes"] > one["program_bytes"] > 0
+    # G and D of 64 -> 256 -> 256 pixels and 256 -> 128 -> 1: G forward and backward, D on fakes
+    # and real images forward and backward, and on fakes once more with a gradient in the images.
+    g, d = 64 * 256 + 256 * 256, 256 * 128 + 128
+    floor = 2 * 128 * (2 * g + 6 * d)
+    assert floor < one["flops"] < 1.5 * floor
+    text = results.table(found.rows, steps.columns(found.limits))
+    assert "gan_digits" in text and "images/s" in text
+    markdown = results.table(found.rows, steps.columns(found.limits), markdown=True)
+    assert markdown.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("recipes", "options", "devices", "message"),
+    [
+        (["nope"], {}, (1,), "no recipe 'nope'"),
+        (["gan_digits"], {"rounds": 0}, (1,), "rounds = 0: should be at least 1"),
+        (["gan_digits"], {}, (3,), "devices = 3: should divide the batch_size of gan_digits, 128"),
+        (["gan_digits"], {"dtype": "float16"}, (1,), "dtype"),
+    ],
+)
+def test_wrong_options_are_named(recipes, options, devices, message):
+    with pytest.raises(ValueError, match=message):
+        steps.bench_steps(recipes, steps.Options(**options), devices)
+
+
+def test_data_that_are_not_here_leave_the_loop_out(tmp_path, caplog):
+    recipe = load_recipe("gan_mnist")
+    options = dataclasses.replace(recipe.data_options, data_dir=str(tmp_path / "no"), size=(28,))
+    recipe = dataclasses.replace(recipe, data=str(tmp_path / "no.zip"), data_options=options)
+    assert steps.loop_seconds(recipe, 10) is None
+    assert "was not measured" in caplog.text
+
+
+def test_without_pytorch_its_installation_is_told(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.delitem(__import__("sys").modules, "genjax.bench.pytorch.gan", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, "genjax.bench.pytorch.common", raising=False)
+    with pytest.raises(UsageError, match="PyTorch is not installed: pip install"):
+        find("gan")
+    assert find("stylegan") is None
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gan_digits",
+        "dcgan_digits",
+        "wgan_digits",
+        "wgan_gp_digits",
+        "vae_digits",
+        "glow_digits",
+        "biggan_digits",
+        "stylegan2_mnist",
+    ],
+)
+def test_pytorch_computes_the_same(name):
+    recipe = load_recipe(name)
+    assert recipe.family in MODULES
+    spec = expected_spec(recipe.data, recipe.data_options)
+    model = recipe.model
+    if name == "stylegan2_mnist":  # smaller, for time
+        player = {"channel_base": 128, "channel_max": 16}
+        model = dataclasses.replace(
+            model,
+            latent_size=16,
+            style_size=16,
+            generator=dataclasses.replace(model.generator, **player),
+            discriminator=dataclasses.replace(model.discriminator, **player),
+        )
+    maker = find(recipe.family)
+    assert maker is not None
+    counterpart = maker(model, spec, 8, False)
+    counterpart.check()
+    import torch
+
+    images = torch.randint(0, 256, (8, spec.channels, spec.height, spec.width), dtype=torch.uint8)
+    values = [counterpart.step(i, images, torch.zeros(8, dtype=torch.long)) for i in range(5)]
+    assert all(np.isfinite(value.item()) for value in values)
+    assert len({value.item() for value in values}) == 5
+
+
+@needs_torch
+def test_pytorch_that_computes_something_else_is_noticed(monkeypatch):
+    from genjax.bench.pytorch import gan
+
+    recipe = load_recipe("gan_digits")
+    spec = expected_spec(recipe.data, recipe.data_options)
+    monkeypatch.setattr(gan.gan, "LEAKY_SLOPE", 0.5)  # read by their network when it is made
+    networks = gan.networks(recipe.model, spec)
+    monkeypatch.setattr(gan.gan, "LEAKY_SLOPE", 0.01)
+    monkeypatch.setattr(gan, "networks", lambda config, spec: networks)
+    with pytest.raises(AssertionError, match="d_loss"):
+        gan.check(recipe.model, spec)
+
+
+@needs_torch
+def test_a_config_that_pytorch_has_not_is_named():
+    recipe = load_recipe("dcgan_digits")
+    spec = expected_spec(recipe.data, recipe.data_options)
+    with pytest.raises(UsageError, match="loss = 'hinge': its PyTorch counterpart has"):
+        find("dcgan")(dataclasses.replace(recipe.model, loss="hinge"), spec, 8, False)
+
+
+def test_operations_of_a_step_are_counted_where_its_turn_is_known():
+    """A critic that waits for its generator's turn: of five steps one has both."""
+    recipe = load_recipe("wgan_digits")
+    spec = expected_spec(recipe.data, recipe.data_options)
+    trainer = steps.Trainer(recipe, spec, 1, LIMITS)
+    step = functools.partial(recipe.functions.step, recipe.model)
+    state = recipe.functions.init(recipe.model, jax.random.key(0), spec)
+    images = np.zeros((recipe.batch_size, *spec.shape), np.uint8)
+    batch = (images, np.zeros(recipe.batch_size, np.int32))
+    jaxpr = jax.make_jaxpr(
+        lambda state, images, labels, key: step(state, steps.Batch(images, labels), key)
+    )(state, *batch, jax.random.key(0))
+    costliest = flops(jaxpr)
+    assert 0.6 * costliest < trainer.costs["flops"] < 0.95 * costliest
+
+    def turn(step):
+        return jax.lax.cond(step % 5 == 4, lambda x: x @ x, lambda x: x, jnp.ones((8, 8)))
+
+    jaxpr = jax.make_jaxpr(turn)(0)
+    assert [flops(jaxpr, [np.int32(i)]) for i in range(5)] == [0, 0, 0, 0, 2 * 8**3]
+    assert flops(jaxpr) == flops(jaxpr, [None]) == 2 * 8**3
+
+
+def test_work_of_instructions_is_that_of_the_program():
+    def function(x, kernel, y):
+        out = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jnp.tanh(out).sum((1, 2)) @ y
+
+    arguments = (jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 16)), jnp.ones((16, 5)))
+    compiled = jax.jit(function).lower(*arguments).compile()
+    works = work_of_instructions(compiled.as_text())
+    total = flops(jax.make_jaxpr(function)(*arguments))
+    assert total == 2 * (2 * 64 * 16 * 36 + 2 * 5 * 16)
+    # The parts of a fusion are listed beside it.
+    outer = [w for name, w in works.items() if w.flops]
+    assert max(w.flops for w in outer) == 2 * 2 * 64 * 16 * 36
+    assert any("dot_general" in w.source for w in works.values())
+
+
+def test_a_profile_names_the_operations_of_a_step(tmp_path):
+    recipe = load_recipe("gan_digits")
+    devices = jax.device_count()
+    recipe = dataclasses.replace(recipe, batch_size=16 * devices)
+    found = profile(recipe, tmp_path / "trace")
+    assert len(found.operations) > 20
+    longest = found.operations[0]
+    assert longest.seconds == max(each.seconds for each in found.operations)
+    products = [each for each in found.operations if each.work.flops]
+    assert any("Generator" in each.layer for each in products)
+    seconds, by = products[0].bound(found.limits, "float32")
+    assert seconds > 0 and by in ("product", "memory")
+    text = to_text(found, 5)
+    assert text.splitlines()[0].startswith("operation")
+    assert "5 of " in text and "tensorboard --logdir" in text
+    with pytest.raises(UsageError, match="is there already"):
+        profile(recipe, tmp_path / "trace")
+    with pytest.raises(UsageError, match="pmap"):
+        profile(dataclasses.replace(recipe, parallel="pmap"), tmp_path / "other")
+
+
+def test_startup_is_timed_from_outside():
+    found = startup.bench_startup(("gan_digits",), rounds=1)
+    assert [row["what"] for row in found.rows] == ["cold", "cached"]
+    assert all(row["seconds"][0] > 0.5 for row in found.rows)
+
+
+def test_a_command_that_fails_to_start_is_quoted(tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "import genjax\nfrom genjax.models.gan import GanConfig\n"
+        "recipe = genjax.Recipe(family='gan', model=GanConfig(), data='no-such.zip')\n"
+    )
+    with pytest.raises(UsageError, match=r"^genjax train: .*no-such\.zip"):
+        startup.bench_startup((str(recipe),), 1)

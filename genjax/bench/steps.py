@@ -303,12 +303,10 @@ def pytorch_runner(
     """The same steps in PyTorch, checked to compute the same, then warm.
 
     Raises:
-        UsageError: It has no such model.
+        UsageError: It has not what the config asks for.
         AssertionError: It computes something else.
     """
     maker = find(recipe.family)
-    if maker is None:
-        raise UsageError(f"family {recipe.family!r} has no counterpart in PyTorch")
     import torch
 
     from genjax.bench.pytorch.common import DEVICE

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from genjax.bench.pytorch.common import Counterpart
 from genjax.types import Config, ImageSpec, UsageError
 
-# Families with a counterpart, and where it lies. They are imported when asked for: PyTorch is an
-# extra.
+# Where the counterpart of each family lies. They are imported when asked for: PyTorch is an extra.
 MODULES = {
     "gan": "gan",
     "dcgan": "dcgan",
@@ -22,20 +21,19 @@ MODULES = {
     "vae": "vae",
     "glow": "glow",
     "biggan": "biggan",
+    "stylegan": "stylegan",
     "stylegan2": "stylegan2",
 }
 # `counterpart(config, spec, batch_size, compiled)`; see `common`.
 Maker = Callable[[Config, ImageSpec, int, bool], Counterpart]
 
 
-def find(family: str) -> Maker | None:
-    """What makes a family's counterpart; None where there is none.
+def find(family: str) -> Maker:
+    """What makes a family's counterpart.
 
     Raises:
         UsageError: PyTorch is not installed.
     """
-    if family not in MODULES:
-        return None
     try:
         module = importlib.import_module(f"{__name__}.{MODULES[family]}")
     except ModuleNotFoundError as error:

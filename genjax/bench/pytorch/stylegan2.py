@@ -169,10 +169,21 @@ class Conv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
+    def plain(self, x: Any) -> Any:
+        """Without bias and activation."""
+        return convolve(x, self.weight / self.weight[0].numel() ** 0.5, down=self.down)
+
     def forward(self, x: Any, gain: float = 2**0.5) -> Any:
-        fan_in = self.weight[0].numel()
-        y = convolve(x, self.weight / fan_in**0.5, down=self.down)
+        y = self.plain(x)
         return act(y + self.bias[:, None, None], gain) if self.bias is not None else y * gain
+
+
+def minibatch_std(x: Any, group: int) -> Any:
+    """One more feature: how much images of a group differ."""
+    n, c, h, w = x.shape
+    groups = x.reshape(group, -1, c, h, w)
+    std = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+    return torch.cat([x, std.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], 1)
 
 
 class Discriminator(nn.Module):
@@ -203,11 +214,20 @@ class Discriminator(nn.Module):
             if at == self.sizes[0]:
                 x = block.fromrgb(x)
             x = block.conv1(block.conv0(x), gain=1.0) + block.skip(x, gain=0.5**0.5)
-        n, c, h, w = x.shape
-        groups = x.reshape(self.group, -1, c, h, w)
-        std = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
-        x = torch.cat([x, std.repeat(self.group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], 1)
+        x = minibatch_std(x, self.group)
         return self.b4.out(act(self.b4.fc(self.b4.conv(x).flatten(1))))[:, 0]
+
+
+def mixed_styles(style: Any, size: tuple[int, int], layers: int, share: float) -> Any:
+    """[n, L, W] of noise of a size [n, Z]; of a share a second style from some layer on."""
+    ws = style(torch.randn(size, device=DEVICE))[:, None].repeat(1, layers, 1)
+    if not share:
+        return ws
+    other = style(torch.randn(size, device=DEVICE))[:, None]
+    cut = torch.randint(1, layers, (size[0], 1, 1), device=DEVICE)
+    is_mixed = torch.rand(size[0], 1, 1, device=DEVICE) < share
+    is_other = torch.arange(layers, device=DEVICE)[None, :, None] >= cut
+    return torch.where(is_mixed & is_other, other, ws)
 
 
 class Game:
@@ -237,14 +257,7 @@ class Game:
     def styles(self, n: int) -> Any:
         """[n, L, W] of new noise, part of them mixed."""
         size = (n, self._config.latent_size)
-        ws = self._style(torch.randn(size, device=DEVICE))[:, None].repeat(1, self._layers, 1)
-        if not self._config.style_mixing:
-            return ws
-        other = self._style(torch.randn(size, device=DEVICE))[:, None]
-        cut = torch.randint(1, self._layers, (n, 1, 1), device=DEVICE)
-        is_mixed = torch.rand(n, 1, 1, device=DEVICE) < self._config.style_mixing
-        is_other = torch.arange(self._layers, device=DEVICE)[None, :, None] >= cut
-        return torch.where(is_mixed & is_other, other, ws)
+        return mixed_styles(self._style, size, self._layers, self._config.style_mixing)
 
     def noise(self, n: int) -> list[Any]:
         """Of each convolution."""

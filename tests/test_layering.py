@@ -1,6 +1,8 @@
 """A module imports only from the floors above its own, as the listing below has them."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import genjax
@@ -50,3 +52,10 @@ def test_only_the_registry_interop_and_counterparts_name_a_family():
     for path in PACKAGE.rglob("*.py"):
         if path.parent.name not in ("models", "interop", "pytorch"):
             assert not any(name.startswith("genjax.models.") for name in _imports(path)), path
+
+
+def test_a_command_waits_for_no_import_that_it_does_not_need():
+    slow = {"sklearn", "torch", "tensorboardX", "matplotlib", "grain", "scipy.stats"}
+    code = f"import sys, genjax.cli; print(*({slow} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not said.stdout.split()

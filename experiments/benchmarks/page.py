@@ -10,6 +10,7 @@ are written into the page beside this folder: on a GPU into its own part of it.
 """
 
 import argparse
+import functools
 import json
 import re
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 from genjax.bench import losses, startup, steps
 from genjax.bench.profile import columns as operation_columns
 from genjax.bench.profile import profile
-from genjax.bench.results import Results, load, machine_line, save, table
+from genjax.bench.results import Results, load, machine_line, notes, save, table
 from genjax.run.recipe import load_recipe
 
 PAGE = Path(__file__).parents[1] / "BENCHMARKS.md"
@@ -55,13 +56,29 @@ def write_longest(name: str, folder: Path) -> None:
     (folder / f"{name}.md").write_text(table(rows, operation_columns(found), markdown=True))
 
 
+def bench_step(name: str, options: steps.Options) -> Results:
+    """One recipe's."""
+    return steps.bench_steps([name], options)
+
+
 def page(folder: Path, data_dir: str | None, ways: tuple[steps.Pytorch, ...]) -> Iterator[str]:
     """The parts of the page."""
     options = steps.Options(pytorch=ways, data_dir=data_dir)
-    found = measured("steps", lambda: steps.bench_steps(options=options), folder)
     yield "### Train steps: `genjax bench steps --torch " + " ".join(ways) + "`"
+    lines: list[str] = []
+    said: list[str] = []
+    for name in steps.RECIPES:
+        # A file each, so that little is measured again.
+        found = measured(f"steps_{name}", functools.partial(bench_step, name, options), folder)
+        title, rule, *rows = table(
+            found.rows, steps.columns(found.limits), markdown=True
+        ).splitlines()
+        lines += rows if lines else [title, rule, *rows]
+        said += [f"- {note}" for note in notes(found.rows)]
     yield machine_line(found)
-    yield table(found.rows, steps.columns(found.limits), markdown=True)
+    yield "\n".join(lines)
+    if said:
+        yield "\n".join(said)
     yield "### The longest operations of each: `genjax profile RECIPE`"
     for name in steps.RECIPES:
         yield f"`{name}`"
@@ -89,7 +106,7 @@ def main() -> None:
         write_longest(given.profile, given.output)
         return
     text = "\n\n".join(page(given.output, given.data_dir, tuple(given.torch)))
-    about = json.loads((given.output / "steps.json").read_text())["machine"]
+    about = json.loads((given.output / "losses.json").read_text())["machine"]
     part = "cpu" if about["device"] == "cpu" else "gpu"
     start, end = f"<!-- measured: {part} -->", f"<!-- end: {part} -->"
     old = PAGE.read_text()

@@ -63,10 +63,10 @@ def _value(atom: Any, values: dict[Any, Any]) -> Any:
 
 
 def _is_small(equation: Any) -> bool:
-    """Whether it has inputs, and gives nothing but whole numbers or truths, one each."""
+    """Whether it has inputs, and gives nothing but whole numbers or truths, one each; no keys."""
     avals = [each.aval for each in equation.outvars]
     return bool(equation.invars) and all(
-        not aval.shape and aval.dtype.kind in "iub" for aval in avals
+        not aval.shape and getattr(aval.dtype, "kind", "key") in "iub" for aval in avals
     )
 
 

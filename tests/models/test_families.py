@@ -206,6 +206,22 @@ def test_less_memory_gives_the_same_numbers(family):
     chex.assert_trees_all_close(_params(plain), _params(state), rtol=0, atol=5e-5)
 
 
+@every_family
+def test_bfloat16_gives_nearly_the_same_losses(family):
+    """Of the first step, from the same parameters: the type has two to three digits."""
+    config = dataclasses.replace(_config(family), dtype="bfloat16")
+    _, plain_metrics = _run_on_one_device(family, 5)
+    state, metrics = _step_by_step(family, config, 1)
+    losses = [name for name in metrics if name.endswith("loss")]
+    assert losses
+    for name in losses:
+        np.testing.assert_allclose(
+            metrics[name][0], plain_metrics[name][0], rtol=0.02, atol=0.02, err_msg=name
+        )
+    # Only what networks compute with is narrow: what is learned is not.
+    assert {leaf.dtype for leaf in jax.tree.leaves(_params(state))} == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize("name", ["gan", "glow"])
 def test_a_batch_that_does_not_divide_into_parts_is_refused(name):
     family = FAMILIES[name]

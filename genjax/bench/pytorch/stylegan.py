@@ -110,6 +110,7 @@ class ToRgb(Conv):
         super().__init__(inputs, channels, 1)
 
     def forward(self, x: Any, gain: float = 1.0) -> Any:
+        assert self.bias is not None
         return self.plain(x) * gain + self.bias[:, None, None]
 
 

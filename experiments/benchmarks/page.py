@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from genjax.bench import losses, startup, steps
+from genjax.bench.profile import by_kind, profile
 from genjax.bench.profile import columns as operation_columns
-from genjax.bench.profile import profile
 from genjax.bench.results import Results, load, machine_line, notes, save, table
 from genjax.run.recipe import load_recipe
 
@@ -31,11 +31,11 @@ LONGEST = 3
 
 
 def measured(kind: str, measure: Callable[[], Results], folder: Path) -> Results:
-    """From its file, or measured and put there."""
+    """From its file, or measured and put there; `steps_RECIPE` is of the kind `steps`."""
     path = folder / f"{kind}.json"
     if not path.exists():
         save(measure(), path)
-    return load(path, kind)
+    return load(path, kind.partition("_")[0])
 
 
 def longest_operations(name: str, folder: Path) -> str:
@@ -53,7 +53,9 @@ def write_longest(name: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as trace:
         found = profile(load_recipe(name), Path(trace) / "trace")
     rows: list[dict[str, Any]] = [{"operation": each} for each in found.operations[:LONGEST]]
-    (folder / f"{name}.md").write_text(table(rows, operation_columns(found), markdown=True))
+    kinds = ", ".join(f"{100 * share:.0f}% {kind}" for kind, share in by_kind(found))
+    text = table(rows, operation_columns(found), markdown=True)
+    (folder / f"{name}.md").write_text(f"{text}\n\nBy kind: {kinds}.")
 
 
 def bench_step(name: str, options: steps.Options) -> Results:

@@ -17,8 +17,10 @@ from genjax.run.program import Work, work_of_instructions
 from genjax.run.recipe import Recipe
 from genjax.types import UsageError
 
-# Events that hold those of others.
+# Instructions whose time is that of those within.
 AROUND = ("while", "conditional", "call")
+# Of all kinds of operations those that take the most time.
+KINDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +93,15 @@ def profile(recipe: Recipe, folder: Path) -> Profile:
     works = work_of_instructions(trainer.hlo)
     times: dict[str, list[float]] = defaultdict(list)
     for name, event_seconds in _events(path):
-        times[name].append(event_seconds)
+        if name not in works or works[name].opcode not in AROUND:
+            times[name].append(event_seconds)
     operations = [
         Operation(
             name,
             _layer(works[name].source) if name in works else "",
             sum(values) / trainer.steps / jax.local_device_count(),
             len(values) / trainer.steps / jax.local_device_count(),
-            works.get(name, Work(0, 0, "")),
+            works.get(name, Work(0, 0, "", "")),
         )
         for name, values in times.items()
     ]
@@ -113,10 +116,9 @@ def _events(path: Path) -> Iterator[tuple[str, float]]:
         for line in plane.lines:
             for event in line.events:
                 stats = dict(event.stats)
-                name = stats.get("hlo_op")
                 is_step = str(stats.get("hlo_module", "")).startswith("jit_run")
-                if name and is_step and not str(name).startswith(AROUND):
-                    yield str(name), event.duration_ns / 1e9
+                if is_step and "hlo_op" in stats:
+                    yield str(stats["hlo_op"]), event.duration_ns / 1e9
 
 
 def _layer(source: str) -> str:
@@ -124,6 +126,16 @@ def _layer(source: str) -> str:
     source = re.sub(r"^jit\(run\)/", "", source)
     source = re.sub(r"\b(while/body|closed_call|cond/branch_\d+_fun|checkpoint)/", "", source)
     return re.sub(r"\bjit\((\w+)\)/", r"\1/", source)
+
+
+def by_kind(found: Profile) -> list[tuple[str, float]]:
+    """The kinds that take most, by the last part of what jax calls them, and their shares."""
+    total = sum(each.seconds for each in found.operations)
+    seconds: dict[str, float] = defaultdict(float)
+    for each in found.operations:
+        seconds[each.layer.rpartition("/")[2] or "other"] += each.seconds
+    longest = sorted(seconds.items(), key=lambda item: -item[1])[:KINDS]
+    return [(kind, part / total) for kind, part in longest]
 
 
 def columns(found: Profile) -> list[Column]:
@@ -165,12 +177,14 @@ def to_text(found: Profile, top: int, kept: bool = True) -> str:
     shown = found.operations[:top]
     share = sum(each.seconds for each in shown) / total if total else 0.0
     limits, dtype = found.limits, dtype_of(found.recipe)
+    kinds = ", ".join(f"{100 * part:.0f}% {kind}" for kind, part in by_kind(found))
     lines = [
         table([{"operation": each} for each in shown], columns(found)),
         "",
         f"{len(shown)} of {len(found.operations)} operations, {100 * share:.0f}% of their time; "
         f"{duration(total)} in operations of a step of {duration(found.seconds)}, which may "
         "overlap, under the profiler",
+        f"by kind: {kinds}",
         f"bounds by what was measured here: a copy {limits.copy / 1e9:.3g} GB/s (caches are "
         f"faster), a product {limits.product[dtype] / 1e9:,.0f} GFLOP/s in {dtype}",
     ]

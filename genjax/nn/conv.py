@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from genjax.nn.replicas import is_split
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Choices by shape, all measured on CPUs. Below this number of input channels one product over all
 # taps beats one for each row of them.
@@ -246,10 +248,13 @@ def _conv_cpu(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _images_at_a_time(geometry: _Geometry, x: jax.Array) -> int:
-    """A divisor of the batch; 0 where it is small, or few channels make another way faster."""
+    """A divisor of the batch; 0 where it is small, or few channels make another way faster.
+
+    And where devices share the batch: each would take all of it, for one group after the other.
+    """
     batch, _, _, channels = x.shape
     size = math.prod((*geometry.output_size, *geometry.kernel_size, channels)) * x.dtype.itemsize
-    if channels < FEW_CHANNELS or size * batch < MANY_BYTES:
+    if channels < FEW_CHANNELS or size * batch < MANY_BYTES or is_split():
         return 0
     return max(
         n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * size < CACHED_BYTES)

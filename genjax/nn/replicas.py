@@ -27,6 +27,12 @@ def _is_mapped() -> bool:
     return True
 
 
+def is_split() -> bool:
+    """Whether the batch is one array, as under jit, that lies on several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return BATCH_AXIS in mesh.auto_axes and mesh.size > 1
+
+
 def number_of_replicas() -> int:
     """How many shares the global batch is split into; 1 under jit."""
     return jax.lax.axis_size(BATCH_AXIS) if _is_mapped() else 1
@@ -58,7 +64,7 @@ def uniform_for_batch(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _for_batch(draw: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     parts, index = _part.get()
     noise = draw(key, (number_of_replicas() * parts * shape[0], *shape[1:]))
-    if BATCH_AXIS in jax.sharding.get_abstract_mesh().auto_axes:
+    if is_split():
         noise = jax.lax.with_sharding_constraint(noise, PartitionSpec(BATCH_AXIS))
     noise = own_rows(noise)
     return noise if parts == 1 else in_parts(noise, parts)[index]

@@ -230,11 +230,13 @@ class Work:
         flops: Of matrix products and convolutions in it; of those in a library's call unknown, 0.
         bytes: Read and written.
         source: What it was made from, as jax names it.
+        opcode: What XLA calls its kind.
     """
 
     flops: int
     bytes: int
     source: str
+    opcode: str
 
 
 def work_of_instructions(hlo: str) -> dict[str, Work]:
@@ -253,6 +255,7 @@ def work_of_instructions(hlo: str) -> dict[str, Work]:
                 _flops_of_instruction(each, by_name, computations),
                 _moved(each, by_name, computations),
                 match[1] if match else "",
+                each.opcode,
             )
     return found
 

@@ -38,8 +38,9 @@ MANY_CHANNELS = 128
 # size on that costs less than it gains.
 LARGE_OUTPUT = 8
 # What outputs see, side by side, is laid out for a few images at a time, so that it stays in the
-# cache; where that of the whole batch takes more than the second of these, this beats one product
-# for each row of taps in a kernel gradient, and XLA's convolution to fewer than MANY_CHANNELS.
+# cache. Of few channels this is the fastest kernel gradient; of more, where that of the whole batch
+# takes more than the second of these, it beats one product for each row of taps there, and XLA's
+# convolution to fewer than MANY_CHANNELS.
 CACHED_BYTES, MANY_BYTES = 5_000_000, 24_000_000
 
 
@@ -242,23 +243,23 @@ def _conv_cpu(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     if _patches_are_narrow(geometry, features, channels):
         return _conv_as_sum(geometry, x, w)
     group = _images_at_a_time(geometry, x)
-    if group and features < MANY_CHANNELS:
+    if group and channels >= FEW_CHANNELS and features < MANY_CHANNELS:
         return _conv_in_groups(geometry, x, w, group)
     return _plain_conv(geometry, x, w)
 
 
 def _images_at_a_time(geometry: _Geometry, x: jax.Array) -> int:
-    """A divisor of the batch; 0 where it is small, or few channels make another way faster.
+    """A divisor of the batch; 0 where another way is faster.
 
-    And where devices share the batch: each would take all of it, for one group after the other.
+    Also where devices share the batch: each would take all of it, for one group after the other.
     """
     batch, _, _, channels = x.shape
     size = math.prod((*geometry.output_size, *geometry.kernel_size, channels)) * x.dtype.itemsize
-    if channels < FEW_CHANNELS or size * batch < MANY_BYTES or is_split():
+    are_few = channels < FEW_CHANNELS
+    if is_split() or (not are_few and size * batch < MANY_BYTES):
         return 0
-    return max(
-        n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * size < CACHED_BYTES)
-    )
+    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * size < CACHED_BYTES]
+    return max(fitting, default=0 if are_few else 1)
 
 
 def _conv_in_groups(geometry: _Geometry, x: jax.Array, w: jax.Array, group: int) -> jax.Array:
@@ -420,9 +421,9 @@ def _input_grad_as_product(geometry: _Geometry, y: jax.Array, w: jax.Array) -> j
 
 
 def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
-    """A product over all pixels for each row of taps; of few channels, one for all taps.
+    """A product for all taps, of a few images at a time; else one for each row of taps.
 
-    Where there are many pixels, one for all taps, of a few images at a time.
+    Of few channels, where the taps of a single image fill the cache, one for all over all images.
     """
     stride, padding = geometry.stride, geometry.padding
     kernel_rows, kernel_columns = geometry.kernel_size

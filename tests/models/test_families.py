@@ -212,7 +212,7 @@ def test_bfloat16_gives_nearly_the_same_losses(family):
     config = dataclasses.replace(_config(family), dtype="bfloat16")
     _, plain_metrics = _run_on_one_device(family, 5)
     state, metrics = _step_by_step(family, config, 1)
-    losses = [name for name in metrics if name.endswith("loss")]
+    losses = [name for name in metrics if name.endswith("loss") and np.ma.count(metrics[name])]
     assert losses
     for name in losses:
         np.testing.assert_allclose(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from genjax.run.checkpoint import write_atomically
 from genjax.types import UsageError
 
 Row = dict[str, Any]
+NOTE_LETTERS = 200
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def against(new: Results, old: Results) -> list[str]:
 def notes(rows: Sequence[Row]) -> list[str]:
     """Why something of a row could not be measured, a line each."""
     return [
-        f"{row['recipe']}: {name.removesuffix('_note')}: {value}"
+        textwrap.shorten(f"{row['recipe']}: {name.removesuffix('_note')}: {value}", NOTE_LETTERS)
         for row in rows
         for name, value in row.items()
         if name.endswith("_note")

@@ -72,7 +72,8 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     (out, _), (silence, _) = (worker.communicate(timeout=PATIENCE) for worker in workers)
     assert [worker.returncode for worker in workers] == [128 + signal.SIGTERM] * 2
     assert "stopped and saved at step" in out
-    assert all("peer ranks" in line for line in silence.splitlines())  # of the transport
+    # The transport's threads say that they are connected, at times into each other's lines.
+    assert not [line for line in silence.splitlines() if line and "peer ranks" not in line]
     stopped = read_records(RunFolder(run))[-1]["step"]
     assert f"saved at step {stopped};" in out
     assert _checkpoint(run, stopped).exists()

@@ -3,9 +3,10 @@
     pip install -e . -r requirements-tpu.txt
     python experiments/studies/slices.py
 
-The real train step is compiled by the TPU compiler, on any machine; two hours on 2 CPU cores. What
-is in the output file already is not compiled again: after Ctrl-C the same command goes on. At the
-end the table is written into the README beside this folder.
+The real train step is compiled by the TPU compiler, on any machine; three hours on 2 CPU cores. What
+is in the output file already, slices.jsonl beside this script, is not compiled again: after Ctrl-C
+the same command goes on, and after a change of a model its lines there are to be removed first. At
+the end the table is written into the README beside this folder.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def write(readme: Path, programs: dict[tuple[str, str], Program]) -> None:
 def main() -> None:
     """The entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("slices.jsonl"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument(
         "--only", nargs=2, metavar=("RECIPE", "TOPOLOGY"), help="one, to the output"
     )

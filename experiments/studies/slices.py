@@ -3,7 +3,7 @@
     pip install -e . -r requirements-tpu.txt
     python experiments/studies/slices.py
 
-The real train step is compiled by the TPU compiler, on any machine; three hours on 2 CPU cores. What
+The real train step is compiled by the TPU compiler, on any machine; three hours on 2 cores. What
 is in the output file already, slices.jsonl beside this script, is not compiled again: after Ctrl-C
 the same command goes on, and after a change of a model its lines there are to be removed first. At
 the end the table is written into the README beside this folder.

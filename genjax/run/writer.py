@@ -48,14 +48,14 @@ class Writer:
     """
 
     def __init__(self, folder: RunFolder, start: int, steps: int, batch_size: int):
+        import tensorboardX  # which imports PyTorch where it is installed: only training waits
+
         self.folder, self._steps, self._batch_size = folder, steps, batch_size
         self.records = read_records(folder, start)
         text = "".join(json.dumps(record) + "\n" for record in self.records)
         metrics = folder.to_append(folder.metrics)
         write_atomically(metrics, text.encode())
         self._file = metrics.open("a")
-        import tensorboardX  # which imports PyTorch where it is installed: only training waits
-
         events = folder.to_append(folder.tensorboard)
         self._events = tensorboardX.SummaryWriter(str(events), purge_step=start + 1)
         self._start = self._last_step = start

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from genjax.bench.pytorch.common import (
     DEVICE,
-    Adam,
     Average,
     Counterpart,
+    Optimizer,
     assert_losses_agree,
     compiler,
     draw_images,
@@ -248,8 +248,8 @@ class Game:
     ):
         self._config = config
         self._adams = (
-            Adam(generator.parameters(), config.generator),
-            Adam(discriminator.parameters(), config.discriminator),
+            Optimizer(generator.parameters(), config.generator),
+            Optimizer(discriminator.parameters(), config.discriminator),
         )
         # Of G's regularization: every weight but those of the shared embedding.
         self._weights = [

@@ -1,14 +1,13 @@
 """What the counterparts share."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import AdamConfig, RMSPropConfig
 from genjax.types import UsageError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,21 +48,29 @@ def mixed(dtype: str) -> Any:
     return torch.autocast(DEVICE, dtype=torch.bfloat16)
 
 
-class Adam:
+class Optimizer:
     """By one of our configs; schedules of its rate are left out."""
 
-    def __init__(self, parameters: Any, config: AdamConfig):
-        self._parameters, self._clip_norm = list(parameters), config.clip_norm
-        betas = (config.beta1, config.beta2)
-        self._adam = torch.optim.Adam(self._parameters, config.learning_rate, betas, config.epsilon)
+    def __init__(self, parameters: Any, config: AdamConfig | RMSPropConfig):
+        self._parameters, self._clip_norm = list(parameters), 0.0
+        self._optimizer: torch.optim.Optimizer
+        if isinstance(config, RMSPropConfig):
+            self._optimizer = torch.optim.RMSprop(
+                self._parameters, config.learning_rate, config.decay, config.epsilon
+            )
+        else:
+            self._clip_norm, betas = config.clip_norm, (config.beta1, config.beta2)
+            self._optimizer = torch.optim.Adam(
+                self._parameters, config.learning_rate, betas, config.epsilon
+            )
 
     def minimize(self, loss: torch.Tensor) -> None:
         """A step."""
-        self._adam.zero_grad()
+        self._optimizer.zero_grad()
         loss.backward(inputs=self._parameters)
         if self._clip_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self._adam.step()
+        self._optimizer.step()
 
 
 class Average:
@@ -96,11 +103,6 @@ def to_numpy(module: Any, prefix: str = "") -> dict[str, np.ndarray]:
         prefix + name: tensor.detach().cpu().numpy().copy()
         for name, tensor in module.state_dict().items()
     }
-
-
-def on_cpu(module: Any) -> Any:
-    """A copy, for a check in float32."""
-    return copy.deepcopy(module).cpu()
 
 
 def nchw(images: np.ndarray) -> torch.Tensor:

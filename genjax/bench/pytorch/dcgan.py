@@ -7,23 +7,19 @@ import jax
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from genjax.bench.pytorch.common import (
     DEVICE,
-    Adam,
-    Average,
     Counterpart,
     assert_losses_agree,
-    compiler,
     draw_images,
-    mixed,
     nchw,
     place,
     require,
     scaled,
     to_numpy,
 )
+from genjax.bench.pytorch.gan import Round
 from genjax.interop import dcgan as interop
 from genjax.models import dcgan
 from genjax.nn.pyramid import base_size
@@ -75,36 +71,6 @@ def networks(config: dcgan.DcganConfig, spec: ImageSpec) -> tuple[Any, Any]:
     return pair
 
 
-class Round:
-    """A step of each player."""
-
-    def __init__(
-        self, config: dcgan.DcganConfig, generator: Any, discriminator: Any, compiled: bool
-    ):
-        self._adams = (
-            Adam(generator.parameters(), config.generator),
-            Adam(discriminator.parameters(), config.discriminator),
-        )
-        self._average = Average(generator, config.ema_decay)
-        self._generator, self._discriminator = map(compiler(compiled), (generator, discriminator))
-        self._dtype = config.dtype
-
-    def __call__(self, real: Any, z: Any) -> tuple[Any, Any]:
-        ones, zeros = torch.ones(len(z), device=z.device), torch.zeros(len(z), device=z.device)
-        loss = functional.binary_cross_entropy_with_logits
-        g_adam, d_adam = self._adams
-        with mixed(self._dtype):
-            fake = self._generator(z[:, :, None, None])
-            d_loss = loss(self._discriminator(real).flatten().float(), ones)
-            d_loss = d_loss + loss(self._discriminator(fake.detach()).flatten().float(), zeros)
-        d_adam.minimize(d_loss)
-        with mixed(self._dtype):
-            g_loss = loss(self._discriminator(fake).flatten().float(), ones)
-        g_adam.minimize(g_loss)
-        self._average.update()
-        return d_loss, g_loss
-
-
 def counterpart(
     config: dcgan.DcganConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
@@ -116,7 +82,7 @@ def counterpart(
     def step(index: int, images: Any, labels: Any) -> Any:
         del index, labels
         z = torch.randn(batch_size, config.latent_size, device=DEVICE)
-        return play(scaled(images), z)[0]
+        return play(scaled(images), z[:, :, None, None])[0]
 
     return Counterpart(lambda: check(config, spec), step)
 
@@ -141,6 +107,6 @@ def check(config: dcgan.DcganConfig, spec: ImageSpec) -> None:
         return {"d_loss": d_metrics["d_loss"], "g_loss": g_metrics["g_loss"]}
 
     play = Round(config, generator, discriminator, compiled=False)
-    d_loss, g_loss = play(nchw(real), torch.from_numpy(z))
+    d_loss, g_loss = play(nchw(real), torch.from_numpy(z)[:, :, None, None])
     theirs = {"d_loss": d_loss, "g_loss": g_loss}
     assert_losses_agree(ours(state, real, z), theirs, loose=["g_loss"])

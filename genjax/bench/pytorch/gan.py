@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from genjax.bench.pytorch.common import (
     DEVICE,
-    Adam,
+    Average,
     Counterpart,
+    Optimizer,
     assert_losses_agree,
     compiler,
     draw_images,
@@ -50,31 +51,30 @@ def networks(config: gan.GanConfig, spec: ImageSpec) -> tuple[Any, Any]:
 
 
 class Round:
-    """A step of each player, both on the fakes of one noise."""
+    """A step of each player, both on the fakes of one noise, and of the moving average."""
 
-    def __init__(self, config: gan.GanConfig, generator: Any, discriminator: Any, compiled: bool):
+    def __init__(self, config: Any, generator: Any, discriminator: Any, compiled: bool):
         self._adams = (
-            Adam(generator.parameters(), config.generator),
-            Adam(discriminator.parameters(), config.discriminator),
+            Optimizer(generator.parameters(), config.generator),
+            Optimizer(discriminator.parameters(), config.discriminator),
         )
+        self._average = Average(generator, getattr(config, "ema_decay", 0.0))
         self._generator, self._discriminator = map(compiler(compiled), (generator, discriminator))
         self._dtype = config.dtype
 
     def __call__(self, real: Any, z: Any) -> tuple[Any, Any]:
-        ones, zeros = (
-            torch.ones(len(z), 1, device=z.device),
-            torch.zeros(len(z), 1, device=z.device),
-        )
+        ones, zeros = torch.ones(len(z), device=z.device), torch.zeros(len(z), device=z.device)
         loss = functional.binary_cross_entropy_with_logits
         g_adam, d_adam = self._adams
         with mixed(self._dtype):
             fake = self._generator(z)
-            d_loss = loss(self._discriminator(real).float(), ones)
-            d_loss = d_loss + loss(self._discriminator(fake.detach()).float(), zeros)
+            d_loss = loss(self._discriminator(real).flatten().float(), ones)
+            d_loss = d_loss + loss(self._discriminator(fake.detach()).flatten().float(), zeros)
         d_adam.minimize(d_loss)
         with mixed(self._dtype):
-            g_loss = loss(self._discriminator(fake).float(), ones)
+            g_loss = loss(self._discriminator(fake).flatten().float(), ones)
         g_adam.minimize(g_loss)
+        self._average.update()
         return d_loss, g_loss
 
 

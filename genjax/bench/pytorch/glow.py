@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from genjax.bench.pytorch.common import (
-    Adam,
     Average,
     Counterpart,
+    Optimizer,
     assert_losses_agree,
     compiler,
     mixed,
@@ -182,7 +182,7 @@ def counterpart(
         conditional=False,
     )
     model = place(Glow(config, spec))
-    adam = Adam(model.parameters(), config.optimizer)
+    adam = Optimizer(model.parameters(), config.optimizer)
     average = Average(model, config.ema_decay)
     forward = compiler(compiled)(model)
 

@@ -13,16 +13,16 @@ from torch.nn import functional
 
 from genjax.bench.pytorch.common import (
     DEVICE,
-    Adam,
     Average,
     Counterpart,
+    Optimizer,
     assert_losses_agree,
     compiler,
     mixed,
     place,
     scaled,
 )
-from genjax.bench.pytorch.stylegan2 import Affine, Conv, act, minibatch_std, mixed_styles
+from genjax.bench.pytorch.stylegan2 import Affine, Conv, Mapping, act, minibatch_std, mixed_styles
 from genjax.models import stylegan
 from genjax.nn.pyramid import base_size
 from genjax.objectives.penalties import r1_penalty
@@ -58,18 +58,14 @@ class Epilogue(nn.Module):
 
 
 class Generator(nn.Module):
-    """z to styles by `style`, styles and noise to images by `synthesize`."""
+    """Noise to styles by `mapping`, styles and noise to images by `synthesize`."""
 
     def __init__(self, config: stylegan.StyleganConfig, spec: ImageSpec):
         super().__init__()
         halvings, (height, width) = base_size(spec)
-        player, size = config.generator, config.latent_size
-        self.mapping = nn.Module()
-        self.depth, self.levels = config.mapping_layers, halvings + 1
-        for i in range(self.depth):
-            self.mapping.add_module(f"fc{i}", Affine(size, config.style_size, rate=0.01))
-            size = config.style_size
-        self.mapping.register_buffer("mean", torch.zeros(size))
+        player, size = config.generator, config.style_size
+        self.levels = halvings + 1
+        self.mapping = Mapping(config.latent_size, size, config.mapping_layers)
         self.synthesis = nn.Module()
         self.synthesis.const = nn.Parameter(torch.randn(player.features(0), height, width))
         for i in range(self.levels):
@@ -80,14 +76,6 @@ class Generator(nn.Module):
             for j in range(2):
                 self.synthesis.add_module(f"epilogue{j}_{i}", Epilogue(features, size))
         self.synthesis.add_module(f"to_rgb_{halvings}", ToRgb(features, spec.channels))
-
-    def style(self, z: Any) -> Any:
-        """[B, Z] to [B, W]; its running mean follows."""
-        w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self.depth):
-            w = act(getattr(self.mapping, f"fc{i}")(w))
-        self.mapping.mean.lerp_(w.detach().mean(0), 0.005)
-        return w
 
     def synthesize(self, ws: Any, noise: Any) -> Any:
         """[B, L, W] and noise of each layer to images."""
@@ -159,13 +147,13 @@ class Game:
         _, (height, width) = base_size(spec)
         self._sizes = [(height << i // 2, width << i // 2) for i in range(self._layers)]
         self._adams = (
-            Adam(generator.parameters(), config.generator),
-            Adam(discriminator.parameters(), config.discriminator),
+            Optimizer(generator.parameters(), config.generator),
+            Optimizer(discriminator.parameters(), config.discriminator),
         )
         self._average = Average(generator, config.ema_decay)
         compile_ = compiler(compiled)
         self._synthesize = compile_(generator.synthesize)
-        self._style, self._judge = compile_(generator.style), compile_(discriminator)
+        self._style, self._judge = compile_(generator.mapping), compile_(discriminator)
 
     def draw(self, n: int) -> tuple[Any, list[Any]]:
         """Styles, part of them mixed, and noise."""
@@ -258,7 +246,7 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
         return {"d_loss": loss, "g_loss": jnp.mean(jax.nn.softplus(-judge(fake)))}
 
     game = Game(config, spec, generator, discriminator, compiled=False)
-    ws = generator.style(torch.from_numpy(z))[:, None].repeat(1, stylegan.layers(spec), 1)
+    ws = generator.mapping(torch.from_numpy(z))[:, None].repeat(1, stylegan.layers(spec), 1)
     noises = [torch.from_numpy(np.array(each).transpose(0, 3, 1, 2)) for each in noise]
     images = torch.from_numpy(real.transpose(0, 3, 1, 2).copy())
     theirs = {

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from genjax.bench.pytorch.common import (
     DEVICE,
-    Adam,
     Average,
     Counterpart,
+    Optimizer,
     assert_losses_agree,
     compiler,
     mixed,
@@ -115,19 +115,31 @@ class SynthesisBlock(nn.Module):
         self.torgb = Layer(style, outputs, channels, 1)
 
 
+class Mapping(nn.Module):
+    """Noise [B, Z] to styles [B, W], whose running mean follows."""
+
+    def __init__(self, size: int, style: int, depth: int):
+        super().__init__()
+        self.depth = depth
+        for i in range(depth):
+            self.add_module(f"fc{i}", Affine(style if i else size, style, rate=0.01))
+        self.register_buffer("w_avg", torch.zeros(style))
+
+    def forward(self, z: Any) -> Any:
+        w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for i in range(self.depth):
+            w = act(getattr(self, f"fc{i}")(w))
+        self.w_avg.lerp_(w.detach().mean(0), 0.005)
+        return w
+
+
 class Generator(nn.Module):
-    """z to styles by `style`, styles and noise to images by `synthesize`."""
+    """Noise to styles by `mapping`, styles and noise to images by `synthesize`."""
 
     def __init__(self, config: stylegan2.Stylegan2Config, spec: ImageSpec):
         super().__init__()
-        player, inputs = config.generator, config.latent_size
-        self.mapping = nn.Module()
-        self.depth = player.mapping_layers
-        for i in range(self.depth):
-            layer = Affine(inputs, config.style_size, rate=0.01)
-            self.mapping.add_module(f"fc{i}", layer)
-            inputs = config.style_size
-        self.mapping.register_buffer("w_avg", torch.zeros(config.style_size))
+        player = config.generator
+        self.mapping = Mapping(config.latent_size, config.style_size, player.mapping_layers)
         self.synthesis, inputs = nn.Module(), 0
         halvings, _ = base_size(spec)
         self.sizes = [4 << level for level in range(halvings + 1)]
@@ -136,14 +148,6 @@ class Generator(nn.Module):
             block = SynthesisBlock(config.style_size, inputs, outputs, spec.channels)
             self.synthesis.add_module(f"b{at}", block)
             inputs = outputs
-
-    def style(self, z: Any) -> Any:
-        """[B, Z] to [B, W]; its running mean follows."""
-        w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self.depth):
-            w = act(getattr(self.mapping, f"fc{i}")(w))
-        self.mapping.w_avg.lerp_(w.detach().mean(0), 0.005)
-        return w
 
     def synthesize(self, ws: Any, noise: Any) -> Any:
         """[B, L, W] and noise of each convolution to images."""
@@ -245,13 +249,13 @@ class Game:
         self._levels = [level for level, _ in stylegan2.convolutions(spec)]
         self._layers = stylegan2.layers(spec)
         share = config.path_length_every / (config.path_length_every + 1)
-        self._g_adam = Adam(generator.parameters(), _slower(config.generator, share))
+        self._g_adam = Optimizer(generator.parameters(), _slower(config.generator, share))
         share = config.r1_every / (config.r1_every + 1)
-        self._d_adam = Adam(discriminator.parameters(), _slower(config.discriminator, share))
+        self._d_adam = Optimizer(discriminator.parameters(), _slower(config.discriminator, share))
         self._average = Average(generator, 0.999)
         compile_ = compiler(compiled)
         self._synthesize = compile_(generator.synthesize)
-        self._style, self._judge = compile_(generator.style), compile_(discriminator)
+        self._style, self._judge = compile_(generator.mapping), compile_(discriminator)
         self.mean_length = torch.tensor(0.0, device=DEVICE)
 
     def styles(self, n: int) -> Any:
@@ -411,7 +415,7 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
         ).mean(),
         "d_loss": game.discriminator_loss(torch.from_numpy(real), given, noises),
         "r1": game.r1(torch.from_numpy(real)),
-        "style": generator.style(torch.from_numpy(z)).square().mean(),
+        "style": generator.mapping(torch.from_numpy(z)).square().mean(),
     }
     values = ours(g_variables["params"], g_variables["batch_stats"], d_params, ws, noise)
     assert_losses_agree(values, theirs)

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from genjax.bench.pytorch.common import (
     DEVICE,
-    Adam,
     Average,
     Counterpart,
+    Optimizer,
     assert_losses_agree,
     compiler,
     mixed,
@@ -80,7 +80,7 @@ def counterpart(
         conditional=False,
     )
     module = place(Vae(config, spec))
-    adam = Adam(module.parameters(), config.optimizer)
+    adam = Optimizer(module.parameters(), config.optimizer)
     average = Average(module, config.ema_decay)
     forward = compiler(compiled)(module)
 

@@ -12,9 +12,9 @@ from torch import nn
 from genjax.bench.pytorch import dcgan
 from genjax.bench.pytorch.common import (
     DEVICE,
-    Adam,
     Average,
     Counterpart,
+    Optimizer,
     assert_losses_agree,
     compiler,
     draw_images,
@@ -58,37 +58,14 @@ def networks(config: Config, spec: ImageSpec) -> tuple[Any, Any]:
     return pair
 
 
-class RMSProp:
-    """By one of our configs."""
-
-    def __init__(self, parameters: Any, config: wgan.RMSPropPlayer):
-        self._parameters = list(parameters)
-        self._rmsprop = torch.optim.RMSprop(
-            self._parameters, config.learning_rate, config.decay, config.epsilon
-        )
-
-    def minimize(self, loss: torch.Tensor) -> None:
-        """A step."""
-        self._rmsprop.zero_grad()
-        loss.backward(inputs=self._parameters)
-        self._rmsprop.step()
-
-
-def optimizer(parameters: Any, player: Any) -> Adam | RMSProp:
-    """A player's."""
-    if isinstance(player, wgan.RMSPropPlayer):
-        return RMSProp(parameters, player)
-    return Adam(parameters, player)
-
-
 class Game:
     """The steps of both."""
 
     def __init__(self, config: Config, generator: Any, critic: Any, compiled: bool):
         self._config, self._weights = config, list(critic.parameters())
         self._optimizers = (
-            optimizer(generator.parameters(), config.generator),
-            optimizer(critic.parameters(), config.critic),
+            Optimizer(generator.parameters(), config.generator),
+            Optimizer(critic.parameters(), config.critic),
         )
         self._average = Average(generator, config.ema_decay)
         self._generator, self._critic = map(compiler(compiled), (generator, critic))

@@ -59,3 +59,16 @@ def test_a_command_waits_for_no_import_that_it_does_not_need():
     code = f"import sys, genjax.cli; print(*({slow} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not said.stdout.split()
+
+
+def test_only_the_counterparts_in_pytorch_need_it():
+    modules = [
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "pytorch" and path.stem not in ("__init__", "__main__")
+    ]
+    code = (
+        "import sys, importlib; sys.modules['torch'] = None\n"
+        "for module in sys.argv[1:]: importlib.import_module(module)"
+    )
+    subprocess.run([sys.executable, "-c", code, *modules], check=True)

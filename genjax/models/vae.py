@@ -303,9 +303,12 @@ def decoded(
     samples, batch, size = z.shape
     _, decoder = networks(config, spec)
     if labels is not None:
-        labels = jnp.tile(labels, samples)
-    output: Any = decoder.apply({"params": params["decoder"]}, z.reshape(-1, size), labels)
-    return Output(output.location.reshape(samples, batch, *spec.shape), output.log_scale)
+        labels = jnp.repeat(labels, samples)
+    # Batch first, so that several devices keep their shares of it.
+    z = z.swapaxes(0, 1).reshape(-1, size)
+    output: Any = decoder.apply({"params": params["decoder"]}, z, labels)
+    location = output.location.reshape(batch, samples, *spec.shape).swapaxes(0, 1)
+    return Output(location, output.log_scale)
 
 
 def log_likelihood(config: VaeConfig, images: jax.Array, output: Output) -> jax.Array:

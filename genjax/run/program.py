@@ -40,17 +40,20 @@ def flops(jaxpr: Any, known: Sequence[Any] | None = None) -> int:
         known: Of each input a value that it will have, or None. A conditional whose choice follows
             from these counts as chosen, of others the costliest branch.
     """
+    return _walk(jaxpr, known)[0]
+
+
+def _walk(jaxpr: Any, known: Sequence[Any] | None) -> tuple[int, list[Any]]:
+    """The operations of a program, and its outputs where they follow from what is known."""
     jaxpr = _open(jaxpr)
     values = dict(zip(jaxpr.invars, known or [None] * len(jaxpr.invars), strict=True))
     total = 0
     for equation in jaxpr.eqns:
         given = [_value(each, values) for each in equation.invars]
-        total += _flops_of_equation(equation, given)
-        if all(value is not None for value in given) and _is_small(equation):
-            found = equation.primitive.bind(*given, **equation.params)
-            found = found if equation.primitive.multiple_results else [found]
-            values |= dict(zip(equation.outvars, found, strict=True))
-    return total
+        count, found = _walk_equation(equation, given)
+        total += count
+        values |= dict(zip(equation.outvars, found, strict=True))
+    return total, [_value(each, values) for each in jaxpr.outvars]
 
 
 def _open(jaxpr: Any) -> Any:
@@ -70,6 +73,20 @@ def _is_small(equation: Any) -> bool:
     )
 
 
+def _walk_equation(equation: Any, given: Sequence[Any]) -> tuple[int, list[Any]]:
+    """As `_walk`. A call is not made but walked: what compiles it may not be here to run it."""
+    name, params = equation.primitive.name, equation.params
+    if name in CALLS:
+        (inner,) = _inner_jaxprs(params)
+        return _walk(inner, given)
+    if name == "cond" and given[0] is not None:
+        return _walk(params["branches"][int(given[0])], given[1:])
+    if all(value is not None for value in given) and _is_small(equation):
+        found = equation.primitive.bind(*given, **params)
+        return 0, found if equation.primitive.multiple_results else [found]
+    return _flops_of_equation(equation, given), [None] * len(equation.outvars)
+
+
 def _flops_of_equation(equation: Any, given: Sequence[Any]) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
@@ -83,14 +100,10 @@ def _flops_of_equation(equation: Any, given: Sequence[Any]) -> int:
         size = math.prod(shape[axis] for axis in kernel[1:])  # inputs and window
         return 2 * equation.outvars[0].aval.size * size // math.prod(params["lhs_dilation"])
     if name == "cond":
-        choice, *inputs = given
-        if choice is not None:
-            return flops(params["branches"][int(choice)], inputs)
-        return max(flops(branch, inputs) for branch in params["branches"])
+        return max(flops(branch, given[1:]) for branch in params["branches"])
     if name == "scan":
         return params["length"] * flops(params["jaxpr"])
-    passed_on = given if name in CALLS else None
-    return sum(flops(inner, passed_on) for inner in _inner_jaxprs(params))
+    return sum(flops(inner) for inner in _inner_jaxprs(params))
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

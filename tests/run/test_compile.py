@@ -168,7 +168,8 @@ def recipe():
 def _parameter_bytes(recipe):
     spec = expected_spec(recipe.data, recipe.data_options)
     state = abstract_state(recipe, spec)
-    leaves = jax.tree.leaves((state.generator.params, state.discriminator.params))
+    players = [getattr(state, name, None) for name in ("generator", "discriminator", "model")]
+    leaves = jax.tree.leaves([player.params for player in players if player])
     return 4 * sum(leaf.size for leaf in leaves)
 
 
@@ -195,6 +196,15 @@ def test_a_generators_own_step_is_divided_among_the_devices(name):
     """Its noise is drawn in the program and meets no image of the batch."""
     recipe = load_recipe(name)
     assert compile_step(recipe).collectives["all-reduce"] >= _parameter_bytes(recipe)
+
+
+def test_samples_of_an_image_stay_on_its_device():
+    """Of a bound of several samples only the gradients are reduced, no samples or images."""
+    recipe = dataclasses.replace(load_recipe("vae_mnist_iwae"), batch_size=64)
+    collectives = compile_step(recipe).collectives
+    assert set(collectives) == {"all-reduce"}
+    size = _parameter_bytes(recipe)
+    assert size <= collectives["all-reduce"] < 1.01 * size
 
 
 PROGRAM = Program(
@@ -246,7 +256,8 @@ def test_pmap_has_no_program_to_show(recipe):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_a_slice_that_is_not_there(recipe):
+def test_a_slice_that_is_not_there():
+    recipe = load_recipe("wgan_digits")  # with turns that only some steps take
     program = compile_step(recipe, "v5e:2x2")
     assert program.fits and program.devices == 4
     assert 0 < program.step_seconds < 1e-3

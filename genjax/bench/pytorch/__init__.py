@@ -8,9 +8,12 @@ metrics of ours.
 
 import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from genjax.bench.pytorch.common import Counterpart
 from genjax.types import Config, ImageSpec, UsageError
+
+if TYPE_CHECKING:
+    from genjax.bench.pytorch.common import Counterpart
 
 # Where the counterpart of each family lies. They are imported when asked for: PyTorch is an extra.
 MODULES = {
@@ -25,7 +28,7 @@ MODULES = {
     "stylegan2": "stylegan2",
 }
 # `counterpart(config, spec, batch_size, compiled)`; see `common`.
-Maker = Callable[[Config, ImageSpec, int, bool], Counterpart]
+Maker = Callable[[Config, ImageSpec, int, bool], "Counterpart"]
 
 
 def find(family: str) -> Maker:

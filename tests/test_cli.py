@@ -14,6 +14,7 @@ from PIL import Image
 import genjax
 from genjax import cli
 from genjax.run.sample import load_state
+from tests import commands
 
 TINY = ["--size", "8", "--steps", "10", "--batch-size", "16", "--log-every", "5"]
 TINY += ["--save-every", "5"]
@@ -227,17 +228,11 @@ def test_bad_input_gets_one_line_and_an_exit_code(genjax_command, line, trained,
 
 def _environment(tmp_path):
     """One device, and compiled programs kept from one process to the next."""
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
 
 
 def _start(tmp_path, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "genjax.cli", *map(str, arguments)],
-        env=_environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return commands.start(*arguments, environment=_environment(tmp_path))
 
 
 def _results(run: Path):
@@ -245,14 +240,6 @@ def _results(run: Path):
     timings = ("seconds", "steps_per_second", "images_per_second")
     records = [json.loads(line) for line in lines]
     return [{k: v for k, v in record.items() if k not in timings} for record in records]
-
-
-def _wait_for(path: Path, process) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 LONG = [*TINY[:2], "--steps", "600", "--batch-size", "16", "--log-every", "20"]
@@ -269,7 +256,7 @@ def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path):
     run = tmp_path / "killed"
     process = _start(tmp_path, "train", "gan_digits", *LONG, "--run", run)
     for _ in range(kills):
-        _wait_for(run / "config.json", process)
+        commands.wait_for(run / "config.json", process)
         try:
             process.wait(rng.uniform(0, 8))
         except subprocess.TimeoutExpired:
@@ -296,7 +283,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
     long = [*LONG, "--steps", "1000000", "--save-every", "1000000"]
     process = _start(tmp_path, "train", "gan_digits", *long, "--run", run)
-    _wait_for(run / "metrics.jsonl", process)
+    commands.wait_for(run / "metrics.jsonl", process)
     while len((run / "metrics.jsonl").read_text().splitlines()) < 3:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

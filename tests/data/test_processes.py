@@ -1,12 +1,8 @@
 """Several processes on one machine, and what the environment says of them."""
 
 import dataclasses
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -19,10 +15,9 @@ from genjax.run.checkpoint import DIGESTS
 from genjax.run.folder import RunFolder
 from genjax.run.writer import TIMINGS, read_records
 from genjax.types import UsageError
+from tests import commands
 
 OPTIONS = ("--log-every", "10", "--save-every", "20", "--batch-size", "32")
-# A process that waits for a dead one may do so until its heartbeat is missed.
-PATIENCE = 400
 
 
 def _start(arguments, devices, index=0, count=1, port=0):
@@ -32,14 +27,8 @@ def _start(arguments, devices, index=0, count=1, port=0):
         "JAX_NUM_PROCESSES": str(count),
         "JAX_PROCESS_ID": str(index),
     }
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "genjax.cli", *map(str, arguments)],
-        env=environment | (variables if count > 1 else {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return commands.start(*arguments, environment=environment | (variables if count > 1 else {}))
 
 
 def _start_two(*arguments):
@@ -47,14 +36,6 @@ def _start_two(*arguments):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [_start(arguments, 4, index, 2, port) for index in range(2)]
-
-
-def _wait_for(path, workers):
-    end = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert all(worker.poll() is None for worker in workers), workers[0].communicate()
-        assert time.monotonic() < end, f"no {path}"
-        time.sleep(0.1)
 
 
 def _checkpoint(run, step):
@@ -67,9 +48,9 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
 
     # A signal to one saves once, everywhere, at one step.
     workers = _start_two("train", "gan_digits", "--steps", 10**6, "--run", run, *OPTIONS)
-    _wait_for(_checkpoint(run, 20), workers)
+    commands.wait_for(_checkpoint(run, 20), *workers)
     workers[1].send_signal(signal.SIGTERM)
-    (out, _), (silence, _) = (worker.communicate(timeout=PATIENCE) for worker in workers)
+    (out, _), (silence, _) = (worker.communicate(timeout=commands.PATIENCE) for worker in workers)
     assert [worker.returncode for worker in workers] == [128 + signal.SIGTERM] * 2
     assert "stopped and saved at step" in out
     # The transport's threads say that they are connected, at times into each other's lines.
@@ -81,9 +62,9 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     # One that is killed takes the other with it, soon and with a message.
     workers = _start_two("resume", run)
     last = stopped - stopped % 20 + 40
-    _wait_for(_checkpoint(run, last), workers)
+    commands.wait_for(_checkpoint(run, last), *workers)
     workers[1].kill()
-    _, errors = workers[0].communicate(timeout=PATIENCE)
+    _, errors = workers[0].communicate(timeout=commands.PATIENCE)
     workers[1].communicate()
     # It meets a closed connection, or in the middle of a wait a missed heartbeat, on which jax
     # aborts the process with a message of its own.
@@ -94,7 +75,7 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     # The run goes on with one process of two devices, as if nothing had been.
     steps = last + 40
     worker = _start(("resume", run, "--steps", steps), 2)
-    _, errors = worker.communicate(timeout=PATIENCE)
+    _, errors = worker.communicate(timeout=commands.PATIENCE)
     assert worker.returncode == 0, errors
     options = {"steps": steps, "log_every": 10, "save_every": 20, "batch_size": 32}
     genjax.train(dataclasses.replace(genjax.load_recipe("gan_digits"), **options), alone)

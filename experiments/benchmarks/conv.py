@@ -21,6 +21,7 @@ import torch
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from genjax.nn import conv as ours
+from genjax.nn.geometry import Geometry
 
 # Batch, size, input channels, output channels, kernel, stride, padding.
 LAYERS = (
@@ -70,7 +71,7 @@ def main() -> None:
     print("| layer (batch, size, in, out, kernel, stride) | function | genjax | XLA | PyTorch |")
     print("|---|---|---|---|---|")
     for batch, size, channels, features, kernel, stride, padding in LAYERS:
-        geometry = ours._Geometry((size, size), (kernel, kernel), stride, padding)
+        geometry = Geometry((size, size), (kernel, kernel), stride, padding)
         shapes = {
             "x": (batch, size, size, channels),
             "y": (batch, *geometry.output_size, features),

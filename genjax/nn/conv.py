@@ -18,51 +18,27 @@ matrix products or as a plain convolution.
 import functools
 import itertools
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from genjax.nn import winograd
+from genjax.nn.geometry import Geometry
 from genjax.nn.replicas import is_split
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Choices by shape, all measured on CPUs. Below this number of input channels one product over all
-# taps beats one for each row of them.
-FEW_CHANNELS = 32
-# From this number of channels on both sides, a strided convolution is faster phase by phase.
-MANY_CHANNELS = 128
+# Choices by shape, all measured on CPUs. Where both sides have as many channels, and a convolution
+# as many operations, Winograd's products are faster, if they are at most this share of the plain.
+FEW_CHANNELS, MANY_OPERATIONS, SHARE = 32, 250_000_000, 0.75
 # One convolution computes a margin beside the input gradient that is cut off; from this output
 # size on that costs less than it gains.
 LARGE_OUTPUT = 8
 # What outputs see, side by side, is laid out for a few images at a time, so that it stays in the
-# cache. Of few channels this is the fastest kernel gradient; of more, where that of the whole batch
-# takes more than the second of these, it beats one product for each row of taps there, and XLA's
-# convolution to fewer than MANY_CHANNELS.
+# cache: for a kernel gradient of few channels the fastest way. Of more channels it is one product
+# for each row of taps, but where that takes as much as the second of these for the whole batch.
 CACHED_BYTES, MANY_BYTES = 5_000_000, 24_000_000
-
-
-class _Geometry(NamedTuple):
-    """Of a convolution; an input's size does not follow from the output's, so it stands here."""
-
-    input_size: tuple[int, ...]
-    kernel_size: tuple[int, ...]
-    stride: int
-    padding: int
-
-    @property
-    def fills_strides(self) -> bool:
-        """Whether the kernel is of whole strides, so that its phases are all of one size."""
-        return all(extent % self.stride == 0 for extent in self.kernel_size)
-
-    @property
-    def output_size(self) -> tuple[int, ...]:
-        return tuple(
-            (size + 2 * self.padding - kernel) // self.stride + 1
-            for size, kernel in zip(self.input_size, self.kernel_size, strict=True)
-        )
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
@@ -84,7 +60,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> 
         raise ValueError(
             f"conv of {x.shape} with {kernel.shape}: wants [B, H, W, I], [KH, KW, I, O]"
         )
-    geometry = _Geometry(x.shape[1:3], kernel.shape[:2], stride, padding)
+    geometry = Geometry(x.shape[1:3], kernel.shape[:2], stride, padding)
     if min(geometry.output_size) < 1:
         raise ValueError(f"conv of {x.shape} with {kernel.shape}, padding {padding}: empty output")
     return _conv(geometry, x, kernel)
@@ -127,7 +103,7 @@ def conv_transpose(
         raise ValueError(
             f"conv_transpose of {x.shape} with {kernel.shape}, padding {padding}: empty output"
         )
-    geometry = _Geometry((height, width), kernel.shape[:2], stride, padding)
+    geometry = Geometry((height, width), kernel.shape[:2], stride, padding)
     return _input_grad(geometry, x, kernel.swapaxes(2, 3))
 
 
@@ -161,7 +137,7 @@ class ConvTranspose(Conv):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+def _conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     return lax.platform_dependent(
         x,
         w,
@@ -171,7 +147,7 @@ def _conv(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _input_grad(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+def _input_grad(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     return lax.platform_dependent(
         y,
         w,
@@ -181,7 +157,7 @@ def _input_grad(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kernel_grad(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
+def _kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
     return lax.platform_dependent(
         x,
         y,
@@ -213,7 +189,7 @@ _kernel_grad.defvjp(
 )
 
 
-def _plain_conv(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+def _plain_conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         w,
@@ -223,57 +199,73 @@ def _plain_conv(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     )
 
 
-def _input_grad_xla(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+def _input_grad_xla(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     x = jax.ShapeDtypeStruct((len(y), *geometry.input_size, w.shape[2]), y.dtype)
     return jax.linear_transpose(lambda x: _plain_conv(geometry, x, w), x)(y)[0]
 
 
-def _kernel_grad_xla(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
+def _kernel_grad_xla(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
     w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[3], y.shape[3]), y.dtype)
     return jax.linear_transpose(lambda w: _plain_conv(geometry, x, w), w)(y)[0]
 
 
-def _conv_cpu(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    if geometry.stride > 1:
-        by_phases = min(w.shape[2:]) >= MANY_CHANNELS and geometry.fills_strides
-        return (_conv_by_phases if by_phases else _plain_conv)(geometry, x, w)
+def _conv_cpu(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     channels, features = w.shape[2:]
+    group = _winograd_group(geometry, x, channels, features)
+    if group:
+        return winograd.conv(geometry, x, w, group)
+    if geometry.stride > 1:
+        return _plain_conv(geometry, x, w)
     if _patches_are_narrow(geometry, channels, features):
         return _conv_as_product(geometry, x, w)
     if _patches_are_narrow(geometry, features, channels):
         return _conv_as_sum(geometry, x, w)
-    group = _images_at_a_time(geometry, x)
-    if group and channels >= FEW_CHANNELS and features < MANY_CHANNELS:
-        return _conv_in_groups(geometry, x, w, group)
     return _plain_conv(geometry, x, w)
 
 
-def _images_at_a_time(geometry: _Geometry, x: jax.Array) -> int:
-    """A divisor of the batch; 0 where another way is faster.
+def _winograd_group(
+    geometry: Geometry, x: jax.Array, channels: int, features: int, summed: bool = False
+) -> int:
+    """A divisor of the batch x, images whose blocks stay in the cache; 0 for another way.
 
-    Also where devices share the batch: each would take all of it, for one group after the other.
+    Where kernels are summed over groups, the blocks take no less room than these: else the sum
+    takes longer than what it saves.
     """
+    batch, itemsize = len(x), x.dtype.itemsize
+    sizes = (*geometry.output_size, *geometry.kernel_size, channels, features)
+    if (
+        min(channels, features) < FEW_CHANNELS
+        or 2 * batch * math.prod(sizes) < MANY_OPERATIONS
+        or winograd.products(geometry) > SHARE
+        or itemsize < 4
+    ):
+        return 0
+    room = CACHED_BYTES
+    if summed:
+        room = max(room, winograd.bytes_of_kernels(geometry, channels, features, itemsize))
+    return _divisor(batch, room // winograd.bytes_of_blocks(geometry, channels, itemsize))
+
+
+def _images_at_a_time(geometry: Geometry, x: jax.Array) -> int:
+    """A divisor of the batch, images whose taps stay in the cache; 0 for another way."""
     batch, _, _, channels = x.shape
     size = math.prod((*geometry.output_size, *geometry.kernel_size, channels)) * x.dtype.itemsize
     are_few = channels < FEW_CHANNELS
-    if is_split() or (not are_few and size * batch < MANY_BYTES):
+    if is_split() or (size > CACHED_BYTES if are_few else size * batch < MANY_BYTES):
         return 0
-    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * size < CACHED_BYTES]
-    return max(fitting, default=0 if are_few else 1)
+    return _divisor(batch, CACHED_BYTES // size)
 
 
-def _conv_in_groups(geometry: _Geometry, x: jax.Array, w: jax.Array, group: int) -> jax.Array:
-    """One product for all taps, of a few images at a time."""
-    matrix = w.reshape(-1, w.shape[3])
+def _divisor(batch: int, most: int) -> int:
+    """Of the batch the largest that is no larger, at least 1.
 
-    def one(_: None, x: jax.Array) -> tuple[None, jax.Array]:
-        return None, (_all_taps(geometry, x) @ matrix).reshape(group, *geometry.output_size, -1)
-
-    _, y = lax.scan(one, None, x.reshape(-1, group, *x.shape[1:]))
-    return y.reshape(len(x), *geometry.output_size, -1)
+    All of it where devices share it: each would take part in one group after the other.
+    """
+    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n <= most]
+    return batch if is_split() else max(fitting, default=1)
 
 
-def _all_taps(geometry: _Geometry, x: jax.Array) -> jax.Array:
+def _all_taps(geometry: Geometry, x: jax.Array) -> jax.Array:
     """What each output sees, side by side: [B * H' * W', KH * KW * C]."""
     around = (geometry.padding, geometry.padding)
     x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
@@ -285,12 +277,12 @@ def _all_taps(geometry: _Geometry, x: jax.Array) -> jax.Array:
     return jnp.concatenate(taps, axis=3).reshape(-1, len(taps) * x.shape[3])
 
 
-def _patches_are_narrow(geometry: _Geometry, few: int, many: int) -> bool:
+def _patches_are_narrow(geometry: Geometry, few: int, many: int) -> bool:
     """Whether all taps of the few channels take no more room than the many."""
     return math.prod(geometry.kernel_size) * few <= many
 
 
-def _conv_as_product(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+def _conv_as_product(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     """Of few channels at stride 1: what each output sees side by side, and one product of it."""
     patches = _patches(x, geometry.kernel_size, (geometry.padding, geometry.padding))
     y = patches.reshape(-1, patches.shape[3]) @ w.reshape(patches.shape[3], -1)
@@ -307,7 +299,7 @@ def _patches(x: jax.Array, kernel_size: tuple[int, ...], padding: tuple[int, int
     return jnp.concatenate([x[:, i : i + height, j : j + width] for i, j in taps], axis=3)
 
 
-def _conv_as_sum(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+def _conv_as_sum(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     """To few channels at stride 1: what each pixel gives to each tap, by one product, shifted."""
     channels, features = w.shape[2:]
     taps = x.reshape(-1, channels) @ w.transpose(2, 0, 1, 3).reshape(channels, -1)
@@ -320,29 +312,6 @@ def _conv_as_sum(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     return total
 
 
-def _conv_by_phases(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    """The sum over pixels of each parity, which at stride 1 meet only the taps of one parity."""
-    phases = [
-        _stride_one(
-            x[:, row :: geometry.stride, column :: geometry.stride],
-            w[first_tap :: geometry.stride, second_tap :: geometry.stride],
-            (first_low, second_low),
-            geometry.output_size,
-        )
-        for row, first_tap, first_low in _phases(geometry, 0)
-        for column, second_tap, second_low in _phases(geometry, 1)
-    ]
-    return functools.reduce(jnp.add, phases)
-
-
-def _phases(geometry: _Geometry, axis: int) -> Iterator[tuple[int, int, int]]:
-    """For each parity of an input's index: itself, its first tap, and the padding before it."""
-    stride, padding = geometry.stride, geometry.padding
-    for parity in range(stride):
-        first_tap = (parity + padding) % stride
-        yield parity, first_tap, (parity + padding - first_tap) // stride
-
-
 def _stride_one(
     x: jax.Array, w: jax.Array, low: tuple[int, int], output_size: tuple[int, ...]
 ) -> jax.Array:
@@ -352,7 +321,10 @@ def _stride_one(
     return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=DIMENSIONS)
 
 
-def _input_grad_cpu(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+def _input_grad_cpu(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+    group = _winograd_group(geometry, y, w.shape[2], w.shape[3])
+    if group:
+        return winograd.input_grad(geometry, y, w, group)
     if geometry.stride == 1:
         return _input_grad_as_conv(geometry, y, w)
     is_large = min(geometry.output_size) >= LARGE_OUTPUT and geometry.fills_strides
@@ -361,16 +333,16 @@ def _input_grad_cpu(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Arra
     return _input_grad_as_product(geometry, y, w)
 
 
-def _input_grad_as_conv(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+def _input_grad_as_conv(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     """At stride 1 the transpose is a convolution with the flipped kernel."""
     low = [extent - 1 - geometry.padding for extent in geometry.kernel_size]
     flipped = w[::-1, ::-1].swapaxes(2, 3)
     if low[0] == low[1] >= 0:
-        return _conv_cpu(_Geometry(y.shape[1:3], geometry.kernel_size, 1, low[0]), y, flipped)
+        return _conv_cpu(Geometry(y.shape[1:3], geometry.kernel_size, 1, low[0]), y, flipped)
     return _stride_one(y, flipped, (low[0], low[1]), geometry.input_size)
 
 
-def _input_grad_as_one_conv(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+def _input_grad_as_one_conv(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     """All phases as channels of one convolution at stride 1, which is then interleaved."""
     stride = geometry.stride
     channels, features = w.shape[2:]
@@ -382,7 +354,7 @@ def _input_grad_as_one_conv(geometry: _Geometry, y: jax.Array, w: jax.Array) -> 
     return _interleave(geometry, blocks.reshape(len(y), rows, columns, stride, stride, channels))
 
 
-def _interleave(geometry: _Geometry, blocks: jax.Array) -> jax.Array:
+def _interleave(geometry: Geometry, blocks: jax.Array) -> jax.Array:
     """[B, rows, columns, stride, stride, C] to the input that the padding leaves of it."""
     batch, rows, columns, stride, _, channels = blocks.shape
     padding, (height, width) = geometry.padding, geometry.input_size
@@ -393,7 +365,7 @@ def _interleave(geometry: _Geometry, blocks: jax.Array) -> jax.Array:
     return x[:, padding : padding + height, padding : padding + width]
 
 
-def _input_grad_as_product(geometry: _Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+def _input_grad_as_product(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     """Products give what each pixel of `y` adds to a patch of x; then the patches overlap-add.
 
     With the kernel filled up to m x n strides, a patch is m x n blocks of stride x stride pixels.
@@ -420,7 +392,7 @@ def _input_grad_as_product(geometry: _Geometry, y: jax.Array, w: jax.Array) -> j
     return _interleave(geometry, blocks.reshape(batch, rows, columns, stride, stride, channels))
 
 
-def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
+def _kernel_grad_cpu(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
     """A product for all taps, of a few images at a time; else one for each row of taps.
 
     Of few channels, where the taps of a single image fill the cache, one for all over all images.
@@ -428,6 +400,9 @@ def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Arr
     stride, padding = geometry.stride, geometry.padding
     kernel_rows, kernel_columns = geometry.kernel_size
     channels, features = x.shape[3], y.shape[3]
+    group = _winograd_group(geometry, x, channels, features, summed=True)
+    if group:
+        return winograd.kernel_grad(geometry, x, y, group)
     low = (kernel_rows - 1 - padding, kernel_columns - 1 - padding)
     if stride == 1 and min(low) >= 0 and _patches_are_narrow(geometry, features, channels):
         # Few features: what each pixel of x gives to, side by side, from the last tap to the first.
@@ -461,9 +436,7 @@ def _kernel_grad_cpu(geometry: _Geometry, x: jax.Array, y: jax.Array) -> jax.Arr
     return w.transpose(0, 2, 3, 1)
 
 
-def _kernel_grad_in_groups(
-    geometry: _Geometry, x: jax.Array, y: jax.Array, group: int
-) -> jax.Array:
+def _kernel_grad_in_groups(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> jax.Array:
     """The sum over groups of images of one product for all taps."""
     features = y.shape[3]
     accumulated = jnp.promote_types(y.dtype, jnp.float32)

@@ -10,7 +10,9 @@ from jax import lax
 from jax.test_util import check_grads
 
 from genjax.nn import conv as conv_module
+from genjax.nn import winograd
 from genjax.nn.conv import Conv, ConvTranspose, conv, conv_transpose
+from genjax.nn.geometry import Geometry
 
 # (height, width), kernel, stride, padding: DCGAN's, odd sizes, kernels that the stride does not
 # divide, a stride beyond the kernel, rows that the stride skips, 1x1.
@@ -117,7 +119,7 @@ def test_gradients_are_those_of_xlas_convolution(size, kernel_size, stride, padd
 
 @pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES[:3])
 def test_each_platforms_form_is_the_same_function(size, kernel_size, stride, padding):
-    geometry = conv_module._Geometry(size, kernel_size, stride, padding)
+    geometry = Geometry(size, kernel_size, stride, padding)
     x, kernel = arrays(size, kernel_size, 40, 5)
 
     @jax.jit
@@ -144,7 +146,7 @@ def test_each_platforms_form_is_the_same_function(size, kernel_size, stride, pad
     ],
 )
 def test_forms_for_kernels_of_whole_strides(size, kernel_size, stride, padding):
-    geometry = conv_module._Geometry(size, kernel_size, stride, padding)
+    geometry = Geometry(size, kernel_size, stride, padding)
     assert geometry.fills_strides
     x, kernel = arrays(size, kernel_size, 6, 5)
 
@@ -153,42 +155,100 @@ def test_forms_for_kernels_of_whole_strides(size, kernel_size, stride, padding):
         y = conv_module._plain_conv(geometry, x, kernel)
         expected = conv_module._input_grad_xla(geometry, y, kernel)
         forms = (conv_module._input_grad_as_one_conv, conv_module._input_grad_as_product)
-        return [(conv_module._conv_by_phases(geometry, x, kernel), y)] + [
-            (form(geometry, y, kernel), expected) for form in forms
-        ]
+        return [(form(geometry, y, kernel), expected) for form in forms]
 
     for value, expected in each(x, kernel):
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-3)
 
 
-def test_many_channels_take_the_fast_forms(monkeypatch):
-    """The choice by shape: on a CPU both forms are reached, and give XLA's values and gradients."""
+# With whole blocks of outputs, with blocks that reach beyond the image, and with both.
+WINOGRADS = [
+    ((8, 12), 4, 2, 1),
+    ((14, 13), 4, 2, 1),
+    ((10, 13), 4, 2, 0),
+    ((7, 8), 3, 1, 1),
+    ((9, 6), 3, 1, 0),
+    ((6, 6), 2, 1, 0),
+    ((9, 9), 6, 2, 2),
+    ((12, 12), 9, 3, 3),
+]
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize(("size", "extent", "stride", "padding"), WINOGRADS)
+def test_winograds_forms_are_the_plain_functions(size, extent, stride, padding, group):
+    geometry = Geometry(size, (extent, extent), stride, padding)
+    assert winograd.products(geometry) < 2
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(4, *size, 3)))
+        w = jnp.asarray(rng.normal(size=(extent, extent, 3, 5)))
+        y = jnp.asarray(rng.normal(size=(4, *geometry.output_size, 5)))
+
+        @jax.jit
+        def both(x, w, y):
+            return (
+                (winograd.conv(geometry, x, w, group), conv_module._plain_conv(geometry, x, w)),
+                (
+                    winograd.input_grad(geometry, y, w, group),
+                    conv_module._input_grad_xla(geometry, y, w),
+                ),
+                (
+                    winograd.kernel_grad(geometry, x, y, group),
+                    conv_module._kernel_grad_xla(geometry, x, y),
+                ),
+            )
+
+        for value, expected in both(x, w, y):
+            np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_winograds_products_are_counted():
+    assert winograd.products(Geometry((8, 8), (4, 4), 2, 1)) == 9 / 16
+    assert winograd.products(Geometry((8, 8), (3, 3), 1, 1)) == 4 / 9
+    assert winograd.products(Geometry((6, 6), (4, 4), 2, 1)) == 1  # 3x3 outputs in 2x2 blocks
+    for kernel_size, stride in [((5, 5), 1), ((3, 3), 2), ((4, 2), 2), ((1, 1), 1)]:
+        assert math.isinf(winograd.products(Geometry((8, 8), kernel_size, stride, 1)))
+
+
+@pytest.mark.parametrize(("stride", "kernel_size"), [(1, (3, 3)), (2, (4, 4))])
+def test_many_channels_take_winograds_form(monkeypatch, stride, kernel_size):
+    """The choice by shape: all three are reached on a CPU, and are as exact as float32 allows."""
     taken = set()
 
     def spy_on(name):
-        form = getattr(conv_module, name)
-        monkeypatch.setattr(conv_module, name, lambda *args: (taken.add(name), form(*args))[1])
+        form = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *args: (taken.add(name), form(*args))[1])
 
-    spy_on("_conv_by_phases")
-    spy_on("_input_grad_as_one_conv")
-    x, kernel = arrays((16, 16), (4, 4), 128, 130)
+    names = ("conv", "input_grad", "kernel_grad")
+    for name in names:
+        spy_on(name)
+    x, kernel = arrays((32, 32), kernel_size, 128, 130)
+    kernel = kernel / np.sqrt(np.prod(kernel.shape[:3]))
 
     def loss(x, kernel, function):
         return jnp.mean(jnp.sin(function(x, kernel)))
 
-    def by_lax(x, kernel):
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=dimensions
-        )
-
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
-    value, grads = run(x, kernel / 50, lambda x, kernel: conv(x, kernel, 2, 1))
-    expected, expected_grads = run(x, kernel / 50, by_lax)
-    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
-    for grad, expected_grad in zip(grads, expected_grads, strict=True):
-        np.testing.assert_allclose(grad, expected_grad, rtol=1e-3, atol=1e-7)
-    assert len(taken) == 2
+    value, grads = run(x, kernel, lambda x, kernel: conv(x, kernel, stride, 1))
+    assert taken == set(names)
+    geometry = Geometry((32, 32), kernel_size, stride, 1)
+    plain = functools.partial(conv_module._plain_conv, geometry)
+    with jax.enable_x64(True):
+        exact, exact_grads = run(x.astype(np.float64), kernel.astype(np.float64), plain)
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+    for grad, exact_grad in zip(grads, exact_grads, strict=True):
+        np.testing.assert_allclose(grad, exact_grad, atol=5e-6 * np.abs(exact_grad).max())
+
+
+def test_other_convolutions_take_no_winograd():
+    x = jnp.zeros((64, 16, 16, 128))
+    wanted = Geometry((16, 16), (3, 3), 1, 1)
+    assert conv_module._winograd_group(wanted, x, 128, 128) == 8
+    assert conv_module._winograd_group(wanted, x, 128, 16) == 0  # few channels
+    assert conv_module._winograd_group(wanted, x[:1], 32, 32) == 0  # few operations
+    assert conv_module._winograd_group(wanted, x.astype(jnp.bfloat16), 128, 128) == 0
+    assert conv_module._winograd_group(Geometry((16, 16), (3, 3), 2, 1), x, 128, 128) == 0
 
 
 @pytest.mark.parametrize("function", [conv, conv_transpose])
@@ -251,17 +311,15 @@ def test_layers_add_a_bias_to_the_function(layer, function, dtype):
 @pytest.mark.parametrize(("stride", "kernel_size", "padding"), [(1, (3, 3), 1), (2, (4, 4), 1)])
 def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, padding):
     """What large batches take: forced on a small one, in groups of 2 of 6 images."""
-    geometry = conv_module._Geometry((8, 8), kernel_size, stride, padding)
+    geometry = Geometry((8, 8), kernel_size, stride, padding)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, 8, 8, 40)), jnp.float32)
     w = jnp.asarray(rng.normal(size=(*kernel_size, 40, 5)) / 20, jnp.float32)
     size = math.prod((*geometry.output_size, *kernel_size, 40)) * 4
     monkeypatch.setattr(conv_module, "MANY_BYTES", 5 * size)
-    monkeypatch.setattr(conv_module, "CACHED_BYTES", 3 * size)
+    monkeypatch.setattr(conv_module, "CACHED_BYTES", 2 * size)
     assert conv_module._images_at_a_time(geometry, x) == 2
     y = conv_module._plain_conv(geometry, x, w)
-    found = jax.jit(functools.partial(conv_module._conv_in_groups, geometry, group=2))(x, w)
-    np.testing.assert_allclose(found, y, rtol=1e-5, atol=1e-5)
     grad = jax.jit(functools.partial(conv_module._kernel_grad_cpu, geometry))(x, y)
     expected = conv_module._kernel_grad_xla(geometry, x, y)
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-4)

@@ -12,7 +12,8 @@ mode (`jax.jvp`, `jax.jacfwd`) is not supported, as with every `custom_vjp`.
 
 XLA's own transposes of a convolution are good on GPU and TPU and are used there. On a CPU they fall
 off its fast path (experiments/BENCHMARKS.md has the figures); there each function is written as
-matrix products or as a plain convolution.
+matrix products or as a plain convolution, and for many channels by Winograd's filters
+(`genjax.nn.winograd`).
 """
 
 import functools
@@ -36,8 +37,8 @@ FEW_CHANNELS, MANY_OPERATIONS, SHARE = 32, 250_000_000, 0.75
 # size on that costs less than it gains.
 LARGE_OUTPUT = 8
 # What outputs see, side by side, is laid out for a few images at a time, so that it stays in the
-# cache: for a kernel gradient of few channels the fastest way. Of more channels it is one product
-# for each row of taps, but where that takes as much as the second of these for the whole batch.
+# cache: for a kernel gradient of few channels the fastest way. That of more channels is one product
+# for each row of taps, unless all of the batch's taps take as much as the second of these.
 CACHED_BYTES, MANY_BYTES = 5_000_000, 24_000_000
 
 
@@ -246,10 +247,15 @@ def _winograd_group(
     return _divisor(batch, room // winograd.bytes_of_blocks(geometry, channels, itemsize))
 
 
+def _bytes_of_taps(geometry: Geometry, x: jax.Array) -> int:
+    """What the outputs of one image see."""
+    return math.prod((*geometry.output_size, *geometry.kernel_size, x.shape[3])) * x.dtype.itemsize
+
+
 def _images_at_a_time(geometry: Geometry, x: jax.Array) -> int:
     """A divisor of the batch, images whose taps stay in the cache; 0 for another way."""
     batch, _, _, channels = x.shape
-    size = math.prod((*geometry.output_size, *geometry.kernel_size, channels)) * x.dtype.itemsize
+    size = _bytes_of_taps(geometry, x)
     are_few = channels < FEW_CHANNELS
     if is_split() or (size > CACHED_BYTES if are_few else size * batch < MANY_BYTES):
         return 0
@@ -393,16 +399,13 @@ def _input_grad_as_product(geometry: Geometry, y: jax.Array, w: jax.Array) -> ja
 
 
 def _kernel_grad_cpu(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
-    """A product for all taps, of a few images at a time; else one for each row of taps.
+    """Of bands that a cache holds: a product for all taps, of a few images or bands at a time.
 
-    Of few channels, where the taps of a single image fill the cache, one for all over all images.
+    Of more channels, but for large batches, one for each row of taps.
     """
     stride, padding = geometry.stride, geometry.padding
     kernel_rows, kernel_columns = geometry.kernel_size
     channels, features = x.shape[3], y.shape[3]
-    group = _winograd_group(geometry, x, channels, features, summed=True)
-    if group:
-        return winograd.kernel_grad(geometry, x, y, group)
     low = (kernel_rows - 1 - padding, kernel_columns - 1 - padding)
     if stride == 1 and min(low) >= 0 and _patches_are_narrow(geometry, features, channels):
         # Few features: what each pixel of x gives to, side by side, from the last tap to the first.
@@ -410,6 +413,11 @@ def _kernel_grad_cpu(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Arra
         w = x.reshape(-1, channels).T @ patches.reshape(-1, patches.shape[3])
         w = w.reshape(channels, kernel_rows, kernel_columns, features)
         return w[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+    geometry, x, y = _in_bands(geometry, x, y)
+    padding = geometry.padding
+    group = _winograd_group(geometry, x, channels, features, summed=True)
+    if group:
+        return winograd.kernel_grad(geometry, x, y, group)
     group = _images_at_a_time(geometry, x)
     if group:
         return _kernel_grad_in_groups(geometry, x, y, group)
@@ -434,6 +442,29 @@ def _kernel_grad_cpu(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Arra
         rows.append(features_first @ row.reshape(-1, kernel_columns * channels))
     w = jnp.stack(rows).reshape(kernel_rows, features, kernel_columns, channels)
     return w.transpose(0, 2, 3, 1)
+
+
+def _in_bands(
+    geometry: Geometry, x: jax.Array, y: jax.Array
+) -> tuple[Geometry, jax.Array, jax.Array]:
+    """The same kernel gradient of more and lower images, whose taps stay in the cache."""
+    rows = geometry.output_size[0]
+    fitting = [
+        n
+        for n in range(1, rows + 1)
+        if rows % n == 0 and n * CACHED_BYTES >= _bytes_of_taps(geometry, x)
+    ]
+    bands = min(fitting, default=rows)
+    if is_split() or bands == 1:
+        return geometry, x, y
+    around = (geometry.padding, geometry.padding)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    height = rows // bands
+    seen = (height - 1) * geometry.stride + geometry.kernel_size[0]
+    starts = range(0, rows, height)
+    x = jnp.concatenate([x[:, i * geometry.stride : i * geometry.stride + seen] for i in starts])
+    y = jnp.concatenate([y[:, i : i + height] for i in starts])
+    return geometry._replace(input_size=x.shape[1:3], padding=0), x, y
 
 
 def _kernel_grad_in_groups(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> jax.Array:

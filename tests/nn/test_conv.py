@@ -325,3 +325,25 @@ def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, 
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(conv_module, "MANY_BYTES", 7 * size)
     assert conv_module._images_at_a_time(geometry, x) == 0
+
+
+@pytest.mark.parametrize(("stride", "kernel_size", "padding"), [(1, (3, 3), 1), (2, (3, 3), 0)])
+@pytest.mark.parametrize(("channels", "features"), [(3, 5), (40, 33)])
+def test_large_images_are_seen_in_bands(
+    monkeypatch, stride, kernel_size, padding, channels, features
+):
+    """What no cache holds of one image: forced on a small one, in 3 bands of 2 rows of outputs."""
+    height = 6 * stride + kernel_size[0] - stride - 2 * padding
+    geometry = Geometry((height, 8), kernel_size, stride, padding)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, height, 8, channels)), jnp.float32)
+    y = jnp.asarray(rng.normal(size=(2, *geometry.output_size, features)), jnp.float32)
+    monkeypatch.setattr(
+        conv_module, "CACHED_BYTES", math.ceil(conv_module._bytes_of_taps(geometry, x) / 3)
+    )
+    lower, bands, _ = conv_module._in_bands(geometry, x, y)
+    assert len(bands) == 6 and lower.output_size[0] == 2
+    monkeypatch.setattr(conv_module, "MANY_OPERATIONS", 0)
+    found = jax.jit(functools.partial(conv_module._kernel_grad_cpu, geometry))(x, y)
+    expected = conv_module._kernel_grad_xla(geometry, x, y)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

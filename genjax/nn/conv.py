@@ -27,6 +27,7 @@ from jax import lax
 
 from genjax.nn import winograd
 from genjax.nn.geometry import Geometry
+from genjax.nn.groups import sum_groups
 from genjax.nn.replicas import is_split
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -256,8 +257,7 @@ def _images_at_a_time(geometry: Geometry, x: jax.Array) -> int:
     """A divisor of the batch, images whose taps stay in the cache; 0 for another way."""
     batch, _, _, channels = x.shape
     size = _bytes_of_taps(geometry, x)
-    are_few = channels < FEW_CHANNELS
-    if is_split() or (size > CACHED_BYTES if are_few else size * batch < MANY_BYTES):
+    if channels >= FEW_CHANNELS and (is_split() or size * batch < MANY_BYTES):
         return 0
     return _divisor(batch, CACHED_BYTES // size)
 
@@ -414,24 +414,16 @@ def _kernel_grad_cpu(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Arra
         w = w.reshape(channels, kernel_rows, kernel_columns, features)
         return w[:, ::-1, ::-1].transpose(1, 2, 0, 3)
     geometry, x, y = _in_bands(geometry, x, y)
-    padding = geometry.padding
     group = _winograd_group(geometry, x, channels, features, summed=True)
     if group:
         return winograd.kernel_grad(geometry, x, y, group)
     group = _images_at_a_time(geometry, x)
     if group:
         return _kernel_grad_in_groups(geometry, x, y, group)
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    around = (geometry.padding, geometry.padding)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
     # What each column of taps meets, over all rows of the image.
     columns = [_every(x, stride, j, geometry.output_size[1], axis=2) for j in range(kernel_columns)]
-    if channels < FEW_CHANNELS:
-        taps = [
-            _every(column, stride, i, geometry.output_size[0], axis=1)
-            for i in range(kernel_rows)
-            for column in columns
-        ]
-        w = jnp.einsum("bhwki,bhwo->kio", jnp.stack(taps, axis=3), y)
-        return w.reshape(kernel_rows, kernel_columns, channels, features)
     beside = lax.optimization_barrier(jnp.concatenate(columns, axis=3))
     # XLA's product is nearly twice as fast with its first factor transposed in memory beforehand,
     # and the barrier keeps that transposition out of the product.
@@ -472,16 +464,12 @@ def _kernel_grad_in_groups(geometry: Geometry, x: jax.Array, y: jax.Array, group
     features = y.shape[3]
     accumulated = jnp.promote_types(y.dtype, jnp.float32)
 
-    def one(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x, y = images
+    def one(x: jax.Array, y: jax.Array) -> jax.Array:
         taps, y = _all_taps(geometry, x), y.reshape(-1, features)
-        return total + jnp.matmul(y.T, taps, preferred_element_type=accumulated), None
+        return jnp.matmul(y.T, taps, preferred_element_type=accumulated)
 
-    grouped = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), (x, y))
-    inputs = math.prod(geometry.kernel_size) * x.shape[3]
-    total, _ = lax.scan(one, jnp.zeros((features, inputs), accumulated), grouped)
-    w = total.astype(y.dtype).reshape(features, *geometry.kernel_size, x.shape[3])
-    return w.transpose(1, 2, 3, 0)
+    w: jax.Array = sum_groups(one, group, x, y).astype(y.dtype)
+    return w.reshape(features, *geometry.kernel_size, x.shape[3]).transpose(1, 2, 3, 0)
 
 
 def _every(x: jax.Array, stride: int, first: int, count: int, axis: int) -> jax.Array:

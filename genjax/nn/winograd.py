@@ -13,15 +13,17 @@ The matrices hold 0, 1, -1 and 1/2, so that rounding errors are about those of a
 are laid out for a few images at a time, so that they stay in the cache: `group` divides the batch.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from genjax.nn.geometry import Geometry
+from genjax.nn.groups import map_groups, sum_groups
 
 
 class _Transform(NamedTuple):
@@ -78,7 +80,7 @@ def conv(geometry: Geometry, x: jax.Array, w: jax.Array, group: int) -> jax.Arra
     def one(x: jax.Array) -> jax.Array:
         return _from_blocks(geometry, _each(jnp.matmul, _inputs(geometry, x), matrices))
 
-    return _by_groups(one, group, x)
+    return map_groups(one, group, x)
 
 
 def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array, group: int) -> jax.Array:
@@ -89,7 +91,7 @@ def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array, group: int) -> ja
         blocks = _each(lambda y, matrix: y @ matrix.T, _to_blocks(geometry, y), matrices)
         return _to_inputs(geometry, blocks)
 
-    return _by_groups(one, group, y)
+    return map_groups(one, group, y)
 
 
 def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> jax.Array:
@@ -103,15 +105,7 @@ def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> j
         transposed = lax.optimization_barrier(_each(jnp.transpose, flat[0]))
         return _each(jnp.matmul, transposed, flat[1])
 
-    if group == len(x):
-        matrices = one(x, y)
-    else:
-        groups = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), (x, y))
-        shapes = jax.eval_shape(one, x[:group], y[:group])
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        matrices, _ = lax.scan(
-            lambda total, images: (jax.tree.map(jnp.add, total, one(*images)), None), zeros, groups
-        )
+    matrices = sum_groups(one, group, x, y)
     w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[3], y.shape[3]), y.dtype)
     (kernel,) = jax.linear_transpose(lambda w: _kernels(geometry, w), w)(matrices)
     return kernel
@@ -119,13 +113,6 @@ def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> j
 
 def _each(function: Callable[..., jax.Array], *blocks: Blocks) -> Blocks:
     return jax.tree.map(function, *blocks)
-
-
-def _by_groups(function: Callable[[jax.Array], jax.Array], group: int, x: jax.Array) -> jax.Array:
-    if group == len(x):
-        return function(x)
-    y = lax.map(function, x.reshape(-1, group, *x.shape[1:]))
-    return y.reshape(len(x), *y.shape[2:])
 
 
 def _transform(geometry: Geometry) -> _Transform:
@@ -148,15 +135,10 @@ def _paddings(geometry: Geometry) -> list[tuple[int, int]]:
 
 def _combine(factors: Sequence[float], terms: Sequence[jax.Array]) -> jax.Array:
     """The sum of factors * terms."""
-    total: Any = None
-    for factor, term in zip(factors, terms, strict=True):
-        if factor and total is None:
-            total = term if factor == 1 else factor * term
-        elif factor:
-            total = (
-                total - term if factor == -1 else total + (term if factor == 1 else factor * term)
-            )
-    return total
+    parts = zip(factors, terms, strict=True)
+    return functools.reduce(
+        jnp.add, [term if factor == 1 else factor * term for factor, term in parts if factor]
+    )
 
 
 def _transposed(matrix: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
@@ -217,12 +199,8 @@ def _overlapped(blocks: list[jax.Array], axis: int, matrix: Sequence[Sequence[fl
     def placed(x: jax.Array, later: int) -> jax.Array:
         return jnp.pad(x, [(later, 1 - later) if i == axis else (0, 0) for i in range(x.ndim)])
 
-    pixels: list[Any] = [None, None]
-    for index, row in enumerate(matrix):
-        later, place = divmod(index, 2)
-        part = placed(_combine(row, blocks), later)
-        pixels[place] = part if pixels[place] is None else pixels[place] + part
-    return _interleaved(pixels, axis)
+    parts = [placed(_combine(row, blocks), index // 2) for index, row in enumerate(matrix)]
+    return _interleaved([functools.reduce(jnp.add, parts[place::2]) for place in range(2)], axis)
 
 
 def _interleaved(pixels: Sequence[jax.Array], axis: int) -> jax.Array:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
+from genjax.metrics.features import FeatureNet
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import write_atomically
 from genjax.run.extractor import ExtractorKind, extractor_of, weights_path
@@ -110,6 +111,36 @@ def _likelihood(
     return metrics
 
 
+def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
+    """What a comparison has to agree in, whatever is measured."""
+    options = recipe.data_options
+    names = ("likelihood", "binarization", "bits", "dequantization")
+    model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
+    return {
+        "data": recipe.data,
+        "split": options.for_test.split,
+        "images": len(test.images),
+        "shape": without_border(np.asarray(test.images), options).shape[1:],
+        "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
+        "seed": seed,
+        "model": model | ({"border": options.border} if options.border else {}),
+    }
+
+
+def _fidelity(
+    recipe: Recipe, spec: ImageSpec, net: FeatureNet, samples: Any, test: Batch, seed: int
+) -> tuple[dict[str, float], dict[str, Image.Image]]:
+    """Metrics of samples beside the test images, and figures of what was seen."""
+    options = recipe.data_options
+    train = test if options.test_split is None else _all_images(recipe, options, spec)
+    fake, real, seen = (
+        without_border(np.asarray(x), options) for x in (samples, test.images, train.images)
+    )
+    found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
+    rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
+    return found.metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:SAMPLES])}
+
+
 def evaluate(
     run: str | Path,
     n: int = 10_000,
@@ -178,21 +209,7 @@ def evaluate(
     log.info("%s images of %s, step %d of %s", f"{count:,}", options.for_test.split, step, run)
     start = time.monotonic()
     metrics: dict[str, float] = {}
-    protocol: dict[str, Any] = {
-        "data": recipe.data,
-        "split": options.for_test.split,
-        "images": count,
-        "shape": without_border(np.asarray(test.images), options).shape[1:],
-        "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
-        "seed": seed,
-        "model": {
-            name: getattr(recipe.model, name)
-            for name in ("likelihood", "binarization", "bits", "dequantization")
-            if hasattr(recipe.model, name)
-        },
-    }
-    if options.border:
-        protocol["model"]["border"] = options.border
+    protocol = _protocol(recipe, test, seed)
     key = jax.random.key(seed)
     sample_key, likelihood_key = jax.random.split(key)
     path_key = jax.random.fold_in(key, 0)
@@ -200,21 +217,14 @@ def evaluate(
     if extractor is not None:
         net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
         protocol |= {"samples": n, **how}
-        fake = sample_state(recipe, state, sample_key, n, sampling)
-        train = test if options.test_split is None else _all_images(recipe, options, spec)
-        fake, real, seen = (
-            without_border(np.asarray(x), options) for x in (fake, test.images, train.images)
-        )
-        found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
-        metrics |= found.metrics
+        drawn = sample_state(recipe, state, sample_key, n, sampling)
+        found, figures = _fidelity(recipe, spec, net, drawn, test, seed)
+        metrics |= found
         if recipe.functions.style is not None:
-            pairs = min(n, MOST_PAIRS)
             metrics |= perceptual_path_length(
-                *(recipe, state, net, pairs, path_key, lambda x: without_border(x, options))
+                *(recipe, state, net, min(n, MOST_PAIRS), path_key),
+                lambda x: without_border(x, options),
             )
-        rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
-        figures["neighbours"] = _in_rows(rows)
-        figures["samples"] = grid(fake[:SAMPLES])
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = importance_samples
         metrics |= _likelihood(recipe, state, test, likelihood_key, importance_samples)

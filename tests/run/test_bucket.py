@@ -56,8 +56,15 @@ def _run(environment, *arguments, data=None):
     return result.stdout
 
 
+# As `tests/conftest.py` has it: feature nets are trained in a blink.
+COMMAND = (
+    "from genjax import cli; from genjax.metrics import classifier; "
+    "classifier.STEPS = 100; cli.main()"
+)
+
+
 def _genjax(environment, *arguments):
-    return _run(environment, "-m", "genjax.cli", *arguments).decode()
+    return _run(environment, "-c", COMMAND, *arguments).decode()
 
 
 OBJECT = f"import sys; from etils import epath; p = epath.Path('{BUCKET}') / sys.argv[1]"

@@ -4,8 +4,8 @@
 
 Hardware: 2 CPU cores, 20 minutes, and 26 beside other work. Expected: NLL 88.0 nats by
 `genjax evaluate` (5,000 importance samples, 10,000 test images), ELBO -91.5, 17 active latents;
-most samples readable, a few between two classes. Burda et al. reach 86.76 with batches of 20; so do
-five million of them here, in two hours on one core: NLL 86.3 with 19 active latents; the
+most samples readable, a few between two classes. Five million batches of 20, the size of Burda et
+al., take two hours on one core and give 86.3 with 19 active latents, where they report 86.76; the
 command is in experiments/README.md.
 """
 

@@ -128,7 +128,7 @@ def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
 
 
 def _fidelity(
-    recipe: Recipe, spec: ImageSpec, net: FeatureNet, samples: Any, test: Batch, seed: int
+    recipe: Recipe, spec: ImageSpec, net: FeatureNet, samples: np.ndarray, test: Batch, seed: int
 ) -> tuple[dict[str, float], dict[str, Image.Image]]:
     """Metrics of samples beside the test images, and figures of what was seen."""
     options = recipe.data_options
@@ -221,10 +221,9 @@ def evaluate(
         found, figures = _fidelity(recipe, spec, net, drawn, test, seed)
         metrics |= found
         if recipe.functions.style is not None:
-            metrics |= perceptual_path_length(
-                *(recipe, state, net, min(n, MOST_PAIRS), path_key),
-                lambda x: without_border(x, options),
-            )
+            pairs = min(n, MOST_PAIRS)
+            crop = functools.partial(without_border, options=options)
+            metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = importance_samples
         metrics |= _likelihood(recipe, state, test, likelihood_key, importance_samples)

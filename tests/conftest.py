@@ -10,8 +10,13 @@ os.environ["XLA_FLAGS"] = (
 )
 
 # Most of the suite's time is compiling programs that run for a moment; commands that tests start
-# read this too.
+# read these too. The programs are kept for the next run, and shared by all workers: the limit of
+# size makes jax lock the folder.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax/tests-xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
@@ -41,11 +46,13 @@ def _caches(tmp_path_factory):
     classifier.STEPS = 100
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compilation_cache(tmp_path_factory):
-    """Many tests train the same small model: compile it once."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+@pytest.fixture(scope="module")
+def as_users_compile():
+    """With all of XLA's optimizations, without which most tests run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,12 +17,7 @@ from genjax.run.sample import abstract_state
 from genjax.types import UsageError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _as_users_compile():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("as_users_compile")
 
 
 def _flops(function, *shapes):

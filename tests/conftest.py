@@ -10,13 +10,13 @@ os.environ["XLA_FLAGS"] = (
 )
 
 # Most of the suite's time is compiling programs that run for a moment; commands that tests start
-# read these too. The programs are kept for the next run, and shared by all workers: the limit of
-# size makes jax lock the folder.
+# read these too. All workers share the compiled programs, which are kept for the next run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax/tests-xla"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 2**30))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax/tests-xla"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
@@ -26,6 +26,7 @@ from genjax.metrics import classifier
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+CACHE_BYTES = 4 * 2**30  # of compiled programs that are kept
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -57,6 +58,20 @@ def as_users_compile():
 
 @pytest.fixture(scope="module", autouse=True)
 def _free_programs():
-    """Each compiled program holds memory maps, of which a process may have 65,530."""
+    """Each compiled program holds memory maps, of which a Linux process may have 65,530."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
+def pytest_sessionstart(session):
+    """Keep the newest of the compiled programs, in the process that starts the workers."""
+    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if hasattr(session.config, "workerinput") or not cache.is_dir():
+        return
+    size = 0
+    for file in sorted(cache.iterdir(), key=lambda file: -file.stat().st_mtime):
+        size += file.stat().st_size
+        if size > CACHE_BYTES:
+            file.unlink()

@@ -16,7 +16,6 @@ from genjax.run.recipe import load_recipe
 from genjax.run.sample import abstract_state
 from genjax.types import UsageError
 
-
 pytestmark = pytest.mark.usefixtures("as_users_compile")
 
 

@@ -42,7 +42,8 @@ class GradientConfig(Config):
 
     accumulate: Annotated[int, Field(gt=0)] = 1
     """Parts of a batch whose gradients are averaged, one after the other, to fit into memory; batch
-    norm and metrics that compare images see a part at a time."""
+    norm and metrics that compare images see a part at a time, and running statistics and the
+    vectors of spectral norm move on with each."""
     remat: Remat = "none"
     """What a gradient keeps of the forward pass: all; only the outputs of matrix products and
     convolutions; or only those of blocks. The rest is computed again."""

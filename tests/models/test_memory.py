@@ -3,12 +3,14 @@
 import functools
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from genjax.data.batches import batch_indices
-from genjax.models import FAMILIES, vae
+from genjax.models import FAMILIES, dcgan, vae
 from genjax.nn.replicas import in_parts
 from genjax.types import Batch, ImageSpec
 from tests import stepping
@@ -77,3 +79,130 @@ def test_free_bits_of_parts_are_those_of_the_batch(parts, parallel, devices):
     chex.assert_trees_all_close(one.model.opt_state, other.model.opt_state, rtol=1e-5, atol=1e-7)
     # Adam's first step is of 1e-3 whatever the gradient, but for those near its epsilon of 1e-8.
     chex.assert_trees_all_close(one.model.params, other.model.params, rtol=0, atol=1e-6)
+
+
+def _gradient(player, config):
+    """That of the step that was taken, the first: Adam's first moment is a share of it."""
+    return jax.tree.map(
+        lambda moment: moment / (1 - config.beta1),
+        optax.tree_utils.tree_get(player.opt_state, "mu"),
+    )
+
+
+def _mean(gradients):
+    return jax.tree.map(lambda *values: sum(values) / len(values), *gradients)
+
+
+def _largest_difference(one, other):
+    differences = jax.tree.map(
+        lambda a, b: jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a)), one, other
+    )
+    return max(jax.tree.leaves(differences))
+
+
+# D begins to normalize at its second halving.
+GAME_SPEC = ImageSpec(16, 16, 1)
+DCGAN_PLAYER = dcgan.PlayerConfig(features=4)
+DCGAN = functools.partial(
+    dcgan.DcganConfig, latent_size=8, generator=DCGAN_PLAYER, discriminator=DCGAN_PLAYER
+)
+
+
+@functools.cache
+def _game():
+    """A state of the DCGAN, real and generated images, and noise; 16 of each."""
+    rng = np.random.default_rng(0)
+    state = stepping.initial_state(FAMILIES["dcgan"], DCGAN(), GAME_SPEC)
+    # Of any brightness, so that the parts have other statistics than the whole.
+    scale = rng.uniform(size=(2, 16, 1, 1, 1))
+    real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 16, 1)) * scale, jnp.float32)
+    z = jnp.asarray(rng.normal(size=(16, 8)) * (1 + np.arange(16)[:, None] % 2), jnp.float32)
+    return state, real, fake, z
+
+
+def _logits(spec, params, stats, images):
+    """Of D in training, and its statistics after it."""
+    network = dcgan.Discriminator(spec, 4)
+    variables = {"params": params, "batch_stats": stats}
+    logits, new = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    return logits, new["batch_stats"]
+
+
+@pytest.mark.xdist_group("dcgan_parts")
+def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
+    state, real, fake, _ = _game()
+    step = jax.jit(dcgan.discriminator_step, static_argnums=0)
+    after, whole = (
+        step(DCGAN(accumulate=parts), state, real, fake, None, jax.random.key(0))[0].discriminator
+        for parts in (2, 1)
+    )
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def by_hand(params, stats, part):
+        def loss(params, stats):
+            on_real, stats = _logits(GAME_SPEC, params, stats, real[part::2])
+            on_fake, stats = _logits(GAME_SPEC, params, stats, fake[part::2])
+            return -jnp.mean(
+                jnp.log(jax.nn.sigmoid(on_real)) + jnp.log(jax.nn.sigmoid(-on_fake))
+            ), stats
+
+        return jax.grad(loss, has_aux=True)(params, stats)
+
+    stats, gradients = state.discriminator.stats, []
+    for part in (0, 1):
+        gradient, stats = by_hand(state.discriminator.params, stats, part)
+        gradients.append(gradient)
+    found = _gradient(after, DCGAN_PLAYER)
+    chex.assert_trees_all_close(found, _mean(gradients), rtol=1e-4, atol=1e-7)
+    chex.assert_trees_all_close(after.stats, stats, rtol=1e-5, atol=1e-7)
+    assert _largest_difference(found, _gradient(whole, DCGAN_PLAYER)) > 0.02
+    assert _largest_difference(after.stats, whole.stats) > 0.02
+
+
+@pytest.mark.xdist_group("dcgan_parts")
+def test_the_generators_batch_norm_sees_a_part_at_a_time():
+    state, _, _, z = _game()
+    step = jax.jit(dcgan.generator_step, static_argnums=0)
+    after, whole = (step(DCGAN(accumulate=parts), state, z, None)[0].generator for parts in (2, 1))
+    opponent = state.discriminator
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def by_hand(params, stats, part):
+        def loss(params):
+            variables = {"params": params, "batch_stats": stats}
+            images, new = dcgan.Generator(GAME_SPEC, 4).apply(
+                variables, z[part::2], train=True, mutable=["batch_stats"]
+            )
+            logits, _ = _logits(GAME_SPEC, opponent.params, opponent.stats, images)
+            return -jnp.mean(jnp.log(jax.nn.sigmoid(logits))), new["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    stats, gradients = state.generator.stats, []
+    for part in (0, 1):
+        gradient, stats = by_hand(state.generator.params, stats, part)
+        gradients.append(gradient)
+    found = _gradient(after, DCGAN_PLAYER)
+    chex.assert_trees_all_close(found, _mean(gradients), rtol=1e-4, atol=1e-7)
+    chex.assert_trees_all_close(after.stats, stats, rtol=1e-5, atol=1e-7)
+    assert _largest_difference(found, _gradient(whole, DCGAN_PLAYER)) > 0.02
+    assert _largest_difference(after.stats, whole.stats) > 0.02
+
+
+@pytest.mark.xdist_group("dcgan_parts")
+def test_the_penalty_around_the_data_is_that_of_the_whole_batch():
+    """DRAGAN's points lie within a deviation of all images, and D judges each on its own."""
+    state, real, fake, _ = _game()
+    # With the slopes of the weights that D begins with the penalty is 1 anywhere.
+    steep = jax.tree.map(lambda x: 20 * x, state.discriminator.params)
+    state = state.replace(discriminator=state.discriminator.replace(params=steep))
+    step = jax.jit(dcgan.discriminator_step, static_argnums=0)
+    penalties = [
+        step(
+            DCGAN(accumulate=parts, dragan_weight=10.0), state, real, fake, None, jax.random.key(0)
+        )
+        for parts in (1, 2)
+    ]
+    one, two = (metrics["d_penalty"] for _, metrics in penalties)
+    assert abs(one - 1) > 0.1
+    np.testing.assert_allclose(one, two, rtol=1e-5)

@@ -210,6 +210,8 @@ def discriminator_step(
         `game_metrics`, and `d_penalty` with DRAGAN.
     """
     _, discriminator = networks(config, state.spec)
+    mean, square = mean_over_replicas((jnp.mean(real), jnp.mean(real**2)))
+    deviation = jnp.sqrt(square - mean**2)
 
     def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
@@ -224,13 +226,12 @@ def discriminator_step(
         loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
         if config.dragan_weight:
-            mean, square = mean_over_replicas((jnp.mean(real), jnp.mean(real**2)))
             noise = uniform_for_batch(key, real.shape)
             # With its running statistics D treats each image on its own, as the penalty wants.
             penalty = jnp.mean(
                 gradient_penalty(
                     lambda images: logits(state.discriminator.stats, images, False)[0],
-                    perturb(real, jnp.sqrt(square - mean**2), noise),
+                    perturb(real, deviation, noise),
                 )
             )
             metrics["d_penalty"] = penalty

@@ -39,6 +39,7 @@ from genjax.steps.update import (
     apply_gradients,
     global_norm,
     gradients,
+    mean_by_parts,
     new_player,
     update_ema,
 )
@@ -296,6 +297,15 @@ def draw(posterior: Normal, key: jax.Array, samples: int) -> jax.Array:
     return sample((posterior.mean[None], jnp.exp(0.5 * posterior.log_var)[None]), key)
 
 
+def encoded(
+    config: VaeConfig, spec: ImageSpec, params: Any, images: jax.Array, labels: jax.Array | None
+) -> Normal:
+    """q(z|x) of inputs [B, H, W, C] of `to_inputs`, with their labels [B] or None."""
+    encoder, _ = networks(config, spec)
+    posterior: Any = encoder.apply({"params": params["encoder"]}, images, labels)
+    return Normal(*posterior)
+
+
 def decoded(
     config: VaeConfig, spec: ImageSpec, params: Any, z: jax.Array, labels: jax.Array | None
 ) -> Output:
@@ -353,8 +363,7 @@ def bound_terms(
     samples: int,
 ) -> Terms:
     """All that the bounds are made of, for inputs [B, H, W, C] of `to_inputs`."""
-    encoder, _ = networks(config, spec)
-    posterior: Any = encoder.apply({"params": params["encoder"]}, images, labels)
+    posterior = encoded(config, spec, params, images, labels)
     z = draw(posterior, key, samples)
     output = decoded(config, spec, params, z, labels)
     seen = jax.lax.stop_gradient(posterior) if config.sticking_the_landing else posterior
@@ -385,6 +394,15 @@ def step(
     beta: float | jax.Array = config.beta
     if config.warm_up_steps:
         beta *= jnp.minimum(1.0, state.step / config.warm_up_steps)
+    params = state.model.params
+
+    def mean_kl(part: Any) -> jax.Array:
+        posterior = encoded(config, state.spec, params, *part)
+        return jnp.mean(likelihood.normal_kl(*posterior), axis=0)
+
+    # Which latents are over their free bits is decided by the whole batch, before its parts.
+    whole = (images, labels)
+    batch_kl = mean_by_parts(mean_kl, whole, config) if config.free_bits else None
 
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         images, labels = part
@@ -397,15 +415,14 @@ def step(
             sampled = -jnp.mean(terms.log_ratio, axis=0)
             loss = -jnp.mean(likelihood.elbo(fit, sampled, beta))
         elif config.free_bits:
-            mean_kl = mean_over_replicas(jnp.mean(terms.kl, axis=0))
-            loss = beta * likelihood.free_bits(mean_kl, config.free_bits) - jnp.mean(fit)
+            paid = likelihood.free_bits(jnp.mean(terms.kl, axis=0), config.free_bits, batch_kl)
+            loss = beta * paid - jnp.mean(fit)
         else:
             loss = -jnp.mean(likelihood.elbo(fit, kl, beta))
         metrics = {"loss": loss, "elbo": jnp.mean(likelihood.elbo(fit, kl)), "kl": jnp.mean(kl)}
         return loss, (None, metrics | {"active_units": active_units(terms.mean)})
 
-    params = state.model.params
-    grads, _, metrics = gradients(loss_fn, params, None, (images, labels), config)
+    grads, _, metrics = gradients(loss_fn, params, None, whole, config)
     grads, metrics = mean_over_replicas((grads, metrics))
     metrics["active_share"] = metrics["active_units"] / config.latent_size
     metrics["grad_norm"] = global_norm(grads)
@@ -420,11 +437,9 @@ def _params(state: DensityState) -> Any:
 
 def encode(config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
     """The mean of q(z|x) of uint8 images, [B, Z]; `key` of the binarization."""
-    encoder, _ = networks(config, state.spec)
     images = to_inputs(config, jnp.asarray(batch.images), key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
-    posterior: Any = encoder.apply({"params": _params(state)["encoder"]}, images, labels)
-    return posterior.mean
+    return encoded(config, state.spec, _params(state), images, labels).mean
 
 
 def decode(

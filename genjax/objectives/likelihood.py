@@ -136,20 +136,23 @@ def elbo(log_likelihood: jax.Array, kl: jax.Array, beta: float | jax.Array = 1.0
     return log_likelihood - beta * kl
 
 
-def free_bits(mean_kl: jax.Array, minimum: float) -> jax.Array:
+def free_bits(mean_kl: jax.Array, minimum: float, of_batch: jax.Array | None = None) -> jax.Array:
     """The KL to be paid when the first `minimum` nats of each latent are free.
 
     Kingma et al. 2016, equation 15: the minimum holds for the batch's mean, latent by latent.
 
     Args:
-        mean_kl: Mean KL of each latent over the batch, [Z].
+        mean_kl: Mean KL of each latent over the batch, or over a part of it, [Z].
         minimum: Lambda, in nats.
+        of_batch: For a part, the mean KL over the whole batch, [Z], so that the mean of the parts'
+            results is that of the batch, and the mean of their gradients too.
 
     Returns:
-        [], in nats; its gradient is 0 in latents below the minimum.
+        [], in nats; its gradient is 0 in latents up to the minimum.
     """
-    chex.assert_rank(mean_kl, 1)
-    return jnp.sum(jnp.maximum(mean_kl, minimum))
+    of_batch = mean_kl if of_batch is None else of_batch
+    chex.assert_rank([mean_kl, of_batch], 1)
+    return jnp.sum(jnp.where(of_batch > minimum, mean_kl, minimum))
 
 
 def iwae_bound(log_weights: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.remat import Remat, remat
-from genjax.nn.replicas import in_parts, one_part
+from genjax.nn.replicas import in_parts, mean_over_replicas, one_part
 from genjax.steps.state import GanState, Player
 from genjax.types import CHECKED, Config, ImageSpec, Metrics, UsageError
 
@@ -42,7 +42,8 @@ class GradientConfig(Config):
 
     accumulate: Annotated[int, Field(gt=0)] = 1
     """Parts of a batch whose gradients are averaged, one after the other, to fit into memory; batch
-    norm and metrics that compare images see a part at a time."""
+    norm and metrics that compare images see a part at a time, and running statistics and the
+    vectors of spectral norm move on with each."""
     remat: Remat = "none"
     """What a gradient keeps of the forward pass: all; only the outputs of matrix products and
     convolutions; or only those of blocks. The rest is computed again."""
@@ -80,9 +81,6 @@ def gradients(
     parts = config.accumulate
     if parts == 1:
         return of_part(carried, batch)
-    size = len(jax.tree.leaves(batch)[0])
-    if size % parts:
-        raise UsageError(f"accumulate = {parts}: should divide the {size} images of a replica")
 
     def add(sums: Any, item: Any) -> tuple[Any, None]:
         index, part = item
@@ -91,12 +89,34 @@ def gradients(
             grads, carried, metrics = of_part(carried, part)
         return (carried, *jax.tree.map(jnp.add, before, [grads, metrics])), None
 
-    split = jax.tree.map(lambda x: in_parts(x, parts), batch)
+    split = _split(batch, parts)
     shapes = jax.eval_shape(of_part, carried, jax.tree.map(lambda x: x[0], split))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
     (carried, *sums), _ = jax.lax.scan(add, (carried, *zeros), (jnp.arange(parts), split))
     grads, metrics = jax.tree.map(lambda x: x / parts, sums)
     return grads, carried, metrics
+
+
+def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientConfig) -> Any:
+    """The global batch's mean of what a loss needs to know before it sees a part of the batch.
+
+    Args:
+        function: `function(part)`, a pytree of means over the part.
+        batch: A pytree of arrays [B, ...].
+        config: The model's, which says of how many parts the batch is.
+
+    Raises:
+        UsageError: A batch that does not divide into `config.accumulate` parts.
+    """
+    values = jax.lax.map(function, _split(batch, config.accumulate))
+    return mean_over_replicas(jax.tree.map(lambda x: jnp.mean(x, axis=0), values))
+
+
+def _split(batch: Any, parts: int) -> Any:
+    size = len(jax.tree.leaves(batch)[0])
+    if size % parts:
+        raise UsageError(f"accumulate = {parts}: should divide the {size} images of a replica")
+    return jax.tree.map(lambda x: in_parts(x, parts), batch)
 
 
 def apply_network(

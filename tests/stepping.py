@@ -1,0 +1,44 @@
+"""Steps of a family as training takes them, on some of the devices."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from genjax.data.batches import Resident
+from genjax.run.sharding import Parallel, Steps
+from genjax.types import Batch, Config, Family, ImageSpec, State
+
+
+def random_images(spec: ImageSpec, count: int) -> Batch:
+    """Noise, always the same; the classes in turn."""
+    images = np.random.default_rng(0).integers(0, 256, (count, *spec.shape), np.uint8)
+    return Batch(images, (np.arange(count) % max(spec.classes, 1)).astype(np.int32))
+
+
+def initial_state(family: Family, config: Config, spec: ImageSpec) -> State:
+    """At step 0, in the host's memory, so that it can be donated again and again."""
+    init = jax.jit(lambda key: family.init(config, key, spec))
+    return jax.tree.map(np.asarray, init(jax.random.key(0)))
+
+
+def take_steps(
+    family: Family,
+    config: Config,
+    state: State,
+    data: Batch,
+    batch_size: int,
+    steps: int = 1,
+    parallel: Parallel = "jit",
+    devices: int = 1,
+) -> tuple[State, dict[str, Any]]:
+    """The whole state after so many steps, and the metrics, [steps] each."""
+    images, labels = map(np.asarray, data)
+    batches = Resident(images, labels, batch_size, seed=0)
+    step = functools.partial(family.step, config)
+    compiled = Steps(
+        step, batches, batch_size, jax.random.key(1), parallel, state, jax.devices()[:devices]
+    )
+    after, metrics = compiled(compiled.put(state), batches.feed(0, steps))
+    return jax.tree.map(np.asarray, compiled.get(after)), metrics

@@ -55,6 +55,10 @@ def test_rows_say_what_was_measured(found):
     assert "gradient_penalty" in text
 
 
+def test_later_programs_are_kept_again(found):
+    assert jax.config.jax_enable_compilation_cache
+
+
 def test_results_are_saved_and_compared(found, tmp_path):
     path = tmp_path / "losses.json"
     results.save(found, path)

@@ -18,6 +18,7 @@ from genjax.bench.timing import (
     machine,
     measure_limits,
     sampler,
+    without_cache,
 )
 from genjax.objectives import adversarial, likelihood, penalties
 from genjax.run.program import flops, traffic
@@ -213,7 +214,6 @@ def bench_losses(
     unknown = [name for name in functions if name not in CASES]
     if unknown:
         raise UsageError(f"no function {unknown[0]!r} in objectives: known are {', '.join(CASES)}")
-    jax.config.update("jax_enable_compilation_cache", False)  # or compiling would take no time
     limits = measure_limits(dtypes)
     wanted = [
         (name, batch, dtype)
@@ -223,12 +223,13 @@ def bench_losses(
     ]
     rows: list[Row] = []
     samplers: list[Callable[[], float]] = []
-    for name, batch, dtype in tqdm(wanted, unit="function"):
-        for what, case in calls(name, batch, dtype).items():
-            row, compiled = _compile(case)
-            key = {"batch": None if name in WITHOUT_BATCH else batch, "dtype": dtype}
-            rows.append({"function": name, "what": what, **key, **row})
-            samplers += [sampler(compiled), sampler(case.call)]
+    with without_cache():  # or compiling would take no time
+        for name, batch, dtype in tqdm(wanted, unit="function"):
+            for what, case in calls(name, batch, dtype).items():
+                row, compiled = _compile(case)
+                key = {"batch": None if name in WITHOUT_BATCH else batch, "dtype": dtype}
+                rows.append({"function": name, "what": what, **key, **row})
+                samplers += [sampler(compiled), sampler(case.call)]
     # Each a sample in turn, again and again: a disturbance meets one sample of many.
     times = alternating_times(dict(enumerate(samplers)), rounds)
     for i, row in enumerate(rows):

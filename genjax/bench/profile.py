@@ -2,8 +2,9 @@
 
 import dataclasses
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def profile(recipe: Recipe, folder: Path) -> Profile:
         folder: Of the trace, new.
 
     Raises:
-        UsageError: The folder is there already, or `pmap`, of which no program can be had.
+        UsageError: The folder is there already; `pmap`, of which no program can be had; or jax
+            wrote no trace with operations of the step.
     """
     if recipe.parallel == "pmap":
         raise UsageError("parallel = 'pmap': wanted jit or fsdp, of which a program can be had")
@@ -89,10 +91,9 @@ def profile(recipe: Recipe, folder: Path) -> Profile:
     trainer()
     with jax.profiler.trace(str(folder)):
         seconds = trainer()
-    (path,) = folder.rglob("*.xplane.pb")
     works = work_of_instructions(trainer.hlo)
     times: dict[str, list[float]] = defaultdict(list)
-    for name, event_seconds in _events(path):
+    for name, event_seconds in _events(folder):
         if name not in works or works[name].opcode not in AROUND:
             times[name].append(event_seconds)
     operations = [
@@ -109,22 +110,41 @@ def profile(recipe: Recipe, folder: Path) -> Profile:
     return Profile(recipe, trainer.steps, seconds, limits, operations, folder)
 
 
-def _events(path: Path) -> Iterator[tuple[str, float]]:
-    """Each run of an instruction of the train step: its name and its seconds."""
-    data: Any = jax.profiler.ProfileData.from_file(str(path))
-    for plane in data.planes:
-        for line in plane.lines:
-            for event in line.events:
-                stats = dict(event.stats)
-                is_step = str(stats.get("hlo_module", "")).startswith("jit_run")
-                if is_step and "hlo_op" in stats:
-                    yield str(stats["hlo_op"]), event.duration_ns / 1e9
+def _events(folder: Path) -> list[tuple[str, float]]:
+    """Each run of an instruction of the train step in a trace: its name and its seconds.
+
+    Raises:
+        UsageError: The folder has not one trace, or one that is damaged or without them.
+    """
+    paths = list(folder.rglob("*.xplane.pb"))
+    if len(paths) != 1:
+        raise UsageError(f"trace {folder}: has {len(paths)} files .xplane.pb; wanted one")
+    events = []
+    # jax's reader makes its types as they are first met, for which Python from 3.12 on warns; where
+    # warnings are errors that would be one within native code, and abort the process.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            data: Any = jax.profiler.ProfileData.from_file(str(paths[0]))
+            for plane in data.planes:
+                for line in plane.lines:
+                    for event in line.events:
+                        stats = dict(event.stats)
+                        is_step = str(stats.get("hlo_module", "")).startswith("jit_run")
+                        if is_step and "hlo_op" in stats:
+                            events.append((str(stats["hlo_op"]), event.duration_ns / 1e9))
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"trace {paths[0]}: cannot be read: {error}") from error
+    if not events:
+        raise UsageError(f"trace {paths[0]}: holds no operation of the train step")
+    return events
 
 
 def _layer(source: str) -> str:
     """What jax calls an operation, without what is around every one of them."""
     source = re.sub(r"^jit\(run\)/", "", source)
-    source = re.sub(r"\b(while/body|closed_call|cond/branch_\d+_fun|checkpoint)/", "", source)
+    source = re.sub(
+        r"\b(while/body|closed_call|eval_jaxpr|cond/branch_\d+_fun|checkpoint)/", "", source
+    )
     return re.sub(r"\bjit\((\w+)\)/", r"\1/", source)
 
 

@@ -30,6 +30,7 @@ from genjax.bench.timing import (
 )
 from genjax.data.batches import Resident
 from genjax.data.sources import expected_spec
+from genjax.run.compile import environment
 from genjax.run.folder import RunFolder
 from genjax.run.loop import initial_state, train
 from genjax.run.program import flops, peak_bytes, traffic
@@ -155,25 +156,12 @@ def dtype_of(recipe: Recipe) -> str:
 
 def _in_process(devices: int, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call in a process of its own: what it compiles, and its memory, go with it."""
-    with _environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}"):
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += f" --xla_force_host_platform_device_count={devices}"
+    with environment(XLA_FLAGS=flags):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             return pool.submit(function, *arguments).result()
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    for name, value in values.items():
-        os.environ[name] = f"{before[name]} {value}" if before[name] else value
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            if old is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = old
 
 
 def _surroundings(dtypes: Sequence[str]) -> tuple[dict[str, Any], Limits]:
@@ -353,15 +341,14 @@ def loop_seconds(recipe: Recipe, steps: int) -> float | None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what training says as it goes."""
-    level, propagate = log.level, log.propagate
-    handlers, log.handlers, log.propagate = log.handlers, [], False
+    propagate, log.propagate = log.propagate, False
+    handlers, log.handlers = log.handlers, []
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         try:
             yield
         finally:
             log.handlers = handlers
             log.propagate = propagate
-            log.setLevel(level)
 
 
 def columns(limits: Limits) -> list[Column]:

@@ -1,17 +1,19 @@
 """Times, and how to compare them: medians beside the machine's limits, measured in the same run."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from scipy.stats import bootstrap
 
 Name = TypeVar("Name")
@@ -57,6 +59,20 @@ def alternating_times(
         for name, call in calls.items():
             times[name].append(call())
     return times
+
+
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """Compile anew: what jax keeps of earlier programs in files is neither read nor added to."""
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    config.update("jax_enable_compilation_cache", False)
+    reset_cache()  # jax asks whether to use it at the first program, and keeps to that
+    try:
+        yield
+    finally:
+        config.update("jax_enable_compilation_cache", before)
+        reset_cache()
 
 
 class Limits(NamedTuple):

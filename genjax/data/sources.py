@@ -12,7 +12,6 @@ import dataclasses
 import io
 import itertools
 import json
-import logging
 import re
 import zipfile
 import zlib
@@ -501,7 +500,6 @@ def _one_feature(features: Any, kind: str, where: str) -> tuple[str, Any]:
 def _tfds_builder(name: str, options: DataOptions) -> Any:
     import tensorflow_datasets as tfds
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # an advertisement for OpenCV, each time
     if options.data_dir is not None and is_remote(options.data_dir):
         # Without TensorFlow array_record reads files of this machine alone.
         raise UsageError(

@@ -1,5 +1,6 @@
 """The train step compiled ahead of time, for a TPU slice that is not there or for this machine."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -7,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -235,20 +236,36 @@ def _devices(topology: str) -> Sequence[jax.Device]:
     from jax.experimental import topologies
 
     # libtpu is told what it would ask a TPU VM for, and complain that there is none.
-    os.environ |= {
+    told = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # it takes no TPU from another process
     }
-    try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, chip_config_name=CHIPS[name].config
-        )
-    except jax.errors.JaxRuntimeError as error:
-        raise UsageError(f"topology {topology!r}: {str(error).splitlines()[0]}") from error
+    with environment(**told):
+        try:
+            found = topologies.get_topology_desc(
+                platform="tpu", topology_name=topology, chip_config_name=CHIPS[name].config
+            )
+        except jax.errors.JaxRuntimeError as error:
+            raise UsageError(f"topology {topology!r}: {str(error).splitlines()[0]}") from error
     return found.devices
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Set variables of the environment for a time."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = old
 
 
 def advice(recipe: Recipe, program: Program) -> list[str]:

@@ -334,6 +334,7 @@ def _stop_signals() -> Iterator[_Stop]:
 
 @contextlib.contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
+    level = log.level
     log.setLevel(logging.INFO)
     handler = logging.FileHandler(folder.to_append(folder.log))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -342,6 +343,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
         handler.close()
 
 

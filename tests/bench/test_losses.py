@@ -55,6 +55,10 @@ def test_rows_say_what_was_measured(found):
     assert "gradient_penalty" in text
 
 
+def test_later_programs_are_kept_again(found):
+    assert jax.config.jax_enable_compilation_cache
+
+
 def test_results_are_saved_and_compared(found, tmp_path):
     path = tmp_path / "losses.json"
     results.save(found, path)
@@ -63,10 +67,19 @@ def test_results_are_saved_and_compared(found, tmp_path):
     assert results.load(path, "losses") == found
     (line,) = results.against(found, found)
     assert line.startswith("0 slower, 4 same, 0 faster, of 4")
-    slow = [row | {"seconds": [3 * s for s in row["seconds"]]} for row in found.rows[:1]]
-    one, line = results.against(dataclasses.replace(found, rows=slow), found)
-    assert "slower" in one and "elbo value 8 float32" in one
+
+
+def test_only_what_is_beyond_chance_is_called_slower(found):
+    def of(*seconds):  # set: what was measured may vary as much as it likes
+        return dataclasses.replace(found, rows=[found.rows[0] | {"seconds": list(seconds)}])
+
+    one, line = results.against(of(3.0, 3.3, 3.6), of(1.0, 1.1, 1.2))
+    assert one.startswith("slower   3.00 (2.50 to 3.60)  elbo value 8 float32")
     assert line.startswith("1 slower, 0 same, 0 faster, of 1")
+    _, line = results.against(of(1.0, 1.1, 1.2), of(3.0, 3.3, 3.6))
+    assert line.startswith("0 slower, 0 same, 1 faster, of 1")
+    (line,) = results.against(of(3.0, 9.0, 27.0), of(1.0, 3.0, 9.0))
+    assert line.startswith("0 slower, 1 same, 0 faster, of 1")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Times and verdicts."""
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from genjax.bench.timing import (
     TOLERANCE,
@@ -13,6 +15,7 @@ from genjax.bench.timing import (
     ratio_of_medians,
     sampler,
     verdict,
+    without_cache,
 )
 
 LIMITS = Limits(10e9, 5e-6, {"float32": 100e9})
@@ -72,3 +75,30 @@ def test_noise_is_the_machines_own_change():
     slower = LIMITS._replace(copy=5e9)
     assert drift(slower, LIMITS) == drift(LIMITS, slower) == 2
     assert drift(LIMITS, LIMITS) == TOLERANCE
+
+
+def test_programs_are_compiled_anew_for_a_time_only(tmp_path):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in (*names, "jax_enable_compilation_cache")}
+
+    def kept(number):
+        """How many programs there are after one more."""
+        jax.jit(lambda x: x + number)(1.0)
+        return len(list(tmp_path.glob("*-cache")))
+
+    try:
+        for name, value in zip(names, (str(tmp_path), 0), strict=True):
+            jax.config.update(name, value)
+        reset_cache()
+        many = kept(1)
+        with without_cache():
+            assert kept(2) == many > 0
+        assert kept(3) > many
+        with pytest.raises(ValueError, match="sic"), without_cache():
+            raise ValueError("sic")
+        many = kept(4)
+        assert kept(5) > many
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        reset_cache()

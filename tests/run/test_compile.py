@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,15 @@ import pytest
 from jax import lax
 
 from genjax.data.sources import expected_spec
-from genjax.run.compile import CHIPS, Program, advice, communication_seconds, compile_step, to_text
+from genjax.run.compile import (
+    CHIPS,
+    Program,
+    advice,
+    communication_seconds,
+    compile_step,
+    environment,
+    to_text,
+)
 from genjax.run.program import flops, peak_bytes, traffic
 from genjax.run.recipe import load_recipe
 from genjax.run.sample import abstract_state
@@ -242,6 +251,15 @@ def test_without_the_tpu_compiler_its_installation_is_told(recipe, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install -r requirements-tpu\.txt"):
         compile_step(recipe, "v5e:2x2")
+
+
+def test_the_environment_is_set_for_a_time(monkeypatch):
+    monkeypatch.setenv("GENJAX_ONE", "mine")
+    before = dict(os.environ)
+    with pytest.raises(ValueError, match="sic"), environment(GENJAX_ONE="1", GENJAX_TWO="2"):
+        assert dict(os.environ) == before | {"GENJAX_ONE": "1", "GENJAX_TWO": "2"}
+        raise ValueError("sic")
+    assert dict(os.environ) == before
 
 
 def test_pmap_has_no_program_to_show(recipe):

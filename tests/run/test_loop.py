@@ -167,6 +167,12 @@ def test_a_finished_run_is_left_as_it_is(trained, caplog):
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
+def test_the_callers_level_of_logging_stays(trained, caplog):
+    with caplog.at_level(logging.ERROR, logger="genjax"):
+        genjax.resume(trained)
+        assert logging.getLogger("genjax").level == logging.ERROR
+
+
 def test_a_run_that_diverges_says_where_and_keeps_the_good_state(tmp_path):
     genjax.train(RECIPE, tmp_path / "run")
     good = _state(tmp_path / "run")

@@ -1,6 +1,7 @@
 """Steps of a family as training takes them, on some of the devices."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,22 +24,35 @@ def initial_state(family: Family, config: Config, spec: ImageSpec) -> State:
     return jax.tree.map(np.asarray, init(jax.random.key(0)))
 
 
+def steps(
+    family: Family,
+    config: Config,
+    data: Batch,
+    batch_size: int,
+    like: State,
+    parallel: Parallel = "jit",
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[Steps, Resident]:
+    """The program that training runs, and where its batches come from."""
+    batches = Resident(*map(np.asarray, data), batch_size, seed=0)
+    step = functools.partial(family.step, config)
+    key = jax.random.key(1)
+    return Steps(step, batches, batch_size, key, parallel, like, devices), batches
+
+
 def take_steps(
     family: Family,
     config: Config,
     state: State,
     data: Batch,
     batch_size: int,
-    steps: int = 1,
+    count: int = 1,
     parallel: Parallel = "jit",
     devices: int = 1,
 ) -> tuple[State, dict[str, Any]]:
     """The whole state after so many steps, and the metrics, [steps] each."""
-    images, labels = map(np.asarray, data)
-    batches = Resident(images, labels, batch_size, seed=0)
-    step = functools.partial(family.step, config)
-    compiled = Steps(
-        step, batches, batch_size, jax.random.key(1), parallel, state, jax.devices()[:devices]
+    compiled, batches = steps(
+        family, config, data, batch_size, state, parallel, jax.devices()[:devices]
     )
-    after, metrics = compiled(compiled.put(state), batches.feed(0, steps))
+    after, metrics = compiled(compiled.put(state), batches.feed(0, count))
     return jax.tree.map(np.asarray, compiled.get(after)), metrics

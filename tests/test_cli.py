@@ -246,6 +246,7 @@ LONG = [*TINY[:2], "--steps", "600", "--batch-size", "16", "--log-every", "20"]
 LONG += ["--save-every", "20"]
 
 
+@pytest.mark.slow
 def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path):
     """`kill -9`, also in the middle of a save: a save comes every 20 steps, of 2 ms each."""
     whole = _start(tmp_path, "train", "gan_digits", *LONG, "--run", tmp_path / "whole")

@@ -42,6 +42,7 @@ def _checkpoint(run, step):
     return run / "checkpoints" / f"{step:08d}" / DIGESTS
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     run, alone = tmp_path / "run", tmp_path / "alone"

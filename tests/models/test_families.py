@@ -187,34 +187,6 @@ def _assert_same(found, wanted, ignored=()):
         chex.assert_trees_all_close(state, wanted_state, **CLOSE)
 
 
-@every_family
-def test_two_devices_give_the_numbers_of_one(family):
-    two = _in_float64(family, _config(family), "jit", 2, SEEDS)
-    _assert_same(two, _on_one_device(family, SEEDS))
-
-
-# Of all families where time is no matter.
-EIGHT = ("gan", "wgan_gp", "vae")
-
-
-@pytest.mark.parametrize("parallel", get_args(Parallel))
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xdist_group(name), *([] if name in EIGHT else [pytest.mark.slow])],
-        )
-        for name in FAMILIES
-    ],
-)
-def test_eight_devices_give_the_numbers_of_one(name, parallel):
-    family = FAMILIES[name]
-    assert len(jax.devices()) == 8
-    eight = _in_float64(family, _config(family), parallel, 8, SEEDS)
-    _assert_same(eight, _on_one_device(family, SEEDS))
-
-
 # Their batch norm would see a part of the batch at a time, on purpose.
 BATCH_NORM = ("dcgan", "wgan", "wgan_gp", "biggan")
 # Metrics that compare the images of a batch with one another; likewise.
@@ -222,16 +194,44 @@ OF_PARTS = ("diversity", "active_units", "active_share")
 
 
 @every_family
-def test_less_memory_gives_the_same_numbers(family):
+def test_two_devices_with_less_memory_give_the_numbers_of_one(family):
+    """At once, as each program takes long to compile; with eight devices apart."""
     parts = 1 if _name(family) in BATCH_NORM else 2
     config = dataclasses.replace(_config(family), accumulate=parts, remat="blocks")
-    found = _in_float64(family, config, "jit", 1, SEEDS)
-    _assert_same(found, _on_one_device(family, SEEDS), OF_PARTS)
+    two = _in_float64(family, config, "jit", 2, SEEDS)
+    _assert_same(two, _on_one_device(family, SEEDS), OF_PARTS if parts > 1 else ())
 
 
-@every_family
-def test_bfloat16_gives_nearly_the_same_losses(family):
+def _slow_but(*fast):
+    """All families, the others where time is no matter."""
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(
+                name,
+                marks=[
+                    pytest.mark.xdist_group(name),
+                    *([] if name in fast else [pytest.mark.slow]),
+                ],
+            )
+            for name in FAMILIES
+        ],
+    )
+
+
+@pytest.mark.parametrize("parallel", get_args(Parallel))
+@_slow_but("gan", "wgan_gp", "vae")
+def test_eight_devices_give_the_numbers_of_one(name, parallel):
+    family = FAMILIES[name]
+    assert len(jax.devices()) == 8
+    eight = _in_float64(family, _config(family), parallel, 8, SEEDS)
+    _assert_same(eight, _on_one_device(family, SEEDS))
+
+
+@_slow_but("gan", "dcgan", "wgan", "wgan_gp", "vae")
+def test_bfloat16_gives_nearly_the_same_losses(name):
     """Of the first step, from the same parameters: the type has two to three digits."""
+    family = FAMILIES[name]
     config = dataclasses.replace(_config(family), dtype="bfloat16")
     _, plain_metrics = _first_step(family, _config(family))
     state, metrics = _first_step(family, config)
@@ -258,7 +258,10 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused(name):
 
 
 # The others are held to their steps one by one above, to rounding.
-@pytest.mark.parametrize("name", ["gan", "wgan_gp", "vae"])
+@pytest.mark.parametrize(
+    "name",
+    ["gan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wgan_gp", "vae"))],
+)
 def test_steps_are_the_same_however_they_are_grouped(name):
     family = FAMILIES[name]
     batches = _batches(family)

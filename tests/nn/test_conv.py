@@ -174,9 +174,9 @@ WINOGRADS = [
 ]
 
 
-@pytest.mark.parametrize("group", [1, 2, 4])
 @pytest.mark.parametrize(("size", "extent", "stride", "padding"), WINOGRADS)
-def test_winograds_forms_are_the_plain_functions(size, extent, stride, padding, group):
+def test_winograds_forms_are_the_plain_functions(size, extent, stride, padding):
+    """In groups of one, two and four images, as one program."""
     geometry = Geometry(size, (extent, extent), stride, padding)
     assert winograd.products(geometry) < 2
     with jax.enable_x64(True):
@@ -186,21 +186,25 @@ def test_winograds_forms_are_the_plain_functions(size, extent, stride, padding, 
         y = jnp.asarray(rng.normal(size=(4, *geometry.output_size, 5)))
 
         @jax.jit
-        def both(x, w, y):
-            return (
-                (winograd.conv(geometry, x, w, group), conv_module._plain_conv(geometry, x, w)),
-                (
-                    winograd.input_grad(geometry, y, w, group),
-                    conv_module._input_grad_xla(geometry, y, w),
-                ),
-                (
-                    winograd.kernel_grad(geometry, x, y, group),
-                    conv_module._kernel_grad_xla(geometry, x, y),
-                ),
+        def all_forms(x, w, y):
+            plain = (
+                conv_module._plain_conv(geometry, x, w),
+                conv_module._input_grad_xla(geometry, y, w),
+                conv_module._kernel_grad_xla(geometry, x, y),
             )
+            return plain, [
+                (
+                    winograd.conv(geometry, x, w, group),
+                    winograd.input_grad(geometry, y, w, group),
+                    winograd.kernel_grad(geometry, x, y, group),
+                )
+                for group in (1, 2, 4)
+            ]
 
-        for value, expected in both(x, w, y):
-            np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
+        plain, grouped = all_forms(x, w, y)
+        for forms in grouped:
+            for value, expected in zip(forms, plain, strict=True):
+                np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_winograds_products_are_counted():

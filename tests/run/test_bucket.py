@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "gs://genjax-test"
 PATIENCE = 400
 

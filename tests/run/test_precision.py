@@ -37,7 +37,7 @@ SIZES: dict = {"latent_size": 16, "style_size": 16, "mapping_layers": 2}
 MODELS = {
     "gan": (gan.GanConfig(latent_size=16, generator=GAN, discriminator=GAN), 400),
     "dcgan": (dcgan.DcganConfig(latent_size=16, generator=DCGAN, discriminator=DCGAN), 160),
-    "wgan": (wgan.WganConfig(network="mlp", latent_size=16, generator=WGAN, critic=WGAN), 800),
+    "wgan": (wgan.WganConfig(network="mlp", latent_size=16, generator=WGAN, critic=WGAN), 400),
     "wgan_gp": (
         wgan.WganGpConfig(network="mlp", latent_size=16, generator=WGAN_GP, critic=WGAN_GP),
         400,

@@ -13,9 +13,13 @@ from genjax.types import Batch, Config, Family, ImageSpec, State
 
 
 def random_images(spec: ImageSpec, count: int) -> Batch:
-    """Noise, always the same; the classes in turn."""
+    """Noise, always the same, of any brightness, so that parts of a batch differ."""
     images = np.random.default_rng(0).integers(0, 256, (count, *spec.shape), np.uint8)
-    return Batch(images, (np.arange(count) % max(spec.classes, 1)).astype(np.int32))
+    brightness = np.random.default_rng(1).uniform(size=(count, 1, 1, 1))
+    return Batch(
+        (images * brightness).astype(np.uint8),
+        (np.arange(count) % max(spec.classes, 1)).astype(np.int32),
+    )
 
 
 def initial_state(family: Family, config: Config, spec: ImageSpec) -> State:

@@ -688,7 +688,8 @@ def step(
     state, metrics = generator_step(config, state, keys[0], labels, n)
     if config.path_length_weight:
         few = max(1, n // PATH_LENGTH_SHRINK)
-        some = None if labels is None else labels[:few]
+        # Of every second image, so that replicas together take those that one device takes.
+        some = None if labels is None else labels[::PATH_LENGTH_SHRINK][:few]
         is_turn = state.step % config.path_length_every == 0
         state, occasional = jax.lax.cond(
             is_turn,

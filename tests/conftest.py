@@ -1,17 +1,21 @@
 """Eight CPU devices, strict ranks, and the shared data where they are at hand."""
 
+import contextlib
+import importlib.metadata
 import os
 from pathlib import Path
 
 # On a loaded machine of few cores one of the eight devices may keep the others waiting for longer
 # than the 40 seconds after which XLA aborts the process.
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_collective_call_terminate_timeout_seconds=600"
-)
-
+FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 # Most of the suite's time is compiling programs that run for a moment; commands that tests start
-# read these too. All workers share the compiled programs, which are kept for the next run.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# read these too. `tests/models/test_as_users.py` compiles as users do.
+if not os.environ.get("GENJAX_TEST_AS_USERS"):
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # the flag is gone since
+        FLAGS += " --xla_cpu_use_fusion_emitters=false"  # a third of the time
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+# All workers share the compiled programs, which are kept for the next run.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax/tests-xla"),
@@ -22,6 +26,7 @@ import jax
 import pytest
 
 from genjax.metrics import classifier
+from genjax.run import writer
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -47,8 +52,24 @@ def _caches(tmp_path_factory):
     classifier.STEPS = 100
 
 
+@pytest.fixture(scope="session", autouse=True)
+def real_curves():
+    """Runs draw no curves, which would take longer than they do, but within `real_curves()`."""
+    drawn = writer.curves
+
+    @contextlib.contextmanager
+    def real():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writer, "curves", drawn)
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "curves", lambda records: b"")
+        yield real
+
+
 @pytest.fixture(scope="module")
-def as_users_compile():
+def optimized_programs():
     """With all of XLA's optimizations, without which most tests run."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
@@ -61,7 +82,7 @@ def _free_programs():
     """Each compiled program holds memory maps, of which a Linux process may have 65,530."""
     yield
     maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > 20_000:
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 10_000:
         jax.clear_caches()
 
 

@@ -1,128 +1,32 @@
-"""What users run: float32, with all of XLA's optimizations and the papers' Adam, on eight devices.
+"""Each family as users run it, in a process that leaves no optimization out."""
 
-`tests/models/test_families.py` compares the same programs to the last digit, in float64.
-"""
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import dataclasses
-import functools
-from typing import Any
-
-import chex
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from genjax.models import FAMILIES
-from genjax.run.checkpoint import Checkpoints
-from tests import stepping
-from tests.models.test_families import CONFIGS, SPEC, SPECS
 
-pytestmark = pytest.mark.usefixtures("as_users_compile")
-
-# With everything in the state that a step may change.
-CHANGES: dict[str, dict[str, Any]] = {
-    "dcgan": {"ema_decay": 0.9},
-    "wgan": {"ema_decay": 0.9},
-    "wgan_gp": {"ema_decay": 0.9},
-    "vae": {"ema_decay": 0.9},
-    "glow": {"ema_decay": 0.9},
-    "stylegan2": {"ada_images": 1000},
-}
 FAST = ("gan", "vae")
-BATCH, HALF = 16, 3
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(
-            name,
-            marks=[
-                pytest.mark.xdist_group(f"{name} as users"),
-                *([] if name in FAST else [pytest.mark.slow]),
-            ],
-        )
-        for name in FAMILIES
-    ],
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in FAMILIES],
 )
-def trained(request):
-    """A family's program on eight devices, and its states before, amid and after six steps."""
-    name = request.param
-    family, spec = FAMILIES[name], SPECS.get(name, SPEC)
-    config = dataclasses.replace(CONFIGS[name], **CHANGES.get(name, {}))
-    data = stepping.random_images(spec, 50)
-    run = functools.partial(stepping.steps, family, config, data=data, batch_size=BATCH)
-    start = stepping.initial_state(family, config, spec)
-    steps, batches = run(like=start)
-    middle, _ = steps(steps.put(start), batches.feed(0, HALF))
-    kept = jax.tree.map(jnp.copy, middle)
-    end, metrics = steps(middle, batches.feed(HALF, HALF))
-    return run, start, kept, steps.get(end), metrics
-
-
-def test_resumed_is_uninterrupted_in_the_whole_state(trained, tmp_path):
-    run, start, middle, end, metrics = trained
-    steps, _ = run(like=start)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 2, "score", writable=True)
-    checkpoints.save(HALF, steps.to_save(middle), None)
-    checkpoints.close()
-    # As another process does it.
-    steps, batches = run(like=start)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 2, "score", writable=True)
-    state = steps.put(checkpoints.restore(HALF, steps.saved))
-    checkpoints.close()
-    again, again_metrics = steps(state, batches.feed(HALF, HALF))
-    again = steps.get(again)
-    chex.assert_trees_all_equal(again, end)
-    chex.assert_trees_all_equal(again_metrics, metrics)
-    # Had a part of the state stayed at its beginning, it would have been no test of that part.
-    for part, before, after in zip(_parts(end), _parts(start), _parts(end), strict=True):
-        moved = [
-            not np.array_equal(a, b)
-            for a, b in zip(jax.tree.leaves(before[1]), jax.tree.leaves(after[1]), strict=True)
-        ]
-        assert not moved or any(moved), part[0]
-
-
-def _parts(state):
-    """Players' parameters, optimizers, statistics and vectors, averages, means, by name."""
-    parts = []
-    for field in dataclasses.fields(state):
-        value = getattr(state, field.name)
-        if hasattr(value, "params"):
-            parts += [
-                (f"{field.name}.{each.name}", getattr(value, each.name))
-                for each in dataclasses.fields(value)
-            ]
-        elif field.name != "spec":
-            parts.append((field.name, value))
-    return parts
-
-
-# Float32 rounds sums in another order, and where an activation lies within that of a kink, or Adam
-# makes a whole step of a gradient that is rounding alone, it shows. Measured over five seeds.
-LEARNED, METRICS = 0.05, 0.02
-
-
-def test_eight_devices_learn_what_one_does(trained):
-    run, start, _, end, metrics = trained
-    steps, batches = run(like=start, devices=jax.devices()[:1])
-    state, _ = steps(steps.put(start), batches.feed(0, HALF))
-    one, one_metrics = steps(state, batches.feed(HALF, HALF))
-    one = steps.get(one)
-    for name, before, alone, together in zip(
-        [name for name, _ in _parts(start)],
-        *([value for _, value in _parts(state)] for state in (start, one, end)),
-        strict=True,
-    ):
-        if not name.endswith("params"):
-            continue
-        difference = jax.tree.map(np.subtract, alone, together)
-        learned = jax.tree.map(np.subtract, alone, before)
-        assert _norm(difference) <= LEARNED * _norm(learned), name
-    chex.assert_trees_all_close(metrics, one_metrics, rtol=METRICS, atol=METRICS)
-
-
-def _norm(tree):
-    return np.sqrt(sum(float(np.vdot(leaf, leaf)) for leaf in jax.tree.leaves(tree)))
+def test_whole_states_resume_and_eight_devices_learn_as_one(name):
+    """See `tests/models/as_users.py`."""
+    ours = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "tests/models/as_users.py", "-k", f"[{name}]"],
+        cwd=ROOT,
+        env=environment | {"GENJAX_TEST_AS_USERS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout + done.stderr

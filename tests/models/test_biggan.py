@@ -85,11 +85,12 @@ def test_every_kind_plays_and_draws(changes, spec):
         )
         for path, has_moved in jax.tree_util.tree_flatten_with_path(moved)[0]:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            # Attention begins at gamma = 0; D's hinge weighs real and generated images alike.
-            stays = ("attention" in name and "kernel" in name) or (
-                player == "discriminator" and name == "linear/bias"
+            # Attention begins at gamma = 0, where only G's orthogonal penalty sees its kernels; the
+            # hinge weighs real and generated images alike.
+            may_stay = player == "discriminator" and (
+                ("attention" in name and "kernel" in name) or name == "linear/bias"
             )
-            assert has_moved != stays, f"{player}/{name}"
+            assert has_moved or may_stay, f"{player}/{name}"
     images = jax.jit(biggan.sample, static_argnums=0)(config, state, KEY, jnp.arange(3))
     chex.assert_shape(images, (3, *spec.shape))
     chex.assert_type(images, jnp.float32)

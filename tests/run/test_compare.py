@@ -21,7 +21,7 @@ OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, real_curves):
     """A GAN and a VAE, evaluated alike."""
     folder = tmp_path_factory.mktemp("runs")
     recipes = {
@@ -29,7 +29,8 @@ def runs(tmp_path_factory):
         "a <vae>": Recipe(family="vae", model=VaeConfig(), data_options=OPTIONS, **SHORT),
     }
     for name, recipe in recipes.items():
-        genjax.train(recipe, folder / name)
+        with real_curves():
+            genjax.train(recipe, folder / name)
         genjax.evaluate(folder / name, n=50, samples=2)
     return [folder / name for name in recipes]
 

@@ -25,7 +25,7 @@ from genjax.run.recipe import load_recipe
 from genjax.run.sample import abstract_state
 from genjax.types import UsageError
 
-pytestmark = pytest.mark.usefixtures("as_users_compile")
+pytestmark = pytest.mark.usefixtures("optimized_programs")
 
 
 def _flops(function, *shapes):

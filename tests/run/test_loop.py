@@ -43,10 +43,11 @@ def _assert_same_run(one, other):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, real_curves):
     """A run of 40 steps, never interrupted."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    genjax.train(dataclasses.replace(RECIPE, steps=40), run)
+    with real_curves():
+        genjax.train(dataclasses.replace(RECIPE, steps=40), run)
     return run
 
 

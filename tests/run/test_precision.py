@@ -19,7 +19,7 @@ from genjax.run.sharding import Steps
 from genjax.run.writer import TIMINGS, read_records
 from genjax.steps.optim import AdamConfig
 
-pytestmark = pytest.mark.usefixtures("as_users_compile")
+pytestmark = pytest.mark.usefixtures("optimized_programs")
 
 
 def _adam(player, **fields):

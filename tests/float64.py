@@ -59,7 +59,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
 
     def read(atom: Any) -> Any:
         if isinstance(atom, core.Literal):
-            return np.asarray(atom.val, _wide(atom.aval.dtype))
+            aval: Any = atom.aval
+            return np.asarray(atom.val, _wide(aval.dtype))
         return values[atom]
 
     for eqn in jaxpr.eqns:

@@ -38,7 +38,8 @@ def steps(
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Steps, Resident]:
     """The program that training runs, and where its batches come from."""
-    batches = Resident(*map(np.asarray, data), batch_size, seed=0)
+    images, labels = map(np.asarray, data)
+    batches = Resident(images, labels, batch_size, seed=0)
     step = functools.partial(family.step, config)
     key = jax.random.key(1)
     return Steps(step, batches, batch_size, key, parallel, like, devices), batches

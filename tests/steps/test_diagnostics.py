@@ -8,7 +8,6 @@ from genjax.nn.replicas import (
     mean_over_replicas,
     normal_for_batch,
     uniform_for_batch,
-    uniform_for_batch,
 )
 from genjax.steps.diagnostics import active_units, game_metrics, spread
 from genjax.steps.update import global_norm

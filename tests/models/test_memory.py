@@ -126,6 +126,19 @@ def _logits(spec, params, stats, images):
     return logits, new["batch_stats"]
 
 
+def _assert_a_part_at_a_time(by_hand, before, after, whole):
+    """A step in two parts is that of the two in turn, and not that of the whole batch."""
+    stats, gradients = before.stats, []
+    for part in (0, 1):
+        gradient, stats = by_hand(before.params, stats, part)
+        gradients.append(gradient)
+    found = _gradient(after, DCGAN_PLAYER)
+    chex.assert_trees_all_close(found, _mean(gradients), rtol=1e-4, atol=1e-7)
+    chex.assert_trees_all_close(after.stats, stats, rtol=1e-5, atol=1e-7)
+    assert _largest_difference(found, _gradient(whole, DCGAN_PLAYER)) > 0.02
+    assert _largest_difference(after.stats, whole.stats) > 0.02
+
+
 @pytest.mark.xdist_group("dcgan_parts")
 def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
     state, real, fake, _ = _game()
@@ -146,15 +159,7 @@ def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
 
         return jax.grad(loss, has_aux=True)(params, stats)
 
-    stats, gradients = state.discriminator.stats, []
-    for part in (0, 1):
-        gradient, stats = by_hand(state.discriminator.params, stats, part)
-        gradients.append(gradient)
-    found = _gradient(after, DCGAN_PLAYER)
-    chex.assert_trees_all_close(found, _mean(gradients), rtol=1e-4, atol=1e-7)
-    chex.assert_trees_all_close(after.stats, stats, rtol=1e-5, atol=1e-7)
-    assert _largest_difference(found, _gradient(whole, DCGAN_PLAYER)) > 0.02
-    assert _largest_difference(after.stats, whole.stats) > 0.02
+    _assert_a_part_at_a_time(by_hand, state.discriminator, after, whole)
 
 
 @pytest.mark.xdist_group("dcgan_parts")
@@ -176,15 +181,7 @@ def test_the_generators_batch_norm_sees_a_part_at_a_time():
 
         return jax.grad(loss, has_aux=True)(params)
 
-    stats, gradients = state.generator.stats, []
-    for part in (0, 1):
-        gradient, stats = by_hand(state.generator.params, stats, part)
-        gradients.append(gradient)
-    found = _gradient(after, DCGAN_PLAYER)
-    chex.assert_trees_all_close(found, _mean(gradients), rtol=1e-4, atol=1e-7)
-    chex.assert_trees_all_close(after.stats, stats, rtol=1e-5, atol=1e-7)
-    assert _largest_difference(found, _gradient(whole, DCGAN_PLAYER)) > 0.02
-    assert _largest_difference(after.stats, whole.stats) > 0.02
+    _assert_a_part_at_a_time(by_hand, state.generator, after, whole)
 
 
 @pytest.mark.xdist_group("dcgan_parts")

@@ -19,7 +19,7 @@ from genjax.models.wgan import AdamPlayer, WganGpConfig
 from genjax.run.folder import RunFolder
 from genjax.run.sample import load_state
 from genjax.run.writer import TIMINGS, read_records
-from tests import commands
+from tests import commands, runs
 
 RECIPE = Recipe(
     family="gan", model=GanConfig(), steps=20, batch_size=16, log_every=5, save_every=10
@@ -30,17 +30,9 @@ def _state(run):
     return load_state(run, "latest")[1]
 
 
-def _results(run):
-    """The records without what depends on the machine."""
-    return [
-        {name: value for name, value in record.items() if name not in TIMINGS}
-        for record in read_records(RunFolder(Path(run)))
-    ]
-
-
 def _assert_same_run(one, other):
     chex.assert_trees_all_equal(_state(one), _state(other))
-    assert _results(one) == _results(other)
+    assert runs.records(one) == runs.records(other)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +107,7 @@ def test_streamed_data_give_the_same_run(tmp_path):
 
 def test_a_seed_makes_another_run(trained, tmp_path):
     genjax.train(dataclasses.replace(RECIPE, steps=5, seed=1), tmp_path / "run")
-    assert _results(tmp_path / "run")[0]["d_loss"] != _results(trained)[0]["d_loss"]
+    assert runs.records(tmp_path / "run")[0]["d_loss"] != runs.records(trained)[0]["d_loss"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -301,7 +293,7 @@ def test_the_gan_learns_the_digits(tmp_path):
     """The sign of learning: samples come much closer to the data, and stay diverse."""
     recipe = dataclasses.replace(RECIPE, batch_size=128, steps=2500, log_every=100, save_every=500)
     genjax.train(recipe, tmp_path / "run")
-    records = _results(tmp_path / "run")
+    records = runs.records(tmp_path / "run")
     distances = [r["energy_distance"] for r in records if "energy_distance" in r]
     assert distances[-1] < 0.2 * distances[0]
     assert records[-1]["diversity"] > 0.9

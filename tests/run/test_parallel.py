@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import chex
 import numpy as np
@@ -11,9 +10,7 @@ import pytest
 import genjax
 from genjax import Recipe
 from genjax.models import biggan, dcgan, gan
-from genjax.run.folder import RunFolder
-from genjax.run.sample import load_state
-from genjax.run.writer import TIMINGS, read_records
+from tests import runs
 
 # Each has arrays that are large enough for `fsdp` to split; the DCGAN has batch norm and a moving
 # average as well, BigGAN also spectral norm.
@@ -33,22 +30,6 @@ MODELS = {
         discriminator=BIGGAN_PLAYER,
     ),
 }
-
-
-def _results(run: Path):
-    """The whole state and the records, without what depends on the machine."""
-    records = read_records(RunFolder(run))
-    return load_state(run, "latest")[1], [
-        {name: value for name, value in record.items() if name not in TIMINGS} for record in records
-    ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves():
-    """They take longer to draw than these runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genjax.run.writer.curves", lambda *_: b"")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +66,10 @@ def _recipe(name, parallel):
     ],
 )
 def test_a_run_over_many_devices_resumes_and_agrees_with_jit(name, parallel, whole, tmp_path):
-    uninterrupted, records = _results(whole(name, parallel))
+    uninterrupted, records = runs.results(whole(name, parallel))
     genjax.train(dataclasses.replace(_recipe(name, parallel), steps=3), tmp_path / "run")
     assert genjax.resume(tmp_path / "run", steps=4).step == 4
-    resumed, resumed_records = _results(tmp_path / "run")
+    resumed, resumed_records = runs.results(tmp_path / "run")
     chex.assert_trees_all_equal(uninterrupted, resumed)
     # At step 3 one was saved, and so judged, and the other was not.
     judged = [record.keys() - records[2].keys() for record in resumed_records]
@@ -101,6 +82,6 @@ def test_a_run_over_many_devices_resumes_and_agrees_with_jit(name, parallel, who
         genjax.sample(whole(name, parallel), n=8, checkpoint=4),
     )
     # float32: sums over the batch are taken in another order. In four steps that does not grow.
-    by_jit, jit_records = _results(whole(name, "jit"))
+    by_jit, jit_records = runs.results(whole(name, "jit"))
     chex.assert_trees_all_close(by_jit, resumed, rtol=1e-5, atol=2e-6)
     chex.assert_trees_all_close(jit_records, records, rtol=1e-5, atol=2e-6)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import chex
 import jax
@@ -13,11 +12,9 @@ import pytest
 import genjax
 from genjax import Recipe
 from genjax.models import FAMILIES, biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
-from genjax.run.folder import RunFolder
-from genjax.run.sample import load_state
 from genjax.run.sharding import Steps
-from genjax.run.writer import TIMINGS, read_records
 from genjax.steps.optim import AdamConfig
+from tests import runs
 
 pytestmark = pytest.mark.usefixtures("optimized_programs")
 
@@ -87,21 +84,12 @@ LIKELIHOOD = ("vae", "glow")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_device_and_no_curves():
-    """Eight share two cores, and curves take longer to draw than these runs."""
+def _one_device():
+    """Eight share two cores."""
     with pytest.MonkeyPatch.context() as patch:
         steps = functools.partial(Steps, devices=jax.devices()[:1])
         patch.setattr("genjax.run.loop.Steps", steps)
-        patch.setattr("genjax.run.writer.curves", lambda *_: b"")
         yield
-
-
-def _results(run: Path):
-    """The whole state, and the records without what depends on the machine."""
-    records = read_records(RunFolder(run))
-    return load_state(run, "latest")[1], [
-        {name: value for name, value in record.items() if name not in TIMINGS} for record in records
-    ]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +107,7 @@ def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
         save_every=steps // 8,
     )
     genjax.train(recipe, tmp_path / "whole")
-    state, records = _results(tmp_path / "whole")
+    state, records = runs.results(tmp_path / "whole")
     first, last = records[0], records[-1]
     if name in LIKELIHOOD:
         assert last["loss"] < 0.9 * first["loss"]
@@ -132,7 +120,7 @@ def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
 
     genjax.train(dataclasses.replace(recipe, steps=steps // 2), tmp_path / "run")
     genjax.resume(tmp_path / "run", steps=steps)
-    resumed, resumed_records = _results(tmp_path / "run")
+    resumed, resumed_records = runs.results(tmp_path / "run")
     chex.assert_trees_all_equal(state, resumed)
     assert records == resumed_records
 

@@ -1,0 +1,22 @@
+"""What two runs are compared by."""
+
+from pathlib import Path
+from typing import Any
+
+from genjax.run.folder import RunFolder
+from genjax.run.sample import load_state
+from genjax.run.writer import TIMINGS, read_records
+from genjax.types import State
+
+
+def records(run: Path) -> list[dict[str, float]]:
+    """The records without what depends on the machine."""
+    return [
+        {name: value for name, value in record.items() if name not in TIMINGS}
+        for record in read_records(RunFolder(Path(run)))
+    ]
+
+
+def results(run: Path) -> tuple[State, list[dict[str, Any]]]:
+    """The whole latest state, and the records."""
+    return load_state(run, "latest")[1], records(run)

@@ -52,6 +52,7 @@ from genjax.steps.update import (
     apply_gradients,
     global_norm,
     gradients,
+    mean_by_parts,
     new_game,
     new_player,
 )
@@ -570,27 +571,40 @@ def path_length_step(
     """One step of G towards equal path lengths, on `n` images; `path_length` is their mean."""
     style_key, noise_key, direction_key = jax.random.split(key, 3)
     directions = normal_for_batch(direction_key, (n, *state.spec.shape))
+    # There may be fewer images than parts.
+    parts = dataclasses.replace(config, accumulate=math.gcd(n, config.accumulate))
 
-    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def lengths_of(params: Any, part: Any) -> jax.Array:
         directions, labels = part
         variables = {"params": params, "batch_stats": state.generator.stats}
         ws, _ = mixed_styles(config, state, variables, style_key, labels, len(directions))
-        lengths = path_lengths(
+        return path_lengths(
             lambda ws: synthesize_batch(config, state, params, ws, noise_key), ws, directions
         )
-        mean = mean_over_replicas(jnp.mean(lengths))
-        target = state.path_length + PATH_LENGTH_DECAY * (mean - state.path_length)
-        weight = config.path_length_weight * config.path_length_every
-        metrics = {"path_length": mean, "target": target}
-        return weight * jnp.mean((lengths - target) ** 2), (None, metrics)
 
-    # There may be fewer images than parts.
-    parts = dataclasses.replace(config, accumulate=math.gcd(n, config.accumulate))
+    def mean_length(part: Any) -> jax.Array:
+        return jnp.mean(lengths_of(state.generator.params, part))
+
+    batch = (directions, labels)
+    # The target is of the whole batch, which one part does not see.
+    known = mean_by_parts(mean_length, batch, parts) if parts.accumulate > 1 else None
+
+    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+        lengths = lengths_of(params, part)
+        mean = mean_over_replicas(jnp.mean(lengths)) if known is None else known
+        mean = jax.lax.stop_gradient(mean)
+        target = state.path_length + PATH_LENGTH_DECAY * (mean - state.path_length)
+        loss = jnp.mean((lengths - target) ** 2)
+        # The target moves with the batch's mean, and its share of the gradient is that of this.
+        loss -= 2 * PATH_LENGTH_DECAY * (mean - target) * jnp.mean(lengths)
+        weight = config.path_length_weight * config.path_length_every
+        return weight * loss, (None, {"path_length": mean, "target": target})
+
     params = state.generator.params
-    grads, _, metrics = gradients(loss_fn, params, None, (directions, labels), parts)
+    grads, _, metrics = gradients(loss_fn, params, None, batch, parts)
     grads = mean_over_replicas(grads)
     player = apply_gradients(state.generator, grads, generator_optimizer(config))
-    target = jax.lax.stop_gradient(metrics.pop("target"))
+    target = metrics.pop("target")
     return dataclasses.replace(state, generator=player, path_length=target), metrics
 
 

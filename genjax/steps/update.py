@@ -108,7 +108,14 @@ def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientCo
     Raises:
         UsageError: A batch that does not divide into `config.accumulate` parts.
     """
-    values = jax.lax.map(function, _split(batch, config.accumulate))
+    parts = config.accumulate
+
+    def of_part(item: Any) -> Any:
+        index, part = item
+        with one_part(parts, index):
+            return function(part)
+
+    values = jax.lax.map(of_part, (jnp.arange(parts), _split(batch, parts)))
     return mean_over_replicas(jax.tree.map(lambda x: jnp.mean(x, axis=0), values))
 
 

@@ -10,7 +10,7 @@ their row's class. `genjax evaluate RUN -n 2000`: a Frechet distance at its floo
 from genjax import DataOptions, Recipe
 from genjax.models.biggan import BigganConfig, PlayerConfig
 
-PLAYER = PlayerConfig(features=8, attention=(8,), learning_rate=2e-4, beta1=0.0)
+PLAYER = PlayerConfig(features=8, attention_resolutions=(8,), learning_rate=2e-4, beta1=0.0)
 
 recipe = Recipe(
     family="biggan",
@@ -25,5 +25,5 @@ recipe = Recipe(
     ),
     steps=6000,
     batch_size=64,
-    save_every=1000,
+    save_interval=1000,
 )

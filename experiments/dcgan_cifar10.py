@@ -21,6 +21,6 @@ recipe = Recipe(
     model=DcganConfig(ema_decay=0.999),
     steps=50_000,
     batch_size=64,
-    log_every=50,
-    save_every=500,
+    log_interval=50,
+    save_interval=500,
 )

@@ -23,7 +23,7 @@ recipe = Recipe(
         augment="ada",
         augment_operations=("geometric",),
         ada_images=100_000,
-        clamp=0.0,
+        conv_clamp=0.0,
         generator=PlayerConfig(
             architecture="skip", channel_base=512, channel_max=64, mapping_layers=2
         ),
@@ -31,5 +31,5 @@ recipe = Recipe(
     ),
     steps=10_000,
     batch_size=32,
-    save_every=1000,
+    save_interval=1000,
 )

@@ -15,13 +15,13 @@ recipe = Recipe(
     data="folder:ffhq",
     data_options=DataOptions(size=(1024,)),
     model=Stylegan2Config(
-        ema_ramp_up=0.0,
+        ema_rampup=0.0,
         dtype="bfloat16",
         generator=PlayerConfig(architecture="skip", learning_rate=0.002),
         discriminator=PlayerConfig(learning_rate=0.002),
     ),
     steps=781_250,
     batch_size=32,
-    log_every=100,
-    save_every=2000,
+    log_interval=100,
+    save_interval=2000,
 )

@@ -19,7 +19,7 @@ recipe = Recipe(
         latent_size=128,
         style_size=128,
         r1_gamma=1.0,
-        clamp=0.0,
+        conv_clamp=0.0,
         generator=PlayerConfig(
             architecture="skip", channel_base=512, channel_max=128, mapping_layers=2
         ),
@@ -27,5 +27,5 @@ recipe = Recipe(
     ),
     steps=15_000,
     batch_size=32,
-    save_every=1000,
+    save_interval=1000,
 )

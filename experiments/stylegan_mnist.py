@@ -29,5 +29,5 @@ recipe = Recipe(
     ),
     steps=12_000,
     batch_size=32,
-    save_every=1000,
+    save_interval=1000,
 )

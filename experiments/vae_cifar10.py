@@ -32,6 +32,6 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=5e-4, beta1=0.9, decay_steps=STEPS),
     ),
     steps=STEPS,
-    log_every=100,
-    save_every=2000,
+    log_interval=100,
+    save_interval=2000,
 )

@@ -19,6 +19,6 @@ recipe = Recipe(
     model=WganGpConfig(ema_decay=0.99, generator=PLAYER, critic=PLAYER),
     steps=7_000,
     batch_size=64,
-    log_every=50,
-    save_every=1000,
+    log_interval=50,
+    save_interval=1000,
 )

@@ -59,14 +59,14 @@ class Config:
 State = Any
 
 
-class Occasional(NamedTuple):
+class MaskedMetric(NamedTuple):
     """A metric that not every step measures; where `measured`, bool [], is false it is left out."""
 
     value: jax.Array
-    measured: jax.Array
+    mask: jax.Array
 
 
-# Scalars by name: float32 [], or `Occasional` ones.
+# Scalars by name: float32 [], or `MaskedMetric` ones.
 Metrics = dict[str, Any]
 
 
@@ -102,7 +102,7 @@ class Family:
         evaluate: `evaluate(config, state, batch, key, samples) -> Likelihood`; `samples` is how
             many importance samples estimate it, None for as many as training takes. None without a
             likelihood.
-        samples: How many of them its papers report.
+        importance_samples: How many of them its papers report.
         health: `health(config, state, batch) -> dict` of arrays, signs of numerical trouble of
             which the largest are the worst; None where none is known.
         style: `style(config, state, latents, labels, truncation=None, truncation_cutoff=None) ->
@@ -120,7 +120,7 @@ class Family:
     decode: Callable[[Any, State, jax.Array, jax.Array], jax.Array] | None = None
     encode: Callable[[Any, State, Batch, jax.Array], jax.Array] | None = None
     evaluate: Callable[[Any, State, Batch, jax.Array, int | None], Likelihood] | None = None
-    samples: int = 1
+    importance_samples: int = 1
     health: Callable[[Any, State, Batch], dict[str, jax.Array]] | None = None
     style: Callable[..., jax.Array] | None = None
     synthesize: Callable[[Any, State, jax.Array], jax.Array] | None = None

@@ -70,12 +70,14 @@ class Contender:
 
 def play_gan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
     """The MLP GAN's round, with noise."""
-    return gan.play(config, state, real, jax.random.normal(key, (len(real), config.latent_size)))
+    return gan.update_players(
+        config, state, real, jax.random.normal(key, (len(real), config.latent_size))
+    )
 
 
 def play_wgan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
     """The step of WGAN or WGAN-GP, without labels."""
-    return wgan.play(config, state, real, None, key)
+    return wgan.update_players(config, state, real, None, key)
 
 
 def contenders(latent_size: int, hidden_sizes: tuple[int, ...]) -> list[Contender]:
@@ -97,13 +99,15 @@ def contenders(latent_size: int, hidden_sizes: tuple[int, ...]) -> list[Contende
     too_strong = dataclasses.replace(
         gan_config, discriminator=mlp(gan.PlayerConfig(), learning_rate=2e-3)
     )
-    wgan_config = wgan.WganConfig(network="mlp", latent_size=latent_size, clip=0.05)
+    wgan_config = wgan.WganConfig(network="mlp", latent_size=latent_size, weight_clip=0.05)
     wgan_config = dataclasses.replace(
         wgan_config,
         generator=mlp(wgan_config.generator, learning_rate=2e-4),
         critic=mlp(wgan_config.critic, learning_rate=2e-4),
     )
-    gp_config = wgan.WganGpConfig(network="mlp", latent_size=latent_size, penalty_weight=0.1)
+    gp_config = wgan.WganGpConfig(
+        network="mlp", latent_size=latent_size, gradient_penalty_weight=0.1
+    )
     gp_config = dataclasses.replace(
         gp_config,
         generator=mlp(gp_config.generator, learning_rate=5e-4),

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
 from genjax.models.biggan import DEPTH, BigganConfig, init
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
 # Of their layers; gains of batch norm are weights where they follow a condition.
@@ -46,7 +46,7 @@ def _name(path: tuple[str, ...], deep: bool) -> str:
 
 def _entries(config: BigganConfig, spec: ImageSpec, player: str) -> Iterator[Entry]:
     state = jax.eval_shape(lambda key: init(config, key, spec), jax.random.key(0))
-    _, (height, width) = base_size(spec)
+    _, (height, width) = base_resolution(spec)
     for path, leaf in flatten_dict(getattr(state, player).variables).items():
         name, shape = _name(path, config.deep), leaf.shape
         order = None

@@ -12,7 +12,7 @@ import numpy as np
 
 from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
 from genjax.models.dcgan import DcganConfig
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
 # PyTorch counts batches; with a momentum the count is never used.
@@ -23,7 +23,7 @@ def generator_entries(
     spec: ImageSpec, latent_size: int, features: int, path: tuple[str, ...] = ("generator",)
 ) -> Iterator[Entry]:
     """Of a generator at `path`, which holds its `params` and `batch_stats`."""
-    halvings, (height, width) = base_size(spec)
+    halvings, (height, width) = base_resolution(spec)
     params = (*path, "params")
     widths = [features << i for i in reversed(range(halvings))]
     base = (height, width, widths[0])
@@ -45,7 +45,7 @@ def discriminator_entries(
     spec: ImageSpec, features: int, batch_norm: bool, path: tuple[str, ...] = ("discriminator",)
 ) -> Iterator[Entry]:
     """Of a discriminator, or without batch norm of a critic, at `path`."""
-    halvings, (height, width) = base_size(spec)
+    halvings, (height, width) = base_resolution(spec)
     params = (*path, "params")
     channels, index = spec.channels, 0
     for i in range(halvings):

@@ -21,8 +21,8 @@ from genjax.interop.entries import (
     same,
 )
 from genjax.models.stylegan2 import Stylegan2Config, convolutions, init
-from genjax.nn.pyramid import base_size
 from genjax.nn.resample import BINOMIAL
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec, UsageError
 
 # Their filter, which is the same wherever it stands.
@@ -41,7 +41,7 @@ def _name(player: str, inner: tuple[str, ...]) -> str:
 
 def _entries(config: Stylegan2Config, spec: ImageSpec, player: str) -> Iterator[Entry]:
     state = jax.eval_shape(lambda key: init(config, key, spec), jax.random.key(0))
-    _, (height, width) = base_size(spec)
+    _, (height, width) = base_resolution(spec)
     for path, leaf in flatten_dict(getattr(state, player).variables).items():
         collection, *inner, last = path
         name, shape = _name(player, tuple(inner)), leaf.shape

@@ -13,7 +13,7 @@ NEAREST_K = 5
 BLOCK_MIB = 128
 
 
-class Manifolds(NamedTuple):
+class Prdc(NamedTuple):
     """How samples and data cover each other.
 
     Attributes:
@@ -40,7 +40,7 @@ class Manifolds(NamedTuple):
     coverage_error: float
 
 
-def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Manifolds:
+def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc:
     """Precision, recall, density and coverage, by balls that reach to the k-th neighbour.
 
     Exact, in blocks: memory grows with the number of examples, not with its square.
@@ -72,7 +72,7 @@ def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) ->
     def error(share: float, count: int) -> float:
         return float((share * (1 - share) / count) ** 0.5)
 
-    return Manifolds(
+    return Prdc(
         precision=float(precision),
         recall=float(recall),
         density=float(counts.mean() / nearest_k),

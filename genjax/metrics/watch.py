@@ -64,12 +64,12 @@ RULES = (
         "that it knows by heart. Try --augment ada, a smaller ada_target, or a larger r1_gamma",
     ),
     Rule(
-        ("active_units", "active_share"),
-        lambda m: m["active_units"] < 1 or m["active_share"] < 0.1,
+        ("active_units", "active_fraction"),
+        lambda m: m["active_units"] < 1 or m["active_fraction"] < 0.1,
         PATIENCE,
         "posterior collapse: few or none of the latents carry anything of the image. Try a KL "
-        "warm-up (warm_up_steps), free_bits, a lower beta, or a weaker decoder",
-        improves="active_share",
+        "warm-up (kl_warmup_steps), free_bits, a lower beta, or a weaker decoder",
+        improves="active_fraction",
     ),
     Rule(
         ("round_trip_error",),
@@ -81,19 +81,19 @@ RULES = (
         "lower optimizer.learning_rate, or look at condition_number",
     ),
     Rule(
-        ("overflow_share",),
-        lambda m: m["overflow_share"] > 0.01,
+        ("overflow_fraction",),
+        lambda m: m["overflow_fraction"] > 0.01,
         PATIENCE_DISTANCE,
-        "some samples overflow where the flow has seen no data (overflow_share): sample with a "
+        "some samples overflow where the flow has seen no data (overflow_fraction): sample with a "
         "--temperature below 1, or train for longer",
     ),
     Rule(
-        ("g_sigma", "g_sigma_before"),
-        lambda m: m["g_sigma"] > 2 * m["g_sigma_before"],
+        ("g_max_singular_value", "g_max_singular_value_before"),
+        lambda m: m["g_max_singular_value"] > 2 * m["g_max_singular_value_before"],
         PATIENCE_SIGMA,
-        "the generator's largest singular value explodes (g_sigma): it is over twice its recent "
-        "mean, the sign of a training that collapses. The best checkpoint is kept; resume from "
-        "there with lower learning rates",
+        "the generator's largest singular value explodes (g_max_singular_value): it is over "
+        "twice its recent mean, the sign of a training that collapses. The best checkpoint is "
+        "kept; resume from there with lower learning rates",
     ),
     Rule(
         (ENERGY_DISTANCE, "best"),
@@ -117,11 +117,11 @@ class Watch:
         """Take a log record; give the warnings that become due with it, once an episode."""
         self._best = min(self._best, record.get(ENERGY_DISTANCE, self._best))
         metrics = {**record, "best": self._best}
-        if "g_sigma" in record:
+        if "g_max_singular_value" in record:
             if self._sigma is None:
-                self._sigma = record["g_sigma"]
-            metrics["g_sigma_before"] = self._sigma
-            self._sigma += (record["g_sigma"] - self._sigma) / MEMORY_SIGMA
+                self._sigma = record["g_max_singular_value"]
+            metrics["g_max_singular_value_before"] = self._sigma
+            self._sigma += (record["g_max_singular_value"] - self._sigma) / MEMORY_SIGMA
         due = []
         for i, rule in enumerate(RULES):
             if any(name not in metrics for name in rule.needs):

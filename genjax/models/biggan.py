@@ -30,26 +30,26 @@ from pydantic.dataclasses import dataclass
 
 from genjax.nn.attention import SelfAttention
 from genjax.nn.norm import BatchNorm, ConditionalBatchNorm
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
+from genjax.nn.resolution import base_resolution
 from genjax.nn.spectral import Conv, Dense, Embed
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import orthogonal_penalty
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional, UsageError
+from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics, UsageError
 
 # Channels after each block of G, in units of its features, by how often the size doubles: the
 # paper's tables 4 to 9 for 64 to 512 pixels; up to 32, those of its code for CIFAR-10.
@@ -86,9 +86,9 @@ class PlayerConfig(AdamConfig):
 
     features: Annotated[int, Field(gt=0)] = 64
     """The paper's ch: channels of the widest image; those of smaller ones are multiples of it."""
-    attention: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
+    attention_resolutions: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
     """Heights after whose block self-attention stands."""
-    spectral: bool = True
+    spectral_norm: bool = True
     """Whether each weight is divided by its largest singular value."""
 
 
@@ -106,7 +106,7 @@ class BigganConfig(GradientConfig):
     """Size of the class embedding that all of G's norms share; 0: each norm has its own."""
     deep: bool = False
     """BigGAN-deep: two bottleneck blocks for each."""
-    loss: adversarial.GameName = "hinge"
+    loss: adversarial.AdversarialLossName = "hinge"
     """The game."""
     discriminator_steps: Annotated[int, Field(gt=0)] = 2
     """Steps of D for one of G; a training step is one of D."""
@@ -133,13 +133,15 @@ class GeneratorBlock(nn.Module):
     """[B, H, W, C], condition [B, K] -> [B, 2H, 2W, features] (appendix B, figure 15a)."""
 
     features: int
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-            layer = Conv(self.features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                self.features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         h = upsample(nn.relu(_norm(self, x, condition, train, "bn1")))
@@ -157,13 +159,15 @@ class DeepGeneratorBlock(nn.Module):
 
     features: int
     up: bool
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, features: int, size: int, name: str) -> jax.Array:
-            layer = Conv(features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         narrow = x.shape[-1] // BOTTLENECK
@@ -189,7 +193,7 @@ def _norm(
     if condition.shape[-1] == 0:
         y: jax.Array = BatchNorm(name=name)(x, train)
         return y
-    return ConditionalBatchNorm(block.spectral, name=name)(x, condition, train)
+    return ConditionalBatchNorm(block.spectral_norm, name=name)(x, condition, train)
 
 
 class Generator(nn.Module):
@@ -201,12 +205,12 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         config, player = self.config, self.config.generator
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         widths = [player.features * width for width in GENERATOR_WIDTHS[halvings]]
-        layer: dict[str, Any] = {"spectral": player.spectral, "dtype": config.dtype}
+        layer: dict[str, Any] = {"spectral_norm": player.spectral_norm, "dtype": config.dtype}
         condition = jnp.zeros((len(z), 0))
         if labels is not None and config.shared_size:
-            embed = Embed(self.spec.classes, config.shared_size, spectral=False, name="shared")
+            embed = Embed(self.spec.classes, config.shared_size, spectral_norm=False, name="shared")
             condition = embed(labels, train)
         elif labels is not None:
             condition = jax.nn.one_hot(labels, self.spec.classes)
@@ -229,7 +233,7 @@ class Generator(nn.Module):
                     x = block(x, conditions[i], train)
             else:
                 x = GeneratorBlock(features, **layer, name=f"block_{i}")(x, conditions[i], train)
-            if x.shape[1] in player.attention:
+            if x.shape[1] in player.attention_resolutions:
                 x = SelfAttention(**layer, name=f"attention_{i}")(x, train)
         x = nn.relu(BatchNorm(name="norm")(x, train))
         x = Conv(self.spec.channels, 3, **layer, name="output")(x, train)
@@ -242,13 +246,15 @@ class DiscriminatorBlock(nn.Module):
     features: int
     first: bool
     down: bool
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-            layer = Conv(self.features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                self.features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         h = conv(x if self.first else nn.relu(x), 3, "conv1")
@@ -265,13 +271,15 @@ class DeepDiscriminatorBlock(nn.Module):
 
     features: int
     down: bool
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, features: int, size: int, name: str) -> jax.Array:
-            layer = Conv(features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         narrow = self.features // BOTTLENECK
@@ -298,8 +306,8 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         config, player = self.config, self.config.discriminator
-        halvings, _ = base_size(self.spec)
-        layer: dict[str, Any] = {"spectral": player.spectral, "dtype": config.dtype}
+        halvings, _ = base_resolution(self.spec)
+        layer: dict[str, Any] = {"spectral_norm": player.spectral_norm, "dtype": config.dtype}
         widths = [player.features * width for width in DISCRIMINATOR_WIDTHS[halvings]]
         downs = min(halvings, SMALL_HALVINGS) if halvings <= SMALL_UP_TO else halvings
         x = images
@@ -317,7 +325,7 @@ class Discriminator(nn.Module):
             else:
                 block = DiscriminatorBlock(features, i == 0, down, **layer, name=f"block_{i}")
                 x = block(x, train)
-            if x.shape[1] in player.attention:
+            if x.shape[1] in player.attention_resolutions:
                 x = SelfAttention(**layer, name=f"attention_{i}")(x, train)
         h = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
         layer["dtype"] = "float32"
@@ -341,7 +349,7 @@ def init(config: BigganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
     Raises:
         UsageError: A size that cannot be halved to 4 to 7 pixels, or a z that cannot be split.
     """
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     if halvings not in GENERATOR_WIDTHS:
         raise UsageError(f"images of {spec.height}x{spec.width}: should be up to 512 or so")
     parts = halvings + 1
@@ -365,13 +373,13 @@ def from_variables(config: BigganConfig, spec: ImageSpec, variables: dict) -> Ga
     """A state at step 0; each player's variables are its params, batch_stats and spectral."""
 
     def player(name: str, settings: PlayerConfig) -> SpectralPlayer:
-        new = new_player(variables[name], adam(settings))
+        new = create_player(variables[name], adam(settings))
         spectral = variables[name].get("spectral", {})
         return SpectralPlayer(new.params, new.opt_state, new.stats, spectral)
 
     generator = player("generator", config.generator)
     discriminator = player("discriminator", config.discriminator)
-    return new_game(generator, discriminator, spec, config.ema_decay > 0)
+    return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
 
 
 def generate(
@@ -385,7 +393,7 @@ def generate(
     return images, {**collections, **updated}
 
 
-def judge(
+def discriminate(
     config: BigganConfig, state: GanState, params: Any, spectral: Any, images: Any, labels: Any
 ) -> tuple[jax.Array, Any]:
     """D's logits of a batch, and its `spectral` after it."""
@@ -431,8 +439,8 @@ def discriminator_step(
 
     Returns:
         The state with another discriminator, and metrics: `d_loss`, `d_grad_norm`, those of
-        `game_metrics`, `logit_gap` (how far apart the mean logits of real and generated images
-        are: the hinge asks for 2), and `d_sigma`, the largest singular value of a weight.
+        `discriminator_metrics`, `logit_gap` (the mean logit of real images minus that of generated
+        ones: the hinge asks for 2), and `d_max_singular_value`, over the weights of all layers.
     """
 
     def loss_fn(params: Any, spectral: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
@@ -441,11 +449,11 @@ def discriminator_step(
         fake, _ = generate(config, state, weights, _collections(state), z, labels)
         images = jnp.concatenate([real, fake])
         both = None if labels is None else jnp.concatenate([labels, labels])
-        logits, updated = judge(config, state, params, spectral, images, both)
+        logits, updated = discriminate(config, state, params, spectral, images, both)
         real_logits, fake_logits = jnp.split(logits, 2)
-        game = adversarial.GAMES[config.loss]
-        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
+        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
         return loss, (updated, metrics)
 
@@ -456,7 +464,7 @@ def discriminator_step(
     player = apply_gradients(player, grads, adam(config.discriminator))
     player = dataclasses.replace(player, spectral=spectral)
     metrics["d_grad_norm"] = global_norm(grads)
-    metrics |= largest_singular_value("d_sigma", spectral)
+    metrics |= largest_singular_value("d_max_singular_value", spectral)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -472,16 +480,17 @@ def generator_step(
         labels: int32 [B] if conditional, else None.
 
     Returns:
-        The state with another generator, and metrics: `g_loss`, `g_grad_norm`, and `g_sigma`, the
-        largest singular value of a weight, which explodes when training collapses (section 4.1).
+        The state with another generator, and metrics: `g_loss`, `g_grad_norm`, and
+        `g_max_singular_value`, over the weights of all layers, which explodes when training
+        collapses (section 4.1).
     """
 
     def loss_fn(params: Any, collections: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         z, labels = part
         fake, updated = generate(config, state, params, collections, z, labels)
         opponent: Any = state.discriminator
-        logits, _ = judge(config, state, opponent.params, opponent.spectral, fake, labels)
-        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
+        logits, _ = discriminate(config, state, opponent.params, opponent.spectral, fake, labels)
+        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
         return loss + orthogonal_loss(config, params), (updated, {"g_loss": loss})
 
     grads, collections, metrics = gradients(
@@ -491,11 +500,11 @@ def generator_step(
     player: Any = apply_gradients(state.generator, grads, adam(config.generator))
     spectral = collections["spectral"]
     player = dataclasses.replace(player, stats=collections["batch_stats"], spectral=spectral)
-    turn = state.step // config.discriminator_steps
-    decay = jnp.where(turn < config.ema_start, 0.0, config.ema_decay)
-    ema = update_ema(state.ema, player.variables, decay, turn)
+    g_steps = state.step // config.discriminator_steps
+    decay = jnp.where(g_steps < config.ema_start, 0.0, config.ema_decay)
+    ema = update_ema(state.ema, player.variables, decay, g_steps)
     metrics["g_grad_norm"] = global_norm(grads)
-    metrics |= largest_singular_value("g_sigma", spectral)
+    metrics |= largest_singular_value("g_max_singular_value", spectral)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
@@ -515,20 +524,24 @@ def step(
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
-    z_key, turn_key = jax.random.split(key)
+    z_key, g_key = jax.random.split(key)
     shape = (len(real), config.latent_size)
     state, metrics = discriminator_step(config, state, real, normal_for_batch(z_key, shape), labels)
 
-    def turn(state: GanState) -> tuple[GanState, Metrics]:
-        return generator_step(config, state, normal_for_batch(turn_key, shape), labels)
+    def update(state: GanState) -> tuple[GanState, Metrics]:
+        return generator_step(config, state, normal_for_batch(g_key, shape), labels)
 
-    def wait(state: GanState) -> tuple[GanState, Metrics]:
-        names = ["g_loss", "g_grad_norm", *["g_sigma"] * config.generator.spectral]
+    def skip(state: GanState) -> tuple[GanState, Metrics]:
+        names = [
+            "g_loss",
+            "g_grad_norm",
+            *["g_max_singular_value"] * config.generator.spectral_norm,
+        ]
         return state, {name: jnp.zeros(()) for name in names}
 
-    is_turn = (state.step + 1) % config.discriminator_steps == 0
-    state, occasional = jax.lax.cond(is_turn, turn, wait, state)
-    metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+    is_due = (state.step + 1) % config.discriminator_steps == 0
+    state, g_metrics = jax.lax.cond(is_due, update, skip, state)
+    metrics |= {name: MaskedMetric(value, is_due) for name, value in g_metrics.items()}
     return dataclasses.replace(state, step=state.step + 1), metrics
 
 

@@ -22,22 +22,22 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.norm import BatchNorm
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
     apply_network,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
@@ -67,7 +67,7 @@ class DcganConfig(GradientConfig):
 
     latent_size: Annotated[int, Field(gt=0)] = 100
     """Size of the noise vector z."""
-    loss: adversarial.GameName = "non_saturating"
+    loss: adversarial.AdversarialLossName = "non_saturating"
     """The game: G minimizes -log D(G(z)), the textbook's log(1 - D(G(z))), or least squares."""
     dragan_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of DRAGAN's gradient penalty on D (its paper: 10); 0 for none."""
@@ -92,7 +92,7 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         widths = [self.features << i for i in reversed(range(halvings))]
         project = nn.Dense(
             height * width * widths[0],
@@ -131,7 +131,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x = images
         for i in range(halvings):
             down = Conv(
@@ -182,9 +182,9 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 
 def from_variables(config: DcganConfig, spec: ImageSpec, variables: dict) -> GanState:
     """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
-    generator = new_player(variables["generator"], adam(config.generator))
-    discriminator = new_player(variables["discriminator"], adam(config.discriminator))
-    return new_game(generator, discriminator, spec, config.ema_decay > 0)
+    generator = create_player(variables["generator"], adam(config.generator))
+    discriminator = create_player(variables["discriminator"], adam(config.discriminator))
+    return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
 
 
 def discriminator_step(
@@ -207,7 +207,7 @@ def discriminator_step(
 
     Returns:
         The state with another discriminator, and metrics: `d_loss` (nats), `d_grad_norm`, those of
-        `game_metrics`, and `d_penalty` with DRAGAN.
+        `discriminator_metrics`, and `gradient_penalty` with DRAGAN.
     """
     _, discriminator = networks(config, state.spec)
     mean, square = mean_over_replicas((jnp.mean(real), jnp.mean(real**2)))
@@ -222,9 +222,9 @@ def discriminator_step(
 
         real_logits, stats = logits(stats, real, True)
         fake_logits, stats = logits(stats, fake, True)
-        game = adversarial.GAMES[config.loss]
-        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
+        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         if config.dragan_weight:
             noise = uniform_for_batch(key, real.shape)
             # With its running statistics D treats each image on its own, as the penalty wants.
@@ -234,7 +234,7 @@ def discriminator_step(
                     perturb(real, deviation, noise),
                 )
             )
-            metrics["d_penalty"] = penalty
+            metrics["gradient_penalty"] = penalty
             loss += config.dragan_weight * penalty
         return loss, (stats, metrics)
 
@@ -272,7 +272,7 @@ def generator_step(
         fake = append_labels(fake, labels, classes)
         opponent = state.discriminator
         logits, _ = apply_network(discriminator, opponent.params, opponent.stats, fake, True)
-        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
+        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
         return loss, (stats, {"g_loss": loss})
 
     player = state.generator

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.mlp import hidden_layers
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.objectives import adversarial
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import (
@@ -49,7 +49,7 @@ class GanConfig(GradientConfig):
 
     latent_size: Annotated[int, Field(gt=0)] = 64
     """Size of the noise vector z."""
-    loss: adversarial.GameName = "non_saturating"
+    loss: adversarial.AdversarialLossName = "non_saturating"
     """The game: G minimizes -log D(G(z)), the textbook's log(1 - D(G(z))), or least squares."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters, losses and updates stay float32."""
@@ -140,7 +140,7 @@ def discriminator_step(
 
     Returns:
         The state with another discriminator, and metrics: `d_loss` (nats), `d_grad_norm`, and
-        those of `game_metrics`.
+        those of `discriminator_metrics`.
     """
     _, discriminator = networks(config, state.spec)
 
@@ -148,9 +148,12 @@ def discriminator_step(
         real, fake = part
         real_logits = apply(discriminator, params, real)
         fake_logits = apply(discriminator, params, fake)
-        game = adversarial.GAMES[config.loss]
-        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
-        return loss, (None, {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)})
+        losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
+        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
+        return loss, (
+            None,
+            {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)},
+        )
 
     params = state.discriminator.params
     grads, _, metrics = gradients(loss_fn, params, None, (real, fake), config)
@@ -172,7 +175,7 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
         params: dict, carried: None, z: jax.Array
     ) -> tuple[jax.Array, tuple[None, Metrics]]:
         fake_logits = apply(discriminator, state.discriminator.params, apply(generator, params, z))
-        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(fake_logits))
+        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(fake_logits))
         return loss, (None, {"g_loss": loss})
 
     grads, _, metrics = gradients(loss_fn, state.generator.params, None, z, config)
@@ -182,7 +185,7 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
     return dataclasses.replace(state, generator=player), metrics
 
 
-def play(
+def update_players(
     config: GanConfig, state: GanState, real: jax.Array, z: jax.Array
 ) -> tuple[GanState, Metrics]:
     """One round of the game (algorithm 1 with k = 1): a step of D, then one of G against the new D.
@@ -210,9 +213,11 @@ def play(
 def step(
     config: GanConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One round of the game on a batch of uint8 images; see `play`."""
+    """One round of the game on a batch of uint8 images; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    return play(config, state, real, normal_for_batch(key, (len(real), config.latent_size)))
+    return update_players(
+        config, state, real, normal_for_batch(key, (len(real), config.latent_size))
+    )
 
 
 def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.Array) -> jax.Array:

@@ -83,7 +83,7 @@ class GlowConfig(GradientConfig):
     """Compute type of the couplings' networks; all else stays float32. float64 is for checks, with
     jax_enable_x64 set and parameters of that type."""
     optimizer: AdamConfig = AdamConfig(
-        learning_rate=1e-3, beta1=0.9, warm_up_steps=1000, clip_norm=1.0
+        learning_rate=1e-3, beta1=0.9, warmup_steps=1000, clip_norm=1.0
     )
     """Adam; without a warm-up the first steps throw a deep flow far off."""
 
@@ -548,10 +548,11 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
     """What shows whether the model can still be inverted; the largest values are the worst.
 
     Returns:
-        `round_trip_error`: `max |x - f^-1(f(x))|` of each image, [B], as a share of the range of
-        gray values; 1 where it is not finite. `overflow_share`: of samples at temperature 1, those
-        in which the inverse overflows, as it may where no data are (Behrmann et al. 2021). And
-        `condition_number`: of each 1x1 convolution, [L * K]; none where all are permutations.
+        `round_trip_error`: `max |x - f^-1(f(x))|` of each image, [B], as a fraction of the
+        range of gray values; 1 where it is not finite. `overflow_fraction`, []: the fraction of
+        samples at temperature 1 in which the inverse overflows, as it may where no data are
+        (Behrmann et al. 2021). `condition_number` of each 1x1 convolution, [L * K]; left out where
+        all are permutations.
     """
     variables = _variables(state)
     x = scale(config, quantize(config, jnp.asarray(batch.images)) + 0.5)
@@ -563,7 +564,7 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
     overflows = ~jnp.all(jnp.isfinite(samples), axis=(1, 2, 3))
     found = {
         "round_trip_error": jnp.where(jnp.isfinite(error), jnp.minimum(error, 1), 1),
-        "overflow_share": jnp.mean(overflows.astype(jnp.float32)),
+        "overflow_fraction": jnp.mean(overflows.astype(jnp.float32)),
     }
     if config.permutation in ("lu", "plain"):
         conditions = []

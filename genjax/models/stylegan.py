@@ -26,23 +26,23 @@ from pydantic.dataclasses import dataclass
 
 from genjax.nn import resample
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
+from genjax.nn.resolution import base_resolution
 from genjax.nn.style import Mapping, adain, mix, truncate
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import r1_penalty
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
@@ -82,7 +82,7 @@ class StyleganConfig(GradientConfig):
     """Size of a style w."""
     mapping_layers: Annotated[int, Field(gt=0)] = 8
     """Layers of the mapping network."""
-    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
+    style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Share of the images that are trained on with two styles."""
     fade_steps: Annotated[int, Field(ge=0)] = 20_000
     """Steps over which the layers of a stage fade in."""
@@ -90,7 +90,7 @@ class StyleganConfig(GradientConfig):
     """Steps of a stage after that; the last one goes on to the end."""
     r1_gamma: Annotated[float, Field(ge=0)] = 10.0
     """Weight of R1; 0 for none."""
-    minibatch_std_group: Annotated[int, Field(ge=0)] = 4
+    minibatch_std_group_size: Annotated[int, Field(ge=0)] = 4
     """Images of which D sees the standard deviation; 0: it sees none."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of G that is sampled from; 0 for none."""
@@ -129,7 +129,7 @@ class Synthesis(nn.Module):
     spec: ImageSpec
 
     def setup(self) -> None:
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         player, dtype = self.config.generator, self.config.dtype
         levels = range(halvings + 1)
         shape = (height, width, player.features(0))
@@ -161,7 +161,7 @@ class Synthesis(nn.Module):
         old = upsample(self.to_rgb[f"{stage - 1}"](before.astype(jnp.float32)))
         return old + fade * (image - old)
 
-    def every_parameter(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
+    def all_stages(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
         """All stages, so that all layers are initialized."""
         images = [self(ws, noise, stage, jnp.ones(())) for stage in range(len(self.conv1))]
         return images[-1]
@@ -184,7 +184,7 @@ class Generator(nn.Module):
 
     def __call__(self, z: jax.Array, noise: list[jax.Array]) -> jax.Array:
         ws = broadcast(self.mapping(z, None, False), self.spec)
-        return self.synthesis.every_parameter(ws, noise)
+        return self.synthesis.all_stages(ws, noise)
 
     def style(self, z: jax.Array, train: bool) -> jax.Array:
         """Noise to styles, [B, W]."""
@@ -204,7 +204,7 @@ class Discriminator(nn.Module):
     spec: ImageSpec
 
     def setup(self) -> None:
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         player, dtype = self.config.discriminator, self.config.dtype
         levels = range(halvings + 1)
         conv = functools.partial(Conv, dtype=dtype)
@@ -223,12 +223,12 @@ class Discriminator(nn.Module):
                 old = self.from_rgb[f"{stage - 1}"](downsample(images))
                 x = old + fade.astype(x.dtype) * (x - old)
         x = x.astype(jnp.float32)
-        if self.config.minibatch_std_group:
-            x = minibatch_std(x, self.config.minibatch_std_group)
+        if self.config.minibatch_std_group_size:
+            x = minibatch_std(x, self.config.minibatch_std_group_size)
         x = self.dense(self.conv0["0"](x).astype(jnp.float32).reshape(len(x), -1))
         return self.output(x)[:, 0]
 
-    def every_parameter(self, images: list[jax.Array]) -> jax.Array:
+    def all_stages(self, images: list[jax.Array]) -> jax.Array:
         """All stages, of images of their sizes, so that all layers are initialized."""
         logits = [self(each, stage, jnp.ones(())) for stage, each in enumerate(images)]
         return logits[-1]
@@ -239,23 +239,23 @@ def networks(config: StyleganConfig, spec: ImageSpec) -> tuple[Generator, Discri
     return Generator(config, spec), Discriminator(config, spec)
 
 
-def layers(spec: ImageSpec) -> int:
+def num_style_layers(spec: ImageSpec) -> int:
     """How many layers take a style of their own."""
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     return 2 * (halvings + 1)
 
 
 def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
     """One style for all layers: [B, W] -> [B, L, W]."""
-    return jnp.broadcast_to(w[:, None], (len(w), layers(spec), w.shape[1]))
+    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
 
 
 def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
     """Noise for each layer of a batch of `n`, [n, H, W, 1], from the smallest size up."""
-    _, (height, width) = base_size(spec)
+    _, (height, width) = base_resolution(spec)
     return [
         normal_for_batch(jax.random.fold_in(key, i), (n, height << (i // 2), width << (i // 2), 1))
-        for i in range(layers(spec))
+        for i in range(num_style_layers(spec))
     ]
 
 
@@ -266,17 +266,17 @@ def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
         UsageError: A size that cannot be halved to 4 to 7 pixels.
     """
     generator, discriminator = networks(config, spec)
-    halvings, (height, width) = base_size(spec)
+    halvings, (height, width) = base_resolution(spec)
     generator_key, discriminator_key = jax.random.split(key)
     z, noise = jnp.zeros((1, config.latent_size)), draw_noise(key, spec, 1)
     images = [
         jnp.zeros((1, height << level, width << level, spec.channels))
         for level in range(halvings + 1)
     ]
-    return new_game(
-        new_player(generator.init(generator_key, z, noise), adam(config.generator)),
-        new_player(
-            discriminator.init(discriminator_key, images, method="every_parameter"),
+    return create_gan_state(
+        create_player(generator.init(generator_key, z, noise), adam(config.generator)),
+        create_player(
+            discriminator.init(discriminator_key, images, method="all_stages"),
             adam(config.discriminator),
         ),
         spec,
@@ -288,7 +288,7 @@ def stage_of(
     config: StyleganConfig, spec: ImageSpec, step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The stage, int32 [], and how far its layers have come in, from just above 0 to 1, []."""
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     since = step - config.stable_steps  # the first stage has nothing to fade in
     length = config.fade_steps + config.stable_steps
     stage = jnp.clip(since // length + 1, 0, halvings)
@@ -313,9 +313,9 @@ def mixed_styles(
 
     w, updated = style(z_key)
     ws = broadcast(w, state.spec)
-    if config.style_mixing:
+    if config.style_mixing_prob:
         other, _ = style(other_key)
-        ws = mix(mix_key, ws, other, config.style_mixing, 2 * (stage + 1))
+        ws = mix(mix_key, ws, other, config.style_mixing_prob, 2 * (stage + 1))
     return ws, updated["batch_stats"]
 
 
@@ -339,9 +339,9 @@ def stage_step(
 
     Returns:
         The state with other players, and metrics: `d_loss`, `g_loss`, `d_grad_norm`,
-        `g_grad_norm`, `r1`, and those of `game_metrics`.
+        `g_grad_norm`, `r1_penalty`, and those of `discriminator_metrics`.
     """
-    halvings, _ = base_size(state.spec)
+    halvings, _ = base_resolution(state.spec)
     for _ in range(halvings - stage):
         real = downsample(real)
     if stage:
@@ -351,7 +351,7 @@ def stage_step(
     generator, discriminator = networks(config, state.spec)
     d_keys, g_keys = (jax.random.split(each) for each in jax.random.split(key))
 
-    def judge(params: Any, images: jax.Array) -> jax.Array:
+    def discriminate(params: Any, images: jax.Array) -> jax.Array:
         logits: Any = discriminator.apply({"params": params}, images, stage, fade)
         return logits
 
@@ -369,12 +369,14 @@ def stage_step(
 
     def d_loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         real, fake = part
-        real_logits, fake_logits = judge(params, real), judge(params, fake)
+        real_logits, fake_logits = discriminate(params, real), discriminate(params, fake)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         if config.r1_gamma:
-            metrics["r1"] = jnp.mean(r1_penalty(lambda images: judge(params, images), real))
-            loss += config.r1_gamma * metrics["r1"]
+            metrics["r1_penalty"] = jnp.mean(
+                r1_penalty(lambda images: discriminate(params, images), real)
+            )
+            loss += config.r1_gamma * metrics["r1_penalty"]
         return loss, (None, metrics)
 
     grads, _, metrics = gradients(d_loss_fn, opponent.params, None, (real, fake), config)
@@ -386,7 +388,7 @@ def stage_step(
         params: Any, stats: Any, rows: jax.Array
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         images, stats = draw(params, stats, g_keys, len(rows))
-        logits = judge(opponent.params, images)
+        logits = discriminate(opponent.params, images)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
         return loss, (stats, {"g_loss": loss})
 
@@ -406,7 +408,7 @@ def step(
     """A step of each player on a batch of uint8 images, at the stage of `state.step`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
-    halvings, _ = base_size(state.spec)
+    halvings, _ = base_resolution(state.spec)
     stage, fade = stage_of(config, state.spec, state.step)
     branches = [
         lambda state, level=level: stage_step(config, state, real, key, level, fade)
@@ -458,7 +460,7 @@ def _show(
 ) -> jax.Array:
     """Images of the stage that the state has come to, enlarged to the full size."""
     generator, _ = networks(config, state.spec)
-    halvings, _ = base_size(state.spec)
+    halvings, _ = base_resolution(state.spec)
     variables = state.generator.variables if state.ema is None else state.ema
     stage, fade = stage_of(config, state.spec, state.step)
 

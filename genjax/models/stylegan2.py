@@ -9,9 +9,10 @@ with a constant, is told what to draw by scaling its kernel with a linear map of
 
 Noise at every pixel, times a learned strength, gives what is random, such as the places of hairs.
 Two styles can be mixed: coarse layers of one, fine ones of another. The discriminator is residual,
-and sees how much the images of a batch differ. Of its two penalties R1 is counted at every
-`r1_every`-th step, that on path lengths, which makes equal steps in w move the image equally far,
-at every `path_length_every`-th; each then weighs as much more.
+and sees how much the images of a batch differ. R1, its
+penalty, is computed at every `r1_interval`-th step, and the generator's penalty on path lengths,
+which makes equal steps in w move the image equally far, at every `path_length_interval`-th; each is
+multiplied by its interval, so that its weight in the mean does not change.
 
 On few images the discriminator learns them by heart. Augmenting all that it sees, with a
 probability that follows how sure it is of real images, prevents that without leaking into samples.
@@ -33,7 +34,6 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.augment import OperationName, ada, diff_augment
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.labels import check_conditional
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import (
     mean_over_replicas,
@@ -41,21 +41,22 @@ from genjax.nn.replicas import (
     number_of_replicas,
 )
 from genjax.nn.resample import downsample, upsample
+from genjax.nn.resolution import base_resolution
 from genjax.nn.style import Mapping, mix, modulated_conv, truncate
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional
+from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics
 
 # The mean of the path lengths follows with this share of the new one; they are measured on so much
 # smaller a batch (Karras et al. 2020, appendix B).
@@ -102,21 +103,21 @@ class Stylegan2Config(GradientConfig):
     """Size of a style w."""
     conditional: bool = False
     """Whether both players see the class."""
-    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
+    style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Share of the images that are trained on with two styles."""
     r1_gamma: Annotated[float, Field(ge=0)] = 10.0
     """Weight of R1; 0 for none."""
-    r1_every: Annotated[int, Field(gt=0)] = 16
+    r1_interval: Annotated[int, Field(gt=0)] = 16
     """Steps between those that count R1."""
     path_length_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight of the path length regularization; 0 for none."""
-    path_length_every: Annotated[int, Field(gt=0)] = 4
+    path_length_interval: Annotated[int, Field(gt=0)] = 4
     """Steps between those that count it."""
-    minibatch_std_group: Annotated[int, Field(ge=0)] = 4
+    minibatch_std_group_size: Annotated[int, Field(ge=0)] = 4
     """Images of which D sees the standard deviation; 0: it sees none."""
     ema_images: Annotated[int, Field(ge=0)] = 10_000
     """Half-life, in images, of the moving average of G that is sampled from; 0 for none."""
-    ema_ramp_up: Annotated[float, Field(ge=0)] = 0.05
+    ema_rampup: Annotated[float, Field(ge=0)] = 0.05
     """The half-life is no longer than this share of the images so far; 0: it is the same always."""
     augment: Literal["none", "ada", "fixed", "diff"] = "none"
     """What D sees: images as they are, augmented with an adaptive or a fixed probability, or by
@@ -129,7 +130,7 @@ class Stylegan2Config(GradientConfig):
     """The mean sign of D's logits of real images that is aimed at."""
     ada_images: Annotated[int, Field(gt=0)] = 500_000
     """In so many images the probability goes from 0 to 1 at most."""
-    clamp: Annotated[float, Field(ge=0)] = 256.0
+    conv_clamp: Annotated[float, Field(ge=0)] = 256.0
     """Activations go no further from 0; 0: they may."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of convolutions; all else is float32."""
@@ -165,7 +166,7 @@ def is_conditional(config: Stylegan2Config, spec: ImageSpec) -> bool:
 
 
 def _clamp(config: Stylegan2Config, gain: float = 1.0) -> float | None:
-    return config.clamp * gain if config.clamp else None
+    return config.conv_clamp * gain if config.conv_clamp else None
 
 
 class SynthesisLayer(nn.Module):
@@ -226,7 +227,7 @@ class SynthesisBlock(nn.Module):
         features = player.features(self.level)
         noises = noise or [None, None]
         if x is None:
-            _, (height, width) = base_size(self.spec)
+            _, (height, width) = base_resolution(self.spec)
             const = self.param("const", nn.initializers.normal(1.0), (height, width, features))
             x = jnp.broadcast_to(const, (len(ws), *const.shape)).astype(config.dtype)
             x = SynthesisLayer(config, features, name="conv1")(x, ws[:, 0], noises[0])
@@ -265,7 +266,7 @@ class Synthesis(nn.Module):
 
     @nn.compact
     def __call__(self, ws: jax.Array, noise: list[jax.Array] | None) -> jax.Array:
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x = image = None
         for level in range(halvings + 1):
             # The style that a block shows its image by is also that of the next block's first.
@@ -356,7 +357,7 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None) -> jax.Array:
         config, player = self.config, self.config.discriminator
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x, image = None, images
         for level in range(halvings, 0, -1):
             x, image = DiscriminatorBlock(config, level, name=f"block_{level}")(x, image)
@@ -365,8 +366,8 @@ class Discriminator(nn.Module):
         if player.architecture == "skip":
             x += from_rgb(config, features)(image)
         x = x.astype(jnp.float32)
-        if config.minibatch_std_group:
-            x = minibatch_std(x, config.minibatch_std_group)
+        if config.minibatch_std_group_size:
+            x = minibatch_std(x, config.minibatch_std_group_size)
         x = Conv(features, 3, clamp=_clamp(config), name="conv")(x)
         x = Dense(features, leaky_relu, name="fc")(x.reshape(len(x), -1))
         if labels is None:
@@ -386,27 +387,27 @@ def networks(config: Stylegan2Config, spec: ImageSpec) -> tuple[Generator, Discr
     return Generator(config, spec), Discriminator(config, spec)
 
 
-def layers(spec: ImageSpec) -> int:
+def num_style_layers(spec: ImageSpec) -> int:
     """How many layers take a style of their own: convolutions, and the last one to RGB."""
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     return 2 * (halvings + 1)
 
 
 def convolutions(spec: ImageSpec) -> list[tuple[int, str]]:
     """The level and name of each convolution that takes noise, in order."""
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     blocks = [(level, name) for level in range(halvings + 1) for name in ("conv0", "conv1")]
     return blocks[1:]  # the first block begins with a constant
 
 
 def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
     """One style for all layers: [B, W] -> [B, L, W]."""
-    return jnp.broadcast_to(w[:, None], (len(w), layers(spec), w.shape[1]))
+    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
 
 
 def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
     """Noise for each convolution of a batch of `n`, [n, H, W, 1], from the smallest size up."""
-    _, (height, width) = base_size(spec)
+    _, (height, width) = base_resolution(spec)
     return [
         normal_for_batch(jax.random.fold_in(key, i), (n, height << level, width << level, 1))
         for i, (level, _) in enumerate(convolutions(spec))
@@ -433,13 +434,13 @@ def init(config: Stylegan2Config, key: jax.Array, spec: ImageSpec) -> Stylegan2S
 
 def from_variables(config: Stylegan2Config, spec: ImageSpec, variables: dict) -> Stylegan2State:
     """A state at step 0; each player's variables are its params and batch_stats."""
-    game = new_game(
-        new_player(variables["generator"], generator_optimizer(config)),
-        new_player(variables["discriminator"], discriminator_optimizer(config)),
+    gan_state = create_gan_state(
+        create_player(variables["generator"], generator_optimizer(config)),
+        create_player(variables["discriminator"], discriminator_optimizer(config)),
         spec,
         config.ema_images > 0,
     )
-    fields = {field.name: getattr(game, field.name) for field in dataclasses.fields(game)}
+    fields = {field.name: getattr(gan_state, field.name) for field in dataclasses.fields(gan_state)}
     return Stylegan2State(
         **fields,
         path_length=jnp.zeros(()),
@@ -450,13 +451,13 @@ def from_variables(config: Stylegan2Config, spec: ImageSpec, variables: dict) ->
 
 def generator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
     """Adam, slower as it takes further steps for path lengths."""
-    every = config.path_length_every if config.path_length_weight else None
+    every = config.path_length_interval if config.path_length_weight else None
     return adam(_lazy(config.generator, every))
 
 
 def discriminator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
     """Adam, slower as it takes further steps for R1."""
-    return adam(_lazy(config.discriminator, config.r1_every if config.r1_gamma else None))
+    return adam(_lazy(config.discriminator, config.r1_interval if config.r1_gamma else None))
 
 
 def _lazy(player: PlayerConfig, every: int | None) -> PlayerConfig:
@@ -482,7 +483,7 @@ def mixed_styles(
 ) -> tuple[jax.Array, Any]:
     """Styles [n, L, W] of new noise, part of them mixed, and the `batch_stats` after it.
 
-    Of a share `style_mixing` of the images the layers from a random one on have the style of a
+    Of a share `style_mixing_prob` of the images the layers from a random one on have the style of a
     second noise vector (Karras et al. 2019, section 3.1).
     """
     generator, _ = networks(config, state.spec)
@@ -494,9 +495,9 @@ def mixed_styles(
 
     w, updated = style(z_key)
     ws = broadcast(w, state.spec)
-    if config.style_mixing:
+    if config.style_mixing_prob:
         other, _ = style(other_key)
-        ws = mix(mix_key, ws, other, config.style_mixing, layers(state.spec))
+        ws = mix(mix_key, ws, other, config.style_mixing_prob, num_style_layers(state.spec))
     return ws, updated["batch_stats"]
 
 
@@ -510,7 +511,7 @@ def synthesize_batch(
     return images
 
 
-def judge(
+def discriminate(
     config: Stylegan2Config,
     state: Stylegan2State,
     params: Any,
@@ -550,7 +551,7 @@ def generator_step(
         variables = {"params": params, "batch_stats": stats}
         ws, stats = mixed_styles(config, state, variables, style_key, labels, len(rows))
         fake = synthesize_batch(config, state, params, ws, noise_key)
-        logits = judge(config, state, state.discriminator.params, fake, labels, augment_key)
+        logits = discriminate(config, state, state.discriminator.params, fake, labels, augment_key)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
         return loss, (stats, {"g_loss": loss})
 
@@ -580,12 +581,14 @@ def path_length_step(
         )
         mean = mean_over_replicas(jnp.mean(lengths))
         target = state.path_length + PATH_LENGTH_DECAY * (mean - state.path_length)
-        weight = config.path_length_weight * config.path_length_every
+        weight = config.path_length_weight * config.path_length_interval
         metrics = {"path_length": mean, "target": target}
         return weight * jnp.mean((lengths - target) ** 2), (None, metrics)
 
     # There may be fewer images than parts.
-    parts = dataclasses.replace(config, accumulate=math.gcd(n, config.accumulate))
+    parts = dataclasses.replace(
+        config, gradient_accumulation_steps=math.gcd(n, config.gradient_accumulation_steps)
+    )
     params = state.generator.params
     grads, _, metrics = gradients(loss_fn, params, None, (directions, labels), parts)
     grads = mean_over_replicas(grads)
@@ -612,8 +615,8 @@ def discriminator_step(
 
     Returns:
         The state with another discriminator, and metrics: `d_loss`, `d_grad_norm`, those of
-        `game_metrics`, and `real_sign`, the mean sign of the logits of real images: near 1 when D
-        knows them by heart (Karras et al. 2020b, equation 1).
+        `discriminator_metrics`, and `real_sign`, the mean sign of the logits of real images: near 1
+        when D knows them by heart (Karras et al. 2020b, equation 1).
     """
     style_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
     ws, _ = mixed_styles(config, state, state.generator.variables, style_key, labels, len(real))
@@ -621,10 +624,10 @@ def discriminator_step(
 
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         real, fake, labels = part
-        real_logits = judge(config, state, params, real, labels, real_key)
-        fake_logits = judge(config, state, params, fake, labels, fake_key)
+        real_logits = discriminate(config, state, params, real, labels, real_key)
+        fake_logits = discriminate(config, state, params, fake, labels, fake_key)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         return loss, (None, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))})
 
     batch = (real, fake, labels)
@@ -642,13 +645,15 @@ def r1_step(
     key: jax.Array,
     labels: jax.Array | None,
 ) -> tuple[Stylegan2State, Metrics]:
-    """One step of D by R1 alone; `r1` is the mean penalty, without its weight."""
+    """One step of D by R1 alone; `r1_penalty` is the mean penalty, without its weight."""
 
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         real, labels = part
-        penalty = r1_penalty(lambda images: judge(config, state, params, images, labels, key), real)
+        penalty = r1_penalty(
+            lambda images: discriminate(config, state, params, images, labels, key), real
+        )
         mean = jnp.mean(penalty)
-        return config.r1_gamma * config.r1_every * mean, (None, {"r1": mean})
+        return config.r1_gamma * config.r1_interval * mean, (None, {"r1_penalty": mean})
 
     player = state.discriminator
     grads, _, metrics = gradients(loss_fn, player.params, None, (real, labels), config)
@@ -690,34 +695,34 @@ def step(
         few = max(1, n // PATH_LENGTH_SHRINK)
         # Of every second image, so that replicas together take those that one device takes.
         some = None if labels is None else labels[::PATH_LENGTH_SHRINK][:few]
-        is_turn = state.step % config.path_length_every == 0
-        state, occasional = jax.lax.cond(
-            is_turn,
+        is_due = state.step % config.path_length_interval == 0
+        state, due = jax.lax.cond(
+            is_due,
             lambda state: path_length_step(config, state, keys[1], some, few),
             lambda state: (state, {"path_length": jnp.zeros(())}),
             state,
         )
-        metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+        metrics |= {name: MaskedMetric(value, is_due) for name, value in due.items()}
     state, d_metrics = discriminator_step(config, state, real, keys[2], labels)
     metrics |= d_metrics
     if config.r1_gamma:
-        is_turn = state.step % config.r1_every == 0
-        state, occasional = jax.lax.cond(
-            is_turn,
+        is_due = state.step % config.r1_interval == 0
+        state, due = jax.lax.cond(
+            is_due,
             lambda state: r1_step(config, state, real, keys[3], labels),
-            lambda state: (state, {"r1": jnp.zeros(())}),
+            lambda state: (state, {"r1_penalty": jnp.zeros(())}),
             state,
         )
-        metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+        metrics |= {name: MaskedMetric(value, is_due) for name, value in due.items()}
     if config.augment == "ada":
-        is_turn = (state.step + 1) % ADAPT_EVERY == 0
+        is_due = (state.step + 1) % ADAPT_EVERY == 0
         signs = state.real_sign + metrics["real_sign"]
         sign = signs / ADAPT_EVERY
         p = adapt(state.augment_p, sign, config.ada_target, images * ADAPT_EVERY, config.ada_images)
         state = dataclasses.replace(
             state,
-            augment_p=jnp.where(is_turn, p, state.augment_p),
-            real_sign=jnp.where(is_turn, 0, signs),
+            augment_p=jnp.where(is_due, p, state.augment_p),
+            real_sign=jnp.where(is_due, 0, signs),
         )
         metrics["augment_p"] = state.augment_p
     state = dataclasses.replace(state, ema=average(config, state, images))
@@ -729,8 +734,8 @@ def average(config: Stylegan2Config, state: Stylegan2State, images: int) -> Any:
     if state.ema is None:
         return None
     half_life = jnp.asarray(config.ema_images, jnp.float32)
-    if config.ema_ramp_up:
-        half_life = jnp.minimum(half_life, (state.step + 1) * images * config.ema_ramp_up)
+    if config.ema_rampup:
+        half_life = jnp.minimum(half_life, (state.step + 1) * images * config.ema_rampup)
     decay = 0.5 ** (images / half_life)
     params = jax.tree.map(
         lambda old, new: new + decay * (old - new), state.ema["params"], state.generator.params

@@ -27,9 +27,9 @@ from genjax import transforms
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.mlp import hidden_layers
-from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
+from genjax.nn.resolution import base_resolution
 from genjax.objectives import likelihood
 from genjax.steps.diagnostics import active_units
 from genjax.steps.optim import AdamConfig, adam
@@ -37,10 +37,10 @@ from genjax.steps.state import DensityState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_player,
     global_norm,
     gradients,
     mean_by_parts,
-    new_player,
     update_ema,
 )
 from genjax.types import (
@@ -81,7 +81,7 @@ class VaeConfig(GradientConfig):
     """Draws of z for each image: averaged (elbo), or importance-weighted (iwae)."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """elbo: weight of the KL (beta-VAE)."""
-    warm_up_steps: Annotated[int, Field(ge=0)] = 0
+    kl_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """elbo: steps over which that weight rises from 0."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
     """elbo: nats of each latent's KL, in the batch's mean, that cost nothing."""
@@ -104,7 +104,7 @@ class VaeConfig(GradientConfig):
                 "should be 'none'"
             )
         default = {field.name: field.default for field in dataclasses.fields(VaeConfig)}
-        of_elbo = ("beta", "warm_up_steps", "free_bits", "sticking_the_landing")
+        of_elbo = ("beta", "kl_warmup_steps", "free_bits", "sticking_the_landing")
         for name in of_elbo if self.bound == "iwae" else ():
             if getattr(self, name) != default[name]:
                 raise ValueError(
@@ -187,7 +187,7 @@ class ResNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None) -> Normal:
         config = self.config
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x = append_labels(images, labels, self.spec.classes)
         for i in range(halvings):
             features = config.features << i
@@ -205,7 +205,7 @@ class ResNetDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, labels: jax.Array | None) -> Output:
         config = self.config
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         widths = [config.features << i for i in reversed(range(halvings))]
         x = append_labels(z, labels, self.spec.classes)
         x = nn.Dense(height * width * widths[0], dtype=config.dtype, name="project")(x)
@@ -253,7 +253,7 @@ def init(config: VaeConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
 def from_params(config: VaeConfig, spec: ImageSpec, params: dict) -> DensityState:
     """A state at step 0 with given `{"encoder": ..., "decoder": ...}` parameters."""
     ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
-    model = new_player({"params": params}, adam(config.optimizer))
+    model = create_player({"params": params}, adam(config.optimizer))
     return DensityState(jnp.zeros((), jnp.int32), model, spec, ema)
 
 
@@ -385,15 +385,15 @@ def step(
     Returns:
         The state after it, and metrics, in nats an image: `loss`, which is minimized; `elbo`; `kl`,
         its part that the latents cost; `active_units`, the latents whose posterior mean varies over
-        the batch, and `active_share`, their share; `grad_norm`.
+        the batch, and `active_fraction`, their share; `grad_norm`.
     """
     chex.assert_shape(batch.images, (None, *state.spec.shape))
     input_key, noise_key = jax.random.split(key)
     images = to_inputs(config, jnp.asarray(batch.images), input_key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     beta: float | jax.Array = config.beta
-    if config.warm_up_steps:
-        beta *= jnp.minimum(1.0, state.step / config.warm_up_steps)
+    if config.kl_warmup_steps:
+        beta *= jnp.minimum(1.0, state.step / config.kl_warmup_steps)
     params = state.model.params
 
     def mean_kl(part: Any) -> jax.Array:
@@ -424,7 +424,7 @@ def step(
 
     grads, _, metrics = gradients(loss_fn, params, None, whole, config)
     grads, metrics = mean_over_replicas((grads, metrics))
-    metrics["active_share"] = metrics["active_units"] / config.latent_size
+    metrics["active_fraction"] = metrics["active_units"] / config.latent_size
     metrics["grad_norm"] = global_norm(grads)
     model = apply_gradients(state.model, grads, adam(config.optimizer))
     ema = update_ema(state.ema, model.params, config.ema_decay, state.step)
@@ -513,5 +513,5 @@ FAMILY = Family(
     decode=decode,
     encode=encode,
     evaluate=evaluate,
-    samples=5000,
+    importance_samples=5000,
 )

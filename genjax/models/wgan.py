@@ -8,7 +8,8 @@ and G makes that less. WGAN keeps f Lipschitz by clipping its weights after each
 WGAN-GP by a penalty on the slope of f between real and generated images (equation 3), with Adam.
 The critic takes `n_critic` steps, each on a batch of its own, for one of G, and has no batch norm,
 which would make its value of one image depend on the others. As G waits, f is near its optimum and
-its loss, unlike that of other GANs, follows the quality of the samples: metric `wasserstein`.
+its loss, unlike that of other GANs, follows the quality of the samples: it is the metric
+`wasserstein_estimate`.
 """
 
 import dataclasses
@@ -28,9 +29,9 @@ from genjax.nn.conv import Conv
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.mlp import hidden_layers
 from genjax.nn.norm import BatchNorm
-from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
+from genjax.nn.resolution import base_resolution
 from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from genjax.objectives.penalties import input_gradient_norm, interpolate
 from genjax.steps.diagnostics import diversity
@@ -40,13 +41,13 @@ from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
     apply_network,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional
+from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics
 
 LEAKY_SLOPE = 0.2
 # Up to this size the ResNets are those of the paper's table for CIFAR-10, of one width throughout;
@@ -75,7 +76,7 @@ class AdamPlayer(AdamConfig, NetworkConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class CriticGameConfig(GradientConfig):
+class WganBaseConfig(GradientConfig):
     """What WGAN and WGAN-GP share."""
 
     network: Literal["mlp", "dcgan", "resnet"] = "dcgan"
@@ -93,10 +94,10 @@ class CriticGameConfig(GradientConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class WganConfig(CriticGameConfig):
+class WganConfig(WganBaseConfig):
     """WGAN: weight clipping and RMSProp."""
 
-    clip: Annotated[float, Field(gt=0)] = 0.01
+    weight_clip: Annotated[float, Field(gt=0)] = 0.01
     """Largest magnitude of a weight of the critic."""
     generator: RMSPropPlayer = RMSPropPlayer()
     """The generator."""
@@ -105,10 +106,10 @@ class WganConfig(CriticGameConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class WganGpConfig(CriticGameConfig):
+class WganGpConfig(WganBaseConfig):
     """WGAN-GP: gradient penalty and Adam."""
 
-    penalty_weight: Annotated[float, Field(ge=0)] = 10.0
+    gradient_penalty_weight: Annotated[float, Field(ge=0)] = 10.0
     """Lambda of the gradient penalty."""
     generator: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
     """The generator."""
@@ -159,7 +160,7 @@ class ResNetGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
-        _, (height, width) = base_size(self.spec)
+        _, (height, width) = base_resolution(self.spec)
         widths = _resnet_widths(self.spec, self.features)[::-1]
         project = nn.Dense(height * width * widths[0], dtype=self.dtype, name="project")
         x = project(z).reshape(-1, height, width, widths[0])
@@ -212,7 +213,7 @@ def _is_small(spec: ImageSpec) -> bool:
 
 def _resnet_widths(spec: ImageSpec, features: int) -> list[int]:
     """Channels at each size, from the image's down."""
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     return [features if _is_small(spec) else features << i for i in range(halvings)]
 
 
@@ -261,9 +262,9 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
 
 def from_variables(config: WganConfig | WganGpConfig, spec: ImageSpec, variables: dict) -> GanState:
     """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
-    generator = new_player(variables["generator"], optimizer(config.generator))
-    critic = new_player(variables["discriminator"], optimizer(config.critic))
-    return new_game(generator, critic, spec, config.ema_decay > 0)
+    generator = create_player(variables["generator"], optimizer(config.generator))
+    critic = create_player(variables["discriminator"], optimizer(config.critic))
+    return create_gan_state(generator, critic, spec, config.ema_decay > 0)
 
 
 def critic_step(
@@ -285,9 +286,10 @@ def critic_step(
         key: Of the points where WGAN-GP takes the slope.
 
     Returns:
-        The state with another critic, and metrics: `d_loss`, `d_grad_norm`, `wasserstein` (the
-        estimate of the distance, `E f(x) - E f(G(z))`), `diversity`, and for WGAN-GP `d_penalty`
-        (without its weight) and `slope` (the mean norm of f's gradient, 1 when it is satisfied).
+        The state with another critic, and metrics: `d_loss`, `d_grad_norm`,
+        `wasserstein_estimate` (of the distance, `E f(x) - E f(G(z))`), `diversity`, and for WGAN-GP
+        `gradient_penalty` (without its weight) and `input_grad_norm` (the mean norm of f's gradient
+        with respect to its input; 1 when the penalty is 0).
     """
     _, critic = networks(config, state.spec)
 
@@ -300,20 +302,22 @@ def critic_step(
 
         distance = -jnp.mean(wasserstein_critic_loss(value(real), value(fake)))
         if isinstance(config, WganConfig):
-            return -distance, (None, {"d_loss": -distance, "wasserstein": distance})
+            return -distance, (None, {"d_loss": -distance, "wasserstein_estimate": distance})
         alpha = uniform_for_batch(key, (len(real),))
         slope = input_gradient_norm(value, interpolate(real, fake, alpha))
         penalty = jnp.mean((slope - 1) ** 2)
-        loss = -distance + config.penalty_weight * penalty
-        metrics = {"d_loss": loss, "wasserstein": distance, "d_penalty": penalty}
-        return loss, (None, {**metrics, "slope": jnp.mean(slope)})
+        loss = -distance + config.gradient_penalty_weight * penalty
+        metrics = {"d_loss": loss, "wasserstein_estimate": distance, "gradient_penalty": penalty}
+        return loss, (None, {**metrics, "input_grad_norm": jnp.mean(slope)})
 
     batch = (real, fake, labels)
     grads, _, metrics = gradients(loss_fn, state.discriminator.params, None, batch, config)
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(state.discriminator, grads, optimizer(config.critic))
     if isinstance(config, WganConfig):
-        clipped = jax.tree.map(lambda w: jnp.clip(w, -config.clip, config.clip), player.params)
+        clipped = jax.tree.map(
+            lambda w: jnp.clip(w, -config.weight_clip, config.weight_clip), player.params
+        )
         player = dataclasses.replace(player, params=clipped)
     metrics |= {"d_grad_norm": global_norm(grads), "diversity": diversity(real, fake)}
     return dataclasses.replace(state, discriminator=player), metrics
@@ -356,7 +360,7 @@ def generator_step(
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
-def play(
+def update_players(
     config: WganConfig | WganGpConfig,
     state: GanState,
     real: jax.Array,
@@ -373,7 +377,7 @@ def play(
         key: Of all draws.
 
     Returns:
-        The state after it, and the metrics of both players; those of G are `Occasional`.
+        The state after it, and the metrics of both players; those of G are `MaskedMetric`.
     """
     chex.assert_shape(real, (None, *state.spec.shape))
     generator, _ = networks(config, state.spec)
@@ -384,25 +388,25 @@ def play(
     fake, _ = apply_network(generator, player.params, player.stats, inputs, True)
     state, metrics = critic_step(config, state, real, fake, labels, penalty_key)
 
-    def turn(state: GanState) -> tuple[GanState, Metrics]:
+    def update(state: GanState) -> tuple[GanState, Metrics]:
         return generator_step(config, state, normal_for_batch(generator_key, shape), labels)
 
-    def wait(state: GanState) -> tuple[GanState, Metrics]:
+    def skip(state: GanState) -> tuple[GanState, Metrics]:
         return state, {"g_loss": jnp.zeros(()), "g_grad_norm": jnp.zeros(())}
 
-    is_turn = (state.step + 1) % config.n_critic == 0
-    state, occasional = jax.lax.cond(is_turn, turn, wait, state)
-    metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+    is_due = (state.step + 1) % config.n_critic == 0
+    state, g_metrics = jax.lax.cond(is_due, update, skip, state)
+    metrics |= {name: MaskedMetric(value, is_due) for name, value in g_metrics.items()}
     return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def step(
     config: WganConfig | WganGpConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One step of the game on a batch of uint8 images; see `play`."""
+    """One step of the game on a batch of uint8 images; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     labels = jnp.asarray(batch.labels) if config.conditional else None
-    return play(config, state, real, labels, key)
+    return update_players(config, state, real, labels, key)
 
 
 def decode(

@@ -15,7 +15,7 @@ class SelfAttention(nn.Module):
     which begins at 0.
     """
 
-    spectral: bool = True
+    spectral_norm: bool = True
     dtype: str = "float32"
 
     @nn.compact
@@ -24,7 +24,12 @@ class SelfAttention(nn.Module):
 
         def project(x: jax.Array, features: int, name: str) -> jax.Array:
             conv = Conv(
-                features, 1, use_bias=False, spectral=self.spectral, dtype=self.dtype, name=name
+                features,
+                1,
+                use_bias=False,
+                spectral_norm=self.spectral_norm,
+                dtype=self.dtype,
+                name=name,
             )
             return conv(x, train)
 

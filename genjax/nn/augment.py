@@ -115,7 +115,7 @@ def ada(
         sigma = chosen(jnp.abs(normal()) * NOISE, 0.0)
         images += normal(*images.shape[1:]) * sigma.reshape(n, 1, 1, 1)
     if "cutout" in operations:
-        images = cut(images, uniform(2), chosen(jnp.full(n, CUTOUT), 0.0))
+        images = cutout(images, uniform(2), chosen(jnp.full(n, CUTOUT), 0.0))
     return images
 
 
@@ -134,7 +134,7 @@ def diff_augment(key: jax.Array, images: jax.Array) -> jax.Array:
     most = jnp.array([[round(height / 8), round(width / 8)]])
     by = jnp.floor(uniform_for_batch(keys[3], (n, 2)) * (2 * most + 1)) - most
     images = _shifted(images, by.astype(jnp.int32))
-    return cut(images, uniform_for_batch(keys[4], (n, 2)), jnp.full(n, CUTOUT))
+    return cutout(images, uniform_for_batch(keys[4], (n, 2)), jnp.full(n, CUTOUT))
 
 
 def _matrix(rows: list[list[jax.Array | float]], n: int) -> jax.Array:
@@ -321,7 +321,7 @@ def amplify(images: jax.Array, gains: jax.Array) -> jax.Array:
     return images
 
 
-def cut(images: jax.Array, centre: jax.Array, size: jax.Array) -> jax.Array:
+def cutout(images: jax.Array, centre: jax.Array, size: jax.Array) -> jax.Array:
     """Images with a rectangle set to 0.
 
     Args:

@@ -60,22 +60,22 @@ class Dense(nn.Module):
         features: Of the output.
         activation: After the bias; None for the identity.
         bias: What it begins with.
-        rate: By how much slower it learns than others, such as 0.01 in a mapping network.
+        lr_multiplier: By how much slower it learns than others, such as 0.01 in a mapping network.
     """
 
     features: int
     activation: Activation | None = None
     bias: float = 0.0
-    rate: float = 1.0
+    lr_multiplier: float = 1.0
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(1 / self.rate), shape)
-        initializer = nn.initializers.constant(self.bias / self.rate)
-        bias = self.param("bias", initializer, (self.features,)) * self.rate
-        scale = self.rate / math.sqrt(x.shape[-1])
+        kernel = self.param("kernel", nn.initializers.normal(1 / self.lr_multiplier), shape)
+        initializer = nn.initializers.constant(self.bias / self.lr_multiplier)
+        bias = self.param("bias", initializer, (self.features,)) * self.lr_multiplier
+        scale = self.lr_multiplier / math.sqrt(x.shape[-1])
         y = x.astype(self.dtype) @ (kernel * scale).astype(self.dtype)
         return bias_act(y, bias, self.activation)
 
@@ -85,7 +85,7 @@ class Conv(nn.Module):
 
     Attributes:
         features: Of the output.
-        size: Of the kernel, odd.
+        kernel_size: Of the kernel, odd.
         up: Twice the size.
         down: Half the size.
         activation: After the bias; None for the identity.
@@ -95,7 +95,7 @@ class Conv(nn.Module):
     """
 
     features: int
-    size: int
+    kernel_size: int
     up: bool = False
     down: bool = False
     activation: Activation | None = leaky_relu
@@ -106,7 +106,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
         # Not in place: parameters may be numpy's.
         kernel = kernel / math.sqrt(math.prod(shape[:3]))
@@ -151,23 +151,23 @@ def resampling_conv(
     return conv(x, kernel, padding=size // 2)
 
 
-def minibatch_std(x: jax.Array, group: int) -> jax.Array:
+def minibatch_std(x: jax.Array, group_size: int) -> jax.Array:
     """One more feature: how much images of a batch differ (Karras et al. 2018, section 3).
 
     The standard deviation over groups of images, one mean over all features and pixels, the same at
-    every pixel. Image i belongs to group `i mod (B / group)`.
+    every pixel. Image i belongs to group `i mod (B / group_size)`.
 
     Args:
         x: [B, H, W, C].
-        group: Images in a group, at most; it becomes the largest that divides B.
+        group_size: Images in a group, at most; it becomes the largest that divides B.
 
     Returns:
         [B, H, W, C + 1].
     """
     everything = gather_over_replicas(x)
     batch, height, width, channels = everything.shape
-    group = max(n for n in range(1, min(group, batch) + 1) if batch % n == 0)
-    groups = everything.astype(jnp.float32).reshape(group, -1, height, width, channels)
+    group_size = max(n for n in range(1, min(group_size, batch) + 1) if batch % n == 0)
+    groups = everything.astype(jnp.float32).reshape(group_size, -1, height, width, channels)
     std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
-    std = own_rows(jnp.tile(jnp.mean(std, axis=(1, 2, 3)), group)).reshape(-1, 1, 1, 1)
+    std = own_rows(jnp.tile(jnp.mean(std, axis=(1, 2, 3)), group_size)).reshape(-1, 1, 1, 1)
     return jnp.concatenate([x, jnp.broadcast_to(std, (*x.shape[:3], 1)).astype(x.dtype)], axis=-1)

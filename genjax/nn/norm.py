@@ -62,13 +62,15 @@ class ConditionalBatchNorm(nn.Module):
     map of the condition, each with spectral normalization if `spectral`.
     """
 
-    spectral: bool = True
+    spectral_norm: bool = True
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         gain, bias = (
-            Dense(x.shape[-1], use_bias=False, spectral=self.spectral, name=name)(condition, train)
+            Dense(x.shape[-1], use_bias=False, spectral_norm=self.spectral_norm, name=name)(
+                condition, train
+            )
             for name in ("gain", "bias")
         )
         y = BatchNorm(epsilon=self.epsilon, affine=False, name="norm")(x, train)

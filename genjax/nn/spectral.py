@@ -48,14 +48,14 @@ class Dense(nn.Module):
 
     features: int
     use_bias: bool = True
-    spectral: bool = True
+    spectral_norm: bool = True
     kernel_init: nn.initializers.Initializer = ORTHOGONAL
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        if self.spectral:
+        if self.spectral_norm:
             kernel = _normalized(self, kernel, train)
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
@@ -70,7 +70,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: int
     use_bias: bool = True
-    spectral: bool = True
+    spectral_norm: bool = True
     kernel_init: nn.initializers.Initializer = ORTHOGONAL
     dtype: str = "float32"
 
@@ -78,7 +78,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        if self.spectral:
+        if self.spectral_norm:
             kernel = _normalized(self, kernel, train)
         kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
         y = conv(x, kernel, padding=self.kernel_size // 2)
@@ -93,12 +93,12 @@ class Embed(nn.Module):
 
     classes: int
     features: int
-    spectral: bool = True
+    spectral_norm: bool = True
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, labels: jax.Array, train: bool) -> jax.Array:
         embedding = self.param("embedding", ORTHOGONAL, (self.classes, self.features))
-        if self.spectral:
+        if self.spectral_norm:
             embedding = _normalized(self, embedding.T, train).T
         return embedding.astype(self.dtype)[labels]

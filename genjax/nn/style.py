@@ -29,7 +29,7 @@ class Mapping(nn.Module):
         output: Size of the last layer; None for `size`.
         track: Whether the mean of w is kept.
         momentum: Share of the old mean in the new one.
-        rate: Learning rate relative to that of other layers.
+        lr_multiplier: Learning rate relative to that of other layers.
     """
 
     size: int
@@ -38,7 +38,7 @@ class Mapping(nn.Module):
     output: int | None = None
     track: bool = True
     momentum: float = 0.995
-    rate: float = 0.01
+    lr_multiplier: float = 0.01
 
     @nn.compact
     def __call__(self, z: jax.Array | None, labels: jax.Array | None, train: bool) -> jax.Array:
@@ -50,7 +50,7 @@ class Mapping(nn.Module):
         for i in range(self.layers):
             last = i == self.layers - 1
             size = self.output if last and self.output else self.size
-            w = Dense(size, leaky_relu, rate=self.rate, name=f"fc{i}")(w)
+            w = Dense(size, leaky_relu, lr_multiplier=self.lr_multiplier, name=f"fc{i}")(w)
         if self.track:
             mean = self.variable("batch_stats", "mean", jnp.zeros, w.shape[-1])
             if train and not self.is_initializing():

@@ -131,7 +131,7 @@ def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
     return -fake_scores
 
 
-class Game(NamedTuple):
+class AdversarialLoss(NamedTuple):
     """The two sides: of (real outputs, fake outputs), and of fake outputs; [B] each."""
 
     discriminator_loss: Callable[[jax.Array, jax.Array], jax.Array]
@@ -139,10 +139,12 @@ class Game(NamedTuple):
 
 
 # The games for a discriminator that classifies, by the names that configs use.
-GAMES = {
-    "non_saturating": Game(minimax_discriminator_loss, non_saturating_generator_loss),
-    "saturating": Game(minimax_discriminator_loss, saturating_generator_loss),
-    "least_squares": Game(least_squares_discriminator_loss, least_squares_generator_loss),
-    "hinge": Game(hinge_discriminator_loss, wasserstein_generator_loss),
+ADVERSARIAL_LOSSES = {
+    "non_saturating": AdversarialLoss(minimax_discriminator_loss, non_saturating_generator_loss),
+    "saturating": AdversarialLoss(minimax_discriminator_loss, saturating_generator_loss),
+    "least_squares": AdversarialLoss(
+        least_squares_discriminator_loss, least_squares_generator_loss
+    ),
+    "hinge": AdversarialLoss(hinge_discriminator_loss, wasserstein_generator_loss),
 }
-GameName = Literal["non_saturating", "saturating", "least_squares", "hinge"]
+AdversarialLossName = Literal["non_saturating", "saturating", "least_squares", "hinge"]

@@ -31,7 +31,7 @@ class RunFolder:
     Attributes:
         config: The resolved recipe and the shape of the data.
         environment: Versions and devices, a line for each time the run was started or resumed.
-        metrics: A line for each `log_every` steps.
+        metrics: A line for each `log_interval` steps.
         log: What was said, warnings above all.
         curves: The metrics as a picture.
         samples: Grids over time, from the same latents.

@@ -24,7 +24,7 @@ def spread(images: jax.Array) -> jax.Array:
     return jnp.sqrt(2 * mean_over_replicas(jnp.vdot(centred, centred) / len(flat)))
 
 
-def game_metrics(
+def discriminator_metrics(
     real_logits: jax.Array, fake_logits: jax.Array, real: jax.Array, fake: jax.Array
 ) -> Metrics:
     """How the two players stand.

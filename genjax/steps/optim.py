@@ -21,7 +21,7 @@ class AdamConfig:
     """Decay of Adam's second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of Adam's second moment."""
-    warm_up_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the step size rises from 0 on a line."""
     decay_steps: Annotated[int, Field(ge=0)] = 0
     """The step at which the step size, falling on a line since the warm-up, is 0; 0: it stays."""
@@ -31,10 +31,10 @@ class AdamConfig:
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        if 0 < self.decay_steps <= self.warm_up_steps:
+        if 0 < self.decay_steps <= self.warmup_steps:
             raise ValueError(
-                f"decay_steps = {self.decay_steps}: should be 0 or more than warm_up_steps = "
-                f"{self.warm_up_steps}"
+                f"decay_steps = {self.decay_steps}: should be 0 or more than warmup_steps = "
+                f"{self.warmup_steps}"
             )
         return self
 
@@ -42,16 +42,16 @@ class AdamConfig:
 def adam(config: AdamConfig) -> optax.GradientTransformation:
     """The optimizer that `config` describes."""
     rate: optax.ScalarOrSchedule = config.learning_rate
-    if config.warm_up_steps or config.decay_steps:
-        falling = config.decay_steps - config.warm_up_steps
+    if config.warmup_steps or config.decay_steps:
+        falling = config.decay_steps - config.warmup_steps
         last = (
             optax.linear_schedule(rate, 0.0, falling)
             if config.decay_steps
             else optax.constant_schedule(rate)
         )
         # The first step already moves.
-        first = optax.linear_schedule(rate / (config.warm_up_steps + 1), rate, config.warm_up_steps)
-        rate = optax.join_schedules([first, last], [config.warm_up_steps])
+        first = optax.linear_schedule(rate / (config.warmup_steps + 1), rate, config.warmup_steps)
+        rate = optax.join_schedules([first, last], [config.warmup_steps])
     optimizer = optax.adam(rate, config.beta1, config.beta2, config.epsilon)
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

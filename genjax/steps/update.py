@@ -17,13 +17,15 @@ from genjax.steps.state import GanState, Player
 from genjax.types import CHECKED, Config, ImageSpec, Metrics, UsageError
 
 
-def new_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
+def create_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
     """A player at its first step, from a network's `{"params", "batch_stats"}`."""
     params = variables["params"]
     return Player(params, optimizer.init(params), variables.get("batch_stats", {}))
 
 
-def new_game(generator: Player, discriminator: Player, spec: ImageSpec, has_ema: bool) -> GanState:
+def create_gan_state(
+    generator: Player, discriminator: Player, spec: ImageSpec, has_ema: bool
+) -> GanState:
     """The state at step 0 of two players, with a moving average of the generator or without."""
     ema = jax.tree.map(jnp.copy, generator.variables) if has_ema else None
     return GanState(jnp.zeros((), jnp.int32), generator, discriminator, spec, ema)
@@ -40,7 +42,7 @@ def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransfo
 class GradientConfig(Config):
     """How gradients are computed where memory is short; what they are does not change."""
 
-    accumulate: Annotated[int, Field(gt=0)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(gt=0)] = 1
     """Parts of a batch whose gradients are averaged, one after the other, to fit into memory; batch
     norm and metrics that compare images see a part at a time, and running statistics and the
     vectors of spectral norm move on with each."""
@@ -70,7 +72,7 @@ def gradients(
         The gradient, what is carried after the last part, and metrics, means over the parts.
 
     Raises:
-        UsageError: A batch that does not divide into `config.accumulate` parts.
+        UsageError: A batch that does not divide into `config.gradient_accumulation_steps` parts.
     """
 
     def of_part(carried: Any, part: Any) -> tuple[Any, Any, Metrics]:
@@ -78,7 +80,7 @@ def gradients(
         grads, (carried_on, metrics) = jax.grad(function, has_aux=True)(params)
         return grads, carried_on, metrics
 
-    parts = config.accumulate
+    parts = config.gradient_accumulation_steps
     if parts == 1:
         return of_part(carried, batch)
 
@@ -106,16 +108,18 @@ def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientCo
         config: The model's, which says of how many parts the batch is.
 
     Raises:
-        UsageError: A batch that does not divide into `config.accumulate` parts.
+        UsageError: A batch that does not divide into `config.gradient_accumulation_steps` parts.
     """
-    values = jax.lax.map(function, _split(batch, config.accumulate))
+    values = jax.lax.map(function, _split(batch, config.gradient_accumulation_steps))
     return mean_over_replicas(jax.tree.map(lambda x: jnp.mean(x, axis=0), values))
 
 
 def _split(batch: Any, parts: int) -> Any:
     size = len(jax.tree.leaves(batch)[0])
     if size % parts:
-        raise UsageError(f"accumulate = {parts}: should divide the {size} images of a replica")
+        raise UsageError(
+            f"gradient_accumulation_steps = {parts}: should divide the {size} images of a replica"
+        )
     return jax.tree.map(lambda x: in_parts(x, parts), batch)
 
 

@@ -17,7 +17,7 @@ PLAYER = PlayerConfig(channel_base=512, channel_max=32, mapping_layers=2)
 CONFIG = Stylegan2Config(
     latent_size=32,
     style_size=32,
-    clamp=0,
+    conv_clamp=0,
     generator=dataclasses.replace(PLAYER, architecture="skip"),
     discriminator=PLAYER,
 )

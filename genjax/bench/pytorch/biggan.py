@@ -26,7 +26,7 @@ from genjax.bench.pytorch.common import (
 )
 from genjax.interop import biggan as interop
 from genjax.models import biggan
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
 CHECKED_IMAGES = 16
@@ -174,7 +174,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: biggan.BigganConfig, spec: ImageSpec):
         super().__init__()
-        halvings, self.size = base_size(spec)
+        halvings, self.size = base_resolution(spec)
         player = config.generator
         self.widths = [player.features * width for width in biggan.GENERATOR_WIDTHS[halvings]]
         self.classes, self.parts = spec.classes, halvings + 1 if config.hierarchical else 1
@@ -187,7 +187,7 @@ class Generator(nn.Module):
         blocks, inputs = [], self.widths[0]
         for i, width in enumerate(self.widths):
             layers: list[Any] = [GeneratorBlock(inputs, width, conditions)]
-            if self.size[0] << (i + 1) in player.attention:
+            if self.size[0] << (i + 1) in player.attention_resolutions:
                 layers.append(Attention(width))
             blocks.append(nn.ModuleList(layers))
             inputs = width
@@ -215,7 +215,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: biggan.BigganConfig, spec: ImageSpec):
         super().__init__()
-        halvings, _ = base_size(spec)
+        halvings, _ = base_resolution(spec)
         player, size = config.discriminator, spec.height
         small = halvings <= biggan.SMALL_UP_TO
         downs = min(halvings, biggan.SMALL_HALVINGS) if small else halvings
@@ -224,7 +224,7 @@ class Discriminator(nn.Module):
             width *= player.features
             layers: list[Any] = [DiscriminatorBlock(inputs, width, i == 0, i < downs)]
             size = size // 2 if i < downs else size
-            if size in player.attention:
+            if size in player.attention_resolutions:
                 layers.append(Attention(width))
             blocks.append(nn.ModuleList(layers))
             inputs = width

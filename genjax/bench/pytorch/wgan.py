@@ -94,12 +94,12 @@ class Game:
             total = self.value(points).sum()
             (grads,) = torch.autograd.grad(total, points, create_graph=True)
             penalty = (grads.flatten(1).norm(dim=1) - 1).square().mean()
-            loss = loss + config.penalty_weight * penalty
+            loss = loss + config.gradient_penalty_weight * penalty
         self._optimizers[1].minimize(loss)
         if isinstance(config, wgan.WganConfig):
             with torch.no_grad():
-                torch._foreach_clamp_min_(self._weights, -config.clip)
-                torch._foreach_clamp_max_(self._weights, config.clip)
+                torch._foreach_clamp_min_(self._weights, -config.weight_clip)
+                torch._foreach_clamp_max_(self._weights, config.weight_clip)
         return loss
 
     def generator_step(self, z: Any) -> Any:
@@ -155,7 +155,7 @@ def check(config: Config, spec: ImageSpec) -> None:
         loss = value(fake).mean() - value(real).mean()
         if isinstance(config, wgan.WganGpConfig):
             penalty = gradient_penalty(value, interpolate(real, fake, alpha)).mean()
-            loss += config.penalty_weight * penalty
+            loss += config.gradient_penalty_weight * penalty
         _, g_metrics = wgan.generator_step(config, state, z, None)
         return {"d_loss": loss, "g_loss": g_metrics["g_loss"]}
 

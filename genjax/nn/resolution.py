@@ -3,7 +3,7 @@
 from genjax.types import ImageSpec, UsageError
 
 
-def base_size(spec: ImageSpec) -> tuple[int, tuple[int, int]]:
+def base_resolution(spec: ImageSpec) -> tuple[int, tuple[int, int]]:
     """How often the size is halved, and (height, width) after it: 28x28 gives 2 and 7x7.
 
     Raises:

@@ -1,16 +1,17 @@
 """StyleGAN: Karras, Laine and Aila 2019 (arXiv:1812.04948), grown as in arXiv:1710.10196.
 
-As in StyleGAN2 a mapping network turns noise z into styles w, of which each layer has its own, but
-here a style sets the mean and the deviation of each feature (AdaIN), and the networks grow:
+As in StyleGAN2 a mapping network turns noise z into styles w, one for each layer. But here a style
+sets the mean and the standard deviation of each feature (AdaIN), and the networks grow:
 
     z -> 8 x 512 -> w
     constant 4x4 -> noise, AdaIN -> conv, noise, AdaIN -> to RGB
       -> up, conv, noise, AdaIN -> conv, noise, AdaIN at 8x8 -> to RGB ...
 
-Training begins with images of 4x4 pixels. At each stage they become twice as large: first the new
-layers of both players fade in beside the enlarged image of the old ones, then all train on. Every
-stage is a branch of the one compiled step, which `step` chooses; parameters of later stages wait.
-Coarse layers so are shaped by small images, which is why styles can be told apart by scale.
+Training begins with images of 4x4 pixels, and each stage doubles their size: first the new layers
+of both players fade in beside the enlarged image of the old ones, then all layers train on. Every
+stage is a branch of one compiled step, chosen by the state's `step`; the parameters of later stages
+do not change until then. Small images thus shape the coarse layers, which is why the styles of
+different layers control different scales.
 """
 
 import dataclasses
@@ -54,7 +55,7 @@ FIXED_NOISE_SEED = 0
 
 @dataclass(frozen=True, config=CHECKED)
 class PlayerConfig(AdamConfig):
-    """One player: its network, and its Adam."""
+    """The network and the optimizer of one player."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
     """Adam's step size."""
@@ -63,18 +64,18 @@ class PlayerConfig(AdamConfig):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of Adam's second moment."""
     channel_base: Annotated[int, Field(gt=0)] = 16384
-    """Features at a size of 4 2^k are this number over it, ..."""
+    """A block at a size of 4 * 2^k pixels has this number divided by its size as features."""
     channel_max: Annotated[int, Field(gt=0)] = 512
-    """... and no more than this."""
+    """Most features of a block."""
 
     def features(self, level: int) -> int:
-        """Features of a block, of level 0 at the smallest size."""
+        """Return the features of the block at `level`, 0 at the smallest size."""
         return max(1, min(self.channel_base // (4 << level), self.channel_max))
 
 
 @dataclass(frozen=True, config=CHECKED)
 class StyleganConfig(GradientConfig):
-    """StyleGAN."""
+    """The config of StyleGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 512
     """Size of the noise vector z."""
@@ -83,19 +84,19 @@ class StyleganConfig(GradientConfig):
     mapping_layers: Annotated[int, Field(gt=0)] = 8
     """Layers of the mapping network."""
     style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Share of the images that are trained on with two styles."""
+    """Probability that an image is generated with two styles in training."""
     fade_steps: Annotated[int, Field(ge=0)] = 20_000
     """Steps over which the layers of a stage fade in."""
     stable_steps: Annotated[int, Field(gt=0)] = 20_000
-    """Steps of a stage after that; the last one goes on to the end."""
+    """Steps of a stage after its fade; the last stage goes on to the end."""
     r1_gamma: Annotated[float, Field(ge=0)] = 10.0
     """Weight of R1; 0 for none."""
     minibatch_std_group_size: Annotated[int, Field(ge=0)] = 4
-    """Images of which D sees the standard deviation; 0: it sees none."""
+    """Images in each group whose standard deviation D sees; 0 for none."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of G that is sampled from; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of convolutions; all else is float32."""
+    """Compute type of the convolutions; the rest is float32."""
     generator: PlayerConfig = PlayerConfig()
     """The generator."""
     discriminator: PlayerConfig = PlayerConfig()
@@ -103,7 +104,7 @@ class StyleganConfig(GradientConfig):
 
 
 class Epilogue(nn.Module):
-    """What follows a convolution: noise, bias, leaky ReLU, AdaIN (figure 1b)."""
+    """The operations after a convolution: noise, bias, leaky ReLU, AdaIN (figure 1b)."""
 
     dtype: str
 
@@ -119,10 +120,10 @@ class Epilogue(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles [B, L, W], noise of each layer [B, H, W, 1] -> images of one stage.
+    """The synthesis network: styles [B, L, W], noise of each layer [B, H, W, 1] -> images.
 
-    Float32 [B, H, W, C] of the stage's size, about in [-1, 1]; `fade`, [], is how far the stage's
-    own layers have come in.
+    The images are float32 [B, H, W, C], about in [-1, 1], of the stage's size. `fade`, [] from 0 to
+    1, is the weight of the stage's own layers against the enlarged image of the stage before.
     """
 
     config: StyleganConfig
@@ -133,7 +134,7 @@ class Synthesis(nn.Module):
         player, dtype = self.config.generator, self.config.dtype
         levels = range(halvings + 1)
         shape = (height, width, player.features(0))
-        # The paper begins with ones, of which AdaIN keeps nothing but rounding.
+        # The paper starts from ones, of which AdaIN would leave nothing but rounding errors.
         self.const = self.param("const", nn.initializers.normal(1.0), shape)
         plain = functools.partial(Conv, activation=None, use_bias=False, dtype=dtype)
         self.conv0 = {f"{i}": plain(player.features(i), 3) for i in levels[1:]}
@@ -162,18 +163,18 @@ class Synthesis(nn.Module):
         return old + fade * (image - old)
 
     def all_stages(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
-        """All stages, so that all layers are initialized."""
+        """Run all stages, so that all layers are initialized."""
         images = [self(ws, noise, stage, jnp.ones(())) for stage in range(len(self.conv1))]
         return images[-1]
 
 
 def blur(x: jax.Array) -> jax.Array:
-    """The binomial filter [1, 2, 1], at the same size."""
+    """Blur x, [B, H, W, C], by the binomial filter [1, 2, 1]; the size stays."""
     return resample.upfirdn(x, BLUR, padding=(1, 1, 1, 1))
 
 
 class Generator(nn.Module):
-    """The mapping and the synthesis network, each by its method."""
+    """The generator: the mapping and the synthesis network, each a method."""
 
     config: StyleganConfig
     spec: ImageSpec
@@ -187,18 +188,18 @@ class Generator(nn.Module):
         return self.synthesis.all_stages(ws, noise)
 
     def style(self, z: jax.Array, train: bool) -> jax.Array:
-        """Noise to styles, [B, W]."""
+        """Map noise [B, Z] to styles [B, W]."""
         return self.mapping(z, None, train)
 
     def synthesize(
         self, ws: jax.Array, noise: list[jax.Array], stage: int, fade: jax.Array
     ) -> jax.Array:
-        """Styles [B, L, W] to images of a stage."""
+        """Map styles [B, L, W] to images of a stage; see `Synthesis`."""
         return self.synthesis(ws, noise, stage, fade)
 
 
 class Discriminator(nn.Module):
-    """Images [B, H, W, C] of a stage's size, in [-1, 1] -> logits [B], float32."""
+    """The discriminator: images [B, H, W, C] of a stage's size, in [-1, 1] -> logits [B]."""
 
     config: StyleganConfig
     spec: ImageSpec
@@ -229,29 +230,29 @@ class Discriminator(nn.Module):
         return self.output(x)[:, 0]
 
     def all_stages(self, images: list[jax.Array]) -> jax.Array:
-        """All stages, of images of their sizes, so that all layers are initialized."""
+        """Run all stages on images of their sizes, so that all layers are initialized."""
         logits = [self(each, stage, jnp.ones(())) for stage, each in enumerate(images)]
         return logits[-1]
 
 
 def networks(config: StyleganConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
-    """The two networks that `config` describes."""
+    """Return the generator and the discriminator that `config` describes."""
     return Generator(config, spec), Discriminator(config, spec)
 
 
 def num_style_layers(spec: ImageSpec) -> int:
-    """How many layers take a style of their own."""
+    """Return the number L of layers that take a style of their own."""
     halvings, _ = base_resolution(spec)
     return 2 * (halvings + 1)
 
 
 def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
-    """One style for all layers: [B, W] -> [B, L, W]."""
+    """Repeat a style for all layers: [B, W] -> [B, L, W]."""
     return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
 
 
 def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
-    """Noise for each layer of a batch of `n`, [n, H, W, 1], from the smallest size up."""
+    """Draw noise for each layer and `n` images, [n, H, W, 1], from the smallest size up."""
     _, (height, width) = base_resolution(spec)
     return [
         normal_for_batch(jax.random.fold_in(key, i), (n, height << (i // 2), width << (i // 2), 1))
@@ -260,10 +261,10 @@ def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
 
 
 def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
-    """Initial weights, standard normal, a function of `key` alone.
+    """Return the state at step 0, whose standard normal weights depend on `key` alone.
 
     Raises:
-        UsageError: A size that cannot be halved to 4 to 7 pixels.
+        UsageError: The size cannot be halved to 4 to 7 pixels.
     """
     generator, discriminator = networks(config, spec)
     halvings, (height, width) = base_resolution(spec)
@@ -287,7 +288,7 @@ def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 def stage_of(
     config: StyleganConfig, spec: ImageSpec, step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The stage, int32 [], and how far its layers have come in, from just above 0 to 1, []."""
+    """Return the stage, int32 [], and its fade, [], which rises from just above 0 to 1."""
     halvings, _ = base_resolution(spec)
     since = step - config.stable_steps  # the first stage has nothing to fade in
     length = config.fade_steps + config.stable_steps
@@ -300,9 +301,9 @@ def stage_of(
 def mixed_styles(
     config: StyleganConfig, state: GanState, variables: Any, key: jax.Array, n: int, stage: int
 ) -> tuple[jax.Array, Any]:
-    """Styles [n, L, W] of new noise, part of them mixed (section 3.1), and the `batch_stats` then.
+    """Draw styles [n, L, W], some of them mixed (section 3.1), and return the new `batch_stats`.
 
-    Layers are parted among those that the stage has.
+    The layer from which on a mixed image has the second style is one that the stage has.
     """
     generator, _ = networks(config, state.spec)
     z_key, other_key, mix_key = jax.random.split(key, 3)
@@ -327,25 +328,25 @@ def stage_step(
     stage: int,
     fade: jax.Array,
 ) -> tuple[GanState, Metrics]:
-    """A step of each player at one stage.
+    """Take a step of each player at one stage.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images of the full size, float32 [B, H, W, C] in [-1, 1].
-        key: Of all draws.
-        stage: From 0, of the smallest images.
-        fade: How far the stage's layers have come in, [].
+        key: The PRNG key of all draws.
+        stage: The stage, 0 at the smallest images.
+        fade: The weight of the stage's own layers, [] from 0 to 1.
 
     Returns:
-        The state with other players, and metrics: `d_loss`, `g_loss`, `d_grad_norm`,
-        `g_grad_norm`, `r1_penalty`, and those of `discriminator_metrics`.
+        The state with both players updated, and the metrics `d_loss`, `g_loss`, `d_grad_norm`,
+        `g_grad_norm`, `r1_penalty` (without its weight), and those of `discriminator_metrics`.
     """
     halvings, _ = base_resolution(state.spec)
     for _ in range(halvings - stage):
         real = downsample(real)
     if stage:
-        # The data fade in too: they are as coarse as what G can draw.
+        # The real images fade in too, so that they are no finer than what G can draw.
         coarse = upsample(downsample(real))
         real = coarse + fade * (real - coarse)
     generator, discriminator = networks(config, state.spec)
@@ -405,7 +406,7 @@ def stage_step(
 def step(
     config: StyleganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """A step of each player on a batch of uint8 images, at the stage of `state.step`."""
+    """Take a step of each player on a batch of uint8 images, at the stage of `state.step`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
     halvings, _ = base_resolution(state.spec)
@@ -428,15 +429,15 @@ def style(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """The styles of latents, one for each layer.
+    """Map latents to styles, one for each layer.
 
     Args:
         config: The model.
-        state: Its moving average is used if there is one.
+        state: The state, of which the moving average is used if there is one.
         latents: [n, latent_size].
-        labels: Not used.
+        labels: Ignored; the model is not conditional.
         truncation: psi, from 0 (the mean style) to 1; None for 1.
-        truncation_cutoff: Layers that are truncated, from the coarsest; None for all.
+        truncation_cutoff: Number of layers to truncate, from the coarsest; None for all.
 
     Returns:
         [n, L, style_size].
@@ -450,7 +451,7 @@ def style(
 
 
 def synthesize(config: StyleganConfig, state: GanState, styles: jax.Array) -> jax.Array:
-    """Styles [n, L, style_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    """Map styles [n, L, W] to images, float32 [n, H, W, C] in [-1, 1], with fixed noise."""
     noise = draw_noise(jax.random.key(FIXED_NOISE_SEED), state.spec, 1)
     return _show(config, state, styles, noise)
 
@@ -458,7 +459,7 @@ def synthesize(config: StyleganConfig, state: GanState, styles: jax.Array) -> ja
 def _show(
     config: StyleganConfig, state: GanState, styles: jax.Array, noise: list[jax.Array]
 ) -> jax.Array:
-    """Images of the stage that the state has come to, enlarged to the full size."""
+    """Draw images at the state's current stage, enlarged to the full size."""
     generator, _ = networks(config, state.spec)
     halvings, _ = base_resolution(state.spec)
     variables = state.generator.variables if state.ema is None else state.ema
@@ -480,7 +481,7 @@ def _show(
 def decode(
     config: StyleganConfig, state: GanState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], with fixed noise."""
     return synthesize(config, state, style(config, state, latents, labels))
 
 
@@ -492,7 +493,7 @@ def sample(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """Images, float32 [n, H, W, C] in [-1, 1], one for each of the labels, [n]; see `style`."""
+    """Draw an image for each label, [n]: float32 [n, H, W, C] in [-1, 1]; see `style`."""
     z_key, noise_key = jax.random.split(key)
     z = jax.random.normal(z_key, (len(labels), config.latent_size))
     styles = style(config, state, z, labels, truncation, truncation_cutoff)

@@ -1,15 +1,15 @@
 """WGAN (Arjovsky et al. 2017, arXiv:1701.07875) and WGAN-GP (Gulrajani et al. 2017, 1704.00028).
 
-A critic f of Lipschitz constant 1 measures how far the samples are from the data,
+A critic f of Lipschitz constant 1 measures the distance between the samples and the data,
 
     W(P, G) = max_f E_x f(x) - E_z f(G(z))                              (WGAN, equation 2)
 
-and G makes that less. WGAN keeps f Lipschitz by clipping its weights after each step of RMSProp,
-WGAN-GP by a penalty on the slope of f between real and generated images (equation 3), with Adam.
-The critic takes `n_critic` steps, each on a batch of its own, for one of G, and has no batch norm,
-which would make its value of one image depend on the others. As G waits, f is near its optimum and
-its loss, unlike that of other GANs, follows the quality of the samples: it is the metric
-`wasserstein_estimate`.
+and G minimizes it. WGAN keeps f Lipschitz by clipping its weights after each step of RMSProp,
+WGAN-GP by a penalty on the gradient of f between real and generated images (equation 3), with Adam.
+The critic takes `n_critic` steps, each on a batch of its own, for one of G. It has no batch norm,
+which would make its value for one image depend on the others. With so many steps f stays near its
+optimum, so that its loss, unlike that of other GANs, follows the quality of the samples: its
+negative is the metric `wasserstein_estimate`.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ from genjax.steps.update import (
 from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics
 
 LEAKY_SLOPE = 0.2
-# Up to this size the ResNets are those of the paper's table for CIFAR-10, of one width throughout;
-# above it those of its code for 64x64, whose width doubles as the size halves.
+# Up to this size the ResNets have one width throughout, as in the paper's table for CIFAR-10; above
+# it the width doubles as the size halves, as in its code for 64x64.
 ONE_WIDTH_UP_TO = 32
 
 
@@ -60,33 +60,33 @@ class NetworkConfig:
     """The size of a player's network."""
 
     features: Annotated[int, Field(gt=0)] = 64
-    """Channels next to the image (dcgan, resnet)."""
+    """Channels of the layer next to the image (dcgan, resnet)."""
     hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512, 512)
     """Units of each hidden layer (mlp)."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class RMSPropPlayer(RMSPropConfig, NetworkConfig):
-    """A player of WGAN."""
+    """The network and the optimizer of a player of WGAN."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class AdamPlayer(AdamConfig, NetworkConfig):
-    """A player of WGAN-GP."""
+    """The network and the optimizer of a player of WGAN-GP."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class WganBaseConfig(GradientConfig):
-    """What WGAN and WGAN-GP share."""
+    """The fields that WGAN and WGAN-GP share."""
 
     network: Literal["mlp", "dcgan", "resnet"] = "dcgan"
     """Architecture of both players; the critic's has no batch norm."""
     latent_size: Annotated[int, Field(gt=0)] = 128
     """Size of the noise vector z."""
     n_critic: Annotated[int, Field(gt=0)] = 5
-    """Steps of the critic for one of the generator; a training step is one of the critic."""
+    """Steps of the critic for each of the generator; a training step is one of the critic."""
     conditional: bool = False
-    """Whether both players see the class label, beside z and as planes beside the image."""
+    """Whether both players see the class label: G beside z, the critic as planes beside images."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of G that is sampled from; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -95,10 +95,10 @@ class WganBaseConfig(GradientConfig):
 
 @dataclass(frozen=True, config=CHECKED)
 class WganConfig(WganBaseConfig):
-    """WGAN: weight clipping and RMSProp."""
+    """The config of WGAN: weight clipping and RMSProp."""
 
     weight_clip: Annotated[float, Field(gt=0)] = 0.01
-    """Largest magnitude of a weight of the critic."""
+    """Largest absolute value of a weight of the critic."""
     generator: RMSPropPlayer = RMSPropPlayer()
     """The generator."""
     critic: RMSPropPlayer = RMSPropPlayer()
@@ -107,10 +107,10 @@ class WganConfig(WganBaseConfig):
 
 @dataclass(frozen=True, config=CHECKED)
 class WganGpConfig(WganBaseConfig):
-    """WGAN-GP: gradient penalty and Adam."""
+    """The config of WGAN-GP: gradient penalty and Adam."""
 
     gradient_penalty_weight: Annotated[float, Field(ge=0)] = 10.0
-    """Lambda of the gradient penalty."""
+    """Weight of the gradient penalty (the paper's lambda)."""
     generator: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
     """The generator."""
     critic: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
@@ -118,12 +118,12 @@ class WganGpConfig(WganBaseConfig):
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """The activation of the MLPs."""
+    """Apply the activation of the MLPs."""
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
 class MlpGenerator(nn.Module):
-    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The MLP generator: z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
     spec: ImageSpec
     hidden_sizes: tuple[int, ...]
@@ -131,14 +131,14 @@ class MlpGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
-        del train  # nothing here depends on it
+        del train  # an MLP does the same in training and afterwards
         x = hidden_layers(z, self.hidden_sizes, leaky_relu, self.dtype)
         x = nn.Dense(math.prod(self.spec.shape), dtype=self.dtype, name="output")(x)
         return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.spec.shape)
 
 
 class MlpCritic(nn.Module):
-    """Images [B, H, W, C] in [-1, 1] -> values [B], float32."""
+    """The MLP critic: images [B, H, W, C] in [-1, 1] -> values [B], float32."""
 
     hidden_sizes: tuple[int, ...]
     dtype: str = "float32"
@@ -152,7 +152,7 @@ class MlpCritic(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1] (WGAN-GP, appendix F)."""
+    """The ResNet generator (appendix F): z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
     spec: ImageSpec
     features: int
@@ -175,7 +175,7 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetCritic(nn.Module):
-    """Images [B, H, W, C] -> values [B], float32 (WGAN-GP, appendix F)."""
+    """The ResNet critic (appendix F): images [B, H, W, C] in [-1, 1] -> values [B], float32."""
 
     spec: ImageSpec
     features: int
@@ -212,13 +212,13 @@ def _is_small(spec: ImageSpec) -> bool:
 
 
 def _resnet_widths(spec: ImageSpec, features: int) -> list[int]:
-    """Channels at each size, from the image's down."""
+    """Return the channels at each size, from the image's size down."""
     halvings, _ = base_resolution(spec)
     return [features if _is_small(spec) else features << i for i in range(halvings)]
 
 
 def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Module, nn.Module]:
-    """The generator and the critic that `config` describes."""
+    """Return the generator and the critic that `config` describes."""
     generator, critic, dtype = config.generator, config.critic, config.dtype
     if config.network == "mlp":
         return (
@@ -237,15 +237,18 @@ def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Mod
 
 
 def optimizer(player: RMSPropPlayer | AdamPlayer) -> optax.GradientTransformation:
-    """A player's optimizer."""
+    """Return a player's optimizer."""
     return rmsprop(player) if isinstance(player, RMSPropPlayer) else adam(player)
 
 
 def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> GanState:
-    """Initial weights, a function of `key` alone; the critic is the state's `discriminator`.
+    """Return the state at step 0, whose weights depend on `key` alone.
+
+    The critic is the state's `discriminator`.
 
     Raises:
-        UsageError: A size that the networks do not fit, or labels asked for and none.
+        UsageError: The networks do not fit the size of the images, or a conditional model gets data
+            without classes.
     """
     check_conditional(config.conditional, spec)
     generator, critic = networks(config, spec)
@@ -261,7 +264,7 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
 
 
 def from_variables(config: WganConfig | WganGpConfig, spec: ImageSpec, variables: dict) -> GanState:
-    """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
+    """Return the state at step 0 from each player's `{"params": ..., "batch_stats": ...}`."""
     generator = create_player(variables["generator"], optimizer(config.generator))
     critic = create_player(variables["discriminator"], optimizer(config.critic))
     return create_gan_state(generator, critic, spec, config.ema_decay > 0)
@@ -275,18 +278,18 @@ def critic_step(
     labels: jax.Array | None,
     key: jax.Array,
 ) -> tuple[GanState, Metrics]:
-    """One step of the critic.
+    """Take one step of the critic.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
-        fake: Generated images, likewise, of the same labels.
+        fake: Generated images of the same labels, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: Of the points where WGAN-GP takes the slope.
+        key: The PRNG key of the points at which WGAN-GP penalizes the gradient.
 
     Returns:
-        The state with another critic, and metrics: `d_loss`, `d_grad_norm`,
+        The state with the new critic, and the metrics `d_loss`, `d_grad_norm`,
         `wasserstein_estimate` (of the distance, `E f(x) - E f(G(z))`), `diversity`, and for WGAN-GP
         `gradient_penalty` (without its weight) and `input_grad_norm` (the mean norm of f's gradient
         with respect to its input; 1 when the penalty is 0).
@@ -326,16 +329,16 @@ def critic_step(
 def generator_step(
     config: WganConfig | WganGpConfig, state: GanState, z: jax.Array, labels: jax.Array | None
 ) -> tuple[GanState, Metrics]:
-    """One step of G against the state's critic, and of the moving average.
+    """Take one step of G against the state's critic, and update the moving average.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
 
     Returns:
-        The state with another generator, and metrics: `g_loss`, `g_grad_norm`.
+        The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
     """
     generator, critic = networks(config, state.spec)
     classes = state.spec.classes
@@ -354,7 +357,7 @@ def generator_step(
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(player, grads, optimizer(config.generator))
     player = dataclasses.replace(player, stats=stats)
-    # The average counts the generator's own steps.
+    # The moving average counts steps of the generator, not training steps.
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step // config.n_critic)
     metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
@@ -367,17 +370,17 @@ def update_players(
     labels: jax.Array | None,
     key: jax.Array,
 ) -> tuple[GanState, Metrics]:
-    """A step of the critic, and after every `n_critic` of them one of G (algorithm 1).
+    """Take a step of the critic, and after every `n_critic` of them one of G (algorithm 1).
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: Of all draws.
+        key: The PRNG key of all draws.
 
     Returns:
-        The state after it, and the metrics of both players; those of G are `MaskedMetric`.
+        The state after the step, and the metrics of both players; those of G are `MaskedMetric`s.
     """
     chex.assert_shape(real, (None, *state.spec.shape))
     generator, _ = networks(config, state.spec)
@@ -403,7 +406,7 @@ def update_players(
 def step(
     config: WganConfig | WganGpConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One step of the game on a batch of uint8 images; see `update_players`."""
+    """Take one training step on a batch of uint8 images; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     labels = jnp.asarray(batch.labels) if config.conditional else None
     return update_players(config, state, real, labels, key)
@@ -412,10 +415,10 @@ def step(
 def decode(
     config: WganConfig | WganGpConfig, state: GanState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
 
-    By the generator, or its moving average, with its running statistics; the labels, int32 [n],
-    count if conditional.
+    This uses the moving average of the generator if there is one, and running batch statistics.
+    The labels, int32 [n], are used if the model is conditional.
     """
     generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
@@ -428,7 +431,7 @@ def decode(
 def sample(
     config: WganConfig | WganGpConfig, state: GanState, key: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Images of the labels, int32 [n], which count if conditional; see `decode`."""
+    """Draw an image for each label, int32 [n]: float32 [n, H, W, C] in [-1, 1]; see `decode`."""
     latents = jax.random.normal(key, (len(labels), config.latent_size))
     return decode(config, state, latents, labels)
 

@@ -1,13 +1,13 @@
-"""Spectral normalization (Miyato et al. 2018): weights whose largest singular value is held at 1.
+"""Spectral normalization (Miyato et al. 2018): layers whose weight has largest singular value 1.
 
 Each layer divides its weight W, seen as a matrix of outputs by inputs, by an estimate of its
-largest singular value, from one turn of the power iteration (their algorithm 1)
+largest singular value, from one step of the power iteration (their algorithm 1)
 
     v = W^T u / |W^T u|,  u' = W v / |W v|,  sigma = u'^T W v
 
-that begins at the vector u of the training step before. Collection `spectral` holds `u`, of a
-number for each output, and `sigma`, []; only a pass with `train` stores new ones. Gradients go
-through W, and not through u and v. Without `spectral` a layer is the plain one.
+that starts from the vector u of the training step before. Collection `spectral` holds `u`,
+[outputs], and `sigma`, []; only a pass with `train` stores new ones. Gradients go through W, but
+not through u and v. With `spectral_norm=False` a layer is a plain one.
 """
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ EPSILON = 1e-6
 
 
 def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
-    """A weight [..., outputs] over its largest singular value; its state is `module`'s."""
+    """Divide a weight [..., outputs] by its largest singular value; `module` keeps the state."""
     matrix = weight.reshape(-1, weight.shape[-1])
 
     def begin() -> jax.Array:
@@ -44,7 +44,7 @@ def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """[..., I] -> [..., features]."""
+    """A dense layer: [..., I] -> [..., features]."""
 
     features: int
     use_bias: bool = True
@@ -65,7 +65,7 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """Of stride 1 that keeps the size: [B, H, W, I] -> [B, H, W, features]."""
+    """A convolution of stride 1 that keeps the size: [B, H, W, I] -> [B, H, W, features]."""
 
     features: int
     kernel_size: int
@@ -89,7 +89,7 @@ class Conv(nn.Module):
 
 
 class Embed(nn.Module):
-    """Labels int32 [B] -> the vectors of their classes, [B, features]; W gives out the classes."""
+    """An embedding of classes: labels int32 [B] -> [B, features]; W has a row for each class."""
 
     classes: int
     features: int

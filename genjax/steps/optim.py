@@ -24,7 +24,7 @@ class AdamConfig:
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the step size rises linearly from 0."""
     decay_steps: Annotated[int, Field(ge=0)] = 0
-    """Step at which the step size is 0, after falling linearly since the warm-up; 0 for no decay."""
+    """Step at which the step size, falling linearly since the warm-up, is 0; 0 for no decay."""
 
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Norm to which larger gradients are scaled down (Pascanu et al. 2013); 0 for no clipping."""

@@ -2,8 +2,8 @@
 
     genjax train glow_cifar10
 
-Hardware: a GPU; not measured. On 2 CPU cores a step of 8 images takes 1.6 s, so this is not for
-them: see `glow_cifar10_small`. Expected: the paper reaches 3.35 bits/dim.
+Hardware: a GPU; not measured. On 2 CPU cores a step of 8 images takes 1.6 s; use
+`glow_cifar10_small` there. Expected: the paper reaches 3.35 bits/dim.
 """
 
 from genjax import DataOptions, Recipe

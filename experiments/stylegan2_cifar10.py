@@ -2,15 +2,15 @@ r"""StyleGAN2 with adaptive augmentation on CIFAR-10, as in the paper on it: 512
 
     genjax train stylegan2_cifar10
 
-Hardware: a GPU; not measured. On 2 CPU cores, for a look:
+Hardware: a GPU; not measured. A smaller run for 2 CPU cores:
 
     genjax train stylegan2_cifar10 --data cifar10/train.zip --split 'train[:90%]' \
         --test-split 'train[90%:]' --generator.channel-base 1024 --generator.channel-max 64 \
         --discriminator.channel-base 1024 --discriminator.channel-max 64 --dtype float32 \
         --latent-size 128 --style-size 128 --batch-size 32 --minibatch-std-group-size 4
 
-Expected: not measured here; in the paper, after 100 million images, which these 1,562,500 steps
-are, an FID of 2.92, and of 2.42 with `--conditional` (its figure 11).
+Expected: not measured here; the paper reports an FID of 2.92 after 100 million images, the number
+in these 1,562,500 steps, and of 2.42 with `--conditional` (its figure 11).
 """
 
 from genjax import DataOptions, Recipe

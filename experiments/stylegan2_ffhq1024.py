@@ -3,8 +3,8 @@
     genjax train stylegan2_ffhq1024 --data folder:ffhq
 
 Hardware: 8 GPUs or TPU cores, of which each takes 4 images; not measured. `ffhq` is a folder of the
-images, or a .zip. Expected: not measured here; in the paper, after 25 million images, an FID of
-2.84 (its table 1).
+images, or a .zip. Expected: not measured here; the paper reports an FID of 2.84 after 25 million
+images (its table 1).
 """
 
 from genjax import DataOptions, Recipe

@@ -3,7 +3,7 @@
     genjax train stylegan2_ffhq256 --data folder:ffhq
 
 Hardware: 8 GPUs or TPU cores, of which each takes 8 images; not measured. `ffhq` is a folder of the
-images, or a .zip, of any size. Expected: not measured here; it is to see 25 million images.
+images, or a .zip, of any size. Expected: not measured here; it trains on 25 million images.
 """
 
 from genjax import DataOptions, Recipe

@@ -87,7 +87,7 @@ def test_lazy_penalties_have_their_turns_and_their_adam():
         state, metrics = step(state, _batch(), jax.random.fold_in(KEY, i))
         turns.append((bool(metrics["r1_penalty"].mask), bool(metrics["path_length"].mask)))
     assert turns == [(i % 3 == 0, i % 2 == 0) for i in range(6)]
-    # As many steps of Adam as of the game, and those of the penalties.
+    # Adam takes as many steps as the training, and those of the penalties.
     counts = [player.opt_state[0].count for player in (state.generator, state.discriminator)]
     assert list(map(int, counts)) == [6 + 3, 6 + 2]
     lazy = stylegan2._lazy(PlayerConfig(learning_rate=0.002, beta1=0.1, beta2=0.99), 4)

@@ -240,7 +240,7 @@ class Discriminator(nn.Module):
         return self.linear(h)[:, 0] + (self.embed(labels) * h).sum(1)
 
 
-class Game:
+class Trainer:
     """The steps of both."""
 
     def __init__(
@@ -294,13 +294,13 @@ def counterpart(
     """Of a conditional config, not deep, with the hinge loss."""
     require(config, deep=False, loss="hinge", conditional=True, ema_start=0)
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
-    game = Game(config, generator, discriminator, compiled)
+    trainer = Trainer(config, generator, discriminator, compiled)
 
     def step(index: int, images: Any, labels: Any) -> Any:
         shape = (batch_size, config.latent_size)
-        loss = game.discriminator_step(scaled(images), torch.randn(shape, device=DEVICE), labels)
+        loss = trainer.discriminator_step(scaled(images), torch.randn(shape, device=DEVICE), labels)
         if (index + 1) % config.discriminator_steps == 0:
-            game.generator_step(torch.randn(shape, device=DEVICE), labels)
+            trainer.generator_step(torch.randn(shape, device=DEVICE), labels)
         return loss
 
     return Counterpart(lambda: check(config, spec), step)
@@ -332,10 +332,10 @@ def check(config: biggan.BigganConfig, spec: ImageSpec) -> None:
         _, g_metrics = biggan.generator_step(config, state, zs[1], labels)
         return {"d_loss": d_metrics["d_loss"], "g_loss": g_metrics["g_loss"]}
 
-    game = Game(config, generator, discriminator, compiled=False)
+    trainer = Trainer(config, generator, discriminator, compiled=False)
     z_d, z_g = torch.from_numpy(zs)
     theirs = {
-        "d_loss": game.discriminator_step(nchw(real), z_d, torch.from_numpy(labels)),
-        "g_loss": game.generator_step(z_g, torch.from_numpy(labels)),
+        "d_loss": trainer.discriminator_step(nchw(real), z_d, torch.from_numpy(labels)),
+        "g_loss": trainer.generator_step(z_g, torch.from_numpy(labels)),
     }
     assert_losses_agree(ours(state, real, zs, labels), theirs, loose=["g_loss"])

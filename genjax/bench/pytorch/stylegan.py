@@ -132,7 +132,7 @@ class Discriminator(nn.Module):
         return self.output(act(self.dense(x)))[:, 0]
 
 
-class Game:
+class Trainer:
     """The losses of both players, and a whole step."""
 
     def __init__(
@@ -198,9 +198,9 @@ def counterpart(
     """Of any config, once all of its layers have come in."""
     del batch_size
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
-    game = Game(config, spec, generator, discriminator, compiled)
+    trainer = Trainer(config, spec, generator, discriminator, compiled)
     return Counterpart(
-        lambda: check(config, spec), lambda index, images, labels: game.step(scaled(images))
+        lambda: check(config, spec), lambda index, images, labels: trainer.step(scaled(images))
     )
 
 
@@ -233,7 +233,7 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
     def ours(state: Any) -> dict[str, Any]:
         g_params, d_params = state.generator.params, state.discriminator.params
 
-        def judge(images: jax.Array) -> Any:
+        def discriminate(images: jax.Array) -> Any:
             return networks[1].apply({"params": d_params}, images, halvings, jnp.ones(()))
 
         variables = {"params": g_params, "batch_stats": state.generator.stats}
@@ -241,18 +241,20 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
         given = (stylegan.broadcast(w, spec), noise, halvings, jnp.ones(()))
         fake: Any = networks[0].apply(variables, *given, method="synthesize")
         images = jnp.asarray(real)
-        loss = jnp.mean(jax.nn.softplus(judge(fake)) + jax.nn.softplus(-judge(images)))
-        loss += config.r1_gamma * jnp.mean(r1_penalty(judge, images))
-        return {"d_loss": loss, "g_loss": jnp.mean(jax.nn.softplus(-judge(fake)))}
+        loss = jnp.mean(
+            jax.nn.softplus(discriminate(fake)) + jax.nn.softplus(-discriminate(images))
+        )
+        loss += config.r1_gamma * jnp.mean(r1_penalty(discriminate, images))
+        return {"d_loss": loss, "g_loss": jnp.mean(jax.nn.softplus(-discriminate(fake)))}
 
-    game = Game(config, spec, generator, discriminator, compiled=False)
+    trainer = Trainer(config, spec, generator, discriminator, compiled=False)
     ws = generator.mapping(torch.from_numpy(z))[:, None].repeat(
         1, stylegan.num_style_layers(spec), 1
     )
     noises = [torch.from_numpy(np.array(each).transpose(0, 3, 1, 2)) for each in noise]
     images = torch.from_numpy(real.transpose(0, 3, 1, 2).copy())
     theirs = {
-        "d_loss": game.discriminator_loss(images, ws, noises),
-        "g_loss": game.generator_loss(ws, noises),
+        "d_loss": trainer.discriminator_loss(images, ws, noises),
+        "g_loss": trainer.generator_loss(ws, noises),
     }
     assert_losses_agree(ours(state), theirs)

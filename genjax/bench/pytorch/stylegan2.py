@@ -234,7 +234,7 @@ def mixed_styles(style: Any, size: tuple[int, int], layers: int, share: float) -
     return torch.where(is_mixed & is_other, other, ws)
 
 
-class Game:
+class Trainer:
     """The four losses, and a whole step."""
 
     def __init__(
@@ -350,9 +350,10 @@ def counterpart(
     del batch_size
     _require(config, spec)
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
-    game = Game(config, spec, generator, discriminator, compiled)
+    trainer = Trainer(config, spec, generator, discriminator, compiled)
     return Counterpart(
-        lambda: check(config, spec), lambda index, images, labels: game.step(index, scaled(images))
+        lambda: check(config, spec),
+        lambda index, images, labels: trainer.step(index, scaled(images)),
     )
 
 
@@ -384,7 +385,7 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
         def draw(ws: jax.Array, noise: Any) -> Any:
             return networks[0].apply({"params": params}, ws, noise, method="synthesize")
 
-        def judge(x: jax.Array) -> Any:
+        def discriminate(x: jax.Array) -> Any:
             return networks[1].apply({"params": d_params}, x, None)
 
         noise, images, ways = (
@@ -392,29 +393,29 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
             for each in (noise, real, directions)
         )
         some = [each[:few] for each in noise]
-        fake, on_real = draw(ws, noise), judge(images)
+        fake, on_real = draw(ws, noise), discriminate(images)
         lengths = path_lengths(lambda ws: draw(ws, some), ws[:few], ways[:few])
         variables = {"params": params, "batch_stats": stats}
         style: Any = networks[0].apply(variables, z, None, False, method="style")
         return {
-            "g_loss": jnp.mean(jax.nn.softplus(-judge(fake))),
+            "g_loss": jnp.mean(jax.nn.softplus(-discriminate(fake))),
             "path_length": jnp.mean(lengths),
-            "d_loss": jnp.mean(jax.nn.softplus(judge(fake)) + jax.nn.softplus(-on_real)),
-            "r1_penalty": jnp.mean(r1_penalty(judge, images)),
+            "d_loss": jnp.mean(jax.nn.softplus(discriminate(fake)) + jax.nn.softplus(-on_real)),
+            "r1_penalty": jnp.mean(r1_penalty(discriminate, images)),
             "style": jnp.mean(jnp.square(style)),
         }
 
-    game = Game(config, spec, generator, discriminator, compiled=False)
+    trainer = Trainer(config, spec, generator, discriminator, compiled=False)
     given = torch.from_numpy(ws).requires_grad_(True)
     noises = [torch.from_numpy(each) for each in noise]
     halves = [each[:few] for each in noises]
     theirs = {
-        "g_loss": game.generator_loss(given, noises),
-        "path_length": game.path_lengths(
+        "g_loss": trainer.generator_loss(given, noises),
+        "path_length": trainer.path_lengths(
             given[:few], halves, torch.from_numpy(directions[:few])
         ).mean(),
-        "d_loss": game.discriminator_loss(torch.from_numpy(real), given, noises),
-        "r1_penalty": game.r1(torch.from_numpy(real)),
+        "d_loss": trainer.discriminator_loss(torch.from_numpy(real), given, noises),
+        "r1_penalty": trainer.r1(torch.from_numpy(real)),
         "style": generator.mapping(torch.from_numpy(z)).square().mean(),
     }
     values = ours(g_variables["params"], g_variables["batch_stats"], d_params, ws, noise)

@@ -3,14 +3,15 @@
     genjax train biggan_digits
 
 Hardware: 2 CPU cores, about 10 minutes (0.1 s a step). Expected: energy_distance below 0.02 (1,000
-samples against 1,000 training images in [-1, 1]); in the grid, a row a class, all readable and of
-their row's class. `genjax evaluate RUN -n 2000`: a Frechet distance at its floor.
+samples against 1,000 training images in [-1, 1]); a grid with a row for each class, in which all
+digits are readable and of their row's class. `genjax evaluate RUN -n 2000` gives a Frechet distance
+at its floor.
 """
 
 from genjax import DataOptions, Recipe
 from genjax.models.biggan import BigganConfig, PlayerConfig
 
-PLAYER = PlayerConfig(features=8, attention=(8,), learning_rate=2e-4, beta1=0.0)
+PLAYER = PlayerConfig(features=8, attention_resolutions=(8,), learning_rate=2e-4, beta1=0.0)
 
 recipe = Recipe(
     family="biggan",
@@ -25,5 +26,5 @@ recipe = Recipe(
     ),
     steps=6000,
     batch_size=64,
-    save_every=1000,
+    save_interval=1000,
 )

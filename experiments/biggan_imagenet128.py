@@ -3,9 +3,10 @@
     genjax train biggan_imagenet128 --data-dir DIR --run gs://BUCKET/runs/biggan
 
 Hardware: a TPU pod slice of 128 cores or more, of which each takes 16 images; or fewer devices with
-`--accumulate 8`. tensorflow-datasets cannot download ImageNet by itself: its page says what to put
-where. Expected: not measured here; in the paper, after 150,000 steps of G, which are these 300,000
-of D, an FID of 8.7 and an Inception Score of 98.8 without truncation (its table 2).
+`--gradient-accumulation-steps 8`. tensorflow-datasets cannot download ImageNet by itself; its page
+on ImageNet says which files to put where. Expected: not measured here; the paper reports an FID of
+8.7 and an Inception Score of 98.8 without truncation after 150,000 steps of G, which correspond to
+these 300,000 of D (its table 2).
 """
 
 from genjax import DataOptions, Recipe
@@ -23,6 +24,6 @@ recipe = Recipe(
     ),
     steps=300_000,
     batch_size=2048,
-    log_every=100,
-    save_every=2000,
+    log_interval=100,
+    save_interval=2000,
 )

@@ -2,13 +2,14 @@
 
     genjax train dcgan_cifar10
 
-Hardware: a GPU; not measured to its end. On 2 CPU cores a step takes half a second, so for a look:
+Hardware: a GPU; not measured to its end. On 2 CPU cores a step takes half a second; a smaller run:
 
     genjax train dcgan_cifar10 --generator.features 32 --discriminator.features 32 --steps 1500
 
-Expected: of that, after 10 minutes, energy_distance about 0.3 (1,000 samples against 1,000 training
-images in [-1, 1], from JPEG files); skies over grounds, blobs in their middle, no object to name.
-Any copy of the images will do: `--data cifar10/train.zip`.
+Expected: the smaller run gives, after 10 minutes, an energy_distance of about 0.3 (1,000 samples
+against 1,000 training images in [-1, 1], from JPEG files); the samples are skies over grounds with
+blobs in the middle, and no recognizable objects. Any copy of the images will do, such as
+`--data cifar10/train.zip`.
 """
 
 from genjax import DataOptions, Recipe
@@ -21,6 +22,6 @@ recipe = Recipe(
     model=DcganConfig(ema_decay=0.999),
     steps=50_000,
     batch_size=64,
-    log_every=50,
-    save_every=500,
+    log_interval=50,
+    save_interval=500,
 )

@@ -3,8 +3,8 @@
     genjax train dcgan_digits
 
 Hardware: 2 CPU cores, 3 to 7 minutes. Expected: energy_distance about 0.35 (1,000 samples against
-1,000 training images in [-1, 1]); most digits readable, on a background that is not quite black: D,
-which normalizes real and generated images apart, sees little of their contrast.
+1,000 training images in [-1, 1]); most digits readable, on a background that is not quite black,
+because D normalizes real and generated images separately and so hardly sees their contrast.
 """
 
 from genjax import DataOptions, Recipe
@@ -21,6 +21,6 @@ recipe = Recipe(
     ),
     steps=4_000,
     batch_size=64,
-    log_every=50,
-    save_every=500,
+    log_interval=50,
+    save_interval=500,
 )

@@ -21,6 +21,6 @@ recipe = Recipe(
     ),
     steps=12_000,
     batch_size=64,
-    log_every=50,
-    save_every=500,
+    log_interval=50,
+    save_interval=500,
 )

@@ -18,5 +18,5 @@ recipe = Recipe(
     data_options=DataOptions(size=(16,)),
     model=GanConfig(discriminator=PlayerConfig(hidden_sizes=(128,), learning_rate=1e-4)),
     steps=16_000,
-    save_every=2000,
+    save_interval=2000,
 )

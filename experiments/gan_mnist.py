@@ -16,5 +16,5 @@ recipe = Recipe(
     data_options=DataOptions(test_split="test"),
     model=GanConfig(),
     steps=100_000,
-    save_every=5000,
+    save_interval=5000,
 )

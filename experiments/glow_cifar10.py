@@ -2,8 +2,8 @@
 
     genjax train glow_cifar10
 
-Hardware: a GPU; not measured. On 2 CPU cores a step of 8 images takes 1.6 s, so this is not for
-them: see `glow_cifar10_small`. Expected: the paper reaches 3.35 bits/dim.
+Hardware: a GPU; not measured. On 2 CPU cores a step of 8 images takes 1.6 s; use
+`glow_cifar10_small` there. Expected: the paper reaches 3.35 bits/dim.
 """
 
 from genjax import DataOptions, Recipe
@@ -20,10 +20,10 @@ recipe = Recipe(
         hidden_features=512,
         ema_decay=0.999,
         # The paper's rate, after ten epochs of warm-up as in its published code.
-        optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, warm_up_steps=8_000, clip_norm=1.0),
+        optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, warmup_steps=8_000, clip_norm=1.0),
     ),
     steps=400_000,
     batch_size=64,
-    log_every=100,
-    save_every=5000,
+    log_interval=100,
+    save_interval=5000,
 )

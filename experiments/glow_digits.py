@@ -22,11 +22,11 @@ recipe = Recipe(
         bits=4,
         ema_decay=0.999,
         optimizer=AdamConfig(
-            learning_rate=2e-3, beta1=0.9, warm_up_steps=100, decay_steps=STEPS, clip_norm=1.0
+            learning_rate=2e-3, beta1=0.9, warmup_steps=100, decay_steps=STEPS, clip_norm=1.0
         ),
     ),
     steps=STEPS,
     batch_size=64,
-    log_every=100,
-    save_every=500,
+    log_interval=100,
+    save_interval=500,
 )

@@ -24,11 +24,11 @@ recipe = Recipe(
         hidden_features=64,
         ema_decay=0.999,
         optimizer=AdamConfig(
-            learning_rate=2e-3, beta1=0.9, warm_up_steps=500, decay_steps=STEPS, clip_norm=1.0
+            learning_rate=2e-3, beta1=0.9, warmup_steps=500, decay_steps=STEPS, clip_norm=1.0
         ),
     ),
     steps=STEPS,
     batch_size=64,
-    log_every=100,
-    save_every=1000,
+    log_interval=100,
+    save_interval=1000,
 )

@@ -2,10 +2,10 @@
 
     genjax train stylegan2_mnist
 
-Hardware: 2 CPU cores, about 45 minutes (180 ms a step). For its first 3,000 steps the samples are
+Hardware: 2 CPU cores, about 45 minutes (180 ms a step). For the first 3,000 steps the samples are
 much alike (a diversity of 0.3), then they spread. Expected: energy_distance 0.03 or less (1,000
 samples against 1,000 training images in [-1, 1]); clean strokes, nearly all digits readable at
-once. `genjax mix RUN`: coarse layers decide which digit it is, and its slant.
+once. `genjax mix RUN` shows that coarse layers decide which digit it is, and its slant.
 """
 
 from genjax import DataOptions, Recipe
@@ -19,7 +19,7 @@ recipe = Recipe(
         latent_size=128,
         style_size=128,
         r1_gamma=1.0,
-        clamp=0.0,
+        conv_clamp=0.0,
         generator=PlayerConfig(
             architecture="skip", channel_base=512, channel_max=128, mapping_layers=2
         ),
@@ -27,5 +27,5 @@ recipe = Recipe(
     ),
     steps=15_000,
     batch_size=32,
-    save_every=1000,
+    save_interval=1000,
 )

@@ -23,11 +23,11 @@ recipe = Recipe(
         fade_steps=1000,
         stable_steps=1000,
         r1_gamma=1.0,
-        ema_decay=0.995,  # an average that soon forgets what new layers began with
+        ema_decay=0.995,  # short enough to forget the initial weights of new layers soon
         generator=PLAYER,
         discriminator=PLAYER,
     ),
     steps=12_000,
     batch_size=32,
-    save_every=1000,
+    save_interval=1000,
 )

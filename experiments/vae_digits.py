@@ -16,5 +16,5 @@ recipe = Recipe(
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]", size=(16,)),
     model=VaeConfig(ema_decay=0.999),
     steps=6_000,
-    save_every=1000,
+    save_interval=1000,
 )

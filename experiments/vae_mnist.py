@@ -27,6 +27,6 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, decay_steps=STEPS),
     ),
     steps=STEPS,
-    log_every=500,
-    save_every=10_000,
+    log_interval=500,
+    save_interval=10_000,
 )

@@ -25,6 +25,6 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, decay_steps=STEPS),
     ),
     steps=STEPS,
-    log_every=100,
-    save_every=1000,
+    log_interval=100,
+    save_interval=1000,
 )

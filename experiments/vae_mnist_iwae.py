@@ -28,6 +28,6 @@ recipe = Recipe(
     ),
     batch_size=20,
     steps=STEPS,
-    log_every=500,
-    save_every=15_000,
+    log_interval=500,
+    save_interval=15_000,
 )

@@ -19,6 +19,6 @@ recipe = Recipe(
     model=WganConfig(generator=PLAYER, critic=PLAYER),
     steps=16_000,
     batch_size=64,
-    log_every=100,
-    save_every=2000,
+    log_interval=100,
+    save_interval=2000,
 )

@@ -3,8 +3,9 @@
     genjax train wgan_gp_digits
 
 Hardware: 2 CPU cores, 5 to 7 minutes; 7,000 steps of the critic are 1,400 of the generator.
-Expected: energy_distance about 0.03 (1,000 samples against 1,000 training images in [-1, 1]); true
-contrast, about half of the digits readable, the rest blurred, and better the longer it runs.
+Expected: energy_distance about 0.03 (1,000 samples against 1,000 training images in [-1, 1]); the
+contrast of the data, about half of the digits readable, the rest blurred, and better the longer it
+runs.
 """
 
 from genjax import DataOptions, Recipe
@@ -19,6 +20,6 @@ recipe = Recipe(
     model=WganGpConfig(ema_decay=0.99, generator=PLAYER, critic=PLAYER),
     steps=7_000,
     batch_size=64,
-    log_every=50,
-    save_every=1000,
+    log_interval=50,
+    save_interval=1000,
 )

@@ -4,8 +4,9 @@
 
 Hardware: 2 CPU cores, 30 to 40 minutes; 15,000 steps of the critic are 3,000 of the generator.
 Expected: energy_distance about 0.03 (1,000 samples against 1,000 training images in [-1, 1]),
-falling as `wasserstein` does, from 26 to 1.3. Every class is there; with a quarter of its steps of
-the generator, the strokes are rougher than DCGAN's and about half of the digits readable at once.
+falling as `wasserstein_estimate` does, from 26 to 1.3. Every class is there; with a quarter
+of its steps of the generator, the strokes are rougher than DCGAN's and about half of the
+digits readable at once.
 """
 
 from genjax import DataOptions, Recipe
@@ -20,6 +21,6 @@ recipe = Recipe(
     model=WganGpConfig(ema_decay=0.99, generator=PLAYER, critic=PLAYER),
     steps=15_000,
     batch_size=64,
-    log_every=50,
-    save_every=1000,
+    log_interval=50,
+    save_interval=1000,
 )

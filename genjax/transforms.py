@@ -1,17 +1,17 @@
 """Transforms: of parametrized distributions into differentiable samplers, and bijections.
 
 A distribution is given as noise that does not depend on its parameters, and a map from parameters
-and noise to the sample. `reparameterize` makes of it a sampler through which gradients reach the
-parameters (Kingma and Welling 2014, section 2.4), and `expectation` makes of that an estimator
+and noise to the sample. `reparameterize` turns it into a sampler through which gradients reach the
+parameters (Kingma and Welling 2014, section 2.4), and `expectation` turns that into an estimator
 whose gradient is the pathwise, unbiased estimate of the expectation's gradient.
 
-A bijection is a pair of pure functions, `forward` and `inverse`, that give the log-determinant of
-their Jacobian beside their value, so that a density follows: `log p(x) = log p(y) + log_det`
-(Rezende and Mohamed 2015, equation 5). An algebra makes large ones of small ones: `chain`,
-`invert`, `split`, `multi_scale`, and depth as one loop: `scanned`, or `reversible`, which trains in
-memory that does not grow with depth.
+A bijection is a pair of pure functions, `forward` and `inverse`, that return the log-determinant of
+their Jacobian beside their value. A density follows from it: `log p(x) = log p(y) + log_det`
+(Rezende and Mohamed 2015, equation 5). Larger bijections are built from smaller ones by `chain`,
+`invert`, `split` and `multi_scale`; deep chains run as one loop by `scanned`, or by `reversible`,
+which trains in memory that does not grow with depth.
 
-All of it composes with jit, grad, vmap and scan.
+Everything composes with jit, grad, vmap and scan.
 """
 
 import functools
@@ -31,13 +31,13 @@ Noise = Any
 
 
 class Distribution(NamedTuple):
-    """A family of distributions, as what `reparameterize` takes.
+    """A family of distributions, given by noise and a map.
 
     Attributes:
         noise: `(key, params) -> noise`; it may use the shapes of `params`, never their values.
         transform: `(params, noise) -> sample`, differentiable in `params`.
-        log_prob: `(params, x) -> log density at x`, in nats; None where none is known. Elementwise
-            for distributions of single numbers, over the last axis for those of vectors.
+        log_prob: `(params, x) -> log density at x`, in nats; None where it is not known. It is
+            elementwise for distributions of numbers, over the last axis for those of vectors.
     """
 
     noise: Callable[[jax.Array, Params], Noise]
@@ -49,15 +49,14 @@ Sampler = Callable[[Params, jax.Array], jax.Array]
 
 
 def reparameterize(distribution: Distribution) -> Sampler:
-    """A sampler that is differentiable in the distribution's parameters.
+    """Return a sampler that is differentiable in the distribution's parameters.
 
     Args:
-        distribution: As noise and a map.
+        distribution: The distribution of x.
 
     Returns:
-        `sample(params, key) -> x`, one draw of the distribution of each entry of `params`. The
-        noise is drawn outside of the gradient's path: `dx/dparams` is that of the map, at the
-        noise that was drawn.
+        `sample(params, key) -> x`, one draw for each entry of `params`. The noise is drawn outside
+        of the gradient's path: `dx/dparams` is the derivative of the map at the drawn noise.
     """
 
     def sample(params: Params, key: jax.Array) -> jax.Array:
@@ -70,12 +69,12 @@ def reparameterize(distribution: Distribution) -> Sampler:
 def expectation(
     f: Callable[[jax.Array], Any], distribution: Distribution, samples: int = 1
 ) -> Callable[[Params, jax.Array], Any]:
-    """The pathwise Monte Carlo estimator of `E f(x)`.
+    """Return the pathwise Monte Carlo estimator of `E f(x)`.
 
     Args:
-        f: Of one draw, to a value or a pytree of them.
-        distribution: Of x.
-        samples: Draws to average over.
+        f: Function from one draw to an array or a pytree of arrays.
+        distribution: The distribution of x.
+        samples: Number of draws to average over.
 
     Returns:
         `estimate(params, key)`. It is unbiased, and so is its `jax.grad` with respect to `params`
@@ -90,16 +89,17 @@ def expectation_with_log_prob(
     samples: int = 1,
     sticking_the_landing: bool = True,
 ) -> Callable[[Params, jax.Array], Any]:
-    """The same where the integrand uses the density itself, as an ELBO does: `E f(x, log q)`.
+    """Return the pathwise estimator of `E f(x, log q)`, where f uses the density, as in an ELBO.
 
     Args:
-        f: Of one draw and of `log q`, a function of x; for an ELBO
+        f: Function of one draw x and of `log_q`, itself a function of x; for an ELBO
             `lambda z, log_q: log_joint(z) - log_q(z)`.
-        distribution: Of x; it needs a `log_prob`.
-        samples: Draws to average over.
-        sticking_the_landing: Leave out the score term: `log q` is differentiated through x only.
-            Its mean is zero where f depends on the density as an ELBO does, by `- log q`; without
-            it the gradient's variance vanishes as q nears the posterior (Roeder et al. 2017).
+        distribution: The distribution q of x; it needs a `log_prob`.
+        samples: Number of draws to average over.
+        sticking_the_landing: Whether to leave out the score term, by differentiating `log q`
+            through x only. The mean of that term is zero where f contains the density as
+            `- log q`, as an ELBO does; without it the gradient's variance vanishes as q nears the
+            posterior (Roeder et al. 2017).
 
     Returns:
         `estimate(params, key)`.
@@ -117,10 +117,10 @@ def expectation_with_log_prob(
 
 
 def log_prob(distribution: Distribution, params: Params, x: jax.Array) -> jax.Array:
-    """The log density at x, in nats; see `Distribution.log_prob`.
+    """Return the log density at x, in nats; see `Distribution.log_prob`.
 
     Raises:
-        ValueError: It is not known.
+        ValueError: The distribution has no `log_prob`.
     """
     if distribution.log_prob is None:
         raise ValueError("this distribution has no log_prob")
@@ -135,11 +135,13 @@ def location_scale(
     draw: Callable[[jax.Array, tuple[int, ...]], jax.Array],
     standard_log_prob: Callable[[jax.Array], jax.Array],
 ) -> Distribution:
-    """`location + scale * noise`, with params `(location, scale)` of one shape, scale positive.
+    """Return the distribution of `location + scale * noise`.
+
+    Its params are `(location, scale)`, two arrays of one shape, the scale positive.
 
     Args:
-        draw: `(key, shape) -> noise`, of the standard distribution.
-        standard_log_prob: Its log density, elementwise.
+        draw: `(key, shape) -> noise`, a draw from the standard distribution.
+        standard_log_prob: The log density of the standard distribution, elementwise.
     """
     return Distribution(
         lambda key, params: draw(key, _shape(params)),
@@ -151,7 +153,7 @@ def location_scale(
 normal = location_scale(jax.random.normal, stats.norm.logpdf)
 laplace = location_scale(jax.random.laplace, stats.laplace.logpdf)
 logistic = location_scale(jax.random.logistic, stats.logistic.logpdf)
-# On [location, location + scale).
+# The support is [location, location + scale).
 uniform = location_scale(jax.random.uniform, stats.uniform.logpdf)
 
 
@@ -160,12 +162,12 @@ def mapped(
     f: Callable[[jax.Array], jax.Array],
     inverse: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Distribution:
-    """The distribution of `f(x)`, f elementwise and deterministic.
+    """Return the distribution of `f(x)`, f elementwise and deterministic.
 
     Args:
-        distribution: Of x.
-        f: Differentiable.
-        inverse: Of f; without it the result has no `log_prob`.
+        distribution: The distribution of x.
+        f: A differentiable function.
+        inverse: The inverse of f; without it the result has no `log_prob`.
     """
 
     def density(params: Params, y: jax.Array) -> jax.Array:
@@ -185,11 +187,11 @@ log_normal = mapped(normal, jnp.exp, jnp.log)
 
 
 def gumbel_softmax(temperature: float) -> Distribution:
-    """A relaxed categorical variable, with params logits [..., K] (Jang et al. 2017, equation 2).
+    """Return a relaxed categorical distribution, params logits [..., K] (Jang et al. 2017, eq. 2).
 
-    Its samples are on the simplex, [..., K]; they near one-hot vectors of the categorical
-    distribution as `temperature` nears 0, and their gradients' variance grows. The gradient is
-    unbiased for the relaxed variable.
+    Its samples, [..., K], are on the simplex. As `temperature` nears 0 they near the one-hot
+    samples of the categorical distribution, and the variance of their gradients grows. The gradient
+    is unbiased for the relaxed variable.
     """
     return Distribution(
         lambda key, logits: jax.random.gumbel(key, logits.shape),
@@ -197,9 +199,9 @@ def gumbel_softmax(temperature: float) -> Distribution:
     )
 
 
-# Implicit reparameterization (Figurnov et al. 2018): no simple map leads from noise to these, but
-# jax's samplers carry the derivative of the sample at fixed cumulative probability. The noise is
-# the key itself.
+# Implicit reparameterization (Figurnov et al. 2018): no simple map leads from noise to these
+# samples, but jax's samplers are differentiable at fixed cumulative probability. The noise is the
+# key itself.
 gamma = Distribution(
     lambda key, params: key,
     lambda params, key: jax.random.gamma(key, params[0], _shape(params)) / params[1],
@@ -229,27 +231,28 @@ class Bijection(NamedTuple):
     """A pair of pure functions that undo each other.
 
     Attributes:
-        forward: `x -> (y, log_det)`; x is [B, ...] or a pytree of such arrays, as is y, and
-            `log_det`, [B], is `log |det dy/dx|` of each example, float32 or wider.
-        inverse: `y -> (x, log_det)`, with the `log_det` of its own, `log |det dx/dy|`.
+        forward: `x -> (y, log_det)`. x and y are [B, ...] or pytrees of such arrays; `log_det`,
+            [B], is `log |det dy/dx|` of each example, in float32 or wider.
+        inverse: `y -> (x, log_det)`, where `log_det`, [B], is `log |det dx/dy|`.
     """
 
     forward: Callable[[Any], tuple[Any, jax.Array]]
     inverse: Callable[[Any], tuple[Any, jax.Array]]
 
 
-# What makes a bijection of parameters, or of anything else that it depends on.
+# A function from parameters, or whatever else a bijection depends on, to the bijection.
 Layer = Callable[[Any], Bijection]
 
 
 def log_det(f: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
-    """`log |det df/dx|` of any function, by its whole Jacobian: the oracle of small bijections.
+    """Return the function `log |det df/dx|`, by the whole Jacobian: a check of small bijections.
 
-    In reverse mode, which also passes through functions with a `custom_vjp`.
+    The Jacobian is taken in reverse mode, which also passes through functions with a `custom_vjp`.
+    Its cost is cubic in the size of an example.
 
     Args:
-        f: `x -> y`, both [B, ...] or pytrees of such arrays, each example on its own, and as many
-            numbers in its y as in its x. Its cost is cubic in that number.
+        f: `x -> y`, both [B, ...] or pytrees of such arrays; it treats each example on its own, and
+            y has as many numbers as x.
 
     Returns:
         `x -> log_det`, [B].
@@ -268,24 +271,24 @@ def log_det(f: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
 
 
 def sum_of_each(values: jax.Array) -> jax.Array:
-    """[B, ...] to its sums over all other axes, [B], in float32 or wider."""
+    """Sum [B, ...] over all axes but the first: [B], in float32 or wider."""
     dtype = jnp.promote_types(values.dtype, jnp.float32)
     return jnp.sum(values.reshape(len(values), -1), axis=1, dtype=dtype)
 
 
 def zero_log_det(x: Any) -> jax.Array:
-    """Of a bijection that moves values only, or the start of a sum: zeros, [B]."""
+    """Return zeros, [B]: the log-determinant of a bijection that only moves values."""
     leaf = jax.tree.leaves(x)[0]
     return jnp.zeros(len(leaf), jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def invert(bijection: Bijection) -> Bijection:
-    """The same the other way round."""
+    """Return the inverse of a bijection, which is a bijection too."""
     return Bijection(bijection.inverse, bijection.forward)
 
 
 def chain(*bijections: Bijection) -> Bijection:
-    """One after the other, from left to right."""
+    """Return the composition of bijections, applied from left to right."""
 
     def run(functions: list[Callable], x: Any) -> tuple[Any, jax.Array]:
         total = zero_log_det(x)
@@ -303,9 +306,13 @@ def chain(*bijections: Bijection) -> Bijection:
 def elementwise(
     f: Callable[[jax.Array], jax.Array], inverse: Callable[[jax.Array], jax.Array]
 ) -> Bijection:
-    """A differentiable, strictly monotonic function of single numbers, and its inverse.
+    """Return the bijection that applies f to each number.
 
-    Each log-determinant is the sum of `log |f'|`, from one forward-mode derivative.
+    The log-determinant is the sum of `log |f'|`, from one forward-mode derivative.
+
+    Args:
+        f: A differentiable, strictly monotonic function of single numbers.
+        inverse: The inverse of f.
     """
 
     def run(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[Any, jax.Array]:
@@ -323,13 +330,13 @@ def _logit(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.log(y) - jnp.log1p(-y), -sum_of_each(jnp.log(y) + jnp.log1p(-y))
 
 
-# Its slope is far below the smallest number that 1 - y can be, so `elementwise` would not do.
+# Not by `elementwise`, whose slope y (1 - y) becomes 0 where y rounds to 1.
 sigmoid = Bijection(_sigmoid, _logit)
-"""All numbers onto (0, 1), with a log-determinant that is finite at any finite x."""
+"""Bijection from all numbers onto (0, 1); its log-determinant is finite at any finite x."""
 
 
 def affine(shift: jax.Array, log_scale: jax.Array) -> Bijection:
-    """`(x + shift) * exp(log_scale)`, both of the shape of x."""
+    """Return the bijection `(x + shift) * exp(log_scale)`, with arguments of the shape of x."""
     log_det = sum_of_each(log_scale)
     return Bijection(
         lambda x: ((x + shift) * jnp.exp(log_scale), log_det),
@@ -338,12 +345,12 @@ def affine(shift: jax.Array, log_scale: jax.Array) -> Bijection:
 
 
 def from_module(module: nn.Module, *args: Any) -> Layer:
-    """A layer of a linen module.
+    """Return the layer of a linen module.
 
     Args:
-        module: Its `__call__(x, *args)` is the forward function, its method `inverse(y, *args)` the
-            inverse, each with a log-determinant as `Bijection` has it.
-        args: Of both, such as labels.
+        module: A module whose `__call__(x, *args)` is the forward function and whose method
+            `inverse(y, *args)` is the inverse, each with a log-determinant as in `Bijection`.
+        args: Further arguments of both functions, such as labels.
 
     Returns:
         `variables -> Bijection`.
@@ -372,19 +379,19 @@ def _unsqueeze(y: jax.Array) -> tuple[jax.Array, jax.Array]:
 squeeze = Bijection(_squeeze, _unsqueeze)
 """Space to depth (Dinh et al. 2017, section 3.6): [B, H, W, C] to [B, H/2, W/2, 4C].
 
-Pixel (dy, dx) of a 2x2 block and channel c come to channel `4 c + 2 dy + dx`.
+Channel c of pixel (dy, dx) of a 2x2 block becomes channel `4 c + 2 dy + dx`.
 """
 
 
 def split(second: Layer | None = None) -> Bijection:
-    """[B, ..., C] to `(h, z)`, the halves of its channels (Dinh et al. 2017, section 3.6).
+    """Return the bijection that splits the channels in halves (Dinh et al. 2017, section 3.6).
 
     Args:
-        second: A bijection of z that may depend on h; None leaves z as it is. Where it maps a
-            learned prior of z given h onto the standard normal, it is that prior.
+        second: A bijection of the second half z that may depend on the first half h; None leaves z
+            as it is. A learned prior of z given h is such a bijection, onto the standard normal.
 
     Returns:
-        To a pair; h is [B, ..., C - C // 2].
+        The bijection from [B, ..., C] to `(h, z)`; h is [B, ..., C - C // 2].
     """
 
     def of(h: jax.Array) -> Bijection:
@@ -405,13 +412,13 @@ def split(second: Layer | None = None) -> Bijection:
 
 
 def multi_scale(*levels: Bijection) -> Bijection:
-    """A part of the values leaves at each level, the rest goes on (Dinh et al. 2017, section 3.6).
+    """Return the bijection in which values leave at each level (Dinh et al. 2017, section 3.6).
 
     Args:
-        levels: Each but the last gives a pair `(h, z)`, of which h enters the next.
+        levels: Bijections; each but the last gives a pair `(h, z)`, of which h enters the next.
 
     Returns:
-        From x to the tuple of all z, the last of them what the last level gives.
+        The bijection from x to the tuple of all z; the last z is the last level's whole output.
     """
     *early, last = levels
 
@@ -439,11 +446,11 @@ def _step(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
 
 
 def scanned(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
-    """A chain of K equal steps as one loop: the time to compile it does not depend on K.
+    """Chain K equal steps in one loop, so that the time to compile it does not depend on K.
 
     Args:
-        layers: Of one step, by name, in their order.
-        params: For each name a pytree whose leaves are stacked, [K, ...].
+        layers: The layers of one step by name, in order.
+        params: A pytree for each name, whose leaves are stacked, [K, ...].
     """
 
     def run(is_inverse: bool, x: Any) -> tuple[Any, jax.Array]:
@@ -459,15 +466,16 @@ def scanned(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
 
 
 def reversible(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
-    """The same, with gradients whose memory does not grow with K.
+    """Chain K equal steps as `scanned` does, with gradients whose memory does not grow with K.
 
-    Only the output is kept for the backward pass, which rebuilds what each layer saw by inversion,
-    one layer at a time (Gomez et al. 2017, algorithm 1). The gradients are those of `scanned`, to
-    the rounding of the inversion; they cost one more run of the chain.
+    Only the output is kept for the backward pass, which recomputes each layer's input by inversion,
+    one layer at a time (Gomez et al. 2017, algorithm 1). The gradients equal those of `scanned` up
+    to the rounding of the inversion, and cost one more run of the chain.
 
     Args:
-        layers: As of `scanned`. What they close over gets no gradient: jax raises if asked for it.
-        params: As of `scanned`.
+        layers: The layers of one step by name, in order. Values that they close over get no
+            gradient: jax raises an error if asked for it.
+        params: A pytree for each name, whose leaves are stacked, [K, ...].
     """
     inverted = {name: _inverted(layers[name]) for name in reversed(layers)}
     # The inverse runs through the steps from the last to the first.
@@ -483,7 +491,7 @@ def _inverted(layer: Layer) -> Layer:
 
 
 def _reversible_run(layers: dict[str, Layer]) -> Callable[[Any, Any], tuple[Any, jax.Array]]:
-    """`(params, x) -> (y, log_det)`, with a backward pass that starts from y."""
+    """Return `(params, x) -> (y, log_det)` with a backward pass that starts from y."""
 
     @jax.custom_vjp
     def run(params: Any, x: Any) -> tuple[Any, jax.Array]:
@@ -495,15 +503,15 @@ def _reversible_run(layers: dict[str, Layer]) -> Callable[[Any, Any], tuple[Any,
 
     def backward(saved: Any, cotangents: Any) -> tuple[Any, Any]:
         params, y = saved
-        y_bar, log_det_bar = cotangents  # the sum's gradient is that of each of its terms
+        y_bar, log_det_bar = cotangents  # log_det is a sum, so each of its terms has this gradient
 
         def one(carry: Any, step_params: Any) -> tuple[Any, Any]:
             y, y_bar = carry
             grads = {}
             for name in reversed(layers):
                 layer = layers[name]
-                # Layer by layer, not step by step: what a layer's inverse and its forward function
-                # have in common, such as the network of a coupling, is then computed once.
+                # Layer by layer, not step by step: the compiler then computes once what a layer's
+                # inverse and its forward function share, such as the network of a coupling.
                 x, _ = layer(step_params[name]).inverse(y)
                 _, vjp = jax.vjp(lambda p, x: layer(p).forward(x), step_params[name], x)  # noqa: B023
                 grads[name], y_bar = vjp((y_bar, log_det_bar))

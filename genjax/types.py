@@ -1,7 +1,7 @@
-"""What every room shares: image shapes, batches, and the contract of a family.
+"""The types that all of genjax shares: image shapes, batches, and the contract of a family.
 
-A family is a frozen config and pure functions. Data, loop, sharding, checkpoints and command line
-know no family by name: they call these functions.
+A family is a frozen config and a few pure functions. The data, the training loop, sharding,
+checkpoints and the command line know no family by name: they call these functions.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class UsageError(ValueError):
-    """A mistake of the caller's. The message names the thing, its value and what is accepted."""
+    """A mistake by the caller. Its message names the thing, its value and what is accepted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ImageSpec:
 
 
 class Batch(NamedTuple):
-    """Images as they are stored, uint8 [B, H, W, C], and labels, int32 [B] (0 without classes)."""
+    """A batch: images as stored, uint8 [B, H, W, C], and labels, int32 [B] (0 without classes)."""
 
     images: jax.Array | np.ndarray
     labels: jax.Array | np.ndarray
@@ -52,30 +52,35 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, config=CHECKED)
 class Config:
-    """Base of every family's config: frozen, hashable, checked on construction."""
+    """The base class of every family's config: frozen, hashable, checked on construction."""
 
 
-# One pytree that holds all that training changes; it has a `step` (int32 scalar, steps taken).
+# A pytree with everything that training changes; its `step`, int32 [], counts the steps taken.
 State = Any
 
 
-class Occasional(NamedTuple):
-    """A metric that not every step measures; where `measured`, bool [], is false it is left out."""
+class MaskedMetric(NamedTuple):
+    """A metric that only some steps compute.
+
+    Attributes:
+        value: float32 []; of no meaning where `mask` is false.
+        mask: bool []; whether this step computed it. Means over steps leave the others out.
+    """
 
     value: jax.Array
-    measured: jax.Array
+    mask: jax.Array
 
 
-# Scalars by name: float32 [], or `Occasional` ones.
+# Scalars by name: float32 [], or a `MaskedMetric`.
 Metrics = dict[str, Any]
 
 
 class Likelihood(NamedTuple):
-    """How likely a model finds images, in nats.
+    """The likelihood of images under a model, in nats.
 
     Attributes:
-        nll: Negative log-likelihood of each image, or its upper bound, [B].
-        elbo: The evidence lower bound of each, [B]; None where `nll` is exact.
+        nll: The negative log-likelihood of each image, or an upper bound of it, [B].
+        elbo: The evidence lower bound of each image, [B]; None where `nll` is exact.
     """
 
     nll: jax.Array
@@ -87,29 +92,29 @@ class Family:
     """The contract of a family of models.
 
     Attributes:
-        config: The class of its config, in which each default stands once.
+        config: The class of its config, which holds each default once.
         init: `init(config, key, spec) -> state`.
         step: `step(config, state, batch, key) -> (state, metrics)`, pure, written for the global
             batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
         sample: `sample(config, state, key, labels) -> images`, float32 [n, H, W, C] in [-1, 1], one
-            for each label, int32 [n], whose class only a conditional model reads; with
-            `temperature`, `truncation` or `truncation_cutoff` as further arguments where the model
-            has them.
-        paper: Whose model this is.
-        decode: `decode(config, state, latents, labels) -> images`, of latents [n, Z] and labels
-            int32 [n], which only a conditional model reads; None where latents are no vectors.
+            for each label, int32 [n]. An unconditional model uses the number of labels only.
+            Models that have them take `temperature`, `truncation` or `truncation_cutoff` as
+            further arguments.
+        paper: The authors and the year of its paper.
+        decode: `decode(config, state, latents, labels) -> images`, from latents [n, Z] and labels
+            int32 [n], which an unconditional model ignores; None where latents are not vectors.
         encode: `encode(config, state, batch, key) -> latents`, [B, Z]; None without an encoder.
-        evaluate: `evaluate(config, state, batch, key, samples) -> Likelihood`; `samples` is how
-            many importance samples estimate it, None for as many as training takes. None without a
-            likelihood.
-        samples: How many of them its papers report.
-        health: `health(config, state, batch) -> dict` of arrays, signs of numerical trouble of
-            which the largest are the worst; None where none is known.
+        evaluate: `evaluate(config, state, batch, key, samples) -> Likelihood`; `samples` is the
+            number of importance samples, None for as many as training takes. None for a family
+            without a likelihood.
+        importance_samples: The number of importance samples that its papers report.
+        health: `health(config, state, batch) -> dict` of arrays, each a sign of numerical trouble
+            whose largest values are the worst; None where none is known.
         style: `style(config, state, latents, labels, truncation=None, truncation_cutoff=None) ->
             styles`, [n, L, W], one for each of L layers from the coarsest; None without styles.
-        synthesize: `synthesize(config, state, styles) -> images`, by always the same noise.
-        prepare: `prepare(config, state, key) -> state` for samples, called once before them, with
-            the further arguments of `sample`; None where a state is ready as it is.
+        synthesize: `synthesize(config, state, styles) -> images`, always with the same noise.
+        prepare: `prepare(config, state, key) -> state`, called once before samples are drawn, with
+            the further arguments of `sample`; None where a state needs no preparation.
     """
 
     config: type[Config]
@@ -120,7 +125,7 @@ class Family:
     decode: Callable[[Any, State, jax.Array, jax.Array], jax.Array] | None = None
     encode: Callable[[Any, State, Batch, jax.Array], jax.Array] | None = None
     evaluate: Callable[[Any, State, Batch, jax.Array, int | None], Likelihood] | None = None
-    samples: int = 1
+    importance_samples: int = 1
     health: Callable[[Any, State, Batch], dict[str, jax.Array]] | None = None
     style: Callable[..., jax.Array] | None = None
     synthesize: Callable[[Any, State, jax.Array], jax.Array] | None = None

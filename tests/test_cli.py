@@ -16,8 +16,8 @@ from genjax import cli
 from genjax.run.sample import load_state
 from tests import commands
 
-TINY = ["--size", "8", "--steps", "10", "--batch-size", "16", "--log-every", "5"]
-TINY += ["--save-every", "5"]
+TINY = ["--size", "8", "--steps", "10", "--batch-size", "16", "--log-interval", "5"]
+TINY += ["--save-interval", "5"]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def genjax_command(monkeypatch, capsys):
 def trained(tmp_path_factory):
     run = tmp_path_factory.mktemp("cli") / "run"
     recipe = genjax.load_recipe("gan_digits")
-    fields = {"steps": 10, "batch_size": 16, "log_every": 5, "save_every": 5}
+    fields = {"steps": 10, "batch_size": 16, "log_interval": 5, "save_interval": 5}
     genjax.train(genjax.Recipe(family="gan", model=recipe.model, **fields), run)
     return run
 
@@ -161,7 +161,7 @@ BAD = {
     "train gan_digits --discriminator.beta1 1": "discriminator.beta1 = 1.0: should be less than 1",
     "train gan_digits --loss cubic": "'cubic'",
     "train gan_digits --size 1 2 3": "size = (1, 2, 3): wanted HEIGHT",
-    "train gan_digits --save-every 150": "save_every 150 must be a multiple of log_every 100",
+    "train gan_digits --save-interval 150": "150 must be a multiple of log_interval 100",
     "train gan_digits --batch-size 12": "batch_size = 12",
     "train gan_digits --data cifar": "wanted digits, tfds:NAME, folder:PATH or PATH.zip",
     "train gan_digits --data folder:/no/such": "no folder /no/such",
@@ -242,8 +242,8 @@ def _results(run: Path):
     return [{k: v for k, v in record.items() if k not in timings} for record in records]
 
 
-LONG = [*TINY[:2], "--steps", "600", "--batch-size", "16", "--log-every", "20"]
-LONG += ["--save-every", "20"]
+LONG = [*TINY[:2], "--steps", "600", "--batch-size", "16", "--log-interval", "20"]
+LONG += ["--save-interval", "20"]
 
 
 @pytest.mark.slow
@@ -282,7 +282,7 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
-    long = [*LONG, "--steps", "1000000", "--save-every", "1000000"]
+    long = [*LONG, "--steps", "1000000", "--save-interval", "1000000"]
     process = _start(tmp_path, "train", "gan_digits", *long, "--run", run)
     commands.wait_for(run / "metrics.jsonl", process)
     while len((run / "metrics.jsonl").read_text().splitlines()) < 3:

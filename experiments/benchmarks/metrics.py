@@ -89,14 +89,14 @@ def kernel_usual() -> Callable[[], Any]:
     return lambda: np.mean([once(np.random.default_rng(i)) for i in range(100)])
 
 
-def manifolds_genjax() -> Callable[[], Any]:
+def prdc_genjax() -> Callable[[], Any]:
     """In blocks."""
-    from genjax.metrics.neighbours import manifolds
+    from genjax.metrics.neighbours import prdc
 
-    return functools.partial(manifolds, *_features())
+    return functools.partial(prdc, *_features())
 
 
-def manifolds_usual() -> Callable[[], Any]:
+def prdc_usual() -> Callable[[], Any]:
     """With three whole matrices of distances."""
     from sklearn.metrics import pairwise_distances
 
@@ -208,7 +208,7 @@ def inception_usual() -> Callable[[], Any]:
 TASKS = {
     "frechet": "Frechet distance",
     "kernel": "kernel distance, 100 subsets of 1,000",
-    "manifolds": "precision, recall, density, coverage",
+    "prdc": "precision, recall, density, coverage",
     "classifier": "features of 10,000 images, small classifier",
     "inception": f"features of {INCEPTION_COUNT} images, Inception",
 }

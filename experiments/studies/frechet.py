@@ -17,7 +17,7 @@ from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
 from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance
-from genjax.metrics.neighbours import manifolds
+from genjax.metrics.neighbours import prdc
 from genjax.run.extractor import extractor_of
 
 COUNT = 10_000
@@ -61,7 +61,7 @@ def main() -> None:
         distance = frechet_distance(Moments.of(features), Moments.of(reference))
         error = frechet_distance_error(features, reference, np.random.default_rng(0))
         kernel, kernel_error = kernel_distance(features, reference)
-        found = manifolds(reference, features)
+        found = prdc(reference, features)
         print(
             f"| {name} | {distance:.2f} +- {error:.2f} | {kernel:.3f} +- {kernel_error:.3f} | "
             f"{found.precision:.2f} | {found.recall:.2f} |",

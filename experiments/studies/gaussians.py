@@ -1,4 +1,4 @@
-"""Which game finds every mode? GAN, WGAN and WGAN-GP on mixtures of 8 and of 25 Gaussians.
+"""Which loss finds every mode? GAN, WGAN and WGAN-GP on mixtures of 8 and of 25 Gaussians.
 
     python experiments/studies/gaussians.py --output gaussians
 
@@ -59,31 +59,33 @@ MIXTURES = (
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """A family, its config, and `play(config, state, points, key) -> (state, metrics)`."""
+    """A family, its config, and `step(config, state, points, key) -> (state, metrics)`."""
 
     name: str
     family: Family
     config: Config
-    play: Callable[[Any, State, jax.Array, jax.Array], tuple[State, Metrics]]
+    step: Callable[[Any, State, jax.Array, jax.Array], tuple[State, Metrics]]
     steps_a_turn: int = 1  # of the generator's
 
 
-def play_gan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
-    """The MLP GAN's round, with noise."""
-    return gan.play(config, state, real, jax.random.normal(key, (len(real), config.latent_size)))
+def step_gan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
+    """Take a step of each player of the MLP GAN."""
+    return gan.update_players(
+        config, state, real, jax.random.normal(key, (len(real), config.latent_size))
+    )
 
 
-def play_wgan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
-    """The step of WGAN or WGAN-GP, without labels."""
-    return wgan.play(config, state, real, None, key)
+def step_wgan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
+    """Take a step of WGAN or WGAN-GP, without labels."""
+    return wgan.update_players(config, state, real, None, key)
 
 
 def contenders(latent_size: int, hidden_sizes: tuple[int, ...]) -> list[Contender]:
-    """The same MLPs for all; each game with its paper's optimizer.
+    """List the models to compare, with the same MLPs, each with its paper's optimizer.
 
-    The critics' games learn a few times faster than with the papers' rates, which are for runs of a
-    hundred thousand steps, and are scaled to data of this kind: a weaker gradient penalty, as the
-    authors of WGAN-GP use on their mixtures, and a wider clip.
+    The WGANs learn a few times faster than at the papers' rates, which are for runs of a hundred
+    thousand steps. They are scaled to this kind of data: a weaker gradient penalty, as the authors
+    of WGAN-GP use on their mixtures, and a wider clip.
     """
 
     def mlp(player: Any, **fields: Any) -> Any:
@@ -97,23 +99,25 @@ def contenders(latent_size: int, hidden_sizes: tuple[int, ...]) -> list[Contende
     too_strong = dataclasses.replace(
         gan_config, discriminator=mlp(gan.PlayerConfig(), learning_rate=2e-3)
     )
-    wgan_config = wgan.WganConfig(network="mlp", latent_size=latent_size, clip=0.05)
+    wgan_config = wgan.WganConfig(network="mlp", latent_size=latent_size, weight_clip=0.05)
     wgan_config = dataclasses.replace(
         wgan_config,
         generator=mlp(wgan_config.generator, learning_rate=2e-4),
         critic=mlp(wgan_config.critic, learning_rate=2e-4),
     )
-    gp_config = wgan.WganGpConfig(network="mlp", latent_size=latent_size, penalty_weight=0.1)
+    gp_config = wgan.WganGpConfig(
+        network="mlp", latent_size=latent_size, gradient_penalty_weight=0.1
+    )
     gp_config = dataclasses.replace(
         gp_config,
         generator=mlp(gp_config.generator, learning_rate=5e-4),
         critic=mlp(gp_config.critic, learning_rate=5e-4),
     )
     return [
-        Contender("GAN", gan.FAMILY, gan_config, play_gan),
-        Contender("WGAN", wgan.WGAN, wgan_config, play_wgan, wgan_config.n_critic),
-        Contender("WGAN-GP", wgan.WGAN_GP, gp_config, play_wgan, gp_config.n_critic),
-        Contender("GAN, D's rate x 10", gan.FAMILY, too_strong, play_gan),
+        Contender("GAN", gan.FAMILY, gan_config, step_gan),
+        Contender("WGAN", wgan.WGAN, wgan_config, step_wgan, wgan_config.n_critic),
+        Contender("WGAN-GP", wgan.WGAN_GP, gp_config, step_wgan, gp_config.n_critic),
+        Contender("GAN, D's rate x 10", gan.FAMILY, too_strong, step_gan),
     ]
 
 
@@ -130,7 +134,7 @@ def train(
             keys = jax.random.split(jax.random.fold_in(step_key, state.step), 3)
             centres = modes[jax.random.randint(keys[0], (BATCH,), 0, len(modes))]
             points = centres + mixture.std * jax.random.normal(keys[1], (BATCH, 2))
-            return contender.play(contender.config, state, points.reshape(-1, 1, 2, 1), keys[2])
+            return contender.step(contender.config, state, points.reshape(-1, 1, 2, 1), keys[2])
 
         return jax.lax.scan(one, state, None, length=LOG_EVERY)
 

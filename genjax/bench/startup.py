@@ -57,7 +57,7 @@ def _seconds_to_first_step(name: str, data_dir: str | None, folder: Path, what: 
     """Start it, wait for the first record, kill it."""
     metrics = Path(RunFolder(folder / what).metrics)
     command = [sys.executable, "-m", "genjax.cli", "train", name, "--run", str(folder / what)]
-    command += ["--log-every", "1", *(["--data-dir", data_dir] if data_dir else [])]
+    command += ["--log-interval", "1", *(["--data-dir", data_dir] if data_dir else [])]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
     with (folder / "errors").open("w+") as errors:
         start = time.perf_counter()

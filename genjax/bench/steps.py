@@ -327,7 +327,7 @@ def loop_seconds(recipe: Recipe, steps: int) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         total = RECORDS * steps
-        recipe = dataclasses.replace(recipe, steps=total, log_every=steps, save_every=total)
+        recipe = dataclasses.replace(recipe, steps=total, log_interval=steps, save_interval=total)
         try:
             with _quiet():
                 train(recipe, run)

@@ -1,1 +1,1 @@
-"""Data: sources of images, and the batches drawn from them."""
+"""Data: sources of images, and batches of them."""

@@ -1,12 +1,12 @@
 """Batches: which images a step sees, and how they reach the device.
 
-Order is a function of (seed, step), nothing else: epochs are shuffled one by one and laid end to
-end, and step s takes the batch that begins at s * batch_size. A run that resumes needs no loader
-state, and a data set gives the same batches whether it lives on the device or is streamed.
+The order depends on (seed, step) alone: epochs are shuffled one by one and concatenated, and step s
+takes the batch that begins at image s * batch_size. So a resumed run needs no loader state, and a
+data set gives the same batches whether it is resident on the device or streamed.
 
-Of several processes each feeds its share of a batch, the rows that lie on its devices, and reads
-no images for the others: of a streamed data set those rows, of a resident one a part that they
-then exchange.
+With several processes, each feeds the rows of a batch that lie on its own devices. Of a streamed
+data set it reads those rows only; of a resident one it reads a part, and the processes exchange
+their parts.
 """
 
 import functools
@@ -28,10 +28,10 @@ from genjax.types import Batch, UsageError
 log = logging.getLogger("genjax")
 
 GIB = 2**30
-# Decoding holds the interpreter for much of its time: more threads than cores are slower.
+# No more threads than cores, because decoding often holds the interpreter's lock.
 THREADS = os.cpu_count() or 1
 READ_BLOCK = 256
-# A compiled call takes several streamed steps at once, up to this many bytes of images.
+# A compiled call covers several streamed steps, up to this many bytes of images.
 STREAM_BYTES = 256 * 2**20
 
 
@@ -41,17 +41,17 @@ def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def batch_indices(seed: int, step: int, batch_size: int, count: int, steps: int = 1) -> np.ndarray:
-    """Which images a step sees, or several steps in a row.
+    """Return the indices of the images that one or several consecutive steps see.
 
     Args:
-        seed: Of the order.
-        step: The first, from 0.
-        batch_size: B; may be larger than `count`.
-        count: Number of images.
-        steps: How many steps.
+        seed: Seed of the order.
+        step: The first step, from 0.
+        batch_size: Batch size B; may be larger than `count`.
+        count: Number of images in the data set.
+        steps: Number of steps.
 
     Returns:
-        int32 [steps * B], batch after batch; each epoch holds every image once.
+        int32 [steps * B], batch after batch; each epoch has every image once.
     """
     start, stop = step * batch_size, (step + steps) * batch_size
     parts = [
@@ -62,37 +62,37 @@ def batch_indices(seed: int, step: int, batch_size: int, count: int, steps: int 
 
 
 class Batches(Protocol):
-    """How the compiled program gets its batches.
+    """The source of batches for the compiled program.
 
     Attributes:
-        arrays: A pytree that lives on the device for the whole run.
-        max_steps: Most steps that one `feed` should cover.
+        arrays: A pytree that stays on the device for the whole run.
+        max_steps: Largest number of steps that one `feed` should cover.
     """
 
     arrays: Any
     max_steps: int
 
     def feed(self, first_step: int, steps: int) -> Any:
-        """What the program scans over for these steps: a pytree with leading axes [steps, B].
+        """Return what the program scans over for these steps: a pytree of arrays [steps, B, ...].
 
-        B is this process's share of the batch.
+        B is the size of this process's share of the batch.
         """
         ...
 
     @staticmethod
     def select(arrays: Any, item: Any) -> Batch:
-        """The batch of one step, inside the program, from `arrays` and one item of the feed."""
+        """Return one step's batch, inside the program, from `arrays` and one item of the feed."""
         ...
 
 
 def _share(count: int) -> slice:
-    """Which of so many things in a row are this process's."""
+    """Return this process's slice of `count` consecutive things."""
     index, processes = jax.process_index(), jax.process_count()
     return slice(count * index // processes, count * (index + 1) // processes)
 
 
 class Resident:
-    """A data set on the device: the feed is indices, and the program gathers."""
+    """A data set on the device: the feed has indices, and the program gathers the images."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int):
         self.arrays = Batch(images, labels)
@@ -100,19 +100,19 @@ class Resident:
         self._batch_size, self._seed = batch_size, seed
 
     def feed(self, first_step: int, steps: int) -> np.ndarray:
-        """Indices, int32 [steps, B]."""
+        """Return the indices of these steps' images, int32 [steps, B]."""
         count = len(self.arrays.images)
         indices = batch_indices(self._seed, first_step, self._batch_size, count, steps)
         return indices.reshape(steps, self._batch_size)[:, _share(self._batch_size)]
 
     @staticmethod
     def select(arrays: Batch, item: jax.Array) -> Batch:
-        """The images and labels at the indices."""
+        """Gather the images and labels at the indices."""
         return Batch(arrays.images[item], arrays.labels[item])
 
 
 class Streamed:
-    """A data set that is read as it is needed, by threads that run ahead."""
+    """A data set that is read during training, by threads that work ahead."""
 
     def __init__(self, source: Source, batch_size: int, seed: int, skip_broken: bool):
         self.arrays = ()
@@ -125,7 +125,7 @@ class Streamed:
         self._stream: Iterator[Batch] = iter(())
 
     def feed(self, first_step: int, steps: int) -> Batch:
-        """Images and labels, [steps, B, ...]; cheap when the steps follow the last ones."""
+        """Return images and labels, [steps, B, ...]; fast if the steps follow the last feed's."""
         if first_step != self._next_step:
             import grain  # two seconds to import, and only a large data set needs it
 
@@ -142,7 +142,7 @@ class Streamed:
 
     @staticmethod
     def select(arrays: tuple[()], item: Batch) -> Batch:
-        """The item itself."""
+        """Return the item, which is the batch."""
         del arrays
         return item
 
@@ -159,7 +159,7 @@ class Streamed:
         )
 
     def _next_readable(self, index: int) -> Example:
-        """In the place of a broken image, the next one that can be read, if skipping is allowed."""
+        """Return the next readable example after a broken one, if broken ones may be skipped."""
         for candidate in range(index, index + len(self._source)):
             candidate %= len(self._source)
             (example,) = self._source.read([candidate])
@@ -174,7 +174,7 @@ class Streamed:
 
 
 def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Example | BrokenImage]]:
-    """The examples of a part of a source in order, by the block, with a bar on a terminal."""
+    """Read the examples of a part of a source in order, in blocks, with a progress bar."""
     wanted = range(len(source))[part]
     blocks = [wanted[start : start + READ_BLOCK] for start in range(0, len(wanted), READ_BLOCK)]
     bar = tqdm(
@@ -191,17 +191,17 @@ def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Exam
 
 
 def read_batch(source: Source, indices: np.ndarray) -> Batch:
-    """The images at `indices`, without those that cannot be read."""
+    """Read the images at `indices`, leaving out those that cannot be read."""
     examples = source.read(indices.tolist())
     images, labels = zip(*(e for e in examples if not isinstance(e, BrokenImage)), strict=True)
     return Batch(np.stack(images), np.asarray(labels, np.int32))
 
 
 def read_all(source: Source, part: slice = slice(None)) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Every image of a part of a source that can be read.
+    """Read every image of a part of a source that can be read.
 
     Returns:
-        Images uint8 [N, H, W, C], labels int32 [N], and a line for each broken image.
+        Images uint8 [N, H, W, C], labels int32 [N], and a message for each broken image.
     """
     images = np.empty((len(range(len(source))[part]), *source.spec.shape), np.uint8)
     labels: list[int] = []
@@ -219,10 +219,10 @@ def read_all(source: Source, part: slice = slice(None)) -> tuple[np.ndarray, np.
 def open_batches(
     source: Source, batch_size: int, seed: int, options: DataOptions
 ) -> Resident | Streamed:
-    """Batches of a source: resident if its images fit in `options.resident_gib`, else streamed.
+    """Open a source's batches: resident if they fit in `options.resident_gib`, else streamed.
 
     Raises:
-        UsageError: A broken image where they are refused, or not one good image.
+        UsageError: An image is broken and `options.on_broken` is `refuse`, or all are broken.
     """
     skip_broken = options.on_broken == "skip"
     if len(source) * np.prod(source.spec.shape) > options.resident_gib * GIB:
@@ -245,7 +245,7 @@ def open_batches(
 
 
 def _exchange(own: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, of `counts` entries each, end to end."""
+    """Concatenate the arrays of all processes, which have `counts` entries each."""
     if len(counts) == 1:
         return own
     padded = np.zeros((counts.max(), *own.shape[1:]), own.dtype)

@@ -1,4 +1,4 @@
-"""One image from any format to uint8 [H, W, C]."""
+"""Conversion of one image from any format to uint8 [H, W, C]."""
 
 from typing import Literal
 
@@ -9,13 +9,13 @@ Fit = Literal["crop", "stretch", "pad"]
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB, upright.
+    """Convert an image to mode L or RGB, upright.
 
     16-bit gray keeps its high byte; transparency is composited over white; palettes, CMYK and the
     other 8-bit modes are converted.
 
     Raises:
-        ValueError: A mode without a fixed range (floating point, 32-bit).
+        ValueError: The image's mode has no fixed range (floating point, 32-bit).
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -34,24 +34,25 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def converted_mode(mode: str) -> str:
-    """The mode, L or RGB, in which an image of a PIL mode ends."""
+    """Return the mode, L or RGB, to which `to_8_bit` converts an image of a PIL mode."""
     return "L" if mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16") else "RGB"
 
 
 def to_array(
     image: Image.Image, shape: tuple[int, int, int], fit: Fit, resample: Image.Resampling
 ) -> np.ndarray:
-    """The image brought to `shape`.
+    """Convert an image to an array of `shape`.
 
     Args:
-        image: Of any mode and size.
+        image: An image of any mode and size.
         shape: (height, width, channels), channels 1 or 3.
-        fit: How another aspect ratio is met: `crop` scales to cover and cuts the centre, `pad`
-            scales to fit inside and adds black borders, `stretch` scales each axis on its own.
+        fit: What to do with another aspect ratio: `crop` scales to cover and cuts out the centre,
+            `pad` scales to fit inside and adds black borders, `stretch` scales each axis on its
+            own.
         resample: The filter of the scaling.
 
     Returns:
-        uint8 of `shape`.
+        A uint8 array of `shape`.
     """
     height, width, channels = shape
     image = to_8_bit(image).convert("L" if channels == 1 else "RGB")

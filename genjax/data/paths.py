@@ -1,4 +1,4 @@
-"""Paths of this machine and of buckets, in one type."""
+"""Local paths and paths in buckets, in one type."""
 
 import importlib.util
 import os
@@ -11,15 +11,15 @@ from genjax.types import UsageError
 
 
 def is_remote(path: str | Path | epath.Path) -> bool:
-    """Whether a path is of a bucket, such as `gs://BUCKET/FOLDER`."""
+    """Return whether a path is in a bucket, such as `gs://BUCKET/FOLDER`."""
     return "://" in os.fspath(path)
 
 
 def to_path(path: str | Path | epath.Path) -> epath.Path:
-    """The path, `~` expanded.
+    """Convert to a path, with `~` expanded.
 
     Raises:
-        UsageError: It is of a bucket, and what reads those is not installed.
+        UsageError: The path is in a bucket, and the package that reads buckets is not installed.
     """
     if str(path).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
         raise UsageError(f"{path} is in a bucket: pip install gcsfs")
@@ -27,6 +27,6 @@ def to_path(path: str | Path | epath.Path) -> epath.Path:
 
 
 def files(folder: epath.Path) -> Iterator[epath.Path]:
-    """All files in a folder, however deep."""
-    for path in folder.iterdir():  # epath's walk loses the name of a bucket
+    """Iterate over all files in a folder and its sub-folders."""
+    for path in folder.iterdir():  # not by epath's walk, which loses the name of a bucket
         yield from files(path) if path.is_dir() else [path]

@@ -1,7 +1,7 @@
-"""Several processes that train one model: how they join, who writes, and what they agree on.
+"""Several processes that train one model: how they join, who writes, and how they communicate.
 
-Every process runs the same program in the same order. The first alone writes logs, grids and
-curves; all save and restore checkpoints together.
+Every process runs the same program in the same order. Only the first writes logs, grids and curves;
+all save and restore checkpoints together.
 """
 
 import contextlib
@@ -20,26 +20,27 @@ from genjax.types import UsageError
 
 T = TypeVar("T")
 
-# After so many seconds without a sign of life a process counts as dead, and the others end.
+# A process without a sign of life for this long counts as dead, and the others end.
 HEARTBEAT_SECONDS = 60
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run is gone, and this one cannot go on alone."""
+    """Another process of the run has ended, and this one cannot go on alone."""
 
 
 def join() -> None:
-    """Join the other processes of the run, if the environment tells of any; else do nothing.
+    """Join the other processes of the run, if the environment names any; otherwise do nothing.
 
-    It tells of them by `JAX_COORDINATOR_ADDRESS` (HOST:PORT, where process 0 listens),
-    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` together; by a SLURM step of several tasks; or on a
-    Cloud TPU VM, whose slice may have further workers. To be called before anything is computed.
+    The environment names them by the variables `JAX_COORDINATOR_ADDRESS` (HOST:PORT, where process
+    0 listens), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`; by a SLURM step of several tasks; or by
+    being a Cloud TPU VM, whose slice may have further workers. Call this before any computation.
 
     Raises:
-        UsageError: Some of the variables are missing or impossible, or the others did not come.
+        UsageError: Some of the variables are missing or impossible, or other processes did not join
+            in time.
     """
-    # Signals are the loop's to handle, Ctrl-C and SIGTERM alike, and on every platform.
+    # The training loop handles signals itself, Ctrl-C and SIGTERM alike, on every platform.
     jax.config.update("jax_enable_preemption_service", False)
     arguments = _from_variables()
     if not arguments and not _in_slurm_step() and not _on_tpu_vm():
@@ -84,31 +85,31 @@ def _in_slurm_step() -> bool:
 
 
 def _on_tpu_vm() -> bool:
-    """Whether jax will compute on TPU chips of this machine."""
+    """Return whether jax will compute on TPU chips of this machine."""
     wanted = os.environ.get("JAX_PLATFORMS", "tpu").split(",")
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     return "tpu" in wanted and bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def is_joined() -> bool:
-    """Whether `join` found others, or a slice of one worker."""
+    """Return whether `join` connected this process to others, or to a slice of one worker."""
     return jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes; true where there is but one."""
+    """Return whether this is the process that writes; true if there is only one process."""
     return jax.process_index() == 0
 
 
 def wait(name: str) -> None:
-    """Wait until every process has come here; `name` tells this place from others."""
+    """Wait until every process has called this; `name` identifies the place in the code."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager
 def first_before_others(name: str) -> Iterator[None]:
-    """The first process does a thing alone, and the others do it when it is through."""
+    """Let the first process run this context alone, and the others after it has left it."""
     if not is_first():
         wait(name)
     yield
@@ -117,17 +118,17 @@ def first_before_others(name: str) -> Iterator[None]:
 
 
 def gathered(values: np.ndarray) -> np.ndarray:
-    """What each process has, [processes, ...], on every one; `values` of one shape on all."""
+    """Gather every process's `values`, of one shape, on all processes: [processes, ...]."""
     if jax.process_count() == 1:
         return np.asarray(values)[None]
     return np.asarray(multihost_utils.process_allgather(values))
 
 
 def by_first(work: Callable[[], T]) -> T:
-    """What `work` gives on the first process, on all: a value that JSON can hold.
+    """Call `work` on the first process, and return its result, a JSON value, on all of them.
 
     Raises:
-        UsageError: `work` raised it; so do all.
+        UsageError: `work` raised one; then all processes do.
     """
     if jax.process_count() == 1:
         return work()

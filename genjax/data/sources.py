@@ -1,10 +1,10 @@
 """Sources: random access to labelled images, behind one interface.
 
     open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip", options) -> Source
-    open_source("stacked:DATA", options): three of its gray images as the channels of one
+    open_source("stacked:DATA", options): three gray images of DATA as the channels of one
 
-A PATH may be of a bucket, gs://BUCKET/PATH. Nothing is decoded before it is read, except headers
-where the size is not given.
+A PATH may be in a bucket, gs://BUCKET/PATH. Images are decoded when they are read; if no size is
+given, their headers are read on opening.
 """
 
 import collections
@@ -32,7 +32,7 @@ from genjax.types import CHECKED, ImageSpec, UsageError
 IMAGE_SUFFIXES = frozenset(
     [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
 )
-# What Pillow and zipfile raise for a damaged file.
+# The errors that Pillow and zipfile raise for a damaged file.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error)
 RESAMPLE = Image.Resampling.LANCZOS
 STACKED = "stacked"
@@ -43,24 +43,28 @@ class DataOptions:
     """How a source is read."""
 
     data_dir: str | None = None
-    """tfds: where prepared data sets lie. None: ~/tensorflow_datasets."""
+    """tfds: folder of prepared data sets; None for ~/tensorflow_datasets."""
     split: str = "train"
-    """tfds: the split, in its notation ('train', 'train[:90%]', 'test'). Other data: 'train' is all
-    of it, and slices in percent of it ('train[:80%]', 'train[80%:]') are taken in a mixed order."""
+    """tfds: the split, in its notation ('train', 'train[:90%]', 'test'). Other data: 'train' for
+    all images, or a slice in percent ('train[:80%]', 'train[80%:]') of a fixed random order."""
     test_split: str | None = None
-    """The split for evaluation, of images that are not trained on ('test', 'train[80%:]')."""
+    """Split for evaluation, of images that are not trained on ('test', 'train[80%:]')."""
     size: tuple[int, ...] = ()
-    """HEIGHT, or HEIGHT WIDTH: bring images to this size. Empty: as they are, all alike."""
+    """HEIGHT, or HEIGHT WIDTH, to which images are resized; empty to keep their size, if it is the
+    same for all."""
     fit: Fit = "crop"
-    """How another aspect ratio meets --size: cut the centre, stretch, or pad with black."""
+    """What to do with an aspect ratio other than that of --size: cut out the centre (crop),
+    stretch, or pad with black."""
     border: Annotated[int, Field(ge=0)] = 0
-    """Black pixels added on every side, after --size: 2 brings MNIST's 28x28 to 32x32."""
+    """Black pixels to add on every side, after --size; 2 makes MNIST's 28x28 pixels 32x32."""
     channels: Literal[1, 3] | None = None
-    """1 for gray, 3 for RGB. None: RGB if any image has colour."""
+    """1 for gray, 3 for RGB; None for RGB if any image has colour, else gray."""
     on_broken: Literal["refuse", "skip"] = "refuse"
-    """folder, zip: an image that cannot be read ends the run, or is reported and left out."""
+    """folder, zip: whether an image that cannot be read ends the run (refuse), or is reported and
+    left out (skip)."""
     resident_gib: Annotated[float, Field(ge=0)] = 2.0
-    """Data sets up to this size (GiB, as uint8) live on the device; larger ones are streamed."""
+    """Largest size in GiB, as uint8, of a data set that is kept on the device; larger ones are
+    streamed."""
 
     @field_validator("size")
     @classmethod
@@ -71,24 +75,24 @@ class DataOptions:
 
     @property
     def for_test(self) -> Self:
-        """Options that read the test split, or without one the split that is trained on."""
+        """Return options that read the test split, or the training split if there is no other."""
         return dataclasses.replace(self, split=self.test_split or self.split)
 
     @property
     def height_width(self) -> tuple[int, int] | None:
-        """(height, width), or None for the images' own."""
+        """(height, width), or None for the images' own size."""
         return (self.size[0], self.size[-1]) if self.size else None
 
 
 class ManySizes(UsageError):
-    """The images have many sizes, and none to bring them to was given."""
+    """The images have several sizes, and no size to resize them to was given."""
 
 
 class BrokenImage(Exception):
     """An image that cannot be read; the message names it and says why."""
 
 
-# An image, uint8 [H, W, C], and its label (0 without classes).
+# (image, label): uint8 [H, W, C], and a number that is 0 without classes.
 Example = tuple[np.ndarray, int]
 
 
@@ -106,9 +110,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
-        """The examples at `indices`, with a `BrokenImage` in the place of one that is not readable.
+        """Read the examples at `indices`, with a `BrokenImage` for each that cannot be read.
 
-        Many at once because some sources read ten at the cost of two; safe to call from threads.
+        It takes many at once because some sources read ten at the cost of two. Several threads may
+        call it.
         """
         ...
 
@@ -124,7 +129,7 @@ class Subset:
         return len(self._indices)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
-        """See `Source.read`."""
+        """Read the examples at `indices`; see `Source.read`."""
         return self._source.read([int(self._indices[i]) for i in indices])
 
 
@@ -145,7 +150,7 @@ class Bordered:
         return len(self._source)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
-        """See `Source.read`."""
+        """Read the examples at `indices`; see `Source.read`."""
         return [
             example
             if isinstance(example, BrokenImage)
@@ -155,17 +160,18 @@ class Bordered:
 
 
 class Stacked:
-    """Three gray images of a source as the channels of one: many classes, each of them known.
+    """A source that stacks three gray images of another as the channels of one.
 
-    Stacked MNIST (Metz et al. 2016, appendix), whose 1,000 classes count the modes that a model
-    covers. As many images as the source has; which three is drawn once and for all.
+    On MNIST this is Stacked MNIST (Metz et al. 2016, appendix), whose 1,000 classes count the modes
+    that a model covers. It has as many images as the other source; the three images of each are
+    drawn once, from a fixed seed.
 
     Args:
-        source: Gray images.
-        where: What it is called in an error.
+        source: A source of gray images.
+        where: The name of that source in error messages.
 
     Raises:
-        UsageError: Its images have colours.
+        UsageError: The images of the source have colours.
     """
 
     def __init__(self, source: Source, where: str):
@@ -183,7 +189,7 @@ class Stacked:
         return len(self._source)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
-        """See `Source.read`."""
+        """Read the examples at `indices`; see `Source.read`."""
         examples = self._source.read(self._triples[list(indices)].ravel().tolist())
         return [self._stack(examples[i : i + 3]) for i in range(0, len(examples), 3)]
 
@@ -198,7 +204,7 @@ class Stacked:
 
 
 class ArraySource:
-    """Images that are one array, uint8 [N, H, W, C]."""
+    """A source of images in one array, uint8 [N, H, W, C]."""
 
     def __init__(
         self,
@@ -217,7 +223,7 @@ class ArraySource:
         return len(self._images)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
-        """See `Source.read`."""
+        """Read the examples at `indices`; see `Source.read`."""
         return [
             (fit_array(self._images[i], self.spec, self._fit), int(self._labels[i]))
             for i in indices
@@ -236,7 +242,7 @@ class TfdsSource:
         return len(self._source)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
-        """See `Source.read`."""
+        """Read the examples at `indices`; see `Source.read`."""
         return [
             (
                 fit_array(record[self._image_key], self.spec, self._fit),
@@ -249,7 +255,7 @@ class TfdsSource:
 def _read_features(
     name: str, features: Any, options: DataOptions
 ) -> tuple[str, ImageSpec, Sequence[str]]:
-    """Of a tensorflow-datasets data set: the key of its images, their shape, its class names."""
+    """Return the key and shape of a tensorflow-datasets data set's images, and its class names."""
     image_key, image = _one_feature(features, "Image", f"tfds:{name}")
     label: Any = dict(features.items()).get("label")
     has_labels = getattr(label, "num_classes", None) is not None
@@ -297,13 +303,13 @@ class FileSource:
         self.spec = ImageSpec(height, width, channels, len(self.class_names))
 
     def _scan(self) -> None:
-        """Count sizes and modes from the headers; a broken header is met again when it is read."""
+        """Count sizes and modes from the headers, ignoring broken ones, which fail when read."""
 
         def header(name: str) -> tuple[tuple[int, int], str] | None:
             try:
                 with Image.open(io.BytesIO(self._read(name))) as image:
                     mode = "RGBA" if image.mode == "P" else image.mode
-                    # EXIF orientations 5 to 8 lie on their side.
+                    # Images with EXIF orientations 5 to 8 are stored lying on their side.
                     sideways = image.getexif().get(0x0112, 1) >= 5
                     return (image.size if sideways else image.size[::-1]), mode
             except UNREADABLE:
@@ -346,7 +352,7 @@ class FileSource:
         return len(self._names)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
-        """See `Source.read`."""
+        """Read the examples at `indices`; see `Source.read`."""
         return [self._read_one(self._names[i], self._labels[i]) for i in indices]
 
     def _read_one(self, name: str, label: int) -> Example | BrokenImage:
@@ -359,7 +365,7 @@ class FileSource:
 
 
 def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit) -> np.ndarray:
-    """An image that is an array, uint8 or uint16 [H, W, C], as uint8 of `spec.shape`."""
+    """Convert an image, uint8 or uint16 [H, W, C], to a uint8 array of `spec.shape`."""
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.shape == spec.shape:
@@ -370,27 +376,29 @@ def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit) -> np.ndarray:
 
 
 def open_source(data: str, options: DataOptions) -> Source:
-    """The source that `data` names.
+    """Open the source that `data` names.
 
     Args:
         data: `digits`, `tfds:NAME`, `folder:PATH`, or the path of a .zip (`folder:` may stand
             before it); or `stacked:` and one of these.
-        options: How it is read.
+        options: How the source is read.
 
     Raises:
-        UsageError: Unknown source, missing path or data set, or images that the options do not fit.
+        UsageError: The source is unknown, its path or data set is missing, or the options do not
+            fit its images.
     """
     source = _open(data, options)
     return Bordered(source, options.border) if options.border else source
 
 
 def expected_spec(data: str, options: DataOptions) -> ImageSpec:
-    """The shape of the images that `data` names, without reading or downloading any if possible.
+    """Return the shape of the images that `data` names, if possible without reading any.
 
-    That of files which are not here is taken from `options.size`, in colour and without classes.
+    Files that are not on this machine are assumed to have the size `options.size`, colours and no
+    classes.
 
     Raises:
-        UsageError: It cannot be told.
+        UsageError: The shape cannot be known.
     """
     kind, _, name = data.partition(":")
     if kind == "tfds":
@@ -410,7 +418,7 @@ def _open(data: str, options: DataOptions) -> Source:
     if kind == STACKED and name:
         return Stacked(_open(name, options), data)
     if kind == "tfds" and name:
-        return TfdsSource(name, options)  # which knows the splits
+        return TfdsSource(name, options)  # it takes the split itself
     path = to_path(name if kind == "folder" else data)
     if data == "digits":
         source: Source = _open_digits(options)
@@ -427,9 +435,9 @@ def _open(data: str, options: DataOptions) -> Source:
 
 
 def _part(source: Source, split: str, data: str) -> Source:
-    """A slice of a source that has no splits of its own.
+    """Return a slice of a source that has no splits of its own.
 
-    In a fixed mixed order, since folders are sorted by class.
+    The slice is of a fixed random order, because folders are sorted by class.
     """
     match = re.fullmatch(r"train\[(?:(\d+)%)?:(?:(\d+)%)?\]", split)
     start, stop = (int(match[1] or 0), int(match[2] or 100)) if match else (0, 0)
@@ -443,7 +451,7 @@ def _part(source: Source, split: str, data: str) -> Source:
 
 
 def absolute(data: str) -> str:
-    """`data` with its path made absolute, so that a run can be resumed from anywhere."""
+    """Make the path in `data` absolute, so that a run can be resumed from any folder."""
     kind, _, name = data.partition(":")
     if kind == STACKED:
         return f"{STACKED}:{absolute(name)}"
@@ -458,7 +466,7 @@ def _open_digits(options: DataOptions) -> Source:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # 17 gray levels, 0 to 16, over the whole of 0 to 255.
+    # The 17 gray levels, 0 to 16, are spread over 0 to 255.
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     return ArraySource(images, digits.target, [str(d) for d in digits.target_names], options)
 
@@ -501,7 +509,7 @@ def _tfds_builder(name: str, options: DataOptions) -> Any:
     import tensorflow_datasets as tfds
 
     if options.data_dir is not None and is_remote(options.data_dir):
-        # Without TensorFlow array_record reads files of this machine alone.
+        # Without TensorFlow, array_record reads only local files.
         raise UsageError(
             f"data_dir = {options.data_dir}: tensorflow-datasets are read from a disk; copy it to "
             f"each machine, gcloud storage cp --recursive {options.data_dir}/{name} DIR, and give "
@@ -518,7 +526,7 @@ def _tfds_builder(name: str, options: DataOptions) -> Any:
 
 
 def _by_hand(name: str, options: DataOptions) -> str:
-    """How to prepare a data set where it cannot be done here."""
+    """Return instructions to prepare a data set that cannot be prepared here."""
     return (
         f"prepare it where there is a network: pip install tensorflow, then "
         f"tfds build {name} --file_format=array_record"
@@ -527,12 +535,12 @@ def _by_hand(name: str, options: DataOptions) -> str:
 
 
 def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
-    """The data source of a split, and its features; downloads what is not there."""
+    """Open a split's data source and its features, downloading what is missing."""
     builder, by_hand = _tfds_builder(name, options), _by_hand(name, options)
     if not builder.is_prepared():
         try:
             builder.download_and_prepare(file_format="array_record")
-        except Exception as error:  # whatever a downloader or a missing TensorFlow raises
+        except Exception as error:  # downloaders and a missing TensorFlow raise errors of all kinds
             raise UsageError(
                 f"tfds:{name} is not in {builder.data_path} and could not be downloaded and "
                 f"prepared here ({_first_line(error)}); {by_hand}"

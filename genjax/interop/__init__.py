@@ -1,5 +1,6 @@
-"""The state dicts of the well-known implementations onto our variables, and back.
+"""Conversion between the state dicts of well-known implementations and our variables.
 
-One file a family, `load(config, spec, arrays) -> variables` and `dump(config, spec, variables) ->
-arrays`; `arrays` maps their names to numpy arrays in their layouts.
+Each family has a module with `load(config, spec, arrays) -> variables` and the inverse
+`dump(config, spec, variables) -> arrays`. `arrays` maps the other implementation's names to NumPy
+arrays in its layouts. In this package "their" and "theirs" mean the other implementation's.
 """

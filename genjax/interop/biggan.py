@@ -1,8 +1,8 @@
-"""BigGAN of its authors' PyTorch code (and BigGAN-deep): the state dicts of G and of D.
+"""BigGAN and BigGAN-deep of their authors' PyTorch code: the state dicts of G and of D.
 
-`blocks.0.0.conv1.weight`, `.u0` and `.sv0` of spectral normalization, `stored_mean` and
-`stored_var` of batch norm. Attention stands behind the blocks of its size, as `blocks.2.1` (deep:
-`blocks.2.2`).
+Names are such as `blocks.0.0.conv1.weight`, with `.u0` and `.sv0` for spectral normalization and
+`stored_mean` and `stored_var` for batch norm. Self-attention follows the blocks of its size, as
+`blocks.2.1` (deep: `blocks.2.2`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ from flax.traverse_util import flatten_dict
 
 from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
 from genjax.models.biggan import DEPTH, BigganConfig, init
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
-# Of their layers; gains of batch norm are weights where they follow a condition.
+# Their names of our leaves; gains of batch norm are weights where they follow a condition.
 LEAVES = {
     "kernel": "weight",
     "embedding": "weight",
@@ -31,7 +31,7 @@ LAYERS = {"norm": "output_layer.0", "output": "output_layer.2", "input": "input_
 
 
 def _name(path: tuple[str, ...], deep: bool) -> str:
-    """Theirs, of our path within a player: collection, layers, leaf."""
+    """Return their name for our path within a player: collection, layers, leaf."""
     _, top, *inner, leaf = path
     kind, _, index = top.partition("_")
     if kind == "block":
@@ -39,19 +39,19 @@ def _name(path: tuple[str, ...], deep: bool) -> str:
         top = f"blocks.{first}.{second or 0}"
     elif kind == "attention":
         top = f"blocks.{index}.{DEPTH if deep else 1}"
-    if inner[-1:] == ["norm"]:  # statistics under a condition
+    if inner[-1:] == ["norm"]:  # statistics of conditional batch norm
         inner = inner[:-1]
     return ".".join([LAYERS.get(top, top), *inner, LEAVES.get(leaf, leaf)])
 
 
 def _entries(config: BigganConfig, spec: ImageSpec, player: str) -> Iterator[Entry]:
     state = jax.eval_shape(lambda key: init(config, key, spec), jax.random.key(0))
-    _, (height, width) = base_size(spec)
+    _, (height, width) = base_resolution(spec)
     for path, leaf in flatten_dict(getattr(state, player).variables).items():
         name, shape = _name(path, config.deep), leaf.shape
         order = None
         if player == "generator" and path[1] == "linear" and path[-1] in ("kernel", "bias", "u"):
-            # Where each of our outputs, [H, W, C], is in theirs, [C, H, W].
+            # The index of each of our outputs, [H, W, C], in theirs, [C, H, W].
             theirs = np.arange(shape[-1]).reshape(-1, height, width)
             order = theirs.transpose(1, 2, 0).ravel()
         yield _entry(name, shape, path, order)
@@ -79,10 +79,10 @@ def _entry(
 def load_generator(
     config: BigganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """G's `{"params", "batch_stats", "spectral"}`.
+    """Return G's `{"params", "batch_stats", "spectral"}` from their arrays.
 
     Raises:
-        UsageError: A missing, unknown or misshapen entry; the message lists them.
+        UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
     """
     return load_entries(_entries(config, spec, "generator"), arrays)
 
@@ -90,19 +90,19 @@ def load_generator(
 def load_discriminator(
     config: BigganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """D's `{"params", "spectral"}`; see `load_generator`."""
+    """Return D's `{"params", "spectral"}` from their arrays; see `load_generator`."""
     return load_entries(_entries(config, spec, "discriminator"), arrays)
 
 
 def dump_generator(
     config: BigganConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The inverse of `load_generator`."""
+    """Return their arrays of G: the inverse of `load_generator`."""
     return dump_entries(_entries(config, spec, "generator"), variables)
 
 
 def dump_discriminator(
     config: BigganConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The inverse of `load_discriminator`."""
+    """Return their arrays of D: the inverse of `load_discriminator`."""
     return dump_entries(_entries(config, spec, "discriminator"), variables)

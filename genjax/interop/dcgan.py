@@ -1,8 +1,8 @@
 """DCGAN of PyTorch's examples: two `nn.Sequential`s `G.main` and `D.main`.
 
 G: ConvTranspose2d, BatchNorm2d, ReLU, ..., ConvTranspose2d, Tanh; D: Conv2d, LeakyReLU, then
-Conv2d, BatchNorm2d, LeakyReLU, ..., Conv2d, Sigmoid (ours gives the logit). Their first and last
-convolution over the whole of a few pixels is a dense layer here.
+Conv2d, BatchNorm2d, LeakyReLU, ..., Conv2d, Sigmoid (our D returns the logit). G's first and D's
+last convolution cover all of the few pixels there; they are dense layers here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,18 +12,18 @@ import numpy as np
 
 from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
 from genjax.models.dcgan import DcganConfig
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
-# PyTorch counts batches; with a momentum the count is never used.
+# PyTorch counts batches, but does not use the count if there is a momentum.
 UNUSED = "num_batches_tracked"
 
 
 def generator_entries(
     spec: ImageSpec, latent_size: int, features: int, path: tuple[str, ...] = ("generator",)
 ) -> Iterator[Entry]:
-    """Of a generator at `path`, which holds its `params` and `batch_stats`."""
-    halvings, (height, width) = base_size(spec)
+    """Iterate over the entries of a generator whose `params` and `batch_stats` are at `path`."""
+    halvings, (height, width) = base_resolution(spec)
     params = (*path, "params")
     widths = [features << i for i in reversed(range(halvings))]
     base = (height, width, widths[0])
@@ -44,8 +44,8 @@ def generator_entries(
 def discriminator_entries(
     spec: ImageSpec, features: int, batch_norm: bool, path: tuple[str, ...] = ("discriminator",)
 ) -> Iterator[Entry]:
-    """Of a discriminator, or without batch norm of a critic, at `path`."""
-    halvings, (height, width) = base_size(spec)
+    """Iterate over the entries of a discriminator at `path`, or of a critic without batch norm."""
+    halvings, (height, width) = base_resolution(spec)
     params = (*path, "params")
     channels, index = spec.channels, 0
     for i in range(halvings):
@@ -58,7 +58,7 @@ def discriminator_entries(
         if batch_norm and i > 0:
             yield from _batch_norm(f"D.main.{index}", path, f"norm_{i}", channels)
             index += 1
-        index += 1  # LeakyReLU
+        index += 1  # skip LeakyReLU
     yield Entry(
         f"D.main.{index}.weight",
         (1, channels, height, width),
@@ -69,7 +69,7 @@ def discriminator_entries(
 
 
 def _batch_norm(name: str, path: tuple[str, ...], layer: str, channels: int) -> Iterator[Entry]:
-    """A BatchNorm2d: two parameters, two statistics."""
+    """Iterate over the entries of a BatchNorm2d: two parameters and two statistics."""
     for theirs, collection, ours in (
         ("weight", "params", "scale"),
         ("bias", "params", "bias"),
@@ -80,7 +80,7 @@ def _batch_norm(name: str, path: tuple[str, ...], layer: str, channels: int) -> 
 
 
 def _entries(config: DcganConfig, spec: ImageSpec) -> Iterator[Entry]:
-    # Labels come after z and after the image's channels, in their conditional variants as in ours.
+    # In conditional variants labels follow z and the image's channels, in theirs as in ours.
     classes = spec.classes if config.conditional else 0
     seen = ImageSpec(spec.height, spec.width, spec.channels + classes)
     yield from generator_entries(spec, config.latent_size + classes, config.generator.features)
@@ -88,15 +88,18 @@ def _entries(config: DcganConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def load(config: DcganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """`{"generator": variables, "discriminator": variables}`, each with params and batch_stats.
+    """Return `{"generator": variables, "discriminator": variables}` from their arrays.
 
     Args:
         config: The model.
-        spec: Of its images.
+        spec: The shape of its images.
         arrays: `G.main.0.weight`, ..., `D.main.11.weight`, with the running statistics.
 
+    Returns:
+        Each player's `{"params", "batch_stats"}`.
+
     Raises:
-        UsageError: A missing, unknown or misshapen entry; the message lists them.
+        UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
     """
     wanted = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
     return load_entries(_entries(config, spec), wanted)
@@ -105,5 +108,5 @@ def load(config: DcganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray])
 def dump(
     config: DcganConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The inverse of `load`: our variables under their names, in their layouts."""
+    """Return our variables under their names, in their layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)

@@ -1,4 +1,4 @@
-"""A family's mapping is a table of entries; this walks it, in both directions."""
+"""Conversion of arrays by a table of entries, in both directions."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,15 @@ Array = np.ndarray
 
 
 class Entry(NamedTuple):
-    """One tensor: their name and shape, our path, and how its layout goes across."""
+    """One tensor of a conversion.
+
+    Attributes:
+        name: Their name.
+        shape: Their shape.
+        path: Our path.
+        to_ours: Function from their array to ours.
+        to_theirs: Function from our array to theirs.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -22,7 +30,10 @@ class Entry(NamedTuple):
 
 
 def dense_kernel(name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray) -> Entry:
-    """A Linear's weight; `rows` and `columns`: where our inputs and outputs are in theirs."""
+    """Return the entry of a Linear's weight.
+
+    `rows` and `columns` hold the index of each of our inputs and outputs in theirs.
+    """
     to_rows, to_columns = np.argsort(rows), np.argsort(columns)
     return Entry(
         f"{name}.weight",
@@ -36,7 +47,7 @@ def dense_kernel(name: str, path: tuple[str, ...], rows: np.ndarray, columns: np
 def linear(
     name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray
 ) -> Iterator[Entry]:
-    """A Linear layer; see `dense_kernel`."""
+    """Iterate over the entries of a Linear layer; see `dense_kernel`."""
     to_columns = np.argsort(columns)
     yield dense_kernel(name, path, rows, columns)
     yield Entry(
@@ -51,13 +62,14 @@ def linear(
 def conv_kernel(
     name: str, path: tuple[str, ...], shape: tuple[int, int, int, int], transposed: bool = False
 ) -> Entry:
-    """A convolution's weight; ours is [KH, KW, I, O].
+    """Return the entry of a convolution's weight, which is [KH, KW, I, O] here.
 
     Args:
-        name: Theirs, without `.weight`.
-        path: Of our layer.
-        shape: Ours.
-        transposed: Of a ConvTranspose2d, [I, O, KH, KW], else of a Conv2d, [O, I, KH, KW].
+        name: Their name, without `.weight`.
+        path: The path of our layer.
+        shape: Our shape.
+        transposed: Whether theirs is a ConvTranspose2d, [I, O, KH, KW], not a Conv2d,
+            [O, I, KH, KW].
     """
     there = (2, 3, 0, 1) if transposed else (3, 2, 0, 1)
     back = np.argsort(there)
@@ -71,12 +83,12 @@ def conv_kernel(
 
 
 def same(name: str, path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:
-    """An array that is the same in both."""
+    """Return the entry of an array that is the same in both."""
     return Entry(name, shape, path, lambda array: array, lambda array: array)
 
 
 def check_entries(wanted: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Array]) -> None:
-    """Raise a `UsageError` that lists what is missing, unknown or of another shape."""
+    """Raise a `UsageError` that lists what is missing, unknown or misshapen, if anything is."""
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in arrays]
     problems += [f"unknown {name}" for name in arrays if name not in wanted]
     problems += [
@@ -89,10 +101,10 @@ def check_entries(wanted: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Ar
 
 
 def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Our variables from their arrays.
+    """Return our variables from their arrays.
 
     Raises:
-        UsageError: An entry is missing, unknown, or of another shape; the message lists them all.
+        UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
     """
     entries = list(entries)
     check_entries({entry.name: entry.shape for entry in entries}, arrays)
@@ -100,6 +112,6 @@ def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[
 
 
 def dump_entries(entries: Iterable[Entry], variables: Mapping[str, Any]) -> dict[str, Array]:
-    """Their arrays from our variables: the inverse of `load_entries`."""
+    """Return their arrays from our variables: the inverse of `load_entries`."""
     flat = flatten_dict(variables)
     return {e.name: e.to_theirs(np.asarray(flat[e.path])) for e in entries}

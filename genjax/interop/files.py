@@ -1,4 +1,4 @@
-"""Arrays from the files of other libraries, without running anything that is in them."""
+"""Reading arrays from the files of other libraries, without running any code in them."""
 
 import collections
 import math
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from genjax.types import UsageError
 
-# What a file of PyTorch begins with, before its files were zip archives.
+# The number at the beginning of PyTorch's older files, which are not zip archives.
 MAGIC = 0x1950A86A20F9469CFC6C
 DTYPES = {
     "FloatStorage": np.float32,
@@ -33,16 +33,17 @@ DTYPES = {
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The named arrays of a file.
+    """Read the named arrays of a file.
 
     Args:
-        path: A `.safetensors`, a `.npz`, or what `torch.save` makes of a state dict, old and new.
+        path: A `.safetensors`, a `.npz`, or a state dict saved by `torch.save`, in its old or new
+            format.
 
     Returns:
-        Their names and values.
+        The arrays by name.
 
     Raises:
-        UsageError: No such file, another kind of file, or one that holds more than arrays.
+        UsageError: There is no such file, it is of another kind, or it holds more than arrays.
     """
     path = Path(path)
     try:
@@ -54,7 +55,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         return _read_torch(path)
     except FileNotFoundError as error:
         raise UsageError(f"no file {path}") from error
-    # Any byte of a pickle can be wrong in its own way.
+    # A damaged pickle can fail in any of these ways.
     except (
         *(OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError),
         *(struct.error, ValueError, LookupError, TypeError, AttributeError, AssertionError),
@@ -79,7 +80,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows ordered dicts and tensors; every other name in a pickle is refused."""
+    """An unpickler of ordered dicts and tensors that refuses every other name."""
 
     def __init__(self, file: IO[bytes], storage: Any):
         super().__init__(file, encoding="utf-8")
@@ -108,8 +109,8 @@ class _Unpickler(pickle.Unpickler):
 def _tensor(
     storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any
 ) -> np.ndarray:
-    """A view of a storage; not one element outside of it."""
-    del rest  # whether it wants a gradient, and its hooks
+    """Return a view of a storage, after checking that all of it lies inside."""
+    del rest  # whether it requires a gradient, and its hooks
     last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and not 0 <= offset <= offset + last < len(storage):
         raise pickle.UnpicklingError(f"a tensor of {shape} reaches out of its storage")
@@ -125,7 +126,7 @@ def _parameter(tensor: np.ndarray, *rest: Any) -> np.ndarray:
 
 
 def _read_archive(archive: zipfile.ZipFile) -> Any:
-    """The zip archive: one pickle, and a file for each storage."""
+    """Read the newer format, a zip archive of one pickle and a file for each storage."""
     (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
     folder = pickled.removesuffix("data.pkl")
     if f"{folder}byteorder" in archive.namelist():
@@ -144,7 +145,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
 
 
 def _read_stream(file: IO[bytes]) -> Any:
-    """The older file: pickles of magic number, version, system and tensors, then all storages."""
+    """Read the older format: pickles of a magic number, version, system and tensors; storages."""
 
     def refuse(key: str, dtype: np.dtype, count: int) -> np.ndarray:
         raise pickle.UnpicklingError(f"storage {key} where there should be none")
@@ -158,7 +159,7 @@ def _read_stream(file: IO[bytes]) -> Any:
     storages: dict[str, np.ndarray] = {}
 
     def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-        # Filled below: the values come after the tensors that are views of them.
+        # Filled below, because the values come after the tensors that are views of them.
         return storages.setdefault(key, np.zeros(count, dtype))
 
     values = _Unpickler(file, storage).load()

@@ -1,7 +1,7 @@
 """The MLP GAN in plain PyTorch: two `nn.Sequential`s G and D of Linear, LeakyReLU, ..., Linear.
 
-Their Linear weights are [out, in], ours [in, out]; their images are flattened from [C, H, W], ours
-from [H, W, C].
+Their Linear weights are [out, in], ours are [in, out]; their images are flattened from [C, H, W],
+ours from [H, W, C].
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,14 +21,14 @@ def mlp(
     hidden_sizes: tuple[int, ...],
     outputs: np.ndarray,
 ) -> Iterator[Entry]:
-    """A network of Linear layers with an activation after each but the last.
+    """Iterate over the entries of Linear layers with an activation after each but the last.
 
     Args:
         letter: Prefix of their names.
-        path: Of our network's parameters.
-        inputs: Where each of our inputs is in theirs.
-        hidden_sizes: Widths of the hidden layers.
-        outputs: Where each of our outputs is in theirs.
+        path: Path of our network's parameters.
+        inputs: Index of each of our inputs in theirs.
+        hidden_sizes: Units of the hidden layers.
+        outputs: Index of each of our outputs in theirs.
     """
     orders = [inputs, *(np.arange(size) for size in hidden_sizes), outputs]
     names = [*(f"hidden_{i}" for i in range(len(hidden_sizes))), "output"]
@@ -37,7 +37,7 @@ def mlp(
 
 
 def pixel_order(spec: ImageSpec) -> np.ndarray:
-    """Where each of our flattened pixels, [H, W, C], is in theirs, [C, H, W]."""
+    """Return the index of each of our flattened values, [H, W, C], in theirs, [C, H, W]."""
     height, width, channels = spec.shape
     theirs = np.arange(height * width * channels).reshape(channels, height, width)
     return theirs.transpose(1, 2, 0).ravel()
@@ -50,14 +50,14 @@ def _entries(config: GanConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def load(config: GanConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """`{"generator": params, "discriminator": params}` from `G.0.weight`, ..., `D.2.bias`.
+    """Return `{"generator": params, "discriminator": params}` from `G.0.weight`, ..., `D.2.bias`.
 
     Raises:
-        UsageError: A missing, unknown or misshapen entry; the message lists them.
+        UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
     """
     return load_entries(_entries(config, spec), arrays)
 
 
 def dump(config: GanConfig, spec: ImageSpec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `load`: our parameters under their names, in their layouts."""
+    """Return our parameters under their names, in their layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)

@@ -1,8 +1,8 @@
-"""Glow as rosinality/glow-pytorch has it: names such as `blocks.0.flows.0.actnorm.loc`.
+"""Glow of rosinality/glow-pytorch, with names such as `blocks.0.flows.0.actnorm.loc`.
 
-Their state dict also holds what follows from the sizes, such as masks: `load` does without it,
-`dump` gives it. Without `conv_lu` their last level has LU convolutions all the same, which are
-brought to and from the plain matrix.
+Their state dict also has arrays that follow from the sizes, such as masks: `load` does not need
+them, `dump` adds them. Even without `conv_lu` their last level has LU convolutions, which are
+converted from and to the plain matrix.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entrie
 from genjax.models.glow import GlowConfig, Variables
 from genjax.types import ImageSpec, UsageError
 
-# Of a convolution by LU decomposition: theirs, ours, and our collection.
+# The parts of a convolution by LU decomposition: their name, ours, and our collection.
 LU = (
     ("w_l", "lower", "params"),
     ("w_u", "upper", "params"),
@@ -40,12 +40,12 @@ def _check(config: GlowConfig) -> None:
 
 
 def _channels(config: GlowConfig, spec: ImageSpec) -> list[int]:
-    """Of each level, squeezed."""
+    """List the channels of each level, after the squeeze."""
     return [4 * spec.channels << level for level in range(config.levels)]
 
 
 def _per_channel(name: str, path: tuple[str, ...], channels: int) -> Entry:
-    """[C], theirs as [1, C, 1, 1]."""
+    """Return the entry of an array [C] that is [1, C, 1, 1] in theirs."""
     shape = (1, channels, 1, 1)
     return Entry(name, shape, path, lambda x: x.reshape(-1), lambda x: x.reshape(shape))
 
@@ -94,7 +94,7 @@ def _step_entries(
 
 
 def _entries(config: GlowConfig, spec: ImageSpec) -> Iterator[Entry]:
-    """Ours with the steps apart, under `level_i/steps/k`."""
+    """Iterate over all entries; our steps are unstacked, under `level_i/steps/k`."""
     for i, channels in enumerate(_channels(config, spec)):
         for k in range(config.steps_per_level):
             ours = (f"level_{i}", "steps", str(k))
@@ -106,7 +106,7 @@ def _entries(config: GlowConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def _derived(config: GlowConfig, spec: ImageSpec) -> dict[str, np.ndarray]:
-    """What of their state dict follows from the sizes."""
+    """Return the arrays of their state dict that follow from the sizes."""
     arrays: dict[str, np.ndarray] = {}
     for i, channels in enumerate(_channels(config, spec)):
         for k in range(config.steps_per_level):
@@ -121,7 +121,7 @@ def _derived(config: GlowConfig, spec: ImageSpec) -> dict[str, np.ndarray]:
 
 
 def _last_convolutions(config: GlowConfig) -> list[str]:
-    """Names of those that are by LU in theirs and plain in ours."""
+    """List their names of the convolutions that are LU in theirs and plain in ours."""
     if config.permutation == "lu":
         return []
     last = config.levels - 1
@@ -129,11 +129,11 @@ def _last_convolutions(config: GlowConfig) -> list[str]:
 
 
 def load(config: GlowConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> Variables:
-    """Our variables from their state dict.
+    """Return our variables from their state dict.
 
     Raises:
-        UsageError: A missing, unknown or misshapen entry, all listed; or a config that their
-            implementation has no place for.
+        UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
+            or their implementation has no such model.
     """
     _check(config)
     derived = _derived(config, spec)
@@ -157,7 +157,7 @@ def load(config: GlowConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) 
 
 
 def dump(config: GlowConfig, spec: ImageSpec, variables: Variables) -> dict[str, np.ndarray]:
-    """The inverse of `load`: our variables as their state dict."""
+    """Return our variables as their state dict: the inverse of `load`."""
     _check(config)
     apart: dict[str, Any] = {}
     for collection, levels in variables._asdict().items():

@@ -1,6 +1,6 @@
 """Inception-v3 of TensorFlow's 2015 graph, as pytorch-fid converted it: a state dict of PyTorch.
 
-`Conv2d_1a_3x3.conv.weight`, `Conv2d_1a_3x3.bn.running_mean`, ..., `fc.weight`.
+Names are such as `Conv2d_1a_3x3.conv.weight`, `Conv2d_1a_3x3.bn.running_mean` and `fc.weight`.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from genjax.interop.entries import check_entries
 from genjax.metrics.inception import params_shapes
 
-# Where the converted weights are published, and the name of the file.
+# The name and the address of the published file of converted weights.
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
 
 EPSILON = 1e-3
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-# Batches counted, and a bias that the Inception Score leaves out.
+# Counts of batches, and the bias that the Inception Score leaves out.
 UNUSED = ("num_batches_tracked", "fc.bias")
 
 
 def entries() -> dict[str, tuple[int, ...]]:
-    """Their names and shapes."""
+    """Return the shape of each of their arrays by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, shape in _kernels().items():
         name = ".".join(layer)
@@ -36,16 +36,16 @@ def entries() -> dict[str, tuple[int, ...]]:
 
 
 def _kernels() -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Path of each of our layers, and the shape of its kernel."""
+    """Return the shape of each of our kernels by its layer's path."""
     flat = flatten_dict(params_shapes())
     return {path[:-1]: leaf.shape for path, leaf in flat.items() if path[-1] == "kernel"}
 
 
 def load(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters of `InceptionV3`, each batch norm folded into its convolution.
+    """Return the parameters of `InceptionV3`, each batch norm folded into its convolution.
 
     Raises:
-        UsageError: A missing, unknown or misshapen entry; the message lists them.
+        UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
     """
     arrays = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
     check_entries(entries(), arrays)

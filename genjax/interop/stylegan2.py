@@ -1,8 +1,8 @@
 """StyleGAN2 of its authors' PyTorch code: the state dicts of G and of D.
 
-`synthesis.b8.conv0.weight`, `.affine.weight`, `.noise_strength` and, of what is no parameter,
-`.noise_const` (the noise of images that are generated with a constant one) and
-`.resample_filter`; `mapping.fc0.weight` and `mapping.w_avg`. Blocks are named by their size.
+Names are such as `synthesis.b8.conv0.weight`, `.affine.weight` and `.noise_strength`, where blocks
+are named by their size, `mapping.fc0.weight` and `mapping.w_avg`. Two arrays are not parameters:
+`.noise_const`, the noise for images that are to have always the same, and `.resample_filter`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,16 +21,16 @@ from genjax.interop.entries import (
     same,
 )
 from genjax.models.stylegan2 import Stylegan2Config, convolutions, init
-from genjax.nn.pyramid import base_size
 from genjax.nn.resample import BINOMIAL
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec, UsageError
 
-# Their filter, which is the same wherever it stands.
+# Their filter, which is the same in all layers.
 FILTER = np.outer(BINOMIAL, BINOMIAL).astype(np.float32)
 
 
 def _name(player: str, inner: tuple[str, ...]) -> str:
-    """Theirs, of our layers from the top: `block_1` is `b8`, and D's last ones stand in `b4`."""
+    """Return their name for our path: `block_1` is `b8`, and D's last layers are in `b4`."""
     parts = []
     for layer in inner:
         kind, _, level = layer.partition("_")
@@ -41,7 +41,7 @@ def _name(player: str, inner: tuple[str, ...]) -> str:
 
 def _entries(config: Stylegan2Config, spec: ImageSpec, player: str) -> Iterator[Entry]:
     state = jax.eval_shape(lambda key: init(config, key, spec), jax.random.key(0))
-    _, (height, width) = base_size(spec)
+    _, (height, width) = base_resolution(spec)
     for path, leaf in flatten_dict(getattr(state, player).variables).items():
         collection, *inner, last = path
         name, shape = _name(player, tuple(inner)), leaf.shape
@@ -51,7 +51,7 @@ def _entries(config: Stylegan2Config, spec: ImageSpec, player: str) -> Iterator[
             yield conv_kernel(name, path[:-1], shape)
         elif last == "kernel":
             rows = np.arange(shape[0])
-            if name == "b4.fc":  # where our inputs, [H, W, C], are in theirs, [C, H, W]
+            if name == "b4.fc":  # the index of our inputs, [H, W, C], in theirs, [C, H, W]
                 rows = rows.reshape(-1, height, width).transpose(1, 2, 0).ravel()
             yield dense_kernel(name, path[:-1], rows, np.arange(shape[1]))
         elif last == "const":
@@ -83,7 +83,7 @@ def _drop_ends(x: np.ndarray) -> np.ndarray:
 
 
 def _filters(names: Iterable[str]) -> set[str]:
-    """Names of the filters beside these: in each convolution but that to RGB, and each block."""
+    """Return the names of the filters: in each convolution but those to RGB, and in each block."""
     layers = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
     ends = ("conv", "conv0", "conv1", "skip", "fromrgb")
     found = {layer for layer in layers if layer.rpartition(".")[2] in ends}
@@ -114,10 +114,11 @@ def _dump(
 def load_generator(
     config: Stylegan2Config, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """G's `{"params", "batch_stats", "noise"}`, the last a list as `Synthesis` takes it.
+    """Return G's `{"params", "batch_stats", "noise"}`, the last as a list for `Synthesis`.
 
     Raises:
-        UsageError: A missing, unknown or misshapen entry, or another filter, by name.
+        UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
+            or a filter is another.
     """
     variables = _load(config, spec, "generator", arrays)
     noise = variables["noise"]
@@ -127,14 +128,17 @@ def load_generator(
 def load_discriminator(
     config: Stylegan2Config, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """D's `{"params"}`; see `load_generator`."""
+    """Return D's `{"params"}`; see `load_generator`."""
     return _load(config, spec, "discriminator", arrays)
 
 
 def dump_generator(
     config: Stylegan2Config, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The inverse of `load_generator`; `noise` is of one image, as of `draw_noise`."""
+    """Return their arrays of G: the inverse of `load_generator`.
+
+    `noise` is that of one image, as `draw_noise` returns it.
+    """
     noise = {f"{i}": array for i, array in enumerate(variables["noise"])}
     return _dump(config, spec, "generator", {**variables, "noise": noise})
 
@@ -142,5 +146,5 @@ def dump_generator(
 def dump_discriminator(
     config: Stylegan2Config, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The inverse of `load_discriminator`."""
+    """Return their arrays of D: the inverse of `load_discriminator`."""
     return _dump(config, spec, "discriminator", variables)

@@ -1,6 +1,7 @@
 """The VAE of PyTorch's examples: Linear layers fc1, fc21 (mean), fc22 (log variance), fc3, fc4.
 
-Their images are flattened from [C, H, W], ours from [H, W, C]; one hidden layer on each side.
+Their images are flattened from [C, H, W], ours from [H, W, C]. Encoder and decoder have one hidden
+layer each.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ def _entries(config: VaeConfig, spec: ImageSpec) -> Iterator[Entry]:
             raise UsageError(f"{name} = {getattr(config, name)!r}: interop reads {wanted!r}")
     if len(config.hidden_sizes) != 1:
         raise UsageError(f"hidden_sizes = {config.hidden_sizes}: interop reads one hidden layer")
-    # Labels come after the pixels and after z, in their conditional variants as in ours.
+    # In conditional variants labels follow the pixels and z, in theirs as in ours.
     classes = spec.classes if config.conditional else 0
     pixels = pixel_order(spec)
     seen = np.concatenate([pixels, len(pixels) + np.arange(classes)])
@@ -35,15 +36,15 @@ def _entries(config: VaeConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def load(config: VaeConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """`{"encoder": params, "decoder": params}` from `fc1.weight`, ..., `fc4.bias`.
+    """Return `{"encoder": params, "decoder": params}` from `fc1.weight`, ..., `fc4.bias`.
 
     Raises:
-        UsageError: A missing, unknown or misshapen entry, all listed; or a config that their
-            implementation has no place for.
+        UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
+            or their implementation has no such model.
     """
     return load_entries(_entries(config, spec), arrays)
 
 
 def dump(config: VaeConfig, spec: ImageSpec, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `load`: our parameters under their names, in their layouts."""
+    """Return our parameters under their names, in their layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), params)

@@ -1,7 +1,7 @@
 """WGAN and WGAN-GP in plain PyTorch: the networks of the MLP GAN, or of DCGAN.
 
-`mlp` has the names of `interop.gan`; `dcgan` those of `interop.dcgan`, where D, a critic, has no
-batch norm but biases. No implementation of the ResNets is read.
+The network `mlp` has the names of `interop.gan`, `dcgan` those of `interop.dcgan`, where D is a
+critic, with biases and without batch norm. The ResNets of other implementations are not read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,10 +36,11 @@ def _entries(config: WganConfig | WganGpConfig, spec: ImageSpec) -> Iterator[Ent
 def load(
     config: WganConfig | WganGpConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """`{"generator": variables, "discriminator": variables}`; the latter is the critic.
+    """Return `{"generator": variables, "discriminator": variables}`; the latter is the critic.
 
     Raises:
-        UsageError: A missing, unknown or misshapen entry, all listed; or a ResNet.
+        UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
+            or the network is a ResNet.
     """
     wanted = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
     return load_entries(_entries(config, spec), wanted)
@@ -48,5 +49,5 @@ def load(
 def dump(
     config: WganConfig | WganGpConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The inverse of `load`: our variables under their names, in their layouts."""
+    """Return our variables under their names, in their layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)

@@ -1,1 +1,1 @@
-"""Metrics of samples, and the watch over a game's diagnostics."""
+"""Metrics of samples, and warnings about the metrics of training."""

@@ -1,4 +1,4 @@
-"""What a classifier makes of samples: Inception Score, and the classes that they cover."""
+"""Metrics by a classifier's view of samples: Inception Score, and the classes that they cover."""
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -7,17 +7,17 @@ from genjax.types import UsageError
 
 
 def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]:
-    """`exp(E KL(p(y|x) || p(y)))` (Salimans et al. 2016, section 4).
+    """Compute the Inception Score, `exp(E KL(p(y|x) || p(y)))` (Salimans et al. 2016, section 4).
 
     Args:
-        logits: Of a classifier, [N, K].
-        splits: Into so many parts, in their order, with a score each.
+        logits: A classifier's logits of the samples, [N, K].
+        splits: Number of consecutive parts of the samples, with a score for each.
 
     Returns:
-        Mean and standard deviation over the splits; from 1 to K.
+        The mean and standard deviation of the parts' scores, which are from 1 to K.
 
     Raises:
-        UsageError: More splits than examples.
+        UsageError: There are more splits than samples.
     """
     if not 1 <= splits <= len(logits):
         raise UsageError(f"splits = {splits}: should be from 1 to {len(logits)}")
@@ -31,7 +31,7 @@ def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]
 
 
 def class_coverage(fake: np.ndarray, real: np.ndarray, classes: int) -> tuple[int, float]:
-    """How many classes the samples have, and how their shares differ from the data's.
+    """Count the classes of the samples, and compare their frequencies with the data's.
 
     Args:
         fake: Class of each sample, by a classifier, [N].
@@ -40,7 +40,8 @@ def class_coverage(fake: np.ndarray, real: np.ndarray, classes: int) -> tuple[in
 
     Returns:
         The number of classes with a sample (the modes of Srivastava et al. 2017, section 4), and
-        `KL(samples || data)` of their shares in nats; infinite where the data have no such class.
+        `KL(samples || data)` of the class frequencies in nats; infinite if a sample has a class
+        that the data do not have.
     """
     shares = [np.bincount(labels, minlength=classes) / len(labels) for labels in (fake, real)]
     p, q = (share[shares[0] > 0] for share in shares)

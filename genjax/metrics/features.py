@@ -1,4 +1,4 @@
-"""A feature net over many images: on all devices of this process, some images at a time."""
+"""Feature nets over many images, a few at a time on each device of this process."""
 
 import functools
 import math
@@ -10,17 +10,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.special import log_softmax
 
-# Images uint8 [N, H, W, C] to features [N, D] and logits [N, K], float32.
+# A function from images uint8 [N, H, W, C] to features [N, D] and logits [N, K], float32.
 FeatureNet = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def over_devices(apply: Callable[[Any, jax.Array], Any], variables: Any, chunk: int) -> FeatureNet:
-    """A pure function of variables and a batch, as a function of any number of images.
+    """Turn a function of variables and a batch into one of any number of images.
 
     Args:
         apply: Variables, images uint8 [B, H, W, C] -> features [B, D] and logits [B, K].
-        variables: Put on every device once.
-        chunk: Images on a device in one call.
+        variables: The variables, which are copied to every device once.
+        chunk: Number of images on a device in one call.
+
+    Returns:
+        The feature net.
     """
     devices = np.array(jax.local_devices())
     mesh = Mesh(devices, ("batch",))
@@ -29,7 +32,7 @@ def over_devices(apply: Callable[[Any, jax.Array], Any], variables: Any, chunk: 
     apply = jax.jit(apply)
 
     def net(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Every call is of the same size, so that one program does.
+        # All calls have the same size, so that one compiled program is enough.
         size = min(chunk, math.ceil(len(images) / len(devices))) * len(devices)
         parts = []
         for start in range(0, len(images), size):
@@ -45,10 +48,10 @@ def over_devices(apply: Callable[[Any, jax.Array], Any], variables: Any, chunk: 
 
 
 def for_each_channel(net: FeatureNet) -> FeatureNet:
-    """A net of gray images, for images whose channels are independent gray images.
+    """Apply a net of gray images to images whose channels are independent gray images.
 
-    Features stand beside each other, [N, C * D]; logits are those of all combinations of the
-    channels' classes, [N, K ** C], the first channel's class counting most.
+    The features of the C channels are concatenated, [N, C * D]. The logits, [N, K ** C], are those
+    of all combinations of the channels' classes, with the first channel as the highest digit.
     """
 
     def stacked(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

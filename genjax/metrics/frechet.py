@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features: FID, when they are Inception's."""
+"""The Frechet distance between two sets of features: FID, if they are Inception's."""
 
 from typing import NamedTuple, Self
 
@@ -8,12 +8,12 @@ from genjax.types import UsageError
 
 
 class Moments(NamedTuple):
-    """Mean and covariance of features seen so far, float64; those of parts can be merged.
+    """The first two moments of features, in float64; those of parts can be merged.
 
     Attributes:
-        examples: Their number.
-        mean: [D].
-        scatter: Sum of the outer products of what is left without the mean, [D, D].
+        examples: Number of examples.
+        mean: Mean of the features, [D].
+        scatter: Sum of the outer products of the features minus their mean, [D, D].
     """
 
     examples: int
@@ -22,14 +22,14 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, features: np.ndarray) -> Self:
-        """Of features [N, D]."""
+        """Compute the moments of features [N, D]."""
         features = np.asarray(features, np.float64)
         mean = features.mean(axis=0)
         centred = features - mean
         return cls(len(features), mean, centred.T @ centred)
 
     def merge(self, other: Self) -> Self:
-        """Of both parts together (Chan et al. 1979, equations 2.1): in any order, any number."""
+        """Return the moments of both parts together (Chan et al. 1979, equations 2.1)."""
         count = self.examples + other.examples
         gap = other.mean - self.mean
         mean = self.mean + gap * (other.examples / count)
@@ -38,10 +38,10 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """The unbiased estimate, [D, D].
+        """The unbiased estimate of the covariance, [D, D].
 
         Raises:
-            UsageError: Of fewer than two examples.
+            UsageError: There are fewer than two examples.
         """
         if self.examples < 2:
             raise UsageError(f"{self.examples} example: a covariance needs at least 2")
@@ -49,19 +49,19 @@ class Moments(NamedTuple):
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """Squared Frechet distance between the normal distributions of two sets (Heusel et al. 2017).
+    """Compute the squared Frechet distance between normal distributions (Heusel et al. 2017).
 
-    `|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`, equation 6. With factors `C = F F^T` the
-    trace of that root is the sum of the singular values of `F_a^T F_b`: no root of a product that
-    is not symmetric, and exact however low the ranks are.
+    Equation 6: `|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`. With factors `C = F F^T` the
+    trace of the root is the sum of the singular values of `F_a^T F_b`. This needs no root of a
+    matrix that is not symmetric, and is exact however low the ranks are.
 
     Args:
-        a: Moments of one set, D features.
-        b: Of the other.
+        a: Moments of one set, of D features.
+        b: Moments of the other set.
 
     Returns:
-        The distance, 0 or more up to rounding. Its bias falls with the number of examples, so only
-        distances of equal counts compare.
+        The distance, at least 0 up to rounding. Its bias falls with the number of examples, so
+        compare only distances of equally many.
     """
     covariances = a.covariance, b.covariance
     factors = [_factor(covariance) for covariance in covariances]
@@ -74,13 +74,16 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def frechet_distance_error(
     a: np.ndarray, b: np.ndarray, rng: np.random.Generator, resamplings: int = 20
 ) -> float:
-    """Standard error of the distance of two sets of features, by drawing both anew (bootstrap).
+    """Estimate the standard error of the distance by the bootstrap, resampling both sets.
 
     Args:
-        a: Features, [N, D].
-        b: [M, D].
-        rng: Of the draws.
-        resamplings: How often; at least 2.
+        a: Features of one set, [N, D].
+        b: Features of the other set, [M, D].
+        rng: Generator of the draws.
+        resamplings: Number of resamplings, at least 2.
+
+    Returns:
+        The standard deviation of the resampled distances.
     """
     distances = []
     for _ in range(resamplings):
@@ -90,6 +93,6 @@ def frechet_distance_error(
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F with `F F^T` the covariance, [D, D]."""
+    """Return an F, [D, D], such that `F F^T` is the covariance."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0))

@@ -1,4 +1,4 @@
-"""Inception-v3 as FID and the Inception Score are defined by: that of TensorFlow's 2015 graph."""
+"""Inception-v3 of TensorFlow's 2015 graph, by which FID and the Inception Score are defined."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from genjax.metrics.features import FeatureNet, over_devices
 
 FEATURES = 2048
 CLASSES = 1008
-# Height and width of what it has learned to see.
+# Height and width of the images that it was trained on.
 SIZE = 299
-# Images in one call.
+# Number of images in one call.
 CHUNK = 50
 
 Kernel = tuple[int, int]
-# Name, features, kernel.
+# (name, features, kernel size) of a convolution.
 Layer = tuple[str, int, Kernel]
 
 
 def _conv(
     x: jax.Array, name: str, features: int, kernel: Kernel, strides: int = 1, padding: str = "SAME"
 ) -> jax.Array:
-    """A convolution with its batch norm folded in, and ReLU; a child of the calling module."""
+    """Apply a convolution with its batch norm folded in, and ReLU, as a child of the caller."""
     conv = nn.Conv(features, kernel, (strides, strides), padding, name=name)
     return nn.relu(conv(x))
 
@@ -44,7 +44,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 
 def _mean_pool(x: jax.Array) -> jax.Array:
-    """Of 3x3 pixels, at the border of those that there are, as TensorFlow takes it."""
+    """Average over 3x3 pixels; at the border, as in TensorFlow, over those inside the image."""
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 
@@ -53,7 +53,7 @@ def _join(*branches: jax.Array) -> jax.Array:
 
 
 class MixedA(nn.Module):
-    """35x35 pixels: 1x1, 5x5, twice 3x3, and a pooled branch of `pooled` features."""
+    """A block at 35x35 pixels: 1x1, 5x5, two 3x3, and a pooled branch of `pooled` features."""
 
     pooled: int
 
@@ -73,7 +73,7 @@ class MixedA(nn.Module):
 
 
 class MixedB(nn.Module):
-    """35x35 pixels to 17x17."""
+    """The block from 35x35 to 17x17 pixels."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -86,7 +86,7 @@ class MixedB(nn.Module):
 
 
 class MixedC(nn.Module):
-    """17x17 pixels: 7x7 kernels as a row and a column, `width` features inside."""
+    """A block at 17x17 pixels: 7x7 kernels as rows and columns, with `width` features inside."""
 
     width: int
 
@@ -114,7 +114,7 @@ class MixedC(nn.Module):
 
 
 class MixedD(nn.Module):
-    """17x17 pixels to 8x8."""
+    """The block from 17x17 to 8x8 pixels."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -131,7 +131,7 @@ class MixedD(nn.Module):
 
 
 class MixedE(nn.Module):
-    """8x8 pixels, 2048 features."""
+    """A block at 8x8 pixels, with 2048 output features."""
 
     max_pool: bool
 
@@ -139,7 +139,7 @@ class MixedE(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         single = _chain(x, ("branch3x3_1", 384, (1, 1)))
         double = _chain(x, ("branch3x3dbl_1", 448, (1, 1)), ("branch3x3dbl_2", 384, (3, 3)))
-        # The last block pools by the maximum: a quirk of the graph that its weights know.
+        # The last block pools by the maximum: a quirk of the graph, with which it was trained.
         pooled = nn.max_pool(x, (3, 3), padding="SAME") if self.max_pool else _mean_pool(x)
         return _join(
             _chain(x, ("branch1x1", 320, (1, 1))),
@@ -152,10 +152,11 @@ class MixedE(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """Images float32 [B, 299, 299, 3] in [-1, 1] to pool3 features [B, 2048], logits [B, 1008].
+    """The network: images float32 [B, 299, 299, 3] in [-1, 1] -> features [B, 2048], logits.
 
-    Szegedy et al. 2015, with each batch norm folded into its convolution. The logits are without
-    the last layer's bias: so the code of the Inception Score has them (Salimans et al. 2016).
+    Szegedy et al. 2015, with each batch norm folded into its convolution. The features are those of
+    pool3; the logits, [B, 1008], leave out the last layer's bias, as the code of the Inception
+    Score does (Salimans et al. 2016).
     """
 
     @nn.compact
@@ -178,15 +179,15 @@ class InceptionV3(nn.Module):
 
 
 def params_shapes() -> Any:
-    """Shapes of its parameters."""
+    """Return the shapes of the parameters of `InceptionV3`."""
     images = jnp.zeros((1, SIZE, SIZE, 3))
     return jax.eval_shape(InceptionV3().init, jax.random.key(0), images)["params"]
 
 
 def _interpolation(size: int) -> np.ndarray:
-    """The matrix [299, size] of TensorFlow 1's bilinear resize along one axis.
+    """Return the matrix [299, size] of TensorFlow 1's bilinear resize along one axis.
 
-    Its first pixels lie on each other, so it leans to one side; later libraries centre them.
+    It aligns the first pixels of both axes, not their centres as later libraries do.
     """
     position = np.arange(SIZE) * np.float32(size / SIZE)
     left = np.floor(position).astype(int)
@@ -197,7 +198,7 @@ def _interpolation(size: int) -> np.ndarray:
 
 
 def to_inputs(images: jax.Array) -> jax.Array:
-    """What the graph does to images before its first layer.
+    """Convert images to the network's input, as the graph does.
 
     Args:
         images: uint8 [B, H, W, C], C 1 or 3; gray is repeated.
@@ -213,10 +214,10 @@ def to_inputs(images: jax.Array) -> jax.Array:
 
 
 def inception(params: Any) -> FeatureNet:
-    """Inception-v3 as a function of images, uint8 [N, H, W, C], C 1 or 3, of any size.
+    """Return Inception-v3 as a feature net of images uint8 [N, H, W, C], C 1 or 3, of any size.
 
     Args:
-        params: Of `InceptionV3`.
+        params: The parameters of `InceptionV3`.
     """
     return over_devices(
         lambda params, images: InceptionV3().apply({"params": params}, to_inputs(images)),

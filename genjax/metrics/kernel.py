@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of features: KID, when they are Inception's."""
+"""The kernel distance between two sets of features: KID, if they are Inception's."""
 
 import numpy as np
 
@@ -6,22 +6,22 @@ from genjax.types import UsageError
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, equation 3).
+    """Estimate the squared maximum mean discrepancy without bias (Gretton et al. 2012, equation 3).
 
-    With the kernel `(x . y / D + 1)^3` of Binkowski et al. 2018, section 3.
+    The kernel is `(x . y / D + 1)^3` (Binkowski et al. 2018, section 3).
 
     Args:
-        x: [N, D], at least 2.
-        y: [M, D], at least 2.
+        x: Features of one set, [N, D], N > 1.
+        y: Features of the other set, [M, D], M > 1.
 
     Returns:
-        The estimate; below 0 as often as above where both are of one distribution.
+        The estimate; its mean is 0 if both sets are of one distribution, so it may be below 0.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         base = a @ b.T / x.shape[1] + 1
-        return base * base * base  # NumPy's power takes as long as the product of matrices
+        return base * base * base  # NumPy's power would take as long as the matrix product
 
     def mean_of_pairs(a: np.ndarray) -> float:
         values = kernel(a, a)
@@ -33,21 +33,21 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_distance(
     x: np.ndarray, y: np.ndarray, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """The mean of `squared_mmd` over random subsets, and its standard error.
+    """Average `squared_mmd` over random subsets, and estimate the standard error.
 
     Args:
-        x: [N, D].
-        y: [M, D].
-        subsets: How many.
-        subset_size: Examples of each set in one; at most as many as there are.
-        seed: Of the choice.
+        x: Features of one set, [N, D].
+        y: Features of the other set, [M, D].
+        subsets: Number of subsets.
+        subset_size: Examples of each set in a subset, or as many as there are if those are fewer.
+        seed: Seed of the subsets.
 
     Returns:
-        The mean, and the standard deviation over the subsets by the root of their number; where
-        they overlap much, that is less than the error of the distance of the whole sets.
+        The mean, and the standard deviation over the subsets divided by the root of their number.
+        If the subsets overlap much, this is less than the error of the distance of the whole sets.
 
     Raises:
-        UsageError: Fewer than two examples, or no subset.
+        UsageError: There are fewer than two examples, or no subsets.
     """
     size = min(subset_size, len(x), len(y))
     if size < 2 or subsets < 1:

@@ -1,4 +1,4 @@
-"""Fidelity and diversity apart: how two sets of features lie among each other."""
+"""Fidelity and diversity as separate metrics, by nearest neighbours of features."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,25 +9,27 @@ from genjax.types import UsageError
 
 # The paper's choices of k: 3 for precision and recall, 5 for density and coverage.
 NEAREST_K = 5
-# Of the distances that are held at once.
+# Memory for the distances that are held at once.
 BLOCK_MIB = 128
 
 
-class Manifolds(NamedTuple):
-    """How samples and data cover each other.
+class Prdc(NamedTuple):
+    """Precision, recall, density and coverage, with standard errors for fixed balls.
+
+    Each point has a ball that reaches to its k-th neighbour in its own set.
 
     Attributes:
-        precision: Share of samples within a ball of the data: fidelity (Kynkaanniemi et al. 2019,
-            equation 2).
-        recall: Share of the data within a ball of the samples: diversity.
-        density: Balls of the data around a sample, as a share of k: fidelity that one outlier of
-            the data does not lift (Naeem et al. 2020, equation 3); can exceed 1.
-        coverage: Share of the data whose ball holds a sample: diversity (equation 4).
-        precision_error: The standard error of each, with the balls as they are: of a share, or of a
-            mean over the samples.
-        recall_error: Likewise.
-        density_error: Likewise.
-        coverage_error: Likewise.
+        precision: Fraction of samples that lie in a ball of the data: fidelity (Kynkaanniemi et al.
+            2019, equation 2).
+        recall: Fraction of the data that lie in a ball of the samples: diversity.
+        density: Mean number of balls of the data that a sample lies in, divided by k: fidelity,
+            which one outlier of the data does not raise (Naeem et al. 2020, equation 3); can
+            exceed 1.
+        coverage: Fraction of the data whose ball holds a sample: diversity (equation 4).
+        precision_error: Standard error of `precision`.
+        recall_error: Standard error of `recall`.
+        density_error: Standard error of `density`.
+        coverage_error: Standard error of `coverage`.
     """
 
     precision: float
@@ -40,18 +42,19 @@ class Manifolds(NamedTuple):
     coverage_error: float
 
 
-def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Manifolds:
-    """Precision, recall, density and coverage, by balls that reach to the k-th neighbour.
+def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc:
+    """Compute precision, recall, density and coverage of samples.
 
-    Exact, in blocks: memory grows with the number of examples, not with its square.
+    The result is exact. It is computed in blocks, so that memory grows with the number of examples,
+    not with its square.
 
     Args:
-        real: Features of data, [N, D].
-        fake: Features of samples, [M, D].
-        nearest_k: Which neighbour in its own set a ball reaches to, the point itself not counted.
+        real: Features of the data, [N, D].
+        fake: Features of the samples, [M, D].
+        nearest_k: The neighbour that a ball reaches to, not counting the point itself.
 
     Raises:
-        UsageError: No more than `nearest_k` examples.
+        UsageError: A set has no more than `nearest_k` examples.
     """
     fewest = min(len(real), len(fake))
     if not 1 <= nearest_k < fewest:
@@ -72,7 +75,7 @@ def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) ->
     def error(share: float, count: int) -> float:
         return float((share * (1 - share) / count) ** 0.5)
 
-    return Manifolds(
+    return Prdc(
         precision=float(precision),
         recall=float(recall),
         density=float(counts.mean() / nearest_k),
@@ -85,7 +88,7 @@ def manifolds(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) ->
 
 
 def _radii(x: np.ndarray, nearest_k: int) -> np.ndarray:
-    """Distance of each point to its k-th neighbour; the nearest of all is the point itself."""
+    """Return each point's distance to its k-th neighbour, [N]; its 0th neighbour is itself."""
 
     def kth(distances: np.ndarray, start: int) -> np.ndarray:
         del start
@@ -95,7 +98,7 @@ def _radii(x: np.ndarray, nearest_k: int) -> np.ndarray:
 
 
 def _distances(*points: np.ndarray, **options: Any) -> Iterator[np.ndarray]:
-    """Of all to all, in blocks of rows."""
+    """Iterate over the distances of all pairs in blocks of rows."""
     from sklearn.metrics import pairwise_distances_chunked  # a second to import
 
     return pairwise_distances_chunked(*points, working_memory=BLOCK_MIB, **options)

@@ -1,17 +1,17 @@
-"""How sharp images are, which likelihoods and feature distances see little of."""
+"""The sharpness of images, to which likelihoods and feature distances hardly respond."""
 
 import numpy as np
 
 
 def sharpness(images: np.ndarray) -> np.ndarray:
-    """Variance of the Laplacian of each image (Pech-Pacheco et al. 2000); blur lowers it.
+    """Compute the variance of each image's Laplacian, which blur lowers (Pech-Pacheco et al. 2000).
 
     Args:
         images: [N, H, W, C], at least 3x3 pixels; colours are averaged.
 
     Returns:
-        float64 [N], in the square of the images' unit. Compare the mean with that of the data:
-        noise raises it too.
+        float64 [N], in the square of the images' unit. Compare its mean with that of the data,
+        because noise raises it too.
     """
     x = np.asarray(images, np.float64).mean(axis=3)
     beside = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]

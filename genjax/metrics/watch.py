@@ -1,37 +1,46 @@
-"""The watch: says so when a game has gone wrong for long.
+"""Warnings about training that has gone wrong for long.
 
 The thresholds come from runs of the MLP GAN on the digits, on MNIST and on mixtures of Gaussians.
-Healthy ones keep a `diversity` of 0.9 to 1.05 and a `d_fake` above 0.3 once the opening is over.
-With ten times the discriminator's learning rate `d_fake` falls below 0.1 and the diversity below
-0.75, or it rises to 1.3 as the samples flee to the edges of the data.
+Healthy runs keep a `diversity` of 0.9 to 1.05 and a `d_fake` above 0.3 after their first steps.
+With ten times the discriminator's learning rate `d_fake` falls below 0.1, and `diversity` falls
+below 0.75 or rises to 1.3, as the samples move to the edges of the data.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-# The metric of the samples; lower is better.
+# The metric of the samples' quality; lower is better.
 ENERGY_DISTANCE = "energy_distance"
 
-# Log records in a row before a sign counts: the opening of a game often shows it for a while.
+# Consecutive log records that must show a sign before there is a warning: the first steps often
+# show one for a while.
 PATIENCE = 30
-# The same for evaluations, of which there are few.
+# Consecutive records for metrics that are rarely evaluated.
 PATIENCE_DISTANCE = 3
-# And for a value that is compared with its own recent mean, which soon follows it; of so many
-# records is that mean.
+# Consecutive records for a value that is compared with its own recent mean, which soon follows it,
+# and the number of records in that mean.
 PATIENCE_SIGMA, MEMORY_SIGMA = 3, 30
-# A sign that improves by this is no standing one: WGAN-GP takes hundreds of steps of its generator
-# to spread its first samples, and gets there.
+# A metric that rises by this starts the count anew: WGAN-GP takes hundreds of steps of its
+# generator until its first samples are diverse, but they become so.
 RISE = 0.05
 
 
 class Rule(NamedTuple):
-    """A sign in the metrics of a log record, and what it means."""
+    """A sign of trouble in the metrics of a log record, and its warning.
+
+    Attributes:
+        needs: Names of the metrics that it reads.
+        holds: Function from the metrics to whether they show the sign.
+        patience: Number of consecutive records that must show it.
+        warning: The text of the warning.
+        improves: A metric whose rise starts the count anew; None if there is none.
+    """
 
     needs: tuple[str, ...]
     holds: Callable[[Mapping[str, float]], bool]
     patience: int
     warning: str
-    improves: str | None = None  # a metric whose rise begins the count anew
+    improves: str | None = None
 
 
 RULES = (
@@ -64,12 +73,12 @@ RULES = (
         "that it knows by heart. Try --augment ada, a smaller ada_target, or a larger r1_gamma",
     ),
     Rule(
-        ("active_units", "active_share"),
-        lambda m: m["active_units"] < 1 or m["active_share"] < 0.1,
+        ("active_units", "active_fraction"),
+        lambda m: m["active_units"] < 1 or m["active_fraction"] < 0.1,
         PATIENCE,
         "posterior collapse: few or none of the latents carry anything of the image. Try a KL "
-        "warm-up (warm_up_steps), free_bits, a lower beta, or a weaker decoder",
-        improves="active_share",
+        "warm-up (kl_warmup_steps), free_bits, a lower beta, or a weaker decoder",
+        improves="active_fraction",
     ),
     Rule(
         ("round_trip_error",),
@@ -81,19 +90,19 @@ RULES = (
         "lower optimizer.learning_rate, or look at condition_number",
     ),
     Rule(
-        ("overflow_share",),
-        lambda m: m["overflow_share"] > 0.01,
+        ("overflow_fraction",),
+        lambda m: m["overflow_fraction"] > 0.01,
         PATIENCE_DISTANCE,
-        "some samples overflow where the flow has seen no data (overflow_share): sample with a "
+        "some samples overflow where the flow has seen no data (overflow_fraction): sample with a "
         "--temperature below 1, or train for longer",
     ),
     Rule(
-        ("g_sigma", "g_sigma_before"),
-        lambda m: m["g_sigma"] > 2 * m["g_sigma_before"],
+        ("g_max_singular_value", "g_max_singular_value_before"),
+        lambda m: m["g_max_singular_value"] > 2 * m["g_max_singular_value_before"],
         PATIENCE_SIGMA,
-        "the generator's largest singular value explodes (g_sigma): it is over twice its recent "
-        "mean, the sign of a training that collapses. The best checkpoint is kept; resume from "
-        "there with lower learning rates",
+        "the generator's largest singular value explodes (g_max_singular_value): it is over "
+        "twice its recent mean, the sign of a training that collapses. The best checkpoint is "
+        "kept; resume from there with lower learning rates",
     ),
     Rule(
         (ENERGY_DISTANCE, "best"),
@@ -105,7 +114,7 @@ RULES = (
 
 
 class Watch:
-    """Counts for how many log records in a row each rule holds."""
+    """A counter of the consecutive log records for which each rule holds."""
 
     def __init__(self) -> None:
         self._held = [0] * len(RULES)
@@ -114,14 +123,14 @@ class Watch:
         self._sigma: float | None = None
 
     def __call__(self, record: Mapping[str, float]) -> list[str]:
-        """Take a log record; give the warnings that become due with it, once an episode."""
+        """Take in a log record and return the warnings that it triggers, each once an episode."""
         self._best = min(self._best, record.get(ENERGY_DISTANCE, self._best))
         metrics = {**record, "best": self._best}
-        if "g_sigma" in record:
+        if "g_max_singular_value" in record:
             if self._sigma is None:
-                self._sigma = record["g_sigma"]
-            metrics["g_sigma_before"] = self._sigma
-            self._sigma += (record["g_sigma"] - self._sigma) / MEMORY_SIGMA
+                self._sigma = record["g_max_singular_value"]
+            metrics["g_max_singular_value_before"] = self._sigma
+            self._sigma += (record["g_max_singular_value"] - self._sigma) / MEMORY_SIGMA
         due = []
         for i, rule in enumerate(RULES):
             if any(name not in metrics for name in rule.needs):

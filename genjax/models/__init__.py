@@ -1,4 +1,4 @@
-"""One room a paper; this is the single place where they are registered."""
+"""The families of models, one module a paper, and the one place where they are registered."""
 
 from genjax.models import biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
 from genjax.types import Family

@@ -1,21 +1,22 @@
 """BigGAN: Brock, Donahue and Simonyan 2019 (arXiv:1809.11096); as configurations SAGAN and SNGAN.
 
-A residual, class-conditional GAN that is scaled up. A block of G doubles the size, one of D halves
-it; 4x4 pixels of 16 times the features lie at the bottom. For 128x128 (appendix B, table 4):
+A large residual, class-conditional GAN. Each block of G doubles the size and each block of D halves
+it, from and to 4x4 pixels with 16 times the features. For 128x128 (appendix B, table 4):
 
     G: z, class -> 4x4x16ch -> 8x8x16ch -> 16x16x8ch -> 32x32x4ch -> 64x64x2ch, attention
        -> 128x128xch -> tanh
     D: 128x128x3 -> 64x64xch, attention -> 32x32x2ch -> 16x16x4ch -> 8x8x8ch -> 4x4x16ch
        -> sum over pixels h -> w h + embed(class) h
 
-z is split: its first part makes the 4x4 pixels, a further part of each block, beside an embedding
-of the class that all blocks share, sets the gains and biases of its batch norms (`hierarchical`).
-Every weight of both players is divided by its largest singular value. D learns by the hinge loss,
-`discriminator_steps` times for each step of G, which is kept near orthogonal. Samples come from a
-moving average of G, with batch statistics that are taken anew of the noise that is sampled with:
+z is split (`hierarchical`): its first part makes the 4x4 pixels; each block gets a further part,
+which together with a class embedding that all blocks share sets the gains and biases of its batch
+norms. Every weight of both players is divided by its largest singular value. D minimizes the hinge
+loss and takes `discriminator_steps` steps for each of G; G's weights are kept near orthogonal.
+Samples come from a moving average of G, with batch statistics computed anew for the noise at hand:
 truncated noise gives cleaner and less varied images (section 3.1).
 
-BigGAN-deep (`deep`, appendix B.2) has two bottleneck blocks for each, and gives all of z to all.
+BigGAN-deep (`deep`, appendix B.2) has two bottleneck blocks in the place of each block, and gives
+all of z to every block.
 """
 
 import dataclasses
@@ -30,29 +31,29 @@ from pydantic.dataclasses import dataclass
 
 from genjax.nn.attention import SelfAttention
 from genjax.nn.norm import BatchNorm, ConditionalBatchNorm
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
+from genjax.nn.resolution import base_resolution
 from genjax.nn.spectral import Conv, Dense, Embed
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import orthogonal_penalty
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional, UsageError
+from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics, UsageError
 
-# Channels after each block of G, in units of its features, by how often the size doubles: the
-# paper's tables 4 to 9 for 64 to 512 pixels; up to 32, those of its code for CIFAR-10.
+# Channels after each block of G, in units of its features, by the number of doublings of the size:
+# for 64 to 512 pixels from the paper's tables 4 to 9; up to 32 from its code for CIFAR-10.
 GENERATOR_WIDTHS = {
     1: (4,),
     2: (4, 4),
@@ -62,7 +63,7 @@ GENERATOR_WIDTHS = {
     6: (16, 8, 8, 4, 2, 1),
     7: (16, 8, 8, 4, 2, 1, 1),
 }
-# After each block of D; the last block keeps the size.
+# Channels after each block of D, in the same units; the last block keeps the size.
 DISCRIMINATOR_WIDTHS = {
     1: (4, 4, 4, 4),
     2: (4, 4, 4, 4),
@@ -72,46 +73,46 @@ DISCRIMINATOR_WIDTHS = {
     6: (1, 2, 4, 8, 8, 16, 16),
     7: (1, 1, 2, 4, 8, 8, 16, 16),
 }
-# Small images are halved so often at most, by the first blocks.
+# D halves images with up to SMALL_UP_TO halvings only SMALL_HALVINGS times, in its first blocks.
 SMALL_UP_TO, SMALL_HALVINGS = 3, 2
-# Of BigGAN-deep: blocks at each size, and by how much the bottleneck is narrower.
+# BigGAN-deep: blocks at each size, and the factor by which the bottleneck is narrower.
 DEPTH, BOTTLENECK = 2, 4
-# Standing statistics are the mean over so many batches of so many samples.
+# Standing statistics are the mean over STANDING_BATCHES batches of STANDING_BATCH samples.
 STANDING_BATCHES, STANDING_BATCH = 16, 64
 
 
 @dataclass(frozen=True, config=CHECKED)
 class PlayerConfig(AdamConfig):
-    """One player: its network, and its Adam."""
+    """The network and the optimizer of one player."""
 
     features: Annotated[int, Field(gt=0)] = 64
-    """The paper's ch: channels of the widest image; those of smaller ones are multiples of it."""
-    attention: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
-    """Heights after whose block self-attention stands."""
-    spectral: bool = True
+    """The paper's ch: channels at the full size; those at smaller sizes are multiples of it."""
+    attention_resolutions: tuple[Annotated[int, Field(gt=0)], ...] = (64,)
+    """Heights in pixels; a block that gives images of one of them is followed by self-attention."""
+    spectral_norm: bool = True
     """Whether each weight is divided by its largest singular value."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class BigganConfig(GradientConfig):
-    """BigGAN."""
+    """The config of BigGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 120
-    """Size of the noise vector z; if hierarchical, a multiple of the blocks of G and one more."""
+    """Size of the noise vector z; if hierarchical, a multiple of G's number of blocks plus 1."""
     hierarchical: bool = True
     """Whether each block of G sees a part of z (deep: all of z)."""
     conditional: bool = True
-    """Whether both players see the class, where the data have classes."""
+    """Whether both players see the class label, if the data have classes."""
     shared_size: Annotated[int, Field(ge=0)] = 128
-    """Size of the class embedding that all of G's norms share; 0: each norm has its own."""
+    """Size of the class embedding that all of G's norms share; 0 gives each norm its own."""
     deep: bool = False
-    """BigGAN-deep: two bottleneck blocks for each."""
-    loss: adversarial.GameName = "hinge"
-    """The game."""
+    """Whether two bottleneck blocks stand in the place of each block (BigGAN-deep)."""
+    loss: adversarial.AdversarialLossName = "hinge"
+    """Pair of losses of D and G."""
     discriminator_steps: Annotated[int, Field(gt=0)] = 2
-    """Steps of D for one of G; a training step is one of D."""
+    """Steps of D for each step of G; a training step is one of D."""
     orthogonal_weight: Annotated[float, Field(ge=0)] = 1e-4
-    """Weight of G's orthogonal regularization, off the diagonal; 0 for none."""
+    """Weight of G's orthogonal regularization, of pairs of outputs only; 0 for none."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     """Decay of the moving average of G that is sampled from; 0 for none."""
     ema_start: Annotated[int, Field(ge=0)] = 0
@@ -125,45 +126,49 @@ class BigganConfig(GradientConfig):
 
 
 def is_conditional(config: BigganConfig, spec: ImageSpec) -> bool:
-    """Whether the players see the class."""
+    """Return whether the players see the class label."""
     return config.conditional and spec.classes > 1
 
 
 class GeneratorBlock(nn.Module):
-    """[B, H, W, C], condition [B, K] -> [B, 2H, 2W, features] (appendix B, figure 15a)."""
+    """A block of G (figure 15a): [B, H, W, C], condition [B, K] -> [B, 2H, 2W, features]."""
 
     features: int
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-            layer = Conv(self.features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                self.features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         h = upsample(nn.relu(_norm(self, x, condition, train, "bn1")))
         h = conv(h, 3, "conv1")
         h = conv(nn.relu(_norm(self, h, condition, train, "bn2")), 3, "conv2")
-        # Before the size is doubled it is the same, at a quarter of the cost.
+        # A 1x1 convolution commutes with the doubling, and costs a quarter before it.
         return end_of_block(h + upsample(conv(x, 1, "conv_sc")))
 
 
 class DeepGeneratorBlock(nn.Module):
-    """A bottleneck: [B, H, W, C] -> [B, H, W, features], or twice the size (figure 16a).
+    """A bottleneck of G (figure 16a): [B, H, W, C] -> [B, H, W, features], or twice the size.
 
-    Where channels are fewer after it, the shortcut drops the last of them.
+    Where it has fewer output than input channels, the shortcut drops the last of them.
     """
 
     features: int
     up: bool
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, features: int, size: int, name: str) -> jax.Array:
-            layer = Conv(features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         narrow = x.shape[-1] // BOTTLENECK
@@ -185,15 +190,15 @@ def _norm(
     train: bool,
     name: str,
 ) -> jax.Array:
-    """Batch norm under a condition; the plain one where it is empty."""
+    """Apply batch norm given a condition [B, K]; plain batch norm where K is 0."""
     if condition.shape[-1] == 0:
         y: jax.Array = BatchNorm(name=name)(x, train)
         return y
-    return ConditionalBatchNorm(block.spectral, name=name)(x, condition, train)
+    return ConditionalBatchNorm(block.spectral_norm, name=name)(x, condition, train)
 
 
 class Generator(nn.Module):
-    """z [B, Z], labels int32 [B] or None -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The generator: z [B, Z], labels int32 [B] or None -> images [B, H, W, C] in [-1, 1]."""
 
     config: BigganConfig
     spec: ImageSpec
@@ -201,12 +206,12 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         config, player = self.config, self.config.generator
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         widths = [player.features * width for width in GENERATOR_WIDTHS[halvings]]
-        layer: dict[str, Any] = {"spectral": player.spectral, "dtype": config.dtype}
+        layer: dict[str, Any] = {"spectral_norm": player.spectral_norm, "dtype": config.dtype}
         condition = jnp.zeros((len(z), 0))
         if labels is not None and config.shared_size:
-            embed = Embed(self.spec.classes, config.shared_size, spectral=False, name="shared")
+            embed = Embed(self.spec.classes, config.shared_size, spectral_norm=False, name="shared")
             condition = embed(labels, train)
         elif labels is not None:
             condition = jax.nn.one_hot(labels, self.spec.classes)
@@ -217,7 +222,7 @@ class Generator(nn.Module):
         elif config.hierarchical:
             z, *parts = jnp.split(z, halvings + 1, axis=1)
             conditions = [jnp.concatenate([condition, part], axis=1) for part in parts]
-        # The first block begins as wide as it ends.
+        # The first block has as many input as output channels.
         x = Dense(height * width * widths[0], **layer, name="linear")(z, train)
         x = x.reshape(-1, height, width, widths[0])
         for i, features in enumerate(widths):
@@ -229,7 +234,7 @@ class Generator(nn.Module):
                     x = block(x, conditions[i], train)
             else:
                 x = GeneratorBlock(features, **layer, name=f"block_{i}")(x, conditions[i], train)
-            if x.shape[1] in player.attention:
+            if x.shape[1] in player.attention_resolutions:
                 x = SelfAttention(**layer, name=f"attention_{i}")(x, train)
         x = nn.relu(BatchNorm(name="norm")(x, train))
         x = Conv(self.spec.channels, 3, **layer, name="output")(x, train)
@@ -237,18 +242,20 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """[B, H, W, C] -> [B, H, W, features], or half the size (appendix B, figure 15b)."""
+    """A block of D (figure 15b): [B, H, W, C] -> [B, H, W, features], or half the size."""
 
     features: int
     first: bool
     down: bool
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-            layer = Conv(self.features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                self.features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         h = conv(x if self.first else nn.relu(x), 3, "conv1")
@@ -261,17 +268,19 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DeepDiscriminatorBlock(nn.Module):
-    """A bottleneck: [B, H, W, C] -> [B, H, W, features], or half the size (figure 16b)."""
+    """A bottleneck of D (figure 16b): [B, H, W, C] -> [B, H, W, features], or half the size."""
 
     features: int
     down: bool
-    spectral: bool
+    spectral_norm: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, features: int, size: int, name: str) -> jax.Array:
-            layer = Conv(features, size, spectral=self.spectral, dtype=self.dtype, name=name)
+            layer = Conv(
+                features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
+            )
             return layer(x, train)
 
         narrow = self.features // BOTTLENECK
@@ -287,9 +296,9 @@ class DeepDiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> logits [B], float32.
+    """The discriminator: images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> logits [B].
 
-    The class counts by a projection (Miyato and Koyama 2018, equation 3).
+    The class enters by a projection (Miyato and Koyama 2018, equation 3).
     """
 
     config: BigganConfig
@@ -298,8 +307,8 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         config, player = self.config, self.config.discriminator
-        halvings, _ = base_size(self.spec)
-        layer: dict[str, Any] = {"spectral": player.spectral, "dtype": config.dtype}
+        halvings, _ = base_resolution(self.spec)
+        layer: dict[str, Any] = {"spectral_norm": player.spectral_norm, "dtype": config.dtype}
         widths = [player.features * width for width in DISCRIMINATOR_WIDTHS[halvings]]
         downs = min(halvings, SMALL_HALVINGS) if halvings <= SMALL_UP_TO else halvings
         x = images
@@ -317,7 +326,7 @@ class Discriminator(nn.Module):
             else:
                 block = DiscriminatorBlock(features, i == 0, down, **layer, name=f"block_{i}")
                 x = block(x, train)
-            if x.shape[1] in player.attention:
+            if x.shape[1] in player.attention_resolutions:
                 x = SelfAttention(**layer, name=f"attention_{i}")(x, train)
         h = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
         layer["dtype"] = "float32"
@@ -331,17 +340,17 @@ class Discriminator(nn.Module):
 
 
 def networks(config: BigganConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
-    """The two networks that `config` describes."""
+    """Return the generator and the discriminator that `config` describes."""
     return Generator(config, spec), Discriminator(config, spec)
 
 
 def init(config: BigganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
-    """Initial weights, orthogonal, a function of `key` alone.
+    """Return the state at step 0, whose orthogonal weights depend on `key` alone.
 
     Raises:
-        UsageError: A size that cannot be halved to 4 to 7 pixels, or a z that cannot be split.
+        UsageError: The size cannot be halved to 4 to 7 pixels, or z cannot be split evenly.
     """
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     if halvings not in GENERATOR_WIDTHS:
         raise UsageError(f"images of {spec.height}x{spec.width}: should be up to 512 or so")
     parts = halvings + 1
@@ -362,22 +371,22 @@ def init(config: BigganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 
 
 def from_variables(config: BigganConfig, spec: ImageSpec, variables: dict) -> GanState:
-    """A state at step 0; each player's variables are its params, batch_stats and spectral."""
+    """Return the state at step 0 from each player's params, batch_stats and spectral."""
 
     def player(name: str, settings: PlayerConfig) -> SpectralPlayer:
-        new = new_player(variables[name], adam(settings))
+        new = create_player(variables[name], adam(settings))
         spectral = variables[name].get("spectral", {})
         return SpectralPlayer(new.params, new.opt_state, new.stats, spectral)
 
     generator = player("generator", config.generator)
     discriminator = player("discriminator", config.discriminator)
-    return new_game(generator, discriminator, spec, config.ema_decay > 0)
+    return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
 
 
 def generate(
     config: BigganConfig, state: GanState, params: Any, collections: Any, z: Any, labels: Any
 ) -> tuple[jax.Array, Any]:
-    """Images of a batch by G as it trains, and its `batch_stats` and `spectral` after it."""
+    """Generate images in training mode, with G's new `batch_stats` and `spectral`."""
     generator, _ = networks(config, state.spec)
     images, updated = generator.apply(
         {"params": params, **collections}, z, labels, train=True, mutable=list(collections)
@@ -385,10 +394,10 @@ def generate(
     return images, {**collections, **updated}
 
 
-def judge(
+def discriminate(
     config: BigganConfig, state: GanState, params: Any, spectral: Any, images: Any, labels: Any
 ) -> tuple[jax.Array, Any]:
-    """D's logits of a batch, and its `spectral` after it."""
+    """Return D's logits [B] of images in training mode, with its new `spectral`."""
     _, discriminator = networks(config, state.spec)
     logits, updated = discriminator.apply(
         {"params": params, "spectral": spectral}, images, labels, train=True, mutable=["spectral"]
@@ -402,13 +411,13 @@ def _collections(state: GanState) -> dict[str, Any]:
 
 
 def singular_values(spectral: Any) -> list[jax.Array]:
-    """The largest singular value of each layer's weight, which the layer divides by."""
+    """List the largest singular value, [], of each layer's weight, by which the layer divides."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(spectral)
     return [leaf for path, leaf in leaves if path[-1].key == "sigma"]
 
 
 def largest_singular_value(name: str, spectral: Any) -> Metrics:
-    """The largest over all layers, under this name; empty without spectral normalization."""
+    """Return the largest singular value of all layers as metric `name`, or {} if there is none."""
     values = singular_values(spectral)
     return {name: jnp.max(jnp.stack(values))} if values else {}
 
@@ -420,19 +429,19 @@ def discriminator_step(
     z: jax.Array,
     labels: jax.Array | None,
 ) -> tuple[GanState, Metrics]:
-    """One step of D.
+    """Take one step of D.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
-        z: Noise of the generated ones, [B, latent_size].
-        labels: int32 [B] of both if conditional, else None.
+        z: Noise for the generated images, [B, latent_size].
+        labels: int32 [B] of both real and generated images if conditional, else None.
 
     Returns:
-        The state with another discriminator, and metrics: `d_loss`, `d_grad_norm`, those of
-        `game_metrics`, `logit_gap` (how far apart the mean logits of real and generated images
-        are: the hinge asks for 2), and `d_sigma`, the largest singular value of a weight.
+        The state with the new discriminator, and the metrics `d_loss`, `d_grad_norm`, those of
+        `discriminator_metrics`, `logit_gap` (the mean logit of real images minus that of generated
+        ones: the hinge asks for 2), and `d_max_singular_value`, over the weights of all layers.
     """
 
     def loss_fn(params: Any, spectral: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
@@ -441,11 +450,11 @@ def discriminator_step(
         fake, _ = generate(config, state, weights, _collections(state), z, labels)
         images = jnp.concatenate([real, fake])
         both = None if labels is None else jnp.concatenate([labels, labels])
-        logits, updated = judge(config, state, params, spectral, images, both)
+        logits, updated = discriminate(config, state, params, spectral, images, both)
         real_logits, fake_logits = jnp.split(logits, 2)
-        game = adversarial.GAMES[config.loss]
-        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
+        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
         return loss, (updated, metrics)
 
@@ -456,32 +465,33 @@ def discriminator_step(
     player = apply_gradients(player, grads, adam(config.discriminator))
     player = dataclasses.replace(player, spectral=spectral)
     metrics["d_grad_norm"] = global_norm(grads)
-    metrics |= largest_singular_value("d_sigma", spectral)
+    metrics |= largest_singular_value("d_max_singular_value", spectral)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
 def generator_step(
     config: BigganConfig, state: GanState, z: jax.Array, labels: jax.Array | None
 ) -> tuple[GanState, Metrics]:
-    """One step of G against the state's discriminator, and of the moving average.
+    """Take one step of G against the state's discriminator, and update the moving average.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
 
     Returns:
-        The state with another generator, and metrics: `g_loss`, `g_grad_norm`, and `g_sigma`, the
-        largest singular value of a weight, which explodes when training collapses (section 4.1).
+        The state with the new generator, and the metrics `g_loss`, `g_grad_norm`, and
+        `g_max_singular_value`, over the weights of all layers, which explodes when training
+        collapses (section 4.1).
     """
 
     def loss_fn(params: Any, collections: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         z, labels = part
         fake, updated = generate(config, state, params, collections, z, labels)
         opponent: Any = state.discriminator
-        logits, _ = judge(config, state, opponent.params, opponent.spectral, fake, labels)
-        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
+        logits, _ = discriminate(config, state, opponent.params, opponent.spectral, fake, labels)
+        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
         return loss + orthogonal_loss(config, params), (updated, {"g_loss": loss})
 
     grads, collections, metrics = gradients(
@@ -491,16 +501,16 @@ def generator_step(
     player: Any = apply_gradients(state.generator, grads, adam(config.generator))
     spectral = collections["spectral"]
     player = dataclasses.replace(player, stats=collections["batch_stats"], spectral=spectral)
-    turn = state.step // config.discriminator_steps
-    decay = jnp.where(turn < config.ema_start, 0.0, config.ema_decay)
-    ema = update_ema(state.ema, player.variables, decay, turn)
+    g_steps = state.step // config.discriminator_steps
+    decay = jnp.where(g_steps < config.ema_start, 0.0, config.ema_decay)
+    ema = update_ema(state.ema, player.variables, decay, g_steps)
     metrics["g_grad_norm"] = global_norm(grads)
-    metrics |= largest_singular_value("g_sigma", spectral)
+    metrics |= largest_singular_value("g_max_singular_value", spectral)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
 def orthogonal_loss(config: BigganConfig, params: Any) -> jax.Array:
-    """G's orthogonal regularization: of every matrix and kernel but the shared embedding, []."""
+    """Return G's weighted orthogonal regularization, [], over all weights but the embedding's."""
     if not config.orthogonal_weight:
         return jnp.zeros(())
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
@@ -511,29 +521,33 @@ def orthogonal_loss(config: BigganConfig, params: Any) -> jax.Array:
 def step(
     config: BigganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """A step of D on a batch of uint8 images, and after every `discriminator_steps` one of G."""
+    """Take a step of D on uint8 images, and after every `discriminator_steps` of them one of G."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
-    z_key, turn_key = jax.random.split(key)
+    z_key, g_key = jax.random.split(key)
     shape = (len(real), config.latent_size)
     state, metrics = discriminator_step(config, state, real, normal_for_batch(z_key, shape), labels)
 
-    def turn(state: GanState) -> tuple[GanState, Metrics]:
-        return generator_step(config, state, normal_for_batch(turn_key, shape), labels)
+    def update(state: GanState) -> tuple[GanState, Metrics]:
+        return generator_step(config, state, normal_for_batch(g_key, shape), labels)
 
-    def wait(state: GanState) -> tuple[GanState, Metrics]:
-        names = ["g_loss", "g_grad_norm", *["g_sigma"] * config.generator.spectral]
+    def skip(state: GanState) -> tuple[GanState, Metrics]:
+        names = [
+            "g_loss",
+            "g_grad_norm",
+            *["g_max_singular_value"] * config.generator.spectral_norm,
+        ]
         return state, {name: jnp.zeros(()) for name in names}
 
-    is_turn = (state.step + 1) % config.discriminator_steps == 0
-    state, occasional = jax.lax.cond(is_turn, turn, wait, state)
-    metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+    is_due = (state.step + 1) % config.discriminator_steps == 0
+    state, g_metrics = jax.lax.cond(is_due, update, skip, state)
+    metrics |= {name: MaskedMetric(value, is_due) for name, value in g_metrics.items()}
     return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def draw(config: BigganConfig, key: jax.Array, n: int, truncation: float | None) -> jax.Array:
-    """Noise, [n, latent_size]: normal, values further from 0 than `truncation` drawn again."""
+    """Draw normal noise [n, latent_size], redrawing values further from 0 than `truncation`."""
     shape = (n, config.latent_size)
     if truncation is None:
         return jax.random.normal(key, shape)
@@ -543,10 +557,10 @@ def draw(config: BigganConfig, key: jax.Array, n: int, truncation: float | None)
 def prepare(
     config: BigganConfig, state: GanState, key: jax.Array, truncation: float | None = None
 ) -> GanState:
-    """The state with standing statistics: those of batches of noise, truncated as samples will be.
+    """Return the state with standing batch statistics, of noise truncated as the samples' will be.
 
-    Running statistics are of a G that has changed since, and of noise that was not truncated
-    (appendix C).
+    The running statistics do not fit: they come from earlier weights of G, and from noise that was
+    not truncated (appendix C).
     """
     variables = state.generator.variables if state.ema is None else state.ema
     generator, _ = networks(config, state.spec)
@@ -565,7 +579,7 @@ def prepare(
             *(z, labels, True),
             mutable=list(collections),
         )
-        # From statistics of 0 they become momentum times those of the batch.
+        # Running statistics that start at 0 become momentum times the batch's.
         stats = updated["batch_stats"]
         return jax.tree.map(lambda a, b: a + b / momentum, sums, stats), None
 
@@ -581,10 +595,10 @@ def prepare(
 def decode(
     config: BigganConfig, state: GanState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
 
-    By the generator, or its moving average, with the statistics that it has; the labels, int32 [n],
-    count if conditional.
+    This uses the moving average of the generator if there is one, and the state's batch statistics.
+    The labels, int32 [n], are used if the model is conditional.
     """
     generator, _ = networks(config, state.spec)
     variables = state.generator.variables if state.ema is None else state.ema
@@ -600,14 +614,14 @@ def sample(
     labels: jax.Array,
     truncation: float | None = None,
 ) -> jax.Array:
-    """Images.
+    """Draw images.
 
     Args:
         config: The model.
-        state: Of `prepare`, with the same truncation.
-        key: Of the noise.
-        labels: int32 [n], an image for each; their classes count if conditional.
-        truncation: Noise further from 0 is drawn again; None for all of the normal distribution.
+        state: The result of `prepare` with the same truncation.
+        key: The PRNG key of the noise.
+        labels: int32 [n], one for each image; their classes are used if conditional.
+        truncation: Noise further from 0 than this is redrawn; None for no truncation.
 
     Returns:
         float32 [n, H, W, C] in [-1, 1].
@@ -616,10 +630,10 @@ def sample(
 
 
 def health(config: BigganConfig, state: GanState, batch: Batch) -> dict[str, jax.Array]:
-    """The largest singular value of each layer's weight, in each player.
+    """Return the largest singular value of each layer's weight, an array [layers] a player.
 
-    As training nears its collapse those of G, above all of its first layer, explode (section 4.1);
-    spikes in those of D are no such sign (section 4.2).
+    As training nears its collapse those of G explode, above all that of its first layer (section
+    4.1); spikes in those of D are no such sign (section 4.2).
     """
     del config, batch
     found = {}

@@ -22,57 +22,57 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.norm import BatchNorm
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
+from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
     apply_network,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
 LEAKY_SLOPE = 0.2
 # "All weights were initialized from a zero-centered Normal distribution with standard deviation
-# 0.02"; the gains of batch norm, in the authors' code, around 1.
+# 0.02." The gains of batch norm are centred on 1 instead, as in the authors' code.
 WEIGHTS = nn.initializers.normal(0.02)
 
 
 def gains(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initial gains of batch norm."""
+    """Draw the initial gains of batch norm."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
 @dataclass(frozen=True, config=CHECKED)
 class PlayerConfig(AdamConfig):
-    """One player: its width, and its Adam."""
+    """The network and the optimizer of one player."""
 
     features: Annotated[int, Field(gt=0)] = 64
-    """Channels next to the image; they double with each halving of its size."""
+    """Channels of the layer next to the image; they double with each halving of its size."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class DcganConfig(GradientConfig):
-    """DCGAN."""
+    """The config of DCGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 100
     """Size of the noise vector z."""
-    loss: adversarial.GameName = "non_saturating"
-    """The game: G minimizes -log D(G(z)), the textbook's log(1 - D(G(z))), or least squares."""
+    loss: adversarial.AdversarialLossName = "non_saturating"
+    """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
     dragan_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of DRAGAN's gradient penalty on D (its paper: 10); 0 for none."""
     conditional: bool = False
-    """Whether both players see the class label, beside z and as planes beside the image."""
+    """Whether both players see the class label: G beside z, D as planes beside the image."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of G that is sampled from; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -84,7 +84,7 @@ class DcganConfig(GradientConfig):
 
 
 class Generator(nn.Module):
-    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The generator: z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
     spec: ImageSpec
     features: int
@@ -92,7 +92,7 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         widths = [self.features << i for i in reversed(range(halvings))]
         project = nn.Dense(
             height * width * widths[0],
@@ -119,9 +119,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, H, W, C] in [-1, 1] -> logits [B], float32.
+    """The discriminator: images [B, H, W, C] in [-1, 1] -> logits [B], float32.
 
-    Without batch norm, as a critic has to be, its convolutions have a bias.
+    As a critic it has no batch norm; its convolutions then have a bias.
     """
 
     spec: ImageSpec
@@ -131,7 +131,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x = images
         for i in range(halvings):
             down = Conv(
@@ -154,7 +154,7 @@ class Discriminator(nn.Module):
 
 
 def networks(config: DcganConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
-    """The two networks that `config` describes."""
+    """Return the generator and the discriminator that `config` describes."""
     return (
         Generator(spec, config.generator.features, config.dtype),
         Discriminator(spec, config.discriminator.features, dtype=config.dtype),
@@ -162,10 +162,11 @@ def networks(config: DcganConfig, spec: ImageSpec) -> tuple[Generator, Discrimin
 
 
 def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
-    """Initial weights, a function of `key` alone.
+    """Return the state at step 0, whose weights depend on `key` alone.
 
     Raises:
-        UsageError: A size that cannot be halved to 4 to 7 pixels, or labels asked for and none.
+        UsageError: The size cannot be halved to 4 to 7 pixels, or a conditional model gets data
+            without classes.
     """
     check_conditional(config.conditional, spec)
     generator, discriminator = networks(config, spec)
@@ -181,10 +182,10 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 
 
 def from_variables(config: DcganConfig, spec: ImageSpec, variables: dict) -> GanState:
-    """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
-    generator = new_player(variables["generator"], adam(config.generator))
-    discriminator = new_player(variables["discriminator"], adam(config.discriminator))
-    return new_game(generator, discriminator, spec, config.ema_decay > 0)
+    """Return the state at step 0 from each player's `{"params": ..., "batch_stats": ...}`."""
+    generator = create_player(variables["generator"], adam(config.generator))
+    discriminator = create_player(variables["discriminator"], adam(config.discriminator))
+    return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
 
 
 def discriminator_step(
@@ -195,19 +196,19 @@ def discriminator_step(
     labels: jax.Array | None,
     key: jax.Array,
 ) -> tuple[GanState, Metrics]:
-    """One step of D; real and generated images are normalized apart, each by its own batch.
+    """Take one step of D, whose batch norm sees real and generated images as separate batches.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
-        fake: Generated images, likewise, of the same labels.
+        fake: Generated images of the same labels, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: Of DRAGAN's noise.
+        key: The PRNG key of DRAGAN's noise.
 
     Returns:
-        The state with another discriminator, and metrics: `d_loss` (nats), `d_grad_norm`, those of
-        `game_metrics`, and `d_penalty` with DRAGAN.
+        The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm`, those
+        of `discriminator_metrics`, and with DRAGAN `gradient_penalty` (without its weight).
     """
     _, discriminator = networks(config, state.spec)
     mean, square = mean_over_replicas((jnp.mean(real), jnp.mean(real**2)))
@@ -222,19 +223,19 @@ def discriminator_step(
 
         real_logits, stats = logits(stats, real, True)
         fake_logits, stats = logits(stats, fake, True)
-        game = adversarial.GAMES[config.loss]
-        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
+        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         if config.dragan_weight:
             noise = uniform_for_batch(key, real.shape)
-            # With its running statistics D treats each image on its own, as the penalty wants.
+            # The penalty needs a D that treats each image on its own: with running statistics.
             penalty = jnp.mean(
                 gradient_penalty(
                     lambda images: logits(state.discriminator.stats, images, False)[0],
                     perturb(real, deviation, noise),
                 )
             )
-            metrics["d_penalty"] = penalty
+            metrics["gradient_penalty"] = penalty
             loss += config.dragan_weight * penalty
         return loss, (stats, metrics)
 
@@ -251,16 +252,16 @@ def discriminator_step(
 def generator_step(
     config: DcganConfig, state: GanState, z: jax.Array, labels: jax.Array | None
 ) -> tuple[GanState, Metrics]:
-    """One step of G against the state's discriminator, and of the moving average.
+    """Take one step of G against the state's discriminator, and update the moving average.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
 
     Returns:
-        The state with another generator, and metrics: `g_loss` (nats), `g_grad_norm`.
+        The state with the new generator, and the metrics `g_loss` (nats) and `g_grad_norm`.
     """
     generator, discriminator = networks(config, state.spec)
     classes = state.spec.classes
@@ -272,7 +273,7 @@ def generator_step(
         fake = append_labels(fake, labels, classes)
         opponent = state.discriminator
         logits, _ = apply_network(discriminator, opponent.params, opponent.stats, fake, True)
-        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(logits))
+        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
         return loss, (stats, {"g_loss": loss})
 
     player = state.generator
@@ -288,9 +289,9 @@ def generator_step(
 def step(
     config: DcganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One round of the game on a batch of uint8 images: a step of D, then one of G.
+    """Take a step of D on a batch of uint8 images, then one of G.
 
-    Both players see the fakes of the same noise, so the compiler makes them once.
+    Both players get images from the same noise, so the compiler generates them once.
     """
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
@@ -309,10 +310,10 @@ def step(
 def decode(
     config: DcganConfig, state: GanState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
 
-    By the generator, or its moving average, with its running statistics; the labels, int32 [n],
-    count if conditional.
+    This uses the moving average of the generator if there is one, and running batch statistics.
+    The labels, int32 [n], are used if the model is conditional.
     """
     generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
@@ -323,7 +324,7 @@ def decode(
 
 
 def sample(config: DcganConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:
-    """Images of the labels, int32 [n], which count if conditional; see `decode`."""
+    """Draw an image for each label, int32 [n]: float32 [n, H, W, C] in [-1, 1]; see `decode`."""
     latents = jax.random.normal(key, (len(labels), config.latent_size))
     return decode(config, state, latents, labels)
 

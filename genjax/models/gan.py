@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.mlp import hidden_layers
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.objectives import adversarial
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import (
@@ -37,7 +37,7 @@ LEAKY_SLOPE = 0.01
 
 @dataclass(frozen=True, config=CHECKED)
 class PlayerConfig(AdamConfig):
-    """One player: the widths of its hidden layers, and its Adam."""
+    """The network and the optimizer of one player."""
 
     hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (256,)
     """Units of each hidden layer."""
@@ -45,12 +45,12 @@ class PlayerConfig(AdamConfig):
 
 @dataclass(frozen=True, config=CHECKED)
 class GanConfig(GradientConfig):
-    """The MLP GAN."""
+    """The config of the MLP GAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 64
     """Size of the noise vector z."""
-    loss: adversarial.GameName = "non_saturating"
-    """The game: G minimizes -log D(G(z)), the textbook's log(1 - D(G(z))), or least squares."""
+    loss: adversarial.AdversarialLossName = "non_saturating"
+    """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters, losses and updates stay float32."""
     generator: PlayerConfig = PlayerConfig()
@@ -60,12 +60,12 @@ class GanConfig(GradientConfig):
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """The activation of both networks."""
+    """Apply the activation of both networks."""
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
 class Generator(nn.Module):
-    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The generator: z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
     spec: ImageSpec
     hidden_sizes: tuple[int, ...]
@@ -80,7 +80,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, H, W, C] in [-1, 1] -> logits [B], float32; D(x) = sigmoid(logit)."""
+    """The discriminator: images [B, H, W, C] in [-1, 1] -> logits [B], D(x) = sigmoid(logit)."""
 
     hidden_sizes: tuple[int, ...]
     dtype: str = "float32"
@@ -93,13 +93,13 @@ class Discriminator(nn.Module):
 
 
 def apply(network: nn.Module, params: Any, x: jax.Array) -> jax.Array:
-    """The network's output on `x`."""
+    """Return the network's output for `x`."""
     output: Any = network.apply({"params": params}, x)
     return output
 
 
 def networks(config: GanConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
-    """The two networks that `config` describes."""
+    """Return the generator and the discriminator that `config` describes."""
     return (
         Generator(spec, config.generator.hidden_sizes, config.dtype),
         Discriminator(config.discriminator.hidden_sizes, config.dtype),
@@ -107,7 +107,7 @@ def networks(config: GanConfig, spec: ImageSpec) -> tuple[Generator, Discriminat
 
 
 def from_params(config: GanConfig, spec: ImageSpec, params: dict) -> GanState:
-    """A state at step 0 with given `{"generator": ..., "discriminator": ...}` parameters."""
+    """Return the state at step 0 with the given `{"generator": ..., "discriminator": ...}`."""
 
     def player(name: str, player_config: PlayerConfig) -> Player:
         return Player(params[name], adam(player_config).init(params[name]))
@@ -121,7 +121,7 @@ def from_params(config: GanConfig, spec: ImageSpec, params: dict) -> GanState:
 
 
 def init(config: GanConfig, key: jax.Array, spec: ImageSpec) -> GanState:
-    """Initial weights, a function of `key` alone."""
+    """Return the state at step 0, whose weights depend on `key` alone."""
     generator, discriminator = networks(config, spec)
     generator_key, discriminator_key = jax.random.split(key)
     z = jnp.zeros((1, config.latent_size))
@@ -136,11 +136,11 @@ def init(config: GanConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 def discriminator_step(
     config: GanConfig, state: GanState, real: jax.Array, fake: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One step of D on real and generated images, float32 [B, H, W, C] in [-1, 1].
+    """Take one step of D on real and generated images, float32 [B, H, W, C] in [-1, 1].
 
     Returns:
-        The state with another discriminator, and metrics: `d_loss` (nats), `d_grad_norm`, and
-        those of `game_metrics`.
+        The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm` and
+        those of `discriminator_metrics`.
     """
     _, discriminator = networks(config, state.spec)
 
@@ -148,9 +148,12 @@ def discriminator_step(
         real, fake = part
         real_logits = apply(discriminator, params, real)
         fake_logits = apply(discriminator, params, fake)
-        game = adversarial.GAMES[config.loss]
-        loss = jnp.mean(game.discriminator_loss(real_logits, fake_logits))
-        return loss, (None, {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)})
+        losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
+        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
+        return loss, (
+            None,
+            {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)},
+        )
 
     params = state.discriminator.params
     grads, _, metrics = gradients(loss_fn, params, None, (real, fake), config)
@@ -161,10 +164,10 @@ def discriminator_step(
 
 
 def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[GanState, Metrics]:
-    """One step of G against the state's discriminator, from noise [B, latent_size].
+    """Take one step of G against the state's discriminator, from noise [B, latent_size].
 
     Returns:
-        The state with another generator, and metrics: `g_loss` (nats), `g_grad_norm`.
+        The state with the new generator, and the metrics `g_loss` (nats) and `g_grad_norm`.
     """
     generator, discriminator = networks(config, state.spec)
 
@@ -172,7 +175,7 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
         params: dict, carried: None, z: jax.Array
     ) -> tuple[jax.Array, tuple[None, Metrics]]:
         fake_logits = apply(discriminator, state.discriminator.params, apply(generator, params, z))
-        loss = jnp.mean(adversarial.GAMES[config.loss].generator_loss(fake_logits))
+        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(fake_logits))
         return loss, (None, {"g_loss": loss})
 
     grads, _, metrics = gradients(loss_fn, state.generator.params, None, z, config)
@@ -182,21 +185,21 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
     return dataclasses.replace(state, generator=player), metrics
 
 
-def play(
+def update_players(
     config: GanConfig, state: GanState, real: jax.Array, z: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One round of the game (algorithm 1 with k = 1): a step of D, then one of G against the new D.
+    """Take a step of D, then one of G against the new D (algorithm 1 with k = 1).
 
-    Both players see the fakes of the same noise, so the compiler makes them once.
+    Both players get images from the same noise, so the compiler generates them once.
 
     Args:
         config: The model.
-        state: Before the round.
+        state: The state before the steps.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         z: Noise, [B, latent_size].
 
     Returns:
-        The state after it, and the metrics of both steps.
+        The state after both steps, and their metrics.
     """
     chex.assert_shape(real, (None, *state.spec.shape))
     chex.assert_shape(z, (len(real), config.latent_size))
@@ -210,20 +213,22 @@ def play(
 def step(
     config: GanConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One round of the game on a batch of uint8 images; see `play`."""
+    """Take a step of each player on a batch of uint8 images; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    return play(config, state, real, normal_for_batch(key, (len(real), config.latent_size)))
+    return update_players(
+        config, state, real, normal_for_batch(key, (len(real), config.latent_size))
+    )
 
 
 def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.Array) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1]; labels are not read."""
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1]; ignores labels."""
     del labels
     generator, _ = networks(config, state.spec)
     return apply(generator, state.generator.params, latents)
 
 
 def sample(config: GanConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:
-    """Images from the generator, float32 [n, H, W, C] in [-1, 1]; of `labels` only n counts."""
+    """Draw n = len(labels) images from the generator, float32 [n, H, W, C] in [-1, 1]."""
     latents = jax.random.normal(key, (len(labels), config.latent_size))
     return decode(config, state, latents, labels)
 

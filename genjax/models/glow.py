@@ -1,12 +1,12 @@
 """Glow: Kingma and Dhariwal 2018 (arXiv:1807.03039); RealNVP (1605.08803) is a configuration of it.
 
-A bijection f from images to latents z with a standard normal density, so the likelihood is exact:
+A bijection f maps images to latents z with a standard normal density, so the likelihood is exact:
 
     log p(x) = log N(f(x); 0, I) + log |det df/dx|                      (equations 4 to 6)
 
 f has L levels. A level moves each 2x2 pixels into channels, then takes K steps of flow, each an
-actnorm, an invertible 1x1 convolution and a coupling; half of the channels leave as latents, with a
-learned normal prior given the other half, which go on (figure 2).
+actnorm, an invertible 1x1 convolution and a coupling. Then half of the channels leave as latents,
+with a learned normal prior given the other half, which go on to the next level (figure 2).
 """
 
 import dataclasses
@@ -52,40 +52,41 @@ from genjax.types import CHECKED, Batch, Family, ImageSpec, Likelihood, Metrics,
 
 @dataclass(frozen=True, config=CHECKED)
 class GlowConfig(GradientConfig):
-    """Glow."""
+    """The config of Glow."""
 
     levels: Annotated[int, Field(gt=0)] = 2
-    """L: how often the size of the image is halved."""
+    """Number of levels L; each halves the size of the image."""
     steps_per_level: Annotated[int, Field(gt=0)] = 8
-    """K: steps of flow at each level."""
+    """Number of steps of flow K at each level."""
     hidden_features: Annotated[int, Field(gt=0)] = 128
-    """Channels of the couplings' networks; 512 in the paper."""
+    """Hidden channels of the couplings' networks; 512 in the paper."""
     coupling: Literal["affine", "additive"] = "affine"
     """Whether a coupling scales and shifts, or shifts only."""
     permutation: Literal["lu", "plain", "shuffle", "reverse"] = "lu"
-    """What mixes the channels: an invertible 1x1 convolution, by its LU decomposition or plain, or
-    a fixed order, random or reversed."""
+    """How channels are mixed: by an invertible 1x1 convolution, LU-decomposed or plain, or by a
+    fixed permutation, random (shuffle) or reversing their order."""
     checkerboard_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps before each squeeze, of two couplings over a checkerboard (RealNVP); 0 for none."""
+    """Steps of two checkerboard couplings before each squeeze (RealNVP); 0 for none."""
     bits: Annotated[int, Field(gt=0, le=8)] = 8
     """Bits of a gray value that are kept; the paper has 5 for faces."""
     dequantization: Literal["uniform", "variational"] = "uniform"
-    """Noise within a gray level: uniform, or of a flow that is learned beside (Ho et al. 2019)."""
+    """Noise within a gray level: uniform, or from a flow that is learned too (Ho et al. 2019)."""
     dequantization_steps: Annotated[int, Field(gt=0)] = 4
     """Steps of flow of the variational dequantization."""
     conditional: bool = False
     """Whether couplings and the last prior see the class label."""
     reversible: bool = False
-    """Rebuild activations in the backward pass: memory does not grow with depth, for more time."""
+    """Whether the backward pass recomputes activations by inversion: it takes longer, but its
+    memory does not grow with depth."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the moving average of the weights that samples and evaluation use; 0 for none."""
+    """Decay of the moving average of the weights, for samples and evaluation; 0 for none."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Compute type of the couplings' networks; all else stays float32. float64 is for checks, with
+    """Compute type of the couplings' networks; the rest stays float32. float64 is for checks, with
     jax_enable_x64 set and parameters of that type."""
     optimizer: AdamConfig = AdamConfig(
-        learning_rate=1e-3, beta1=0.9, warm_up_steps=1000, clip_norm=1.0
+        learning_rate=1e-3, beta1=0.9, warmup_steps=1000, clip_norm=1.0
     )
-    """Adam; without a warm-up the first steps throw a deep flow far off."""
+    """The optimizer; without warm-up its first steps throw a deep flow far off."""
 
 
 class Variables(NamedTuple):
@@ -95,7 +96,7 @@ class Variables(NamedTuple):
     constants: Any
 
     def of(self, name: str) -> Self:
-        """What is under one name."""
+        """Return the variables under one name."""
         return type(self)(self.params.get(name, {}), self.constants.get(name, {}))
 
 
@@ -106,13 +107,13 @@ def _join(children: dict[str, Variables]) -> Variables:
     )
 
 
-# A step that a chain repeats: its modules by name, in their order, each with what its functions
-# take beside x.
+# A step that a chain repeats: its modules by name, in order, each with the arguments that its
+# functions take after x.
 Step = dict[str, tuple[nn.Module, tuple]]
 
 
 def flow_step(config: GlowConfig, channels: int, context: jax.Array | None) -> Step:
-    """Actnorm, invertible 1x1 convolution, coupling (figure 2a)."""
+    """Return a step of flow: actnorm, invertible 1x1 convolution, coupling (figure 2a)."""
     is_affine = config.coupling == "affine"
     coupling = Coupling(channels, config.hidden_features, is_affine, config.dtype)
     return {
@@ -123,7 +124,7 @@ def flow_step(config: GlowConfig, channels: int, context: jax.Array | None) -> S
 
 
 def checkerboard_step(config: GlowConfig, channels: int, context: jax.Array | None) -> Step:
-    """A coupling over each colour of a checkerboard (Dinh et al. 2017, section 3.6)."""
+    """Return a step of two couplings, one for each checkerboard colour (Dinh et al. 2017, 3.6)."""
     is_affine = config.coupling == "affine"
     step: Step = {}
     for parity in (0, 1):
@@ -136,23 +137,23 @@ def checkerboard_step(config: GlowConfig, channels: int, context: jax.Array | No
 
 
 def layers_of(step: Step) -> dict[str, Layer]:
-    """The parametrized bijections of a step."""
+    """Return the layers of a step: functions of their variables that give bijections."""
     return {name: transforms.from_module(module, *args) for name, (module, args) in step.items()}
 
 
 def by_layer(step: Step, variables: Variables) -> dict[str, Any]:
-    """The variables of each layer of a step, as linen has them."""
+    """Return each layer's variables in a step, as linen's collections."""
     return {name: variables.of(name)._asdict() for name in step}
 
 
 def chain_of(config: GlowConfig, step: Step, variables: Variables) -> Bijection:
-    """The step over and over, with variables stacked, [K, ...]."""
+    """Chain K steps, whose variables are stacked on a leading axis, [K, ...]."""
     depth = transforms.reversible if config.reversible else transforms.scanned
     return depth(layers_of(step), by_layer(step, variables))
 
 
 def init_chain(key: jax.Array, step: Step, count: int, x: jax.Array) -> Variables:
-    """Variables of `count` steps, stacked, of independent keys; `x` is of the shape they see."""
+    """Initialize `count` steps from independent keys, stacked; `x` has the shape of their input."""
     children = {}
     for (name, (module, args)), layer_key in zip(
         step.items(), jax.random.split(key, len(step)), strict=True
@@ -164,7 +165,7 @@ def init_chain(key: jax.Array, step: Step, count: int, x: jax.Array) -> Variable
 
 
 def _fit_chain(step: Step, variables: Variables, x: jax.Array) -> tuple[jax.Array, Variables]:
-    """What a chain makes of x, and its variables with each actnorm fitted to what it sees."""
+    """Fit each actnorm of a chain to its input; return the chain's output for x, and variables."""
 
     def one(x: jax.Array, layers: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
         fitted = dict(layers)
@@ -179,7 +180,7 @@ def _fit_chain(step: Step, variables: Variables, x: jax.Array) -> tuple[jax.Arra
 
 
 def _prior(config: GlowConfig, channels: int, variables: Variables) -> Layer:
-    """The prior of z, [B, H, W, channels], as a function of h that gives a bijection."""
+    """Return the prior of z, [B, H, W, channels], as a function of h that gives a bijection."""
     module = Prior(channels, config.dtype)
     return lambda h: transforms.from_module(module, h)(variables._asdict())
 
@@ -187,7 +188,7 @@ def _prior(config: GlowConfig, channels: int, variables: Variables) -> Layer:
 def _top_prior(
     config: GlowConfig, channels: int, variables: Variables, context: jax.Array | None
 ) -> Bijection:
-    """The last prior, given the label or nothing."""
+    """Return the last prior, given the label if the model is conditional."""
     prior = _prior(config, channels, variables)
     return Bijection(
         lambda z: prior(_top_input(z, context)).forward(z),
@@ -196,26 +197,26 @@ def _top_prior(
 
 
 def _top_input(z: jax.Array, context: jax.Array | None) -> jax.Array:
-    """What the last prior sees: zeros, and the label."""
+    """Return the input of the last prior: zeros and the label."""
     return append_planes(jnp.zeros_like(z), context)
 
 
 def _label_planes(
     config: GlowConfig, spec: ImageSpec, labels: jax.Array | None
 ) -> jax.Array | None:
-    """One-hot labels as a context of every pixel, [B, 1, 1, classes]."""
+    """Return one-hot labels as a context for every pixel, [B, 1, 1, classes], or None."""
     if not config.conditional:
         return None
     return jax.nn.one_hot(labels, spec.classes)[:, None, None]
 
 
 def levels_of(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
-    """(height, width, channels) of what enters each level."""
+    """List the (height, width, channels) of each level's input."""
     return [(spec.height >> i, spec.width >> i, spec.channels << i) for i in range(config.levels)]
 
 
 def latent_shapes(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, int]]:
-    """(height, width, channels) of the latents of each level."""
+    """List the (height, width, channels) of each level's latents."""
     shapes = [
         (height // 2, width // 2, 2 * channels)
         for height, width, channels in levels_of(config, spec)
@@ -227,9 +228,10 @@ def latent_shapes(config: GlowConfig, spec: ImageSpec) -> list[tuple[int, int, i
 def flow(
     config: GlowConfig, spec: ImageSpec, variables: Variables, labels: jax.Array | None
 ) -> Bijection:
-    """Images [B, H, W, C], of a range of 1 about 0, to the tuple of the levels' latents.
+    """Return the bijection from images [B, H, W, C] in [-1/2, 1/2) to the levels' latents.
 
-    Their shapes are `latent_shapes`; they are standard normal under the model.
+    The latents are a tuple of arrays with the shapes `latent_shapes`, and standard normal under the
+    model.
     """
     context = _label_planes(config, spec, labels)
     levels = []
@@ -250,9 +252,10 @@ def flow(
 
 
 def noise_flow(config: GlowConfig, variables: Variables, images: jax.Array) -> Bijection:
-    """Standard normal noise to noise in (0, 1), of the shape of the images [B, H, W, C].
+    """Return the bijection from standard normal noise to noise in (0, 1), both [B, H, W, C].
 
-    Flow++ (Ho et al. 2019, section 3.1): steps of flow whose couplings see the images, a sigmoid.
+    Flow++ (Ho et al. 2019, section 3.1): steps of flow whose couplings see the images, and a
+    sigmoid.
     """
     context, _ = transforms.squeeze.forward(images)
     step = flow_step(config, context.shape[-1], context)
@@ -265,10 +268,13 @@ def noise_flow(config: GlowConfig, variables: Variables, images: jax.Array) -> B
 
 
 def init(config: GlowConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
-    """Initial weights, a function of `key` alone; the first step fits the actnorms to its batch.
+    """Return the state at step 0, whose weights depend on `key` alone.
+
+    The first training step fits the actnorms to its batch.
 
     Raises:
-        UsageError: A size that cannot be halved `levels` times, or labels asked for and none.
+        UsageError: The size cannot be halved `levels` times, or a conditional model gets data
+            without classes.
     """
     check_conditional(config.conditional, spec)
     if spec.height % 2**config.levels or spec.width % 2**config.levels:
@@ -306,13 +312,13 @@ def init(config: GlowConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
 def from_variables(
     config: GlowConfig, spec: ImageSpec, variables: Variables, is_fitted: bool = True
 ) -> DensityState:
-    """A state at step 0 with given variables.
+    """Return the state at step 0 with the given variables.
 
     Args:
         config: The model.
-        spec: Of the images.
+        spec: The shape of the images.
         variables: Parameters and constants.
-        is_fitted: Whether the actnorms stay as they are, or are fitted to the first batch.
+        is_fitted: Whether the actnorms are final; otherwise they are fitted to the first batch.
     """
     stats = {"constants": variables.constants, "is_fitted": jnp.array(is_fitted)}
     opt_state = adam(config.optimizer).init(variables.params)
@@ -322,25 +328,25 @@ def from_variables(
 
 
 def _variables(state: DensityState) -> Variables:
-    """What samples and evaluation use."""
+    """Return the variables for samples and evaluation, averaged if there is a moving average."""
     params = state.model.params if state.ema is None else state.ema
     return Variables(params, state.model.stats["constants"])
 
 
 def quantize(config: GlowConfig, images: jax.Array) -> jax.Array:
-    """uint8 images to their `bits` highest bits, float32 [B, H, W, C]: 0, 1, ..., 2^bits - 1."""
+    """Reduce uint8 images to their `bits` highest bits, float32 [B, H, W, C] of 0 to 2^bits - 1."""
     return jnp.floor(images.astype(jnp.float32) / 2 ** (8 - config.bits))
 
 
 def scale(config: GlowConfig, levels: jax.Array) -> jax.Array:
-    """Gray levels, with noise in [0, 1) added, to what `flow` takes, in [-1/2, 1/2)."""
+    """Scale gray levels, with noise in [0, 1) added, to the range of `flow`, [-1/2, 1/2)."""
     return levels / 2**config.bits - 0.5
 
 
 def _to_images(config: GlowConfig, x: jax.Array) -> jax.Array:
-    """The gray level that x is in, float32 in [-1, 1]."""
+    """Round x, in [-1/2, 1/2), down to its gray level, and scale to float32 in [-1, 1]."""
     highest = 2**config.bits - 1
-    x = jnp.nan_to_num(x)  # where the inverse overflowed, gray: `health` tells of it
+    x = jnp.nan_to_num(x)  # gray where the inverse overflowed, which `health` reports
     levels = jnp.clip(jnp.floor((x + 0.5) * 2**config.bits), 0, highest)
     return jnp.clip(levels * (2 / highest) - 1, -1, 1)  # it may round to above 1
 
@@ -348,21 +354,21 @@ def _to_images(config: GlowConfig, x: jax.Array) -> jax.Array:
 def _noise(
     config: GlowConfig, variables: Variables, levels: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, jax.Array | float]:
-    """Noise u within gray levels, and `log q(u|x)` of it, [B]."""
+    """Draw noise u within gray levels, [B, H, W, C], and compute its `log q(u|x)`, [B]."""
     if config.dequantization == "uniform":
         return uniform_for_batch(key, levels.shape), 0.0
     normal = normal_for_batch(key, levels.shape)
-    # At the middle of the level, as the flow of images would have it.
+    # The noise flow sees each pixel at the middle of its level, scaled like the input of `flow`.
     noise, log_det = noise_flow(config, variables, scale(config, levels + 0.5)).forward(normal)
     return noise, standard_normal_log_prob(normal.reshape(len(normal), -1)) - log_det
 
 
 class Terms(NamedTuple):
-    """The parts of `log p`, each [B], in nats an image.
+    """The parts of the log-likelihood, each [B], in nats an image.
 
     Attributes:
         log_prior: `log N(z; 0, I)` of all latents.
-        log_det: `log |det dz/dx|`, priors included.
+        log_det: `log |det dz/dx|`, including the learned priors.
         log_noise: `log q(u|x)` of the dequantization's noise.
     """
 
@@ -371,7 +377,7 @@ class Terms(NamedTuple):
     log_noise: jax.Array | float
 
     def nll(self, config: GlowConfig, spec: ImageSpec) -> jax.Array:
-        """`- log P(image)`, of gray levels: x has a density to each level's width, 2^-bits."""
+        """Return `-log P(image)` of gray levels, [B]; a level has the width 2^-bits in x."""
         width = math.prod(spec.shape) * config.bits * math.log(2)
         return width - self.log_prior - self.log_det + self.log_noise
 
@@ -383,7 +389,7 @@ def log_prob_terms(
     batch: Batch,
     key: jax.Array,
 ) -> Terms:
-    """All that the likelihood of uint8 images is made of, with noise of `key`."""
+    """Compute the parts of the log-likelihood of uint8 images, with noise from `key`."""
     levels = quantize(config, jnp.asarray(batch.images))
     noise, log_noise = _noise(config, variables, levels, key)
     bijection = flow(config, spec, variables, jnp.asarray(batch.labels))
@@ -392,12 +398,12 @@ def log_prob_terms(
 
 
 def flatten(zs: tuple[jax.Array, ...]) -> jax.Array:
-    """The latents of all levels as vectors, [B, H * W * C]."""
+    """Join the latents of all levels to vectors, [B, H * W * C]."""
     return jnp.concatenate([z.reshape(len(z), -1) for z in zs], axis=-1)
 
 
 def unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple[jax.Array, ...]:
-    """The inverse of `flatten`."""
+    """Split vectors [B, H * W * C] into the latents of all levels: the inverse of `flatten`."""
     shapes = latent_shapes(config, spec)
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
     parts = jnp.split(latents, ends, axis=-1)
@@ -407,7 +413,7 @@ def unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple[
 def fit_actnorms(
     config: GlowConfig, spec: ImageSpec, variables: Variables, batch: Batch, key: jax.Array
 ) -> Variables:
-    """Variables whose actnorms give what they see mean 0 and variance 1 (section 3.1)."""
+    """Fit the actnorms so that their outputs have mean 0 and variance 1 (section 3.1)."""
     levels = quantize(config, jnp.asarray(batch.images))
     children = {}
     if config.dequantization == "variational":
@@ -436,11 +442,11 @@ def fit_actnorms(
 def step(
     config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array
 ) -> tuple[DensityState, Metrics]:
-    """One step of Adam on a batch of uint8 images.
+    """Take one step of Adam on a batch of uint8 images.
 
     Returns:
-        The state after it, and metrics: `loss`, which is minimized, the bits/dim of the batch;
-        `log_prior` and `log_det`, its parts in bits/dim; `grad_norm`.
+        The state after the step, and the metrics `loss` (bits/dim of the batch), its parts
+        `log_prior` and `log_det` (bits/dim), and `grad_norm`.
     """
     chex.assert_shape(batch.images, (None, *state.spec.shape))
     dimensions = math.prod(state.spec.shape)
@@ -476,7 +482,7 @@ def step(
 
 
 def encode(config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
-    """The latents of uint8 images, [B, H * W * C], from the middle of each gray level."""
+    """Map uint8 images, at the middle of each gray level, to latents [B, H * W * C]."""
     del key
     levels = quantize(config, jnp.asarray(batch.images))
     bijection = flow(config, state.spec, _variables(state), jnp.asarray(batch.labels))
@@ -487,7 +493,7 @@ def encode(config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array
 def decode(
     config: GlowConfig, state: DensityState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, H * W * C] to images float32 [n, H, W, C] in [-1, 1], of `bits` bits."""
+    """Map latents [n, H * W * C] to images of `bits` bits, float32 [n, H, W, C] in [-1, 1]."""
     bijection = flow(config, state.spec, _variables(state), labels)
     x, _ = bijection.inverse(unflatten(config, state.spec, latents))
     return _to_images(config, x)
@@ -500,15 +506,15 @@ def sample(
     labels: jax.Array,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """Images.
+    """Draw images.
 
     Args:
         config: The model.
         state: The state.
-        key: Of the latents.
-        labels: int32 [n], an image for each; their classes count if conditional.
-        temperature: Standard deviation of the latents at every level, in the prior's unit; the
-            paper draws its faces with 0.7 (section 6).
+        key: The PRNG key of the latents.
+        labels: int32 [n], one for each image; their classes are used if the model is conditional.
+        temperature: Factor of the latents' standard deviation at every level; the paper draws its
+            faces with 0.7 (section 6).
 
     Returns:
         float32 [n, H, W, C] in [-1, 1].
@@ -524,17 +530,20 @@ def evaluate(
     key: jax.Array,
     samples: int | None = None,
 ) -> Likelihood:
-    """The negative log-likelihood of uint8 images in nats.
+    """Estimate the negative log-likelihood of uint8 images in nats.
 
-    With one draw of the dequantization's noise an unbiased estimate of the bound that training
-    maximizes, which is what papers report; with more, the tighter bound that their mean gives.
+    One draw of the dequantization's noise gives an unbiased estimate of the bound that training
+    maximizes, which is what papers report. More draws give a tighter bound.
 
     Args:
         config: The model.
         state: The state.
         batch: uint8 images and their labels.
-        key: Of the noise.
-        samples: Draws of the noise; None for 1.
+        key: The PRNG key of the noise.
+        samples: Number of draws of the noise; None for 1.
+
+    Returns:
+        `Likelihood` with `nll` in nats, [B].
     """
 
     def log_prob(key: jax.Array) -> jax.Array:
@@ -545,13 +554,14 @@ def evaluate(
 
 
 def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, jax.Array]:
-    """What shows whether the model can still be inverted; the largest values are the worst.
+    """Measure whether the model can still be inverted; the largest values are the worst.
 
     Returns:
-        `round_trip_error`: `max |x - f^-1(f(x))|` of each image, [B], as a share of the range of
-        gray values; 1 where it is not finite. `overflow_share`: of samples at temperature 1, those
-        in which the inverse overflows, as it may where no data are (Behrmann et al. 2021). And
-        `condition_number`: of each 1x1 convolution, [L * K]; none where all are permutations.
+        `round_trip_error`: `max |x - f^-1(f(x))|` of each image, [B], as a fraction of the
+        range of gray values; 1 where it is not finite. `overflow_fraction`, []: the fraction of
+        samples at temperature 1 in which the inverse overflows, as it may where no data are
+        (Behrmann et al. 2021). `condition_number` of each 1x1 convolution, [L * K]; left out where
+        all are permutations.
     """
     variables = _variables(state)
     x = scale(config, quantize(config, jnp.asarray(batch.images)) + 0.5)
@@ -563,7 +573,7 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
     overflows = ~jnp.all(jnp.isfinite(samples), axis=(1, 2, 3))
     found = {
         "round_trip_error": jnp.where(jnp.isfinite(error), jnp.minimum(error, 1), 1),
-        "overflow_share": jnp.mean(overflows.astype(jnp.float32)),
+        "overflow_fraction": jnp.mean(overflows.astype(jnp.float32)),
     }
     if config.permutation in ("lu", "plain"):
         conditions = []

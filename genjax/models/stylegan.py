@@ -1,16 +1,17 @@
 """StyleGAN: Karras, Laine and Aila 2019 (arXiv:1812.04948), grown as in arXiv:1710.10196.
 
-As in StyleGAN2 a mapping network turns noise z into styles w, of which each layer has its own, but
-here a style sets the mean and the deviation of each feature (AdaIN), and the networks grow:
+As in StyleGAN2 a mapping network turns noise z into styles w, one for each layer. But here a style
+sets the mean and the standard deviation of each feature (AdaIN), and the networks grow:
 
     z -> 8 x 512 -> w
     constant 4x4 -> noise, AdaIN -> conv, noise, AdaIN -> to RGB
       -> up, conv, noise, AdaIN -> conv, noise, AdaIN at 8x8 -> to RGB ...
 
-Training begins with images of 4x4 pixels. At each stage they become twice as large: first the new
-layers of both players fade in beside the enlarged image of the old ones, then all train on. Every
-stage is a branch of the one compiled step, which `step` chooses; parameters of later stages wait.
-Coarse layers so are shaped by small images, which is why styles can be told apart by scale.
+Training begins with images of 4x4 pixels, and each stage doubles their size: first the new layers
+of both players fade in beside the enlarged image of the old ones, then all layers train on. Every
+stage is a branch of one compiled step, chosen by the state's `step`; the parameters of later stages
+do not change until then. Small images thus shape the coarse layers, which is why the styles of
+different layers control different scales.
 """
 
 import dataclasses
@@ -26,23 +27,23 @@ from pydantic.dataclasses import dataclass
 
 from genjax.nn import resample
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
+from genjax.nn.resolution import base_resolution
 from genjax.nn.style import Mapping, adain, mix, truncate
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import r1_penalty
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
@@ -54,7 +55,7 @@ FIXED_NOISE_SEED = 0
 
 @dataclass(frozen=True, config=CHECKED)
 class PlayerConfig(AdamConfig):
-    """One player: its network, and its Adam."""
+    """The network and the optimizer of one player."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
     """Adam's step size."""
@@ -63,18 +64,18 @@ class PlayerConfig(AdamConfig):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of Adam's second moment."""
     channel_base: Annotated[int, Field(gt=0)] = 16384
-    """Features at a size of 4 2^k are this number over it, ..."""
+    """A block at a size of 4 * 2^k pixels has this number divided by its size as features."""
     channel_max: Annotated[int, Field(gt=0)] = 512
-    """... and no more than this."""
+    """Most features of a block."""
 
     def features(self, level: int) -> int:
-        """Features of a block, of level 0 at the smallest size."""
+        """Return the features of the block at `level`, 0 at the smallest size."""
         return max(1, min(self.channel_base // (4 << level), self.channel_max))
 
 
 @dataclass(frozen=True, config=CHECKED)
 class StyleganConfig(GradientConfig):
-    """StyleGAN."""
+    """The config of StyleGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 512
     """Size of the noise vector z."""
@@ -82,20 +83,20 @@ class StyleganConfig(GradientConfig):
     """Size of a style w."""
     mapping_layers: Annotated[int, Field(gt=0)] = 8
     """Layers of the mapping network."""
-    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Share of the images that are trained on with two styles."""
+    style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Probability that an image is generated with two styles in training."""
     fade_steps: Annotated[int, Field(ge=0)] = 20_000
     """Steps over which the layers of a stage fade in."""
     stable_steps: Annotated[int, Field(gt=0)] = 20_000
-    """Steps of a stage after that; the last one goes on to the end."""
+    """Steps of a stage after its fade; the last stage goes on to the end."""
     r1_gamma: Annotated[float, Field(ge=0)] = 10.0
     """Weight of R1; 0 for none."""
-    minibatch_std_group: Annotated[int, Field(ge=0)] = 4
-    """Images of which D sees the standard deviation; 0: it sees none."""
+    minibatch_std_group_size: Annotated[int, Field(ge=0)] = 4
+    """Images in each group whose standard deviation D sees; 0 for none."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the moving average of G that is sampled from; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of convolutions; all else is float32."""
+    """Compute type of the convolutions; the rest is float32."""
     generator: PlayerConfig = PlayerConfig()
     """The generator."""
     discriminator: PlayerConfig = PlayerConfig()
@@ -103,7 +104,7 @@ class StyleganConfig(GradientConfig):
 
 
 class Epilogue(nn.Module):
-    """What follows a convolution: noise, bias, leaky ReLU, AdaIN (figure 1b)."""
+    """The operations after a convolution: noise, bias, leaky ReLU, AdaIN (figure 1b)."""
 
     dtype: str
 
@@ -119,21 +120,21 @@ class Epilogue(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles [B, L, W], noise of each layer [B, H, W, 1] -> images of one stage.
+    """The synthesis network: styles [B, L, W], noise of each layer [B, H, W, 1] -> images.
 
-    Float32 [B, H, W, C] of the stage's size, about in [-1, 1]; `fade`, [], is how far the stage's
-    own layers have come in.
+    The images are float32 [B, H, W, C], about in [-1, 1], of the stage's size. `fade`, [] from 0 to
+    1, is the weight of the stage's own layers against the enlarged image of the stage before.
     """
 
     config: StyleganConfig
     spec: ImageSpec
 
     def setup(self) -> None:
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         player, dtype = self.config.generator, self.config.dtype
         levels = range(halvings + 1)
         shape = (height, width, player.features(0))
-        # The paper begins with ones, of which AdaIN keeps nothing but rounding.
+        # The paper starts from ones, of which AdaIN would leave nothing but rounding errors.
         self.const = self.param("const", nn.initializers.normal(1.0), shape)
         plain = functools.partial(Conv, activation=None, use_bias=False, dtype=dtype)
         self.conv0 = {f"{i}": plain(player.features(i), 3) for i in levels[1:]}
@@ -161,19 +162,19 @@ class Synthesis(nn.Module):
         old = upsample(self.to_rgb[f"{stage - 1}"](before.astype(jnp.float32)))
         return old + fade * (image - old)
 
-    def every_parameter(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
-        """All stages, so that all layers are initialized."""
+    def all_stages(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
+        """Run all stages, so that all layers are initialized."""
         images = [self(ws, noise, stage, jnp.ones(())) for stage in range(len(self.conv1))]
         return images[-1]
 
 
 def blur(x: jax.Array) -> jax.Array:
-    """The binomial filter [1, 2, 1], at the same size."""
+    """Blur x, [B, H, W, C], by the binomial filter [1, 2, 1]; the size stays."""
     return resample.upfirdn(x, BLUR, padding=(1, 1, 1, 1))
 
 
 class Generator(nn.Module):
-    """The mapping and the synthesis network, each by its method."""
+    """The generator: the mapping and the synthesis network, each a method."""
 
     config: StyleganConfig
     spec: ImageSpec
@@ -184,27 +185,27 @@ class Generator(nn.Module):
 
     def __call__(self, z: jax.Array, noise: list[jax.Array]) -> jax.Array:
         ws = broadcast(self.mapping(z, None, False), self.spec)
-        return self.synthesis.every_parameter(ws, noise)
+        return self.synthesis.all_stages(ws, noise)
 
     def style(self, z: jax.Array, train: bool) -> jax.Array:
-        """Noise to styles, [B, W]."""
+        """Map noise [B, Z] to styles [B, W]."""
         return self.mapping(z, None, train)
 
     def synthesize(
         self, ws: jax.Array, noise: list[jax.Array], stage: int, fade: jax.Array
     ) -> jax.Array:
-        """Styles [B, L, W] to images of a stage."""
+        """Map styles [B, L, W] to images of a stage; see `Synthesis`."""
         return self.synthesis(ws, noise, stage, fade)
 
 
 class Discriminator(nn.Module):
-    """Images [B, H, W, C] of a stage's size, in [-1, 1] -> logits [B], float32."""
+    """The discriminator: images [B, H, W, C] of a stage's size, in [-1, 1] -> logits [B]."""
 
     config: StyleganConfig
     spec: ImageSpec
 
     def setup(self) -> None:
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         player, dtype = self.config.discriminator, self.config.dtype
         levels = range(halvings + 1)
         conv = functools.partial(Conv, dtype=dtype)
@@ -223,60 +224,60 @@ class Discriminator(nn.Module):
                 old = self.from_rgb[f"{stage - 1}"](downsample(images))
                 x = old + fade.astype(x.dtype) * (x - old)
         x = x.astype(jnp.float32)
-        if self.config.minibatch_std_group:
-            x = minibatch_std(x, self.config.minibatch_std_group)
+        if self.config.minibatch_std_group_size:
+            x = minibatch_std(x, self.config.minibatch_std_group_size)
         x = self.dense(self.conv0["0"](x).astype(jnp.float32).reshape(len(x), -1))
         return self.output(x)[:, 0]
 
-    def every_parameter(self, images: list[jax.Array]) -> jax.Array:
-        """All stages, of images of their sizes, so that all layers are initialized."""
+    def all_stages(self, images: list[jax.Array]) -> jax.Array:
+        """Run all stages on images of their sizes, so that all layers are initialized."""
         logits = [self(each, stage, jnp.ones(())) for stage, each in enumerate(images)]
         return logits[-1]
 
 
 def networks(config: StyleganConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
-    """The two networks that `config` describes."""
+    """Return the generator and the discriminator that `config` describes."""
     return Generator(config, spec), Discriminator(config, spec)
 
 
-def layers(spec: ImageSpec) -> int:
-    """How many layers take a style of their own."""
-    halvings, _ = base_size(spec)
+def num_style_layers(spec: ImageSpec) -> int:
+    """Return the number L of layers that take a style of their own."""
+    halvings, _ = base_resolution(spec)
     return 2 * (halvings + 1)
 
 
 def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
-    """One style for all layers: [B, W] -> [B, L, W]."""
-    return jnp.broadcast_to(w[:, None], (len(w), layers(spec), w.shape[1]))
+    """Repeat a style for all layers: [B, W] -> [B, L, W]."""
+    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
 
 
 def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
-    """Noise for each layer of a batch of `n`, [n, H, W, 1], from the smallest size up."""
-    _, (height, width) = base_size(spec)
+    """Draw noise for each layer and `n` images, [n, H, W, 1], from the smallest size up."""
+    _, (height, width) = base_resolution(spec)
     return [
         normal_for_batch(jax.random.fold_in(key, i), (n, height << (i // 2), width << (i // 2), 1))
-        for i in range(layers(spec))
+        for i in range(num_style_layers(spec))
     ]
 
 
 def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
-    """Initial weights, standard normal, a function of `key` alone.
+    """Return the state at step 0, whose standard normal weights depend on `key` alone.
 
     Raises:
-        UsageError: A size that cannot be halved to 4 to 7 pixels.
+        UsageError: The size cannot be halved to 4 to 7 pixels.
     """
     generator, discriminator = networks(config, spec)
-    halvings, (height, width) = base_size(spec)
+    halvings, (height, width) = base_resolution(spec)
     generator_key, discriminator_key = jax.random.split(key)
     z, noise = jnp.zeros((1, config.latent_size)), draw_noise(key, spec, 1)
     images = [
         jnp.zeros((1, height << level, width << level, spec.channels))
         for level in range(halvings + 1)
     ]
-    return new_game(
-        new_player(generator.init(generator_key, z, noise), adam(config.generator)),
-        new_player(
-            discriminator.init(discriminator_key, images, method="every_parameter"),
+    return create_gan_state(
+        create_player(generator.init(generator_key, z, noise), adam(config.generator)),
+        create_player(
+            discriminator.init(discriminator_key, images, method="all_stages"),
             adam(config.discriminator),
         ),
         spec,
@@ -287,8 +288,8 @@ def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 def stage_of(
     config: StyleganConfig, spec: ImageSpec, step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The stage, int32 [], and how far its layers have come in, from just above 0 to 1, []."""
-    halvings, _ = base_size(spec)
+    """Return the stage, int32 [], and its fade, [], which rises from just above 0 to 1."""
+    halvings, _ = base_resolution(spec)
     since = step - config.stable_steps  # the first stage has nothing to fade in
     length = config.fade_steps + config.stable_steps
     stage = jnp.clip(since // length + 1, 0, halvings)
@@ -300,9 +301,9 @@ def stage_of(
 def mixed_styles(
     config: StyleganConfig, state: GanState, variables: Any, key: jax.Array, n: int, stage: int
 ) -> tuple[jax.Array, Any]:
-    """Styles [n, L, W] of new noise, part of them mixed (section 3.1), and the `batch_stats` then.
+    """Draw styles [n, L, W], some of them mixed (section 3.1), and return the new `batch_stats`.
 
-    Layers are parted among those that the stage has.
+    The layer from which on a mixed image has the second style is one that the stage has.
     """
     generator, _ = networks(config, state.spec)
     z_key, other_key, mix_key = jax.random.split(key, 3)
@@ -313,9 +314,9 @@ def mixed_styles(
 
     w, updated = style(z_key)
     ws = broadcast(w, state.spec)
-    if config.style_mixing:
+    if config.style_mixing_prob:
         other, _ = style(other_key)
-        ws = mix(mix_key, ws, other, config.style_mixing, 2 * (stage + 1))
+        ws = mix(mix_key, ws, other, config.style_mixing_prob, 2 * (stage + 1))
     return ws, updated["batch_stats"]
 
 
@@ -327,31 +328,31 @@ def stage_step(
     stage: int,
     fade: jax.Array,
 ) -> tuple[GanState, Metrics]:
-    """A step of each player at one stage.
+    """Take a step of each player at one stage.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images of the full size, float32 [B, H, W, C] in [-1, 1].
-        key: Of all draws.
-        stage: From 0, of the smallest images.
-        fade: How far the stage's layers have come in, [].
+        key: The PRNG key of all draws.
+        stage: The stage, 0 at the smallest images.
+        fade: The weight of the stage's own layers, [] from 0 to 1.
 
     Returns:
-        The state with other players, and metrics: `d_loss`, `g_loss`, `d_grad_norm`,
-        `g_grad_norm`, `r1`, and those of `game_metrics`.
+        The state with both players updated, and the metrics `d_loss`, `g_loss`, `d_grad_norm`,
+        `g_grad_norm`, `r1_penalty` (without its weight), and those of `discriminator_metrics`.
     """
-    halvings, _ = base_size(state.spec)
+    halvings, _ = base_resolution(state.spec)
     for _ in range(halvings - stage):
         real = downsample(real)
     if stage:
-        # The data fade in too: they are as coarse as what G can draw.
+        # The real images fade in too, so that they are no finer than what G can draw.
         coarse = upsample(downsample(real))
         real = coarse + fade * (real - coarse)
     generator, discriminator = networks(config, state.spec)
     d_keys, g_keys = (jax.random.split(each) for each in jax.random.split(key))
 
-    def judge(params: Any, images: jax.Array) -> jax.Array:
+    def discriminate(params: Any, images: jax.Array) -> jax.Array:
         logits: Any = discriminator.apply({"params": params}, images, stage, fade)
         return logits
 
@@ -369,12 +370,14 @@ def stage_step(
 
     def d_loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         real, fake = part
-        real_logits, fake_logits = judge(params, real), judge(params, fake)
+        real_logits, fake_logits = discriminate(params, real), discriminate(params, fake)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         if config.r1_gamma:
-            metrics["r1"] = jnp.mean(r1_penalty(lambda images: judge(params, images), real))
-            loss += config.r1_gamma * metrics["r1"]
+            metrics["r1_penalty"] = jnp.mean(
+                r1_penalty(lambda images: discriminate(params, images), real)
+            )
+            loss += config.r1_gamma * metrics["r1_penalty"]
         return loss, (None, metrics)
 
     grads, _, metrics = gradients(d_loss_fn, opponent.params, None, (real, fake), config)
@@ -386,7 +389,7 @@ def stage_step(
         params: Any, stats: Any, rows: jax.Array
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         images, stats = draw(params, stats, g_keys, len(rows))
-        logits = judge(opponent.params, images)
+        logits = discriminate(opponent.params, images)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
         return loss, (stats, {"g_loss": loss})
 
@@ -403,10 +406,10 @@ def stage_step(
 def step(
     config: StyleganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """A step of each player on a batch of uint8 images, at the stage of `state.step`."""
+    """Take a step of each player on a batch of uint8 images, at the stage of `state.step`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
-    halvings, _ = base_size(state.spec)
+    halvings, _ = base_resolution(state.spec)
     stage, fade = stage_of(config, state.spec, state.step)
     branches = [
         lambda state, level=level: stage_step(config, state, real, key, level, fade)
@@ -426,15 +429,15 @@ def style(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """The styles of latents, one for each layer.
+    """Map latents to styles, one for each layer.
 
     Args:
         config: The model.
-        state: Its moving average is used if there is one.
+        state: The state, of which the moving average is used if there is one.
         latents: [n, latent_size].
-        labels: Not used.
+        labels: Ignored; the model is not conditional.
         truncation: psi, from 0 (the mean style) to 1; None for 1.
-        truncation_cutoff: Layers that are truncated, from the coarsest; None for all.
+        truncation_cutoff: Number of layers to truncate, from the coarsest; None for all.
 
     Returns:
         [n, L, style_size].
@@ -448,7 +451,7 @@ def style(
 
 
 def synthesize(config: StyleganConfig, state: GanState, styles: jax.Array) -> jax.Array:
-    """Styles [n, L, style_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    """Map styles [n, L, W] to images, float32 [n, H, W, C] in [-1, 1], with fixed noise."""
     noise = draw_noise(jax.random.key(FIXED_NOISE_SEED), state.spec, 1)
     return _show(config, state, styles, noise)
 
@@ -456,9 +459,9 @@ def synthesize(config: StyleganConfig, state: GanState, styles: jax.Array) -> ja
 def _show(
     config: StyleganConfig, state: GanState, styles: jax.Array, noise: list[jax.Array]
 ) -> jax.Array:
-    """Images of the stage that the state has come to, enlarged to the full size."""
+    """Draw images at the state's current stage, enlarged to the full size."""
     generator, _ = networks(config, state.spec)
-    halvings, _ = base_size(state.spec)
+    halvings, _ = base_resolution(state.spec)
     variables = state.generator.variables if state.ema is None else state.ema
     stage, fade = stage_of(config, state.spec, state.step)
 
@@ -478,7 +481,7 @@ def _show(
 def decode(
     config: StyleganConfig, state: GanState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], with fixed noise."""
     return synthesize(config, state, style(config, state, latents, labels))
 
 
@@ -490,7 +493,7 @@ def sample(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """Images, float32 [n, H, W, C] in [-1, 1], one for each of the labels, [n]; see `style`."""
+    """Draw an image for each label, [n]: float32 [n, H, W, C] in [-1, 1]; see `style`."""
     z_key, noise_key = jax.random.split(key)
     z = jax.random.normal(z_key, (len(labels), config.latent_size))
     styles = style(config, state, z, labels, truncation, truncation_cutoff)

@@ -1,20 +1,22 @@
 """StyleGAN2: Karras et al. 2020 (arXiv:1912.04958), with adaptive augmentation (arXiv:2006.06676).
 
-A mapping network turns noise z into a style w; each layer of the synthesis network, which begins
-with a constant, is told what to draw by scaling its kernel with a linear map of w:
+A mapping network turns noise z into a style w. The synthesis network begins with a constant, and
+each of its layers scales its kernel by a linear map of w:
 
     z -> 8 x 512 -> w
     constant 4x4 -> conv ------------------------> to RGB ----.
                      '-> up, conv, conv at 8x8 --> to RGB -- + up ... up to the size of the image
 
-Noise at every pixel, times a learned strength, gives what is random, such as the places of hairs.
-Two styles can be mixed: coarse layers of one, fine ones of another. The discriminator is residual,
-and sees how much the images of a batch differ. Of its two penalties R1 is counted at every
-`r1_every`-th step, that on path lengths, which makes equal steps in w move the image equally far,
-at every `path_length_every`-th; each then weighs as much more.
+Noise at every pixel, times a learned strength, draws random details, such as the places of hairs.
+Two styles can be mixed: the coarse layers of one, the fine layers of another. The discriminator is
+residual, and sees how much the images of a batch differ. Its penalty, R1, is computed every
+`r1_interval` steps; the generator's penalty on path lengths, which makes equal steps in w move the
+image equally far, every `path_length_interval` steps. Each is multiplied by its interval, so that
+its mean weight over steps stays the same.
 
-On few images the discriminator learns them by heart. Augmenting all that it sees, with a
-probability that follows how sure it is of real images, prevents that without leaking into samples.
+A discriminator that has few images learns them by heart. To prevent that, everything that it sees
+is augmented, with a probability that follows how sure it is of real images; applied with such a
+probability, augmentations do not leak into the samples.
 """
 
 import dataclasses
@@ -33,7 +35,6 @@ from pydantic.dataclasses import dataclass
 from genjax.nn.augment import OperationName, ada, diff_augment
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.labels import check_conditional
-from genjax.nn.pyramid import base_size
 from genjax.nn.remat import end_of_block
 from genjax.nn.replicas import (
     mean_over_replicas,
@@ -41,29 +42,30 @@ from genjax.nn.replicas import (
     number_of_replicas,
 )
 from genjax.nn.resample import downsample, upsample
+from genjax.nn.resolution import base_resolution
 from genjax.nn.style import Mapping, mix, modulated_conv, truncate
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
-from genjax.steps.diagnostics import game_metrics
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
     mean_by_parts,
-    new_game,
-    new_player,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional
+from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics
 
-# The mean of the path lengths follows with this share of the new one; they are measured on so much
-# smaller a batch (Karras et al. 2020, appendix B).
+# The weight of the new mean in the running mean of path lengths, and the factor by which the batch
+# that measures them is smaller (Karras et al. 2020, appendix B).
 PATH_LENGTH_DECAY, PATH_LENGTH_SHRINK = 0.01, 2
-# Steps after which the probability of augmentations is adapted (Karras et al. 2020b, appendix B).
-ADAPT_EVERY = 4
-# The noise of images that are decoded from given latents, so that only the latents tell.
+# Steps between updates of the augmentation probability (Karras et al. 2020b, appendix B).
+ADAPT_INTERVAL = 4
+# Images decoded from given latents always get this noise, so that they differ by the latents only.
 FIXED_NOISE_SEED = 0
 
 Architecture = Literal["original", "skip", "residual"]
@@ -71,7 +73,7 @@ Architecture = Literal["original", "skip", "residual"]
 
 @dataclass(frozen=True, config=CHECKED)
 class PlayerConfig(AdamConfig):
-    """One player: its network, and its Adam."""
+    """The network and the optimizer of one player."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.0025
     """Adam's step size."""
@@ -80,60 +82,60 @@ class PlayerConfig(AdamConfig):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay of Adam's second moment."""
     architecture: Architecture = "residual"
-    """How blocks are joined (figure 7): not at all, by the RGB images, or by residual branches."""
+    """How blocks are joined (figure 7): not at all (original), by RGB images or by residuals."""
     channel_base: Annotated[int, Field(gt=0)] = 32768
-    """Features at a size of 4 2^k are this number over it, ..."""
+    """A block at a size of 4 * 2^k pixels has this number divided by its size as features."""
     channel_max: Annotated[int, Field(gt=0)] = 512
-    """... and no more than this."""
+    """Most features of a block."""
     mapping_layers: Annotated[int, Field(gt=0)] = 8
-    """Layers of the mapping network; D has one if conditional."""
+    """Layers of the mapping network; D has a mapping network only if conditional."""
 
     def features(self, level: int) -> int:
-        """Features of a block, of level 0 at the smallest size."""
+        """Return the features of the block at `level`, 0 at the smallest size."""
         return max(1, min(self.channel_base // (4 << level), self.channel_max))
 
 
 @dataclass(frozen=True, config=CHECKED)
 class Stylegan2Config(GradientConfig):
-    """StyleGAN2."""
+    """The config of StyleGAN2."""
 
     latent_size: Annotated[int, Field(gt=0)] = 512
     """Size of the noise vector z."""
     style_size: Annotated[int, Field(gt=0)] = 512
     """Size of a style w."""
     conditional: bool = False
-    """Whether both players see the class."""
-    style_mixing: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """Share of the images that are trained on with two styles."""
+    """Whether both players see the class label."""
+    style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Probability that an image is generated with two styles in training."""
     r1_gamma: Annotated[float, Field(ge=0)] = 10.0
     """Weight of R1; 0 for none."""
-    r1_every: Annotated[int, Field(gt=0)] = 16
-    """Steps between those that count R1."""
+    r1_interval: Annotated[int, Field(gt=0)] = 16
+    """Steps from one computation of R1 to the next."""
     path_length_weight: Annotated[float, Field(ge=0)] = 2.0
     """Weight of the path length regularization; 0 for none."""
-    path_length_every: Annotated[int, Field(gt=0)] = 4
-    """Steps between those that count it."""
-    minibatch_std_group: Annotated[int, Field(ge=0)] = 4
-    """Images of which D sees the standard deviation; 0: it sees none."""
+    path_length_interval: Annotated[int, Field(gt=0)] = 4
+    """Steps from one path length regularization to the next."""
+    minibatch_std_group_size: Annotated[int, Field(ge=0)] = 4
+    """Images in each group whose standard deviation D sees; 0 for none."""
     ema_images: Annotated[int, Field(ge=0)] = 10_000
     """Half-life, in images, of the moving average of G that is sampled from; 0 for none."""
-    ema_ramp_up: Annotated[float, Field(ge=0)] = 0.05
-    """The half-life is no longer than this share of the images so far; 0: it is the same always."""
+    ema_rampup: Annotated[float, Field(ge=0)] = 0.05
+    """Upper bound of that half-life, as a fraction of the images seen so far; 0 for none."""
     augment: Literal["none", "ada", "fixed", "diff"] = "none"
-    """What D sees: images as they are, augmented with an adaptive or a fixed probability, or by
-    DiffAugment (Zhao et al. 2020)."""
+    """Augmentation of what D sees: none, with an adaptive or a fixed probability, or DiffAugment
+    (Zhao et al. 2020)."""
     augment_operations: tuple[OperationName, ...] = ("blit", "geometric", "color")
-    """Which augmentations, of ada and fixed."""
+    """ada, fixed: the augmentations."""
     augment_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Their probability; of ada, that at the beginning."""
+    """ada, fixed: the probability of each augmentation; with ada, at the beginning."""
     ada_target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
-    """The mean sign of D's logits of real images that is aimed at."""
+    """ada: the mean sign of D's logits of real images to aim at."""
     ada_images: Annotated[int, Field(gt=0)] = 500_000
-    """In so many images the probability goes from 0 to 1 at most."""
-    clamp: Annotated[float, Field(ge=0)] = 256.0
-    """Activations go no further from 0; 0: they may."""
+    """ada: the fewest images in which the probability can rise from 0 to 1."""
+    conv_clamp: Annotated[float, Field(ge=0)] = 256.0
+    """Largest absolute value of an activation; 0 for no bound."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute type of convolutions; all else is float32."""
+    """Compute type of the convolutions; the rest is float32."""
     generator: PlayerConfig = PlayerConfig(architecture="skip")
     """The generator."""
     discriminator: PlayerConfig = PlayerConfig()
@@ -153,7 +155,13 @@ class Stylegan2Config(GradientConfig):
 
 @flax.struct.dataclass
 class Stylegan2State(GanState):
-    """Also the running mean of path lengths, and of augmentation: p, and the signs seen; all []."""
+    """A `GanState` with what its regularizations track, each float32 [].
+
+    Attributes:
+        path_length: The running mean of path lengths.
+        augment_p: The probability of augmentations.
+        real_sign: The sum of `real_sign` over the steps since that probability was adapted.
+    """
 
     path_length: Any = 0.0
     augment_p: Any = 0.0
@@ -161,16 +169,16 @@ class Stylegan2State(GanState):
 
 
 def is_conditional(config: Stylegan2Config, spec: ImageSpec) -> bool:
-    """Whether the players see the class."""
+    """Return whether the players see the class label."""
     return config.conditional and spec.classes > 1
 
 
 def _clamp(config: Stylegan2Config, gain: float = 1.0) -> float | None:
-    return config.clamp * gain if config.clamp else None
+    return config.conv_clamp * gain if config.conv_clamp else None
 
 
 class SynthesisLayer(nn.Module):
-    """[B, H, W, C], style [B, W], noise [B, H', W', 1] or None -> [B, H', W', features]."""
+    """A layer: [B, H, W, C], style [B, W], noise [B, H', W', 1] or None -> [B, H', W', F]."""
 
     config: Stylegan2Config
     features: int
@@ -191,7 +199,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """[B, H, W, C], style [B, W] -> [B, H, W, channels], float32."""
+    """The layer that gives an image: [B, H, W, C], style [B, W] -> float32 [B, H, W, channels]."""
 
     config: Stylegan2Config
     channels: int
@@ -208,10 +216,10 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """What is drawn at one size; the first begins with a constant, others double the size.
+    """The layers of one size: the first block begins with a constant, the others double the size.
 
-    [B, H, W, C], the image so far or None, styles [B, 3, W] (the first block: [B, 2, W]), noise of
-    each convolution or None -> the same at twice the size.
+    Features [B, H, W, C], the image so far or None, styles [B, 3, W] (the first block: [B, 2, W])
+    and the noise of each convolution or None -> features and image at twice the size.
     """
 
     config: Stylegan2Config
@@ -227,7 +235,7 @@ class SynthesisBlock(nn.Module):
         features = player.features(self.level)
         noises = noise or [None, None]
         if x is None:
-            _, (height, width) = base_size(self.spec)
+            _, (height, width) = base_resolution(self.spec)
             const = self.param("const", nn.initializers.normal(1.0), (height, width, features))
             x = jnp.broadcast_to(const, (len(ws), *const.shape)).astype(config.dtype)
             x = SynthesisLayer(config, features, name="conv1")(x, ws[:, 0], noises[0])
@@ -256,9 +264,9 @@ class SynthesisBlock(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles [B, L, W] and the `draw_noise` of each convolution, or None, -> images [B, H, W, C].
+    """The synthesis network: styles [B, L, W], noise as `draw_noise` gives it, or None -> images.
 
-    The images are float32, about in [-1, 1].
+    The images are float32 [B, H, W, C], about in [-1, 1].
     """
 
     config: Stylegan2Config
@@ -266,10 +274,10 @@ class Synthesis(nn.Module):
 
     @nn.compact
     def __call__(self, ws: jax.Array, noise: list[jax.Array] | None) -> jax.Array:
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x = image = None
         for level in range(halvings + 1):
-            # The style that a block shows its image by is also that of the next block's first.
+            # The style of a block's layer to RGB is also that of the next block's first layer.
             first, convolutions = max(0, 2 * level - 1), 2 if level else 1
             styles = ws[:, first : first + convolutions + 1]
             noises = noise[first : first + convolutions] if noise is not None else None
@@ -281,7 +289,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """z [B, Z], labels int32 [B] or None, noise -> images [B, H, W, C]; each part is a method."""
+    """The generator: z [B, Z], labels int32 [B] or None, noise -> images [B, H, W, C]."""
 
     config: Stylegan2Config
     spec: ImageSpec
@@ -300,16 +308,16 @@ class Generator(nn.Module):
         return self.synthesis(broadcast(w, self.spec), noise)
 
     def style(self, z: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
-        """Noise to styles, [B, W]."""
+        """Map noise [B, Z] to styles [B, W]."""
         return self.mapping(z, labels, train)
 
     def synthesize(self, ws: jax.Array, noise: list[jax.Array] | None) -> jax.Array:
-        """Styles [B, L, W] to images."""
+        """Map styles [B, L, W] to images; see `Synthesis`."""
         return self.synthesis(ws, noise)
 
 
 class DiscriminatorBlock(nn.Module):
-    """[B, H, W, C] or None, the image at this size -> half of both."""
+    """A block of D: features [B, H, W, C] or None, the image at this size -> half of both sizes."""
 
     config: Stylegan2Config
     level: int
@@ -328,7 +336,7 @@ class DiscriminatorBlock(nn.Module):
         if player.architecture != "residual":
             h = Conv(outside, 3, down=True, clamp=clamp, dtype=dtype, name="conv1")(h)
             return end_of_block(h), image
-        # Both branches are of the size of the input, so is their sum then.
+        # Both branches have the variance of the input; this gain gives it to their sum too.
         gain = 0.5**0.5
         skip = Conv(
             *(outside, 1, False, True, None, gain),
@@ -344,12 +352,12 @@ class DiscriminatorBlock(nn.Module):
 
 
 def from_rgb(config: Stylegan2Config, features: int) -> Conv:
-    """The layer that reads an image."""
+    """Return the layer that reads an image."""
     return Conv(features, 1, clamp=_clamp(config), dtype=config.dtype, name="fromrgb")
 
 
 class Discriminator(nn.Module):
-    """Images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> logits [B], float32."""
+    """The discriminator: images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> logits [B]."""
 
     config: Stylegan2Config
     spec: ImageSpec
@@ -357,7 +365,7 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None) -> jax.Array:
         config, player = self.config, self.config.discriminator
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x, image = None, images
         for level in range(halvings, 0, -1):
             x, image = DiscriminatorBlock(config, level, name=f"block_{level}")(x, image)
@@ -366,13 +374,13 @@ class Discriminator(nn.Module):
         if player.architecture == "skip":
             x += from_rgb(config, features)(image)
         x = x.astype(jnp.float32)
-        if config.minibatch_std_group:
-            x = minibatch_std(x, config.minibatch_std_group)
+        if config.minibatch_std_group_size:
+            x = minibatch_std(x, config.minibatch_std_group_size)
         x = Conv(features, 3, clamp=_clamp(config), name="conv")(x)
         x = Dense(features, leaky_relu, name="fc")(x.reshape(len(x), -1))
         if labels is None:
             return Dense(1, name="out")(x)[:, 0]
-        # A projection onto the class, as far as it was mapped (Miyato and Koyama 2018, equation 3).
+        # A projection onto the mapped class (Miyato and Koyama 2018, equation 3).
         mapping = Mapping(
             *(features, player.mapping_layers, self.spec.classes),
             track=False,
@@ -383,31 +391,31 @@ class Discriminator(nn.Module):
 
 
 def networks(config: Stylegan2Config, spec: ImageSpec) -> tuple[Generator, Discriminator]:
-    """The two networks that `config` describes."""
+    """Return the generator and the discriminator that `config` describes."""
     return Generator(config, spec), Discriminator(config, spec)
 
 
-def layers(spec: ImageSpec) -> int:
-    """How many layers take a style of their own: convolutions, and the last one to RGB."""
-    halvings, _ = base_size(spec)
+def num_style_layers(spec: ImageSpec) -> int:
+    """Return the number L of layers with their own style: convolutions, and the last to RGB."""
+    halvings, _ = base_resolution(spec)
     return 2 * (halvings + 1)
 
 
 def convolutions(spec: ImageSpec) -> list[tuple[int, str]]:
-    """The level and name of each convolution that takes noise, in order."""
-    halvings, _ = base_size(spec)
+    """List the level and name of each convolution that takes noise, in order."""
+    halvings, _ = base_resolution(spec)
     blocks = [(level, name) for level in range(halvings + 1) for name in ("conv0", "conv1")]
     return blocks[1:]  # the first block begins with a constant
 
 
 def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
-    """One style for all layers: [B, W] -> [B, L, W]."""
-    return jnp.broadcast_to(w[:, None], (len(w), layers(spec), w.shape[1]))
+    """Repeat a style for all layers: [B, W] -> [B, L, W]."""
+    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
 
 
 def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
-    """Noise for each convolution of a batch of `n`, [n, H, W, 1], from the smallest size up."""
-    _, (height, width) = base_size(spec)
+    """Draw noise for each convolution and `n` images, [n, H, W, 1], from the smallest size up."""
+    _, (height, width) = base_resolution(spec)
     return [
         normal_for_batch(jax.random.fold_in(key, i), (n, height << level, width << level, 1))
         for i, (level, _) in enumerate(convolutions(spec))
@@ -415,10 +423,11 @@ def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
 
 
 def init(config: Stylegan2Config, key: jax.Array, spec: ImageSpec) -> Stylegan2State:
-    """Initial weights, standard normal, a function of `key` alone.
+    """Return the state at step 0, whose standard normal weights depend on `key` alone.
 
     Raises:
-        UsageError: A size that cannot be halved to 4 to 7 pixels, or no classes to condition on.
+        UsageError: The size cannot be halved to 4 to 7 pixels, or a conditional model gets data
+            without classes.
     """
     check_conditional(config.conditional, spec)
     generator, discriminator = networks(config, spec)
@@ -433,14 +442,14 @@ def init(config: Stylegan2Config, key: jax.Array, spec: ImageSpec) -> Stylegan2S
 
 
 def from_variables(config: Stylegan2Config, spec: ImageSpec, variables: dict) -> Stylegan2State:
-    """A state at step 0; each player's variables are its params and batch_stats."""
-    game = new_game(
-        new_player(variables["generator"], generator_optimizer(config)),
-        new_player(variables["discriminator"], discriminator_optimizer(config)),
+    """Return the state at step 0 from each player's params and batch_stats."""
+    gan_state = create_gan_state(
+        create_player(variables["generator"], generator_optimizer(config)),
+        create_player(variables["discriminator"], discriminator_optimizer(config)),
         spec,
         config.ema_images > 0,
     )
-    fields = {field.name: getattr(game, field.name) for field in dataclasses.fields(game)}
+    fields = {field.name: getattr(gan_state, field.name) for field in dataclasses.fields(gan_state)}
     return Stylegan2State(
         **fields,
         path_length=jnp.zeros(()),
@@ -450,21 +459,21 @@ def from_variables(config: Stylegan2Config, spec: ImageSpec, variables: dict) ->
 
 
 def generator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
-    """Adam, slower as it takes further steps for path lengths."""
-    every = config.path_length_every if config.path_length_weight else None
-    return adam(_lazy(config.generator, every))
+    """Return G's Adam, adjusted for its additional steps on path lengths."""
+    interval = config.path_length_interval if config.path_length_weight else None
+    return adam(_lazy(config.generator, interval))
 
 
 def discriminator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
-    """Adam, slower as it takes further steps for R1."""
-    return adam(_lazy(config.discriminator, config.r1_every if config.r1_gamma else None))
+    """Return D's Adam, adjusted for its additional steps on R1."""
+    return adam(_lazy(config.discriminator, config.r1_interval if config.r1_gamma else None))
 
 
-def _lazy(player: PlayerConfig, every: int | None) -> PlayerConfig:
-    """As if the steps were those without lazy regularization (Karras et al. 2020, appendix B)."""
-    if every is None:
+def _lazy(player: PlayerConfig, interval: int | None) -> PlayerConfig:
+    """Adjust Adam for one more step every `interval` steps (Karras et al. 2020, appendix B)."""
+    if interval is None:
         return player
-    share = every / (every + 1)
+    share = interval / (interval + 1)
     return dataclasses.replace(
         player,
         learning_rate=player.learning_rate * share,
@@ -481,10 +490,10 @@ def mixed_styles(
     labels: jax.Array | None,
     n: int,
 ) -> tuple[jax.Array, Any]:
-    """Styles [n, L, W] of new noise, part of them mixed, and the `batch_stats` after it.
+    """Draw styles [n, L, W], some of them mixed, and return the new `batch_stats`.
 
-    Of a share `style_mixing` of the images the layers from a random one on have the style of a
-    second noise vector (Karras et al. 2019, section 3.1).
+    With probability `style_mixing_prob` an image has, from a random layer on, the style of a second
+    noise vector (Karras et al. 2019, section 3.1).
     """
     generator, _ = networks(config, state.spec)
     z_key, other_key, mix_key = jax.random.split(key, 3)
@@ -495,23 +504,23 @@ def mixed_styles(
 
     w, updated = style(z_key)
     ws = broadcast(w, state.spec)
-    if config.style_mixing:
+    if config.style_mixing_prob:
         other, _ = style(other_key)
-        ws = mix(mix_key, ws, other, config.style_mixing, layers(state.spec))
+        ws = mix(mix_key, ws, other, config.style_mixing_prob, num_style_layers(state.spec))
     return ws, updated["batch_stats"]
 
 
 def synthesize_batch(
     config: Stylegan2Config, state: GanState, params: Any, ws: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """Images of styles [B, L, W], with new noise."""
+    """Map styles [B, L, W] to images, with new noise."""
     generator, _ = networks(config, state.spec)
     noise = draw_noise(key, state.spec, len(ws))
     images: Any = generator.apply({"params": params}, ws, noise, method="synthesize")
     return images
 
 
-def judge(
+def discriminate(
     config: Stylegan2Config,
     state: Stylegan2State,
     params: Any,
@@ -519,7 +528,7 @@ def judge(
     labels: jax.Array | None,
     key: jax.Array,
 ) -> jax.Array:
-    """D's logits of images as it sees them, that is augmented, [B]."""
+    """Return D's logits [B] of images, which are augmented first."""
     _, discriminator = networks(config, state.spec)
     if config.augment == "diff":
         images = diff_augment(key, images)
@@ -532,17 +541,17 @@ def judge(
 def generator_step(
     config: Stylegan2Config, state: Stylegan2State, key: jax.Array, labels: jax.Array | None, n: int
 ) -> tuple[Stylegan2State, Metrics]:
-    """One step of G by the non-saturating loss, on `n` images.
+    """Take one step of G by the non-saturating loss, on `n` images.
 
     Args:
         config: The model.
-        state: Before the step.
-        key: Of all draws.
+        state: The state before the step.
+        key: The PRNG key of all draws.
         labels: int32 [n] if conditional, else None.
-        n: Images of this replica.
+        n: Number of images on this replica.
 
     Returns:
-        The state with another generator, and metrics: `g_loss`, `g_grad_norm`.
+        The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
     """
     style_key, noise_key, augment_key = jax.random.split(key, 3)
 
@@ -551,7 +560,7 @@ def generator_step(
         variables = {"params": params, "batch_stats": stats}
         ws, stats = mixed_styles(config, state, variables, style_key, labels, len(rows))
         fake = synthesize_batch(config, state, params, ws, noise_key)
-        logits = judge(config, state, state.discriminator.params, fake, labels, augment_key)
+        logits = discriminate(config, state, state.discriminator.params, fake, labels, augment_key)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
         return loss, (stats, {"g_loss": loss})
 
@@ -568,11 +577,17 @@ def generator_step(
 def path_length_step(
     config: Stylegan2Config, state: Stylegan2State, key: jax.Array, labels: jax.Array | None, n: int
 ) -> tuple[Stylegan2State, Metrics]:
-    """One step of G towards equal path lengths, on `n` images; `path_length` is their mean."""
+    """Take one step of G towards equal path lengths, on `n` images.
+
+    Returns:
+        The state with the new generator, and the metric `path_length`, the mean path length.
+    """
     style_key, noise_key, direction_key = jax.random.split(key, 3)
     directions = normal_for_batch(direction_key, (n, *state.spec.shape))
-    # There may be fewer images than parts.
-    parts = dataclasses.replace(config, accumulate=math.gcd(n, config.accumulate))
+    # The batch is smaller here, and has to divide into the parts.
+    parts = dataclasses.replace(
+        config, gradient_accumulation_steps=math.gcd(n, config.gradient_accumulation_steps)
+    )
 
     def lengths_of(params: Any, part: Any) -> jax.Array:
         directions, labels = part
@@ -587,7 +602,9 @@ def path_length_step(
 
     batch = (directions, labels)
     # The target is of the whole batch, which one part does not see.
-    known = mean_by_parts(mean_length, batch, parts) if parts.accumulate > 1 else None
+    known = (
+        mean_by_parts(mean_length, batch, parts) if parts.gradient_accumulation_steps > 1 else None
+    )
 
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         lengths = lengths_of(params, part)
@@ -597,7 +614,7 @@ def path_length_step(
         loss = jnp.mean((lengths - target) ** 2)
         # The target moves with the batch's mean, and its share of the gradient is that of this.
         loss -= 2 * PATH_LENGTH_DECAY * (mean - target) * jnp.mean(lengths)
-        weight = config.path_length_weight * config.path_length_every
+        weight = config.path_length_weight * config.path_length_interval
         return weight * loss, (None, {"path_length": mean, "target": target})
 
     params = state.generator.params
@@ -615,19 +632,19 @@ def discriminator_step(
     key: jax.Array,
     labels: jax.Array | None,
 ) -> tuple[Stylegan2State, Metrics]:
-    """One step of D.
+    """Take one step of D.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
-        key: Of all draws.
-        labels: int32 [B] of both if conditional, else None.
+        key: The PRNG key of all draws.
+        labels: int32 [B] of both real and generated images if conditional, else None.
 
     Returns:
-        The state with another discriminator, and metrics: `d_loss`, `d_grad_norm`, those of
-        `game_metrics`, and `real_sign`, the mean sign of the logits of real images: near 1 when D
-        knows them by heart (Karras et al. 2020b, equation 1).
+        The state with the new discriminator, and the metrics `d_loss`, `d_grad_norm`, those of
+        `discriminator_metrics`, and `real_sign`, the mean sign of the logits of real images: near 1
+        when D knows them by heart (Karras et al. 2020b, equation 1).
     """
     style_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
     ws, _ = mixed_styles(config, state, state.generator.variables, style_key, labels, len(real))
@@ -635,10 +652,10 @@ def discriminator_step(
 
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         real, fake, labels = part
-        real_logits = judge(config, state, params, real, labels, real_key)
-        fake_logits = judge(config, state, params, fake, labels, fake_key)
+        real_logits = discriminate(config, state, params, real, labels, real_key)
+        fake_logits = discriminate(config, state, params, fake, labels, fake_key)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **game_metrics(real_logits, fake_logits, real, fake)}
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         return loss, (None, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))})
 
     batch = (real, fake, labels)
@@ -656,13 +673,19 @@ def r1_step(
     key: jax.Array,
     labels: jax.Array | None,
 ) -> tuple[Stylegan2State, Metrics]:
-    """One step of D by R1 alone; `r1` is the mean penalty, without its weight."""
+    """Take one step of D by R1 alone.
+
+    Returns:
+        The state with the new discriminator, and the metric `r1_penalty`, without its weight.
+    """
 
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         real, labels = part
-        penalty = r1_penalty(lambda images: judge(config, state, params, images, labels, key), real)
+        penalty = r1_penalty(
+            lambda images: discriminate(config, state, params, images, labels, key), real
+        )
         mean = jnp.mean(penalty)
-        return config.r1_gamma * config.r1_every * mean, (None, {"r1": mean})
+        return config.r1_gamma * config.r1_interval * mean, (None, {"r1_penalty": mean})
 
     player = state.discriminator
     grads, _, metrics = gradients(loss_fn, player.params, None, (real, labels), config)
@@ -674,17 +697,17 @@ def r1_step(
 def adapt(
     p: jax.Array, real_sign: jax.Array, target: float, images: int | jax.Array, images_to_one: int
 ) -> jax.Array:
-    """The probability of augmentations after it was adapted (Karras et al. 2020b, section 3.1).
+    """Adapt the probability of augmentations (Karras et al. 2020b, section 3.1).
 
     Args:
-        p: Before, [].
-        real_sign: Mean sign of D's logits of real images since, [].
-        target: Above it D overfits, and p grows; below it p falls.
-        images: Seen since.
-        images_to_one: In so many it goes from 0 to 1.
+        p: The probability before, [].
+        real_sign: Mean sign of D's logits of real images since the last update, [].
+        target: Above this mean sign D overfits and p grows; below it p falls.
+        images: Number of images seen since the last update.
+        images_to_one: Number of images in which p can rise from 0 to 1.
 
     Returns:
-        Not below 0, [].
+        The new probability, [], at least 0.
     """
     return jnp.maximum(p + jnp.sign(real_sign - target) * images / images_to_one, 0)
 
@@ -692,7 +715,7 @@ def adapt(
 def step(
     config: Stylegan2Config, state: Stylegan2State, batch: Batch, key: jax.Array
 ) -> tuple[Stylegan2State, Metrics]:
-    """A step of each player on a batch of uint8 images, and of a penalty where it is its turn."""
+    """Take a step of each player on uint8 images, and of each regularization that is due."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
@@ -702,36 +725,37 @@ def step(
     state, metrics = generator_step(config, state, keys[0], labels, n)
     if config.path_length_weight:
         few = max(1, n // PATH_LENGTH_SHRINK)
-        # Of every second image, so that replicas together take those that one device takes.
+        # Every second label, so that all replicas together take those that one device would.
         some = None if labels is None else labels[::PATH_LENGTH_SHRINK][:few]
-        is_turn = state.step % config.path_length_every == 0
-        state, occasional = jax.lax.cond(
-            is_turn,
+        is_due = state.step % config.path_length_interval == 0
+        state, due = jax.lax.cond(
+            is_due,
             lambda state: path_length_step(config, state, keys[1], some, few),
             lambda state: (state, {"path_length": jnp.zeros(())}),
             state,
         )
-        metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+        metrics |= {name: MaskedMetric(value, is_due) for name, value in due.items()}
     state, d_metrics = discriminator_step(config, state, real, keys[2], labels)
     metrics |= d_metrics
     if config.r1_gamma:
-        is_turn = state.step % config.r1_every == 0
-        state, occasional = jax.lax.cond(
-            is_turn,
+        is_due = state.step % config.r1_interval == 0
+        state, due = jax.lax.cond(
+            is_due,
             lambda state: r1_step(config, state, real, keys[3], labels),
-            lambda state: (state, {"r1": jnp.zeros(())}),
+            lambda state: (state, {"r1_penalty": jnp.zeros(())}),
             state,
         )
-        metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+        metrics |= {name: MaskedMetric(value, is_due) for name, value in due.items()}
     if config.augment == "ada":
-        is_turn = (state.step + 1) % ADAPT_EVERY == 0
+        is_due = (state.step + 1) % ADAPT_INTERVAL == 0
         signs = state.real_sign + metrics["real_sign"]
-        sign = signs / ADAPT_EVERY
-        p = adapt(state.augment_p, sign, config.ada_target, images * ADAPT_EVERY, config.ada_images)
+        sign = signs / ADAPT_INTERVAL
+        seen = images * ADAPT_INTERVAL
+        p = adapt(state.augment_p, sign, config.ada_target, seen, config.ada_images)
         state = dataclasses.replace(
             state,
-            augment_p=jnp.where(is_turn, p, state.augment_p),
-            real_sign=jnp.where(is_turn, 0, signs),
+            augment_p=jnp.where(is_due, p, state.augment_p),
+            real_sign=jnp.where(is_due, 0, signs),
         )
         metrics["augment_p"] = state.augment_p
     state = dataclasses.replace(state, ema=average(config, state, images))
@@ -739,12 +763,12 @@ def step(
 
 
 def average(config: Stylegan2Config, state: Stylegan2State, images: int) -> Any:
-    """The moving average of G after a step of so many images; the mean of w is taken as it is."""
+    """Return the moving average of G after a step of `images` images; `batch_stats` are G's own."""
     if state.ema is None:
         return None
     half_life = jnp.asarray(config.ema_images, jnp.float32)
-    if config.ema_ramp_up:
-        half_life = jnp.minimum(half_life, (state.step + 1) * images * config.ema_ramp_up)
+    if config.ema_rampup:
+        half_life = jnp.minimum(half_life, (state.step + 1) * images * config.ema_rampup)
     decay = 0.5 ** (images / half_life)
     params = jax.tree.map(
         lambda old, new: new + decay * (old - new), state.ema["params"], state.generator.params
@@ -760,15 +784,15 @@ def style(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """The styles of latents, one for each layer.
+    """Map latents to styles, one for each layer.
 
     Args:
         config: The model.
-        state: Its moving average is used if there is one.
+        state: The state, of which the moving average is used if there is one.
         latents: [n, latent_size].
-        labels: int32 [n]; they count if conditional.
+        labels: int32 [n]; used if the model is conditional.
         truncation: psi, from 0 (the mean style) to 1; None for 1.
-        truncation_cutoff: Layers that are truncated, from the coarsest; None for all.
+        truncation_cutoff: Number of layers to truncate, from the coarsest; None for all.
 
     Returns:
         [n, L, style_size].
@@ -782,7 +806,7 @@ def style(
 
 
 def synthesize(config: Stylegan2Config, state: GanState, styles: jax.Array) -> jax.Array:
-    """Styles [n, L, style_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    """Map styles [n, L, W] to images, float32 [n, H, W, C] in [-1, 1], with fixed noise."""
     noise = draw_noise(jax.random.key(FIXED_NOISE_SEED), state.spec, 1)
     return _show(config, state, styles, noise)
 
@@ -799,7 +823,7 @@ def _show(
 def decode(
     config: Stylegan2Config, state: GanState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], of always one noise."""
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1], with fixed noise."""
     return synthesize(config, state, style(config, state, latents, labels))
 
 
@@ -811,7 +835,7 @@ def sample(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """Images, float32 [n, H, W, C] in [-1, 1], of labels int32 [n]; see `style`."""
+    """Draw an image for each label, int32 [n]: float32 [n, H, W, C] in [-1, 1]; see `style`."""
     z_key, noise_key = jax.random.split(key)
     z = jax.random.normal(z_key, (len(labels), config.latent_size))
     styles = style(config, state, z, labels, truncation, truncation_cutoff)

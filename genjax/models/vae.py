@@ -1,8 +1,8 @@
 """The variational autoencoder: Kingma and Welling 2014 (arXiv:1312.6114), and IWAE (1509.00519).
 
-An encoder gives for each image a normal distribution q(z|x) of latents, a decoder for latents a
-distribution p(x|z) of images, and both maximize a lower bound of log p(x), differentiated through
-reparameterized draws of q:
+An encoder maps each image to a normal distribution q(z|x) of latents, a decoder maps latents to a
+distribution p(x|z) of images. Both maximize a lower bound of log p(x), differentiated through
+reparameterized draws from q:
 
     ELBO:    E_q log p(x|z) - KL(q(z|x) || p(z))                        (VAE, equation 3)
     IWAE_k:  E_q log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x)               (Burda et al. 2016, eq. 8)
@@ -27,9 +27,9 @@ from genjax import transforms
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.mlp import hidden_layers
-from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
+from genjax.nn.resolution import base_resolution
 from genjax.objectives import likelihood
 from genjax.steps.diagnostics import active_units
 from genjax.steps.optim import AdamConfig, adam
@@ -37,10 +37,10 @@ from genjax.steps.state import DensityState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    create_player,
     global_norm,
     gradients,
     mean_by_parts,
-    new_player,
     update_ema,
 )
 from genjax.types import (
@@ -52,49 +52,50 @@ from genjax.types import (
     Metrics,
 )
 
-# Most samples of an evaluation that are decoded at once.
+# Most importance samples that an evaluation decodes at once.
 CHUNK = 50
 
 
 @dataclass(frozen=True, config=CHECKED)
 class VaeConfig(GradientConfig):
-    """VAE."""
+    """The config of the VAE."""
 
     network: Literal["mlp", "resnet"] = "mlp"
     """Architecture of encoder and decoder."""
     hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (400,)
-    """Units of the encoder's hidden layers; the decoder has them in reverse (mlp)."""
+    """mlp: units of the encoder's hidden layers; the decoder has them in reverse order."""
     activation: Literal["relu", "tanh"] = "relu"
-    """After each hidden layer (mlp)."""
+    """mlp: activation after each hidden layer."""
     features: Annotated[int, Field(gt=0)] = 32
-    """Channels next to the image; they double with each halving of its size (resnet)."""
+    """resnet: channels of the layer next to the image; they double as the size halves."""
     latent_size: Annotated[int, Field(gt=0)] = 20
     """Size of the latent vector z."""
     likelihood: Literal["bernoulli", "normal", "discretized_logistic"] = "bernoulli"
-    """p(x|z) of each value; the last two with a learned scale for each channel."""
+    """Distribution p(x|z) of each value; all but bernoulli learn a scale for each channel."""
     binarization: Literal["dynamic", "static", "none"] = "dynamic"
-    """bernoulli: each pixel is 1 with its intensity as the odds, drawn anew at each step, or once
-    for each image; or is left gray, which gives a cross entropy and no likelihood."""
+    """bernoulli: whether a pixel becomes 1 with its intensity as the probability, drawn anew at
+    each step (dynamic) or once for each image (static), or stays gray (none), which gives a cross
+    entropy, not a likelihood."""
     bound: Literal["elbo", "iwae"] = "elbo"
-    """What is maximized."""
+    """Bound of the log-likelihood that is maximized."""
     samples: Annotated[int, Field(gt=0)] = 1
-    """Draws of z for each image: averaged (elbo), or importance-weighted (iwae)."""
+    """Draws of z for each image, averaged (elbo) or importance-weighted (iwae)."""
     beta: Annotated[float, Field(ge=0)] = 1.0
-    """elbo: weight of the KL (beta-VAE)."""
-    warm_up_steps: Annotated[int, Field(ge=0)] = 0
-    """elbo: steps over which that weight rises from 0."""
+    """elbo: weight of the KL divergence (beta-VAE)."""
+    kl_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """elbo: steps over which the weight of the KL divergence rises from 0 to beta."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """elbo: nats of each latent's KL, in the batch's mean, that cost nothing."""
+    """elbo: nats of each latent's KL divergence, averaged over the batch, that cost nothing."""
     sticking_the_landing: bool = False
     """elbo: leave the score term out of the gradient, for less variance."""
     conditional: bool = False
     """Whether encoder and decoder see the class label."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the moving average of the weights that samples and evaluation use; 0 for none."""
+    """Decay of the moving average of the weights, for samples and evaluation; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters, likelihoods and updates stay float32."""
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3, beta1=0.9)
-    """Adam, of encoder and decoder together."""
+    """The optimizer of encoder and decoder together."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -104,7 +105,7 @@ class VaeConfig(GradientConfig):
                 "should be 'none'"
             )
         default = {field.name: field.default for field in dataclasses.fields(VaeConfig)}
-        of_elbo = ("beta", "warm_up_steps", "free_bits", "sticking_the_landing")
+        of_elbo = ("beta", "kl_warmup_steps", "free_bits", "sticking_the_landing")
         for name in of_elbo if self.bound == "iwae" else ():
             if getattr(self, name) != default[name]:
                 raise ValueError(
@@ -120,18 +121,18 @@ class VaeConfig(GradientConfig):
 
 
 class Normal(NamedTuple):
-    """A normal distribution of latents, [B, Z] each."""
+    """Normal distributions of latents; mean and log variance are [B, Z]."""
 
     mean: jax.Array
     log_var: jax.Array
 
 
 class Output(NamedTuple):
-    """What a decoder gives.
+    """The output of a decoder: the parameters of p(x|z).
 
     Attributes:
-        location: [..., H, W, C]: logits of a Bernoulli distribution, else the mean in [-1, 1].
-        log_scale: [C], of the normal and the logistic distribution.
+        location: Logits of a Bernoulli distribution, else the mean in [-1, 1]; [..., H, W, C].
+        log_scale: Log of the scale of the normal or the logistic distribution, [C].
     """
 
     location: jax.Array
@@ -145,7 +146,7 @@ def _heads(x: jax.Array, latent_size: int, dtype: str) -> Normal:
 
 
 class MlpEncoder(nn.Module):
-    """Images [B, H, W, C] and labels [B] or None -> Normal, [B, Z]."""
+    """The MLP encoder: images [B, H, W, C] and labels [B] or None -> `Normal`, [B, Z]."""
 
     config: VaeConfig
     spec: ImageSpec
@@ -159,7 +160,7 @@ class MlpEncoder(nn.Module):
 
 
 class MlpDecoder(nn.Module):
-    """Latents [B, Z] and labels [B] or None -> Output, [B, H, W, C]."""
+    """The MLP decoder: latents [B, Z] and labels [B] or None -> `Output`, [B, H, W, C]."""
 
     config: VaeConfig
     spec: ImageSpec
@@ -176,9 +177,9 @@ class MlpDecoder(nn.Module):
 
 
 class ResNetEncoder(nn.Module):
-    """Images [B, H, W, C] and labels [B] or None -> Normal, [B, Z].
+    """The ResNet encoder: images [B, H, W, C] and labels [B] or None -> `Normal`, [B, Z].
 
-    Each halving of the size is a strided convolution and a residual block.
+    A strided convolution and a residual block stand for each halving of the size.
     """
 
     config: VaeConfig
@@ -187,7 +188,7 @@ class ResNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None) -> Normal:
         config = self.config
-        halvings, _ = base_size(self.spec)
+        halvings, _ = base_resolution(self.spec)
         x = append_labels(images, labels, self.spec.classes)
         for i in range(halvings):
             features = config.features << i
@@ -197,7 +198,10 @@ class ResNetEncoder(nn.Module):
 
 
 class ResNetDecoder(nn.Module):
-    """Latents [B, Z] and labels [B] or None -> Output, [B, H, W, C]; the encoder mirrored."""
+    """The ResNet decoder: latents [B, Z] and labels [B] or None -> `Output`, [B, H, W, C].
+
+    It mirrors the encoder.
+    """
 
     config: VaeConfig
     spec: ImageSpec
@@ -205,7 +209,7 @@ class ResNetDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, labels: jax.Array | None) -> Output:
         config = self.config
-        halvings, (height, width) = base_size(self.spec)
+        halvings, (height, width) = base_resolution(self.spec)
         widths = [config.features << i for i in reversed(range(halvings))]
         x = append_labels(z, labels, self.spec.classes)
         x = nn.Dense(height * width * widths[0], dtype=config.dtype, name="project")(x)
@@ -218,7 +222,7 @@ class ResNetDecoder(nn.Module):
 
 
 def _log_scale(decoder: MlpDecoder | ResNetDecoder) -> jax.Array:
-    """The learned log scale of each channel, [C], in the unit of images in [-1, 1]."""
+    """Return the learned log scale of each channel, [C], for images in [-1, 1]."""
     channels = decoder.spec.channels
     if decoder.config.likelihood == "bernoulli":
         return jnp.zeros(channels)
@@ -227,17 +231,18 @@ def _log_scale(decoder: MlpDecoder | ResNetDecoder) -> jax.Array:
 
 
 def networks(config: VaeConfig, spec: ImageSpec) -> tuple[nn.Module, nn.Module]:
-    """The encoder and the decoder that `config` describes."""
+    """Return the encoder and the decoder that `config` describes."""
     if config.network == "mlp":
         return MlpEncoder(config, spec), MlpDecoder(config, spec)
     return ResNetEncoder(config, spec), ResNetDecoder(config, spec)
 
 
 def init(config: VaeConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
-    """Initial weights, a function of `key` alone.
+    """Return the state at step 0, whose weights depend on `key` alone.
 
     Raises:
-        UsageError: A size that the networks do not fit, or labels asked for and none.
+        UsageError: The networks do not fit the size of the images, or a conditional model gets data
+            without classes.
     """
     check_conditional(config.conditional, spec)
     encoder, decoder = networks(config, spec)
@@ -251,19 +256,19 @@ def init(config: VaeConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
 
 
 def from_params(config: VaeConfig, spec: ImageSpec, params: dict) -> DensityState:
-    """A state at step 0 with given `{"encoder": ..., "decoder": ...}` parameters."""
+    """Return the state at step 0 with the parameters `{"encoder": ..., "decoder": ...}`."""
     ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
-    model = new_player({"params": params}, adam(config.optimizer))
+    model = create_player({"params": params}, adam(config.optimizer))
     return DensityState(jnp.zeros((), jnp.int32), model, spec, ema)
 
 
 def to_inputs(config: VaeConfig, images: jax.Array, key: jax.Array) -> jax.Array:
-    """Images as the likelihood takes them.
+    """Convert images to what the likelihood takes.
 
     Args:
         config: The model.
         images: uint8 [B, H, W, C].
-        key: Of the dynamic binarization.
+        key: The PRNG key of the dynamic binarization.
 
     Returns:
         float32 [B, H, W, C]: for a Bernoulli likelihood 0 or 1, or gray in [0, 1]; else in [-1, 1].
@@ -279,7 +284,7 @@ def to_inputs(config: VaeConfig, images: jax.Array, key: jax.Array) -> jax.Array
 
 
 def _own_noise(images: jax.Array) -> jax.Array:
-    """Uniform noise that is a function of the image itself, so the same wherever it turns up."""
+    """Return uniform noise [B, H, W, C] that depends on the image alone, so is always the same."""
     odd = np.random.default_rng(0).integers(0, 2**31, images.shape[1:], np.uint32) * 2 + 1
     digests = jnp.sum(images.astype(jnp.uint32) * odd[None], axis=(1, 2, 3), dtype=jnp.uint32)
     keys = jax.vmap(lambda digest: jax.random.fold_in(jax.random.key(0), digest))(digests)
@@ -287,10 +292,10 @@ def _own_noise(images: jax.Array) -> jax.Array:
 
 
 def draw(posterior: Normal, key: jax.Array, samples: int) -> jax.Array:
-    """Reparameterized draws, [samples, B, Z]."""
+    """Draw reparameterized latents, [samples, B, Z]."""
     batch, size = posterior.mean.shape
     distribution = transforms.normal._replace(
-        # Batch first, so that with several devices each has its share of what one would draw.
+        # Batch first: each of several devices then gets its share of what one device would draw.
         noise=lambda key, _: normal_for_batch(key, (batch, samples, size)).swapaxes(0, 1)
     )
     sample = transforms.reparameterize(distribution)
@@ -300,7 +305,7 @@ def draw(posterior: Normal, key: jax.Array, samples: int) -> jax.Array:
 def encoded(
     config: VaeConfig, spec: ImageSpec, params: Any, images: jax.Array, labels: jax.Array | None
 ) -> Normal:
-    """q(z|x) of inputs [B, H, W, C] of `to_inputs`, with their labels [B] or None."""
+    """Return q(z|x) for inputs [B, H, W, C] from `to_inputs`, and labels [B] or None."""
     encoder, _ = networks(config, spec)
     posterior: Any = encoder.apply({"params": params["encoder"]}, images, labels)
     return Normal(*posterior)
@@ -309,12 +314,12 @@ def encoded(
 def decoded(
     config: VaeConfig, spec: ImageSpec, params: Any, z: jax.Array, labels: jax.Array | None
 ) -> Output:
-    """The decoder on [samples, B, Z], with the labels [B] of the images or None."""
+    """Decode latents [samples, B, Z], with the labels [B] of the images or None."""
     samples, batch, size = z.shape
     _, decoder = networks(config, spec)
     if labels is not None:
         labels = jnp.repeat(labels, samples)
-    # Batch first, so that several devices keep their shares of it.
+    # Batch first: several devices then keep their shares of it.
     z = z.swapaxes(0, 1).reshape(-1, size)
     output: Any = decoder.apply({"params": params["decoder"]}, z, labels)
     location = output.location.reshape(batch, samples, *spec.shape).swapaxes(0, 1)
@@ -322,10 +327,10 @@ def decoded(
 
 
 def log_likelihood(config: VaeConfig, images: jax.Array, output: Output) -> jax.Array:
-    """`log p(x|z)` in nats, [samples, B], of inputs [B, H, W, C].
+    """Return `log p(x|z)` in nats, [samples, B], for inputs [B, H, W, C].
 
-    Of the density for a normal likelihood, per gray level: `log 127.5` a value less than that of
-    the values in [-1, 1], so that it compares with the others.
+    A normal likelihood is a density; it is given per gray level, `log 127.5` less for each value
+    than per unit of [-1, 1], so that it can be compared with the probabilities of the others.
     """
     images = images[None]
     if config.likelihood == "bernoulli":
@@ -338,13 +343,13 @@ def log_likelihood(config: VaeConfig, images: jax.Array, output: Output) -> jax.
 
 
 class Terms(NamedTuple):
-    """The parts of a bound.
+    """The parts of a bound, in nats.
 
     Attributes:
         log_likelihood: `log p(x|z)`, [samples, B].
         log_ratio: `log p(z) - log q(z|x)`, [samples, B].
         kl: `KL(q(z|x) || p(z))` of each latent, [B, Z].
-        mean: Of q(z|x), [B, Z].
+        mean: The mean of q(z|x), [B, Z].
     """
 
     log_likelihood: jax.Array
@@ -362,7 +367,7 @@ def bound_terms(
     key: jax.Array,
     samples: int,
 ) -> Terms:
-    """All that the bounds are made of, for inputs [B, H, W, C] of `to_inputs`."""
+    """Compute the parts of the bounds for inputs [B, H, W, C] from `to_inputs`."""
     posterior = encoded(config, spec, params, images, labels)
     z = draw(posterior, key, samples)
     output = decoded(config, spec, params, z, labels)
@@ -380,27 +385,27 @@ def bound_terms(
 def step(
     config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array
 ) -> tuple[DensityState, Metrics]:
-    """One step of Adam on a batch of uint8 images.
+    """Take one step of Adam on a batch of uint8 images.
 
     Returns:
-        The state after it, and metrics, in nats an image: `loss`, which is minimized; `elbo`; `kl`,
-        its part that the latents cost; `active_units`, the latents whose posterior mean varies over
-        the batch, and `active_share`, their share; `grad_norm`.
+        The state after the step, and the metrics `loss`, `elbo` and `kl` in nats an image,
+        `active_units` (the number of latents whose posterior mean varies over the batch),
+        `active_fraction` (of all latents) and `grad_norm`.
     """
     chex.assert_shape(batch.images, (None, *state.spec.shape))
     input_key, noise_key = jax.random.split(key)
     images = to_inputs(config, jnp.asarray(batch.images), input_key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     beta: float | jax.Array = config.beta
-    if config.warm_up_steps:
-        beta *= jnp.minimum(1.0, state.step / config.warm_up_steps)
+    if config.kl_warmup_steps:
+        beta *= jnp.minimum(1.0, state.step / config.kl_warmup_steps)
     params = state.model.params
 
     def mean_kl(part: Any) -> jax.Array:
         posterior = encoded(config, state.spec, params, *part)
         return jnp.mean(likelihood.normal_kl(*posterior), axis=0)
 
-    # Which latents are over their free bits is decided by the whole batch, before its parts.
+    # The whole batch decides which latents are above their free bits, before it is cut into parts.
     whole = (images, labels)
     batch_kl = mean_by_parts(mean_kl, whole, config) if config.free_bits else None
 
@@ -424,7 +429,7 @@ def step(
 
     grads, _, metrics = gradients(loss_fn, params, None, whole, config)
     grads, metrics = mean_over_replicas((grads, metrics))
-    metrics["active_share"] = metrics["active_units"] / config.latent_size
+    metrics["active_fraction"] = metrics["active_units"] / config.latent_size
     metrics["grad_norm"] = global_norm(grads)
     model = apply_gradients(state.model, grads, adam(config.optimizer))
     ema = update_ema(state.ema, model.params, config.ema_decay, state.step)
@@ -436,7 +441,7 @@ def _params(state: DensityState) -> Any:
 
 
 def encode(config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
-    """The mean of q(z|x) of uint8 images, [B, Z]; `key` of the binarization."""
+    """Map uint8 images to the mean of q(z|x), [B, Z]; `key` draws their binarization."""
     images = to_inputs(config, jnp.asarray(batch.images), key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     return encoded(config, state.spec, _params(state), images, labels).mean
@@ -445,7 +450,7 @@ def encode(config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array)
 def decode(
     config: VaeConfig, state: DensityState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """The mean of p(x|z): latents [n, Z] to images float32 [n, H, W, C] in [-1, 1]."""
+    """Map latents [n, Z] to the mean of p(x|z), images float32 [n, H, W, C] in [-1, 1]."""
     seen = labels if config.conditional else None
     output = decoded(config, state.spec, _params(state), latents[None], seen)
     if config.likelihood == "bernoulli":
@@ -454,13 +459,13 @@ def decode(
 
 
 def sample(config: VaeConfig, state: DensityState, key: jax.Array, labels: jax.Array) -> jax.Array:
-    """Images, each the mean of p(x|z) at a z from the prior.
+    """Draw images, each the mean of p(x|z) at a z from the prior.
 
     Args:
         config: The model.
         state: The state.
-        key: Of the latents.
-        labels: int32 [n], an image for each; their classes count if conditional.
+        key: The PRNG key of the latents.
+        labels: int32 [n], one for each image; their classes are used if the model is conditional.
 
     Returns:
         float32 [n, H, W, C] in [-1, 1].
@@ -476,14 +481,17 @@ def evaluate(
     key: jax.Array,
     samples: int | None = None,
 ) -> Likelihood:
-    """The negative IWAE bound of `samples` draws of z, and the ELBO from up to `CHUNK` more.
+    """Estimate the negative IWAE bound from `samples` draws of z, and the ELBO from up to `CHUNK`.
 
     Args:
         config: The model.
         state: The state.
         batch: uint8 images and their labels.
-        key: Of the binarization and of all draws.
-        samples: Draws; None for `config.samples`, which with 1 gives the ELBO.
+        key: The PRNG key of the binarization and all draws.
+        samples: Number of draws; None for `config.samples`. With 1 the bound is the ELBO.
+
+    Returns:
+        `Likelihood` in nats, [B] each.
     """
     samples = samples or config.samples
     input_key, noise_key, elbo_key = jax.random.split(key, 3)
@@ -513,5 +521,5 @@ FAMILY = Family(
     decode=decode,
     encode=encode,
     evaluate=evaluate,
-    samples=5000,
+    importance_samples=5000,
 )

@@ -1,14 +1,15 @@
 """WGAN (Arjovsky et al. 2017, arXiv:1701.07875) and WGAN-GP (Gulrajani et al. 2017, 1704.00028).
 
-A critic f of Lipschitz constant 1 measures how far the samples are from the data,
+A critic f of Lipschitz constant 1 measures the distance between the samples and the data,
 
     W(P, G) = max_f E_x f(x) - E_z f(G(z))                              (WGAN, equation 2)
 
-and G makes that less. WGAN keeps f Lipschitz by clipping its weights after each step of RMSProp,
-WGAN-GP by a penalty on the slope of f between real and generated images (equation 3), with Adam.
-The critic takes `n_critic` steps, each on a batch of its own, for one of G, and has no batch norm,
-which would make its value of one image depend on the others. As G waits, f is near its optimum and
-its loss, unlike that of other GANs, follows the quality of the samples: metric `wasserstein`.
+and G minimizes it. WGAN keeps f Lipschitz by clipping its weights after each step of RMSProp,
+WGAN-GP by a penalty on the gradient of f between real and generated images (equation 3), with Adam.
+The critic takes `n_critic` steps, each on a batch of its own, for one of G. It has no batch norm,
+which would make its value for one image depend on the others. With so many steps f stays near its
+optimum, so that its loss, unlike that of other GANs, follows the quality of the samples: its
+negative is the metric `wasserstein_estimate`.
 """
 
 import dataclasses
@@ -28,9 +29,9 @@ from genjax.nn.conv import Conv
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.mlp import hidden_layers
 from genjax.nn.norm import BatchNorm
-from genjax.nn.pyramid import base_size
 from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
+from genjax.nn.resolution import base_resolution
 from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from genjax.objectives.penalties import input_gradient_norm, interpolate
 from genjax.steps.diagnostics import diversity
@@ -40,17 +41,17 @@ from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
     apply_network,
+    create_gan_state,
+    create_player,
     global_norm,
     gradients,
-    new_game,
-    new_player,
     update_ema,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, Occasional
+from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics
 
 LEAKY_SLOPE = 0.2
-# Up to this size the ResNets are those of the paper's table for CIFAR-10, of one width throughout;
-# above it those of its code for 64x64, whose width doubles as the size halves.
+# Up to this size the ResNets have one width throughout, as in the paper's table for CIFAR-10; above
+# it the width doubles as the size halves, as in its code for 64x64.
 ONE_WIDTH_UP_TO = 32
 
 
@@ -59,33 +60,33 @@ class NetworkConfig:
     """The size of a player's network."""
 
     features: Annotated[int, Field(gt=0)] = 64
-    """Channels next to the image (dcgan, resnet)."""
+    """Channels of the layer next to the image (dcgan, resnet)."""
     hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512, 512)
     """Units of each hidden layer (mlp)."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class RMSPropPlayer(RMSPropConfig, NetworkConfig):
-    """A player of WGAN."""
+    """The network and the optimizer of a player of WGAN."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class AdamPlayer(AdamConfig, NetworkConfig):
-    """A player of WGAN-GP."""
+    """The network and the optimizer of a player of WGAN-GP."""
 
 
 @dataclass(frozen=True, config=CHECKED)
-class CriticGameConfig(GradientConfig):
-    """What WGAN and WGAN-GP share."""
+class WganBaseConfig(GradientConfig):
+    """The fields that WGAN and WGAN-GP share."""
 
     network: Literal["mlp", "dcgan", "resnet"] = "dcgan"
     """Architecture of both players; the critic's has no batch norm."""
     latent_size: Annotated[int, Field(gt=0)] = 128
     """Size of the noise vector z."""
     n_critic: Annotated[int, Field(gt=0)] = 5
-    """Steps of the critic for one of the generator; a training step is one of the critic."""
+    """Steps of the critic for each of the generator; a training step is one of the critic."""
     conditional: bool = False
-    """Whether both players see the class label, beside z and as planes beside the image."""
+    """Whether both players see the class label: G beside z, the critic as planes beside images."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of G that is sampled from; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -93,11 +94,11 @@ class CriticGameConfig(GradientConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class WganConfig(CriticGameConfig):
-    """WGAN: weight clipping and RMSProp."""
+class WganConfig(WganBaseConfig):
+    """The config of WGAN: weight clipping and RMSProp."""
 
-    clip: Annotated[float, Field(gt=0)] = 0.01
-    """Largest magnitude of a weight of the critic."""
+    weight_clip: Annotated[float, Field(gt=0)] = 0.01
+    """Largest absolute value of a weight of the critic."""
     generator: RMSPropPlayer = RMSPropPlayer()
     """The generator."""
     critic: RMSPropPlayer = RMSPropPlayer()
@@ -105,11 +106,11 @@ class WganConfig(CriticGameConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class WganGpConfig(CriticGameConfig):
-    """WGAN-GP: gradient penalty and Adam."""
+class WganGpConfig(WganBaseConfig):
+    """The config of WGAN-GP: gradient penalty and Adam."""
 
-    penalty_weight: Annotated[float, Field(ge=0)] = 10.0
-    """Lambda of the gradient penalty."""
+    gradient_penalty_weight: Annotated[float, Field(ge=0)] = 10.0
+    """Weight of the gradient penalty (the paper's lambda)."""
     generator: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
     """The generator."""
     critic: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
@@ -117,12 +118,12 @@ class WganGpConfig(CriticGameConfig):
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """The activation of the MLPs."""
+    """Apply the activation of the MLPs."""
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
 class MlpGenerator(nn.Module):
-    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The MLP generator: z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
     spec: ImageSpec
     hidden_sizes: tuple[int, ...]
@@ -130,14 +131,14 @@ class MlpGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
-        del train  # nothing here depends on it
+        del train  # an MLP does the same in training and afterwards
         x = hidden_layers(z, self.hidden_sizes, leaky_relu, self.dtype)
         x = nn.Dense(math.prod(self.spec.shape), dtype=self.dtype, name="output")(x)
         return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.spec.shape)
 
 
 class MlpCritic(nn.Module):
-    """Images [B, H, W, C] in [-1, 1] -> values [B], float32."""
+    """The MLP critic: images [B, H, W, C] in [-1, 1] -> values [B], float32."""
 
     hidden_sizes: tuple[int, ...]
     dtype: str = "float32"
@@ -151,7 +152,7 @@ class MlpCritic(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """z [B, Z] -> images [B, H, W, C], float32 in [-1, 1] (WGAN-GP, appendix F)."""
+    """The ResNet generator (appendix F): z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
 
     spec: ImageSpec
     features: int
@@ -159,7 +160,7 @@ class ResNetGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool) -> jax.Array:
-        _, (height, width) = base_size(self.spec)
+        _, (height, width) = base_resolution(self.spec)
         widths = _resnet_widths(self.spec, self.features)[::-1]
         project = nn.Dense(height * width * widths[0], dtype=self.dtype, name="project")
         x = project(z).reshape(-1, height, width, widths[0])
@@ -174,7 +175,7 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetCritic(nn.Module):
-    """Images [B, H, W, C] -> values [B], float32 (WGAN-GP, appendix F)."""
+    """The ResNet critic (appendix F): images [B, H, W, C] in [-1, 1] -> values [B], float32."""
 
     spec: ImageSpec
     features: int
@@ -211,13 +212,13 @@ def _is_small(spec: ImageSpec) -> bool:
 
 
 def _resnet_widths(spec: ImageSpec, features: int) -> list[int]:
-    """Channels at each size, from the image's down."""
-    halvings, _ = base_size(spec)
+    """Return the channels at each size, from the image's size down."""
+    halvings, _ = base_resolution(spec)
     return [features if _is_small(spec) else features << i for i in range(halvings)]
 
 
 def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Module, nn.Module]:
-    """The generator and the critic that `config` describes."""
+    """Return the generator and the critic that `config` describes."""
     generator, critic, dtype = config.generator, config.critic, config.dtype
     if config.network == "mlp":
         return (
@@ -236,15 +237,18 @@ def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Mod
 
 
 def optimizer(player: RMSPropPlayer | AdamPlayer) -> optax.GradientTransformation:
-    """A player's optimizer."""
+    """Return a player's optimizer."""
     return rmsprop(player) if isinstance(player, RMSPropPlayer) else adam(player)
 
 
 def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> GanState:
-    """Initial weights, a function of `key` alone; the critic is the state's `discriminator`.
+    """Return the state at step 0, whose weights depend on `key` alone.
+
+    The critic is the state's `discriminator`.
 
     Raises:
-        UsageError: A size that the networks do not fit, or labels asked for and none.
+        UsageError: The networks do not fit the size of the images, or a conditional model gets data
+            without classes.
     """
     check_conditional(config.conditional, spec)
     generator, critic = networks(config, spec)
@@ -260,10 +264,10 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
 
 
 def from_variables(config: WganConfig | WganGpConfig, spec: ImageSpec, variables: dict) -> GanState:
-    """A state at step 0; each player's variables are `{"params": ..., "batch_stats": ...}`."""
-    generator = new_player(variables["generator"], optimizer(config.generator))
-    critic = new_player(variables["discriminator"], optimizer(config.critic))
-    return new_game(generator, critic, spec, config.ema_decay > 0)
+    """Return the state at step 0 from each player's `{"params": ..., "batch_stats": ...}`."""
+    generator = create_player(variables["generator"], optimizer(config.generator))
+    critic = create_player(variables["discriminator"], optimizer(config.critic))
+    return create_gan_state(generator, critic, spec, config.ema_decay > 0)
 
 
 def critic_step(
@@ -274,20 +278,21 @@ def critic_step(
     labels: jax.Array | None,
     key: jax.Array,
 ) -> tuple[GanState, Metrics]:
-    """One step of the critic.
+    """Take one step of the critic.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
-        fake: Generated images, likewise, of the same labels.
+        fake: Generated images of the same labels, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: Of the points where WGAN-GP takes the slope.
+        key: The PRNG key of the points at which WGAN-GP penalizes the gradient.
 
     Returns:
-        The state with another critic, and metrics: `d_loss`, `d_grad_norm`, `wasserstein` (the
-        estimate of the distance, `E f(x) - E f(G(z))`), `diversity`, and for WGAN-GP `d_penalty`
-        (without its weight) and `slope` (the mean norm of f's gradient, 1 when it is satisfied).
+        The state with the new critic, and the metrics `d_loss`, `d_grad_norm`,
+        `wasserstein_estimate` (of the distance, `E f(x) - E f(G(z))`), `diversity`, and for WGAN-GP
+        `gradient_penalty` (without its weight) and `input_grad_norm` (the mean norm of f's gradient
+        with respect to its input; 1 when the penalty is 0).
     """
     _, critic = networks(config, state.spec)
 
@@ -300,20 +305,22 @@ def critic_step(
 
         distance = -jnp.mean(wasserstein_critic_loss(value(real), value(fake)))
         if isinstance(config, WganConfig):
-            return -distance, (None, {"d_loss": -distance, "wasserstein": distance})
+            return -distance, (None, {"d_loss": -distance, "wasserstein_estimate": distance})
         alpha = uniform_for_batch(key, (len(real),))
         slope = input_gradient_norm(value, interpolate(real, fake, alpha))
         penalty = jnp.mean((slope - 1) ** 2)
-        loss = -distance + config.penalty_weight * penalty
-        metrics = {"d_loss": loss, "wasserstein": distance, "d_penalty": penalty}
-        return loss, (None, {**metrics, "slope": jnp.mean(slope)})
+        loss = -distance + config.gradient_penalty_weight * penalty
+        metrics = {"d_loss": loss, "wasserstein_estimate": distance, "gradient_penalty": penalty}
+        return loss, (None, {**metrics, "input_grad_norm": jnp.mean(slope)})
 
     batch = (real, fake, labels)
     grads, _, metrics = gradients(loss_fn, state.discriminator.params, None, batch, config)
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(state.discriminator, grads, optimizer(config.critic))
     if isinstance(config, WganConfig):
-        clipped = jax.tree.map(lambda w: jnp.clip(w, -config.clip, config.clip), player.params)
+        clipped = jax.tree.map(
+            lambda w: jnp.clip(w, -config.weight_clip, config.weight_clip), player.params
+        )
         player = dataclasses.replace(player, params=clipped)
     metrics |= {"d_grad_norm": global_norm(grads), "diversity": diversity(real, fake)}
     return dataclasses.replace(state, discriminator=player), metrics
@@ -322,16 +329,16 @@ def critic_step(
 def generator_step(
     config: WganConfig | WganGpConfig, state: GanState, z: jax.Array, labels: jax.Array | None
 ) -> tuple[GanState, Metrics]:
-    """One step of G against the state's critic, and of the moving average.
+    """Take one step of G against the state's critic, and update the moving average.
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
 
     Returns:
-        The state with another generator, and metrics: `g_loss`, `g_grad_norm`.
+        The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
     """
     generator, critic = networks(config, state.spec)
     classes = state.spec.classes
@@ -350,30 +357,30 @@ def generator_step(
     grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(player, grads, optimizer(config.generator))
     player = dataclasses.replace(player, stats=stats)
-    # The average counts the generator's own steps.
+    # The moving average counts steps of the generator, not training steps.
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step // config.n_critic)
     metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
-def play(
+def update_players(
     config: WganConfig | WganGpConfig,
     state: GanState,
     real: jax.Array,
     labels: jax.Array | None,
     key: jax.Array,
 ) -> tuple[GanState, Metrics]:
-    """A step of the critic, and after every `n_critic` of them one of G (algorithm 1).
+    """Take a step of the critic, and after every `n_critic` of them one of G (algorithm 1).
 
     Args:
         config: The model.
-        state: Before the step.
+        state: The state before the step.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: Of all draws.
+        key: The PRNG key of all draws.
 
     Returns:
-        The state after it, and the metrics of both players; those of G are `Occasional`.
+        The state after the step, and the metrics of both players; those of G are `MaskedMetric`s.
     """
     chex.assert_shape(real, (None, *state.spec.shape))
     generator, _ = networks(config, state.spec)
@@ -384,34 +391,34 @@ def play(
     fake, _ = apply_network(generator, player.params, player.stats, inputs, True)
     state, metrics = critic_step(config, state, real, fake, labels, penalty_key)
 
-    def turn(state: GanState) -> tuple[GanState, Metrics]:
+    def update(state: GanState) -> tuple[GanState, Metrics]:
         return generator_step(config, state, normal_for_batch(generator_key, shape), labels)
 
-    def wait(state: GanState) -> tuple[GanState, Metrics]:
+    def skip(state: GanState) -> tuple[GanState, Metrics]:
         return state, {"g_loss": jnp.zeros(()), "g_grad_norm": jnp.zeros(())}
 
-    is_turn = (state.step + 1) % config.n_critic == 0
-    state, occasional = jax.lax.cond(is_turn, turn, wait, state)
-    metrics |= {name: Occasional(value, is_turn) for name, value in occasional.items()}
+    is_due = (state.step + 1) % config.n_critic == 0
+    state, g_metrics = jax.lax.cond(is_due, update, skip, state)
+    metrics |= {name: MaskedMetric(value, is_due) for name, value in g_metrics.items()}
     return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def step(
     config: WganConfig | WganGpConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """One step of the game on a batch of uint8 images; see `play`."""
+    """Take one training step on a batch of uint8 images; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     labels = jnp.asarray(batch.labels) if config.conditional else None
-    return play(config, state, real, labels, key)
+    return update_players(config, state, real, labels, key)
 
 
 def decode(
     config: WganConfig | WganGpConfig, state: GanState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1].
 
-    By the generator, or its moving average, with its running statistics; the labels, int32 [n],
-    count if conditional.
+    This uses the moving average of the generator if there is one, and running batch statistics.
+    The labels, int32 [n], are used if the model is conditional.
     """
     generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
@@ -424,7 +431,7 @@ def decode(
 def sample(
     config: WganConfig | WganGpConfig, state: GanState, key: jax.Array, labels: jax.Array
 ) -> jax.Array:
-    """Images of the labels, int32 [n], which count if conditional; see `decode`."""
+    """Draw an image for each label, int32 [n]: float32 [n, H, W, C] in [-1, 1]; see `decode`."""
     latents = jax.random.normal(key, (len(labels), config.latent_size))
     return decode(config, state, latents, labels)
 

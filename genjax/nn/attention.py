@@ -8,14 +8,14 @@ from genjax.nn.spectral import Conv
 
 
 class SelfAttention(nn.Module):
-    """The non-local block of SAGAN (Zhang et al. 2019, section 3), as BigGAN has it.
+    """The self-attention block of SAGAN (Zhang et al. 2019, section 3), as in BigGAN.
 
-    [B, H, W, C] -> [B, H, W, C], C a multiple of 8, H and W even: queries of C/8 features at each
-    pixel meet keys at each 2x2 of them, and bring values of C/2; the result is added times `gamma`,
-    which begins at 0.
+    [B, H, W, C] -> [B, H, W, C], C a multiple of 8, H and W even. Queries of C/8 features at each
+    pixel attend to keys and values, of C/8 and C/2 features, which are pooled over 2x2 pixels. The
+    result is added to the input times `gamma`, which begins at 0.
     """
 
-    spectral: bool = True
+    spectral_norm: bool = True
     dtype: str = "float32"
 
     @nn.compact
@@ -24,7 +24,12 @@ class SelfAttention(nn.Module):
 
         def project(x: jax.Array, features: int, name: str) -> jax.Array:
             conv = Conv(
-                features, 1, use_bias=False, spectral=self.spectral, dtype=self.dtype, name=name
+                features,
+                1,
+                use_bias=False,
+                spectral_norm=self.spectral_norm,
+                dtype=self.dtype,
+                name=name,
             )
             return conv(x, train)
 

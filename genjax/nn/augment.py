@@ -1,4 +1,4 @@
-"""Augmentations of what a discriminator sees: differentiable, each image its own.
+"""Differentiable augmentations of what a discriminator sees, drawn for each image on its own.
 
 `ada` is the pipeline of Karras et al. 2020 (arXiv:2006.06676, appendix B): every transformation is
 applied to an image with the probability p, and as long as p is not near 1 the generator can tell
@@ -21,8 +21,8 @@ from genjax.nn.resample import upfirdn
 
 OperationName = Literal["blit", "geometric", "color", "filter", "noise", "cutout"]
 
-# The scaling filters of the wavelets sym6 and sym2 (Daubechies 1992, table 8.3): orthonormal, so
-# that what one doubles its transpose halves to just what it was.
+# The scaling filters of the wavelets sym6 and sym2 (Daubechies 1992, table 8.3). They are
+# orthonormal: doubling the size by one and halving it by its transpose is the identity.
 SYM6 = (
     0.015404109327027373,
     0.0034907120842174702,
@@ -39,24 +39,24 @@ SYM6 = (
 )
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
 
-# Extents, in the units of the paper's table: shares of the size, octaves, or of pixel values.
+# Strengths, in the units of the paper's table: fractions of the size, octaves, or pixel values.
 SHIFT_WHOLE, SHIFT, SCALE, STRETCH = 0.125, 0.125, 0.2, 0.2
 BRIGHTNESS, CONTRAST, SATURATION = 0.2, 0.5, 1.0
 NOISE, CUTOUT = 0.1, 0.5
-# Share of the power of natural images in each band of the filter, from the lowest.
+# Fraction of the power of natural images in each frequency band, from the lowest.
 BAND_POWER = np.array([10, 1, 1, 1]) / 13
 
 
 def ada(
     key: jax.Array, images: jax.Array, p: jax.Array, operations: tuple[OperationName, ...]
 ) -> jax.Array:
-    """Images, each transformed by each operation with probability p.
+    """Transform each image by each operation with probability p.
 
     Args:
-        key: Of all draws.
+        key: The PRNG key of all draws.
         images: [B, H, W, C].
-        p: Probability, []; at 0 the images come back bit for bit.
-        operations: Groups of transformations; the order in which they are applied is the paper's.
+        p: The probability, []; at 0 the images come back bit for bit.
+        operations: The groups of transformations, which are applied in the paper's order.
 
     Returns:
         [B, H, W, C].
@@ -71,7 +71,7 @@ def ada(
         return normal_for_batch(next(keys), (n, *shape))
 
     def chosen(value: jax.Array, otherwise: float, p: jax.Array = p) -> jax.Array:
-        """The value for the images that are transformed."""
+        """Return `value` for a random part p of the images and `otherwise` for the rest."""
         is_chosen = (uniform() < p).reshape(n, *[1] * (value.ndim - 1))
         return jnp.where(is_chosen, value, otherwise)
 
@@ -83,7 +83,7 @@ def ada(
         moved @= _shift(jnp.round(chosen((2 * uniform(2) - 1) * SHIFT_WHOLE, 0.0) * size))
         images = blit(images, moved)
     if "geometric" in operations:
-        # Two of them together rotate with probability p.
+        # With this probability each, at least one of two rotations happens with probability p.
         p_rotation = 1 - jnp.sqrt(jnp.clip(1 - p, 0, 1))
         scale = chosen(jnp.exp2(normal() * SCALE), 1.0)
         moved = inverse @ _scaling(1 / scale, 1 / scale)
@@ -115,12 +115,20 @@ def ada(
         sigma = chosen(jnp.abs(normal()) * NOISE, 0.0)
         images += normal(*images.shape[1:]) * sigma.reshape(n, 1, 1, 1)
     if "cutout" in operations:
-        images = cut(images, uniform(2), chosen(jnp.full(n, CUTOUT), 0.0))
+        images = cutout(images, uniform(2), chosen(jnp.full(n, CUTOUT), 0.0))
     return images
 
 
 def diff_augment(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Images of another color, shifted by up to an eighth, and with a quarter cut out."""
+    """Change the colors, shift by up to an eighth of the size, and cut out a quarter (DiffAugment).
+
+    Args:
+        key: The PRNG key of all draws.
+        images: [B, H, W, C].
+
+    Returns:
+        [B, H, W, C].
+    """
     n, height, width, _ = images.shape
     keys = jax.random.split(key, 5)
     brightness, saturation, contrast = (
@@ -134,11 +142,11 @@ def diff_augment(key: jax.Array, images: jax.Array) -> jax.Array:
     most = jnp.array([[round(height / 8), round(width / 8)]])
     by = jnp.floor(uniform_for_batch(keys[3], (n, 2)) * (2 * most + 1)) - most
     images = _shifted(images, by.astype(jnp.int32))
-    return cut(images, uniform_for_batch(keys[4], (n, 2)), jnp.full(n, CUTOUT))
+    return cutout(images, uniform_for_batch(keys[4], (n, 2)), jnp.full(n, CUTOUT))
 
 
 def _matrix(rows: list[list[jax.Array | float]], n: int) -> jax.Array:
-    """[n, rows, columns] of entries [n] or numbers."""
+    """Stack matrices [n, rows, columns] from entries [n] or numbers."""
     return jnp.stack(
         [jnp.stack([jnp.broadcast_to(x, (n,)) for x in row], axis=1) for row in rows], axis=1
     ).astype(jnp.float32)
@@ -154,12 +162,12 @@ def _rotation(angle: jax.Array) -> jax.Array:
 
 
 def _shift(by: jax.Array) -> jax.Array:
-    """The inverse of a shift by [n, 2], in x and y."""
+    """Return the inverse of a shift by [n, 2], in x and y."""
     return _matrix([[1, 0, -by[:, 0]], [0, 1, -by[:, 1]], [0, 0, 1]], len(by))
 
 
 def blit(images: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Images under maps that take pixels to pixels, mirrored beyond their borders; see `warp`."""
+    """Apply maps that take pixels to whole pixels, mirroring beyond the borders; see `warp`."""
     _, height, width, _ = images.shape
     rows, columns = jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
     x, y = _places(inverse, rows, columns)
@@ -169,14 +177,15 @@ def blit(images: jax.Array, inverse: jax.Array) -> jax.Array:
 
 
 def warp(images: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Images under affine maps of the plane, mirrored beyond their borders.
+    """Apply affine maps of the plane to images, mirroring beyond their borders.
 
-    They are sampled linearly at twice the size, between a wavelet's filter and its transpose, which
-    keeps them sharp (Karras et al. 2020b, appendix B).
+    The images are sampled linearly at twice the size, after a wavelet's filter and before its
+    transpose, which keeps them sharp (Karras et al. 2020b, appendix B).
 
     Args:
         images: [B, H, W, C], at least 10 pixels on each side.
-        inverse: Where each pixel comes from, [B, 3, 3], of (x, y, 1) in pixels from the centre.
+        inverse: The map from a pixel to where it comes from, [B, 3, 3], of (x, y, 1) in pixels from
+            the centre.
 
     Returns:
         [B, H, W, C].
@@ -184,14 +193,14 @@ def warp(images: jax.Array, inverse: jax.Array) -> jax.Array:
     n, height, width, channels = images.shape
     taps = len(SYM6)
     half = taps // 2
-    # The transpose sees `half - 1` samples beyond the borders, for which so many pixels are needed.
+    # The transpose reads `half - 1` samples beyond the borders; they need this many pixels.
     margin = half // 2
     around = (margin + half, margin + half)
     padded = jnp.pad(images, ((0, 0), around, around, (0, 0)), "reflect")
     filter_taps = np.array(SYM6)
     crop = (half - taps, half - 1 - taps) * 2
     fine = upfirdn(padded, filter_taps * math.sqrt(2), up=2, padding=crop)
-    # The filter is no mirror image of itself: what it makes lies a little to one side.
+    # The filter is not symmetric: its output is shifted by this delay.
     delay = float((taps - 1) / 2 - np.average(np.arange(taps), weights=filter_taps)) / 2
     rows, columns = (
         (jnp.arange(1 - half, 2 * size + half - 1) + 0.5) / 2 - size / 2 + delay
@@ -199,11 +208,11 @@ def warp(images: jax.Array, inverse: jax.Array) -> jax.Array:
     )
 
     def sample_at(place: jax.Array, size: int) -> jax.Array:
-        """Within the margin there are mirrored pixels; further out places are folded."""
+        """Turn a place into an index: mirrored pixels fill the margin, further out it is folded."""
         place += (size - 1) / 2
         is_near = (place >= -margin) & (place <= size - 1 + margin)
         place = 2 * (margin + jnp.where(is_near, place, _folded(place, size)) - delay) + 0.5
-        whole = jnp.round(place)  # rounding has moved it by next to nothing
+        whole = jnp.round(place)  # undo rounding errors, so that whole places stay whole
         return jnp.where(jnp.abs(place - whole) < 1e-4, whole, place)
 
     x, y = _places(inverse, rows, columns)
@@ -219,7 +228,7 @@ def warp(images: jax.Array, inverse: jax.Array) -> jax.Array:
 
 
 def _places(inverse: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the pixels of a grid come from, x and y: [B, rows * columns]."""
+    """Return where the pixels of a grid come from, as x and y, each [B, rows * columns]."""
     y, x = jnp.meshgrid(rows, columns, indexing="ij")
     grid = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)])
     places = jnp.einsum("bij,jk->bik", inverse[:, :2], grid, precision="highest")
@@ -227,7 +236,7 @@ def _places(inverse: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[ja
 
 
 def _gathered(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-    """The pixels of each image at whole places [B, N], the last ones beyond it: [B, N, C]."""
+    """Gather each image's pixels at whole places [B, N], clamped to its borders: [B, N, C]."""
     n, height, width, channels = images.shape
     row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
     index = (row * width + column).astype(jnp.int32)
@@ -235,12 +244,12 @@ def _gathered(images: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array
 
 
 def _folded(place: jax.Array, size: int) -> jax.Array:
-    """Places on an axis of `size` pixels, folded at the middle of the first and the last."""
+    """Mirror places on an axis of `size` pixels at the middle of the first and the last pixel."""
     return (size - 1) - jnp.abs(jnp.mod(place, 2 * (size - 1)) - (size - 1))
 
 
-# Of (red, green, blue, 1), [1, 4, 4]: the part along gray, the vector product with gray, colors as
-# they are, and the 1.
+# Maps of (red, green, blue, 1), [1, 4, 4]: the projection onto gray, the vector product with gray,
+# the identity of the colors, and that of the 1.
 _AXIS = np.array([1, 1, 1, 0]) / math.sqrt(3)
 _GRAY = np.outer(_AXIS, _AXIS).astype(np.float32)[None]
 _CROSS = np.zeros((1, 4, 4), np.float32)
@@ -263,7 +272,7 @@ def _luma_flip(flip: jax.Array) -> jax.Array:
 
 
 def _hue(angle: jax.Array) -> jax.Array:
-    """A rotation about the axis of gray (Rodrigues' formula)."""
+    """Return the rotation by an angle about the axis of gray (Rodrigues' formula)."""
     c, s = (f(angle).reshape(-1, 1, 1) for f in (jnp.cos, jnp.sin))
     return c * _ONE + s * _CROSS + (1 - c) * _GRAY + _CORNER
 
@@ -278,7 +287,7 @@ def _is_changed(matrix: jax.Array) -> jax.Array:
 
 
 def recolor(images: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Pixel values under affine maps of (red, green, blue, 1), [B, 4, 4]; of gray, their mean."""
+    """Apply affine maps of (red, green, blue, 1), [B, 4, 4], to pixels; to gray, their mean."""
     if images.shape[3] == 3:
         moved = jnp.einsum("bij,bhwj->bhwi", matrix[:, :3, :3], images, precision="highest")
         return moved + matrix[:, None, None, :3, 3]
@@ -288,7 +297,7 @@ def recolor(images: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _band_filters() -> np.ndarray:
-    """Filters of an octave each, from the lowest, that together are the identity, [4, taps]."""
+    """Return four band-pass filters, [4, taps], lowest octave first, whose sum is the identity."""
     low = np.convolve(SYM2, SYM2[::-1]) / 2
     signs = (-1) ** np.arange(len(SYM2))
     high = np.convolve(SYM2 * signs, (SYM2 * signs)[::-1]) / 2
@@ -306,11 +315,11 @@ BAND_FILTERS = _band_filters()
 
 
 def amplify(images: jax.Array, gains: jax.Array) -> jax.Array:
-    """Images whose bands of frequencies are amplified by gains [B, 4], along rows and columns."""
+    """Amplify four frequency bands of images by gains [B, 4], along rows and columns."""
     kernels = gains @ BAND_FILTERS.astype(np.float32)
     half = kernels.shape[1] // 2
     for axis, contraction in ((1, "boi,bihc->bohc"), (2, "boi,bhic->bhoc")):
-        # Row o of the matrix is the kernel around o, folded at the borders.
+        # Row o of the matrix is the kernel centred on o, mirrored at the borders.
         size = images.shape[axis]
         rows = np.repeat(np.arange(size), kernels.shape[1])
         columns = np.add.outer(np.arange(size), np.arange(-half, half + 1)).ravel()
@@ -321,13 +330,13 @@ def amplify(images: jax.Array, gains: jax.Array) -> jax.Array:
     return images
 
 
-def cut(images: jax.Array, centre: jax.Array, size: jax.Array) -> jax.Array:
-    """Images with a rectangle set to 0.
+def cutout(images: jax.Array, centre: jax.Array, size: jax.Array) -> jax.Array:
+    """Set a rectangle of each image to 0.
 
     Args:
         images: [B, H, W, C].
-        centre: (y, x) as shares of the height and width, [B, 2].
-        size: Of both sides as shares, [B].
+        centre: The centre (y, x) as fractions of the height and width, [B, 2].
+        size: The height and width as a fraction of the image's, [B].
 
     Returns:
         [B, H, W, C].
@@ -341,7 +350,7 @@ def cut(images: jax.Array, centre: jax.Array, size: jax.Array) -> jax.Array:
 
 
 def _shifted(images: jax.Array, by: jax.Array) -> jax.Array:
-    """Images shifted by whole pixels [B, 2], zeros coming in."""
+    """Shift images by whole pixels [B, 2]; zeros come in."""
     for axis, size in ((1, images.shape[1]), (2, images.shape[2])):
         place = jnp.arange(size)[None] - by[:, axis - 1 : axis]
         is_inside = (place >= 0) & (place < size)

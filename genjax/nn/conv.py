@@ -242,10 +242,10 @@ def _winograd_group(
         or itemsize < 4
     ):
         return 0
-    room = CACHED_BYTES
+    budget = CACHED_BYTES
     if summed:
-        room = max(room, winograd.bytes_of_kernels(geometry, channels, features, itemsize))
-    return _divisor(batch, room // winograd.bytes_of_blocks(geometry, channels, itemsize))
+        budget = max(budget, winograd.bytes_of_kernels(geometry, channels, features, itemsize))
+    return _divisor(batch, budget // winograd.bytes_of_blocks(geometry, channels, itemsize))
 
 
 def _bytes_of_taps(geometry: Geometry, x: jax.Array) -> int:

@@ -1,8 +1,8 @@
 """Layers with an equalized learning rate (Karras et al. 2018, section 4.1).
 
-A weight begins as standard normal noise and is scaled where it is used, by the constant of He et
-al. 2015 for its inputs, so that an optimizer that divides by the size of gradients, as Adam does,
-changes all weights equally fast.
+A weight is initialized from a standard normal distribution and scaled where it is used, by the
+constant of He et al. 2015 for its number of inputs. An optimizer that divides by the size of
+gradients, such as Adam, then changes all weights equally fast.
 """
 
 import math
@@ -20,7 +20,7 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Of slope 0.2."""
+    """Apply the leaky ReLU of slope 0.2."""
     return nn.leaky_relu(x, 0.2)
 
 
@@ -31,18 +31,18 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> jax.Array:
-    """`gain * activation(x + bias)`, no further from 0 than `clamp`.
+    """Compute `gain * activation(x + bias)`, clamped to `[-clamp, clamp]`.
 
     Args:
         x: [B, ..., C].
         bias: [C], or None.
-        activation: None for the identity.
-        gain: None for 1 without an activation, else sqrt(2), which keeps the size of what a
-            (leaky) ReLU cuts.
-        clamp: None for no bound.
+        activation: The activation; None for the identity.
+        gain: None for 1 without an activation and sqrt(2) with one, which makes up for the part
+            that a (leaky) ReLU cuts off.
+        clamp: Largest absolute value of the result; None for no bound.
 
     Returns:
-        Of the shape and type of `x`.
+        An array of the shape and type of `x`.
     """
     if bias is not None:
         x = x + bias.astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
@@ -54,48 +54,50 @@ def bias_act(
 
 
 class Dense(nn.Module):
-    """[B, I] -> [B, features].
+    """A dense layer: [B, I] -> [B, features].
 
     Attributes:
-        features: Of the output.
-        activation: After the bias; None for the identity.
-        bias: What it begins with.
-        rate: By how much slower it learns than others, such as 0.01 in a mapping network.
+        features: Features of the output.
+        activation: Activation after the bias; None for the identity.
+        bias: Initial value of the bias.
+        lr_multiplier: Learning rate relative to other layers, such as 0.01 in a mapping network.
+        dtype: Compute type.
     """
 
     features: int
     activation: Activation | None = None
     bias: float = 0.0
-    rate: float = 1.0
+    lr_multiplier: float = 1.0
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(1 / self.rate), shape)
-        initializer = nn.initializers.constant(self.bias / self.rate)
-        bias = self.param("bias", initializer, (self.features,)) * self.rate
-        scale = self.rate / math.sqrt(x.shape[-1])
+        kernel = self.param("kernel", nn.initializers.normal(1 / self.lr_multiplier), shape)
+        initializer = nn.initializers.constant(self.bias / self.lr_multiplier)
+        bias = self.param("bias", initializer, (self.features,)) * self.lr_multiplier
+        scale = self.lr_multiplier / math.sqrt(x.shape[-1])
         y = x.astype(self.dtype) @ (kernel * scale).astype(self.dtype)
         return bias_act(y, bias, self.activation)
 
 
 class Conv(nn.Module):
-    """[B, H, W, I] -> [B, H', W', features], twice or half the size where it resamples.
+    """A convolution: [B, H, W, I] -> [B, H', W', features], twice or half the size if it resamples.
 
     Attributes:
-        features: Of the output.
-        size: Of the kernel, odd.
-        up: Twice the size.
-        down: Half the size.
-        activation: After the bias; None for the identity.
-        gain: Of the output, as in `bias_act`.
+        features: Features of the output.
+        kernel_size: Height and width of the kernel, odd.
+        up: Whether to double the size.
+        down: Whether to halve the size.
+        activation: Activation after the bias; None for the identity.
+        gain: Gain of the output, as in `bias_act`.
         use_bias: Whether it has a bias.
-        clamp: As in `bias_act`.
+        clamp: Bound of the output, as in `bias_act`.
+        dtype: Compute type.
     """
 
     features: int
-    size: int
+    kernel_size: int
     up: bool = False
     down: bool = False
     activation: Activation | None = leaky_relu
@@ -106,9 +108,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
-        # Not in place: parameters may be numpy's.
+        # Not in place: parameters may be NumPy arrays, which that would change.
         kernel = kernel / math.sqrt(math.prod(shape[:3]))
         bias = None
         if self.use_bias:
@@ -120,16 +122,16 @@ class Conv(nn.Module):
 def resampling_conv(
     x: jax.Array, kernel: jax.Array, up: bool = False, down: bool = False
 ) -> jax.Array:
-    """A convolution that keeps the size, doubles it and then blurs, or blurs and then halves it.
+    """Convolve and keep the size, double it and then blur, or blur and then halve it.
 
-    Of a kernel of one pixel no more is computed than is kept.
+    A 1x1 kernel is applied at the smaller of the two sizes.
 
     Args:
         x: [B, H, W, I].
-        kernel: [K, K, I, O], K odd; where the size is doubled the transposed convolution
+        kernel: [K, K, I, O], K odd. To double the size, a transposed convolution
             (`y[2 i + k] += x[i] kernel[k]`) goes before the blur.
-        up: Twice the size.
-        down: Half the size.
+        up: Whether to double the size.
+        down: Whether to halve the size.
 
     Returns:
         [B, H', W', O].
@@ -151,23 +153,23 @@ def resampling_conv(
     return conv(x, kernel, padding=size // 2)
 
 
-def minibatch_std(x: jax.Array, group: int) -> jax.Array:
-    """One more feature: how much images of a batch differ (Karras et al. 2018, section 3).
+def minibatch_std(x: jax.Array, group_size: int) -> jax.Array:
+    """Append a feature that says how much images of a batch differ (Karras et al. 2018, section 3).
 
-    The standard deviation over groups of images, one mean over all features and pixels, the same at
-    every pixel. Image i belongs to group `i mod (B / group)`.
+    It is the standard deviation over a group of images, averaged over all features and pixels, and
+    the same at every pixel. Image i belongs to group `i mod (B / group_size)`.
 
     Args:
         x: [B, H, W, C].
-        group: Images in a group, at most; it becomes the largest that divides B.
+        group_size: Most images in a group; the largest number up to it that divides B is taken.
 
     Returns:
         [B, H, W, C + 1].
     """
     everything = gather_over_replicas(x)
     batch, height, width, channels = everything.shape
-    group = max(n for n in range(1, min(group, batch) + 1) if batch % n == 0)
-    groups = everything.astype(jnp.float32).reshape(group, -1, height, width, channels)
+    group_size = max(n for n in range(1, min(group_size, batch) + 1) if batch % n == 0)
+    groups = everything.astype(jnp.float32).reshape(group_size, -1, height, width, channels)
     std = jnp.sqrt(jnp.var(groups, axis=0) + 1e-8)
-    std = own_rows(jnp.tile(jnp.mean(std, axis=(1, 2, 3)), group)).reshape(-1, 1, 1, 1)
+    std = own_rows(jnp.tile(jnp.mean(std, axis=(1, 2, 3)), group_size)).reshape(-1, 1, 1, 1)
     return jnp.concatenate([x, jnp.broadcast_to(std, (*x.shape[:3], 1)).astype(x.dtype)], axis=-1)

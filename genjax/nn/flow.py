@@ -1,6 +1,6 @@
 """Layers of normalizing flows: linen modules with a forward function and a method `inverse`.
 
-Both take x [B, H, W, C] and give `(y, log_det [B])`, as `transforms.from_module` wants it.
+Both take x [B, H, W, C] and return `(y, log_det [B])`, as `transforms.from_module` expects.
 """
 
 import functools
@@ -24,17 +24,17 @@ Permutation = Literal["lu", "plain", "shuffle", "reverse"]
 
 
 def _per_pixel(x: jax.Array, log_det: jax.Array) -> jax.Array:
-    """The log-determinant of a map that is the same at every pixel, [B], from that of one, []."""
+    """Multiply the log-determinant of a map of one pixel, [], by the number of pixels: [B]."""
     return jnp.full(len(x), x.shape[1] * x.shape[2] * log_det, transforms.zero_log_det(x).dtype)
 
 
 class ActNorm(nn.Module):
-    """`scale * (x + loc)`, a gain and a shift for each channel (Kingma and Dhariwal 2018, 3.1).
+    """Actnorm, `scale * (x + loc)` for each channel (Kingma and Dhariwal 2018, section 3.1).
 
-    `actnorm_params` gives the values to begin with.
+    `actnorm_params` computes the initial values from the first batch.
 
     Attributes:
-        features: Channels C.
+        features: Number of channels C.
     """
 
     features: int
@@ -54,7 +54,10 @@ class ActNorm(nn.Module):
 
 
 def actnorm_params(x: jax.Array) -> dict[str, jax.Array]:
-    """Parameters with which `ActNorm` gives each channel of the global batch mean 0, variance 1."""
+    """Return the params with which `ActNorm` normalizes each channel of the global batch x.
+
+    Each channel of the output then has mean 0 and variance 1.
+    """
     axes = tuple(range(x.ndim - 1))
     mean = mean_over_replicas(jnp.mean(x, axes))
     variance = mean_over_replicas(jnp.mean((x - along_last(mean, x)) ** 2, axes))
@@ -65,20 +68,21 @@ def actnorm_params(x: jax.Array) -> dict[str, jax.Array]:
 class InvertibleConv1x1(nn.Module):
     """A matrix over the channels of each pixel, `y = W x` (Kingma and Dhariwal 2018, section 3.2).
 
-    Begins as a random rotation, or is a permutation that stays as it is.
+    W is learned, from a random rotation at first, or a fixed permutation.
 
     Attributes:
-        features: Channels C.
-        kind: `lu`: `W = P L (U + diag(s))`, of which P and the signs of s are fixed (equations 10
-            and 11); `plain`: W itself, with a determinant at the cost of C^3; `shuffle`: a random
-            permutation; `reverse`: the reverse order.
+        features: Number of channels C.
+        kind: `lu`: `W = P L (U + diag(s))`, where P and the signs of s are fixed (equations 10 and
+            11); `plain`: W itself, whose determinant costs C^3; `shuffle`: a random permutation;
+            `reverse`: the reverse order.
     """
 
     features: int
     kind: Permutation = "lu"
 
     def setup(self) -> None:
-        # One rotation is the start of all that W is made of. Only `init` ever calls these.
+        # All parts of W come from one rotation. Only `init` calls the initializers below, so
+        # afterwards any key will do.
         key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)
         if self.kind == "lu":
             parts = functools.partial(_lu_of_rotation, key, self.features)
@@ -96,13 +100,13 @@ class InvertibleConv1x1(nn.Module):
             self.permutation = self.variable("constants", "permutation", order)
 
     def _factors(self) -> tuple[jax.Array, jax.Array]:
-        """L and `U + diag(s)`."""
+        """Return L and `U + diag(s)`, each [C, C]."""
         one = jnp.eye(self.features, dtype=self.lower.dtype)
         scale = self.sign.value * jnp.exp(self.log_scale)
         return jnp.tril(self.lower, -1) + one, jnp.triu(self.upper, 1) + one * scale[None]
 
     def weight(self) -> jax.Array:
-        """W, [C, C]."""
+        """Return W, [C, C]."""
         if self.kind == "plain":
             return self.kernel
         if self.kind == "lu":
@@ -134,12 +138,12 @@ class InvertibleConv1x1(nn.Module):
 
 
 def _dot(x: jax.Array, w: jax.Array) -> jax.Array:
-    # A TPU would round its factors to bfloat16, and no inverse would undo that.
+    # A TPU would otherwise round the factors to bfloat16, which no inverse can undo.
     return jnp.dot(x, w, precision="highest")
 
 
 def _lu_of_rotation(key: jax.Array, features: int) -> tuple[jax.Array, ...]:
-    """P, signs of s, L, U and log |s| of a random rotation."""
+    """Return P, the signs of s, L, U and log |s| of a random rotation."""
     permutation, lower, upper = lu(jax.random.orthogonal(key, features))
     scale = jnp.diag(upper)
     log_scale = jnp.log(jnp.abs(scale))
@@ -155,10 +159,10 @@ _BESIDE = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
 class ZeroConv(nn.Module):
-    """3x3 convolution that begins at 0, times a learned scale (Kingma and Dhariwal 2018, 3.3).
+    """A 3x3 convolution that begins at 0, times a learned scale (Kingma and Dhariwal 2018, 3.3).
 
-    [B, H, W, I] -> [B, H, W, features], float32. The image is padded with 1, so that the network
-    can tell its border; `exp(3 * log_scale)` lets the output grow fast.
+    [B, H, W, I] -> [B, H, W, features], float32. The input is padded with ones, so that the network
+    can tell its border; the scale `exp(3 * log_scale)` lets the output grow fast.
     """
 
     features: int
@@ -171,7 +175,8 @@ class ZeroConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         log_scale = self.param("log_scale", nn.initializers.zeros, (self.features,))
         y = conv(x.astype(self.dtype), kernel, padding=1)
-        # What the 1s beside the image add is the same for every example and every channel.
+        # The ones are the same in every example and input channel: one channel of them, with the
+        # kernel summed over its inputs, is enough.
         beside = jnp.pad(jnp.zeros((1, *x.shape[1:3], 1), self.dtype), _BESIDE, constant_values=1)
         y = (y + conv(beside, jnp.sum(kernel, axis=2, keepdims=True))).astype(bias.dtype)
         return (y + along_last(bias, y)) * along_last(jnp.exp(3 * log_scale), y)
@@ -180,8 +185,8 @@ class ZeroConv(nn.Module):
 class CouplingNet(nn.Module):
     """The 3x3-1x1-3x3 network of a coupling (Kingma and Dhariwal 2018, section 3.3).
 
-    x [B, H, W, I] and a context [B, H or 1, W or 1, K] or None -> [B, H, W, features], float32; 0
-    at the beginning.
+    x [B, H, W, I] and a context [B, H or 1, W or 1, K] or None -> [B, H, W, features], float32. The
+    output is 0 at initialization.
     """
 
     features: int
@@ -200,7 +205,7 @@ class CouplingNet(nn.Module):
             dtype=self.dtype,
             name="conv_0",
         )
-        # One matrix at each pixel: a 1x1 convolution.
+        # A dense layer over the channels is a 1x1 convolution.
         conv_1 = nn.Dense(
             self.hidden_features, kernel_init=initializer, dtype=self.dtype, name="conv_1"
         )
@@ -209,7 +214,7 @@ class CouplingNet(nn.Module):
 
 
 def _coupled(output: jax.Array, affine: bool) -> tuple[jax.Array, jax.Array]:
-    """Shift and log of the scale from a network's output; the scale is `sigmoid(s + 2)`."""
+    """Split a network's output into the shift t and the log of the scale, `sigmoid(s + 2)`."""
     if not affine:
         return output, jnp.zeros_like(output)
     s, shift = jnp.split(output, 2, axis=-1)
@@ -217,15 +222,16 @@ def _coupled(output: jax.Array, affine: bool) -> tuple[jax.Array, jax.Array]:
 
 
 class Coupling(nn.Module):
-    """One half of the channels, and a context, say what happens to the other (section 3.3).
+    """A coupling, which changes half of the channels, b, given the other half and a context.
 
-    Affine: `(b + t) * sigmoid(s + 2)`, with s and t of the network; additive: `b + t`.
+    An affine coupling gives `(b + t) * sigmoid(s + 2)`, an additive one `b + t`; a network computes
+    s and t from the other half and the context (Kingma and Dhariwal 2018, section 3.3).
 
     Attributes:
-        features: Channels C.
-        hidden_features: Of the network.
-        affine: Or additive.
-        dtype: Of the network's computations.
+        features: Number of channels C.
+        hidden_features: Hidden channels of the network.
+        affine: Whether the coupling is affine; otherwise it is additive.
+        dtype: Compute type of the network.
     """
 
     features: int
@@ -251,14 +257,16 @@ class Coupling(nn.Module):
 
 
 class CheckerboardCoupling(nn.Module):
-    """The same with the two colours of a checkerboard for halves (Dinh et al. 2017, section 3.4).
+    """A coupling of the two colours of a checkerboard of pixels (Dinh et al. 2017, section 3.4).
+
+    It is `Coupling` with the pixels of one colour in the place of half of the channels.
 
     Attributes:
-        features: Channels C.
-        hidden_features: Of the network.
-        parity: 0 or 1, the colour that is kept: pixels whose row and column sum to it, modulo 2.
-        affine: Or additive.
-        dtype: Of the network's computations.
+        features: Number of channels C.
+        hidden_features: Hidden channels of the network.
+        parity: The colour that does not change: pixels whose row plus column is `parity` modulo 2.
+        affine: Whether the coupling is affine; otherwise it is additive.
+        dtype: Compute type of the network.
     """
 
     features: int
@@ -287,12 +295,13 @@ class CheckerboardCoupling(nn.Module):
 
 
 class Prior(nn.Module):
-    """A learned normal distribution of z, given the rest h of the channels (section 3.6 of Dinh).
+    """A learned normal distribution of z given h, as a bijection (Dinh et al. 2017, section 3.6).
 
-    As a bijection that maps z onto a standard normal, `(z - mean) / exp(log_scale)`.
+    The bijection maps z onto a standard normal distribution, by `(z - mean) / exp(log_scale)`.
 
     Attributes:
-        features: Channels of z.
+        features: Number of channels of z.
+        dtype: Compute type of the network.
     """
 
     features: int

@@ -7,18 +7,18 @@ from genjax.types import ImageSpec, UsageError
 
 
 def check_conditional(conditional: bool, spec: ImageSpec) -> None:
-    """Raise a `UsageError` if labels are asked for and the data has none."""
+    """Raise a `UsageError` if a conditional model gets data without classes."""
     if conditional and not spec.classes:
         raise UsageError("conditional = True: the data has no classes; should be False")
 
 
 def append_planes(x: jax.Array, planes: jax.Array | None) -> jax.Array:
-    """Further features, each pixel's own or the same at every one.
+    """Append features to `x`, different for each pixel or the same at all of them.
 
     Args:
         x: [B, ..., C].
-        planes: [B, ..., K] of the rank of `x`, an axis between of its length or 1; None gives `x`
-            as it is.
+        planes: [B, ..., K], which broadcasts to the pixels of `x` and has its rank; None returns
+            `x` as it is.
 
     Returns:
         [B, ..., C + K].
@@ -30,11 +30,11 @@ def append_planes(x: jax.Array, planes: jax.Array | None) -> jax.Array:
 
 
 def append_labels(x: jax.Array, labels: jax.Array | None, classes: int) -> jax.Array:
-    """One-hot labels as further features, the same at every pixel (Mirza and Osindero 2014).
+    """Append one-hot labels as features, the same at every pixel (Mirza and Osindero 2014).
 
     Args:
         x: [B, ..., C].
-        labels: int32 [B]; None gives `x` as it is.
+        labels: int32 [B]; None returns `x` as it is.
         classes: Number of classes K.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Dense layers in a row."""
+"""Multilayer perceptrons."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,10 @@ from genjax.nn.remat import end_of_block
 def hidden_layers(
     x: jax.Array, sizes: tuple[int, ...], activation: Callable[[jax.Array], jax.Array], dtype: str
 ) -> jax.Array:
-    """Dense layers `hidden_0`, `hidden_1`, ... of the calling module, an activation after each."""
+    """Apply the dense layers `hidden_0`, `hidden_1`, ..., with an activation after each.
+
+    They become children of the calling module: x [B, I] -> [B, sizes[-1]].
+    """
     for i, size in enumerate(sizes):
         x = end_of_block(activation(nn.Dense(size, dtype=dtype, name=f"hidden_{i}")(x)))
     return x

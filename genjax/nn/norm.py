@@ -12,13 +12,13 @@ class BatchNorm(nn.Module):
     """Batch normalization over the global batch (Ioffe and Szegedy 2015, algorithm 1).
 
     [B, ..., C] -> [B, ..., C], normalized in float32 whatever the type of the input. With `train`
-    the statistics are the batch's, and the running ones in collection `batch_stats` follow them;
-    without, the running ones are used. As in PyTorch the running variance is the unbiased estimate.
+    it uses the batch's statistics, and updates the running statistics in collection `batch_stats`;
+    without, it uses the running ones. As in PyTorch the running variance is the unbiased estimate.
 
     Attributes:
-        momentum: Share of the new batch in the running statistics.
-        epsilon: Added to the variance.
-        scale_init: Of the gain; the bias begins at 0.
+        momentum: Weight of the new batch in the running statistics.
+        epsilon: Number added to the variance.
+        scale_init: Initializer of the gain; the bias begins at 0.
         affine: Whether there are a gain and a bias.
     """
 
@@ -58,17 +58,23 @@ class BatchNorm(nn.Module):
 class ConditionalBatchNorm(nn.Module):
     """Batch norm whose gain and bias follow a condition (BigGAN: Brock et al. 2019, section 3).
 
-    Images [B, H, W, C] and conditions [B, K] -> [B, H, W, C]; the gain is 1 plus, the bias a linear
-    map of the condition, each with spectral normalization if `spectral`.
+    Images [B, H, W, C] and conditions [B, K] -> [B, H, W, C]. The gain is 1 plus a linear map of
+    the condition, and the bias is another.
+
+    Attributes:
+        spectral_norm: Whether the two maps have spectral normalization.
+        epsilon: Number added to the variance.
     """
 
-    spectral: bool = True
+    spectral_norm: bool = True
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         gain, bias = (
-            Dense(x.shape[-1], use_bias=False, spectral=self.spectral, name=name)(condition, train)
+            Dense(x.shape[-1], use_bias=False, spectral_norm=self.spectral_norm, name=name)(
+                condition, train
+            )
             for name in ("gain", "bias")
         )
         y = BatchNorm(epsilon=self.epsilon, affine=False, name="norm")(x, train)
@@ -76,5 +82,5 @@ class ConditionalBatchNorm(nn.Module):
 
 
 def along_last(values: jax.Array, x: jax.Array) -> jax.Array:
-    """[C] as [1, ..., C], of the rank of `x`."""
+    """Reshape values [C] to [1, ..., C], the rank of `x`."""
     return values.reshape((1,) * (x.ndim - 1) + values.shape)

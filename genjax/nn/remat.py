@@ -1,4 +1,4 @@
-"""What a backward pass keeps of the forward pass, and what it computes again."""
+"""Rematerialization: which activations the backward pass keeps, and which it recomputes."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -13,18 +13,18 @@ F = TypeVar("F", bound=Callable)
 
 
 def end_of_block(x: jax.Array) -> jax.Array:
-    """Mark the output of a network's block, which `remat` may keep alone; x itself."""
+    """Mark x as the output of a block, the only kind that policy `blocks` keeps, and return it."""
     return checkpoint_name(x, BLOCK)
 
 
 def remat(function: F, policy: Remat) -> F:
-    """The same function, whose gradient needs less memory and more time (Chen et al. 2016).
+    """Return the function with a gradient that needs less memory and more time (Chen et al. 2016).
 
     Args:
-        function: Whose gradient will be taken.
-        policy: Kept are: `none`: all that the gradient needs. `products`: the outputs of matrix
-            products and convolutions, so that what is cheap is computed again. `blocks`: what
-            `end_of_block` marked.
+        function: The function to be differentiated.
+        policy: What the backward pass keeps. `none`: everything it needs. `products`: the outputs
+            of matrix products and convolutions, so that cheap operations are recomputed. `blocks`:
+            what `end_of_block` has marked.
     """
     if policy == "none":
         return function

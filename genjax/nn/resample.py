@@ -1,12 +1,11 @@
-"""Resampling by a finite impulse response: zeros in between, a filter, every n-th sample.
+"""Resampling with a finite impulse response filter: insert zeros, filter, keep every n-th sample.
 
 StyleGAN2 blurs whenever it changes the size (Karras et al. 2020, appendix B; Zhang 2019), with the
 binomial filter [1, 3, 3, 1].
 
-One geometry ties the operation to its transpose, which is of the same kind: the filter flipped,
-`up` and `down` swapped. `custom_vjp` closes over the two, so that every order of gradient in
-reverse mode runs on the same code: each phase of the output is a sum of shifted slices, which XLA
-fuses into one pass.
+The transpose of the operation is of the same kind, with the filter flipped and `up` and `down`
+swapped. A `custom_vjp` uses this, so that reverse-mode gradients of every order run on the same
+code: each phase of the output is a sum of shifted slices, which XLA fuses into one pass.
 """
 
 import functools
@@ -18,14 +17,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# [1, 3, 3, 1], of sum 1.
+# [1, 3, 3, 1], scaled to sum 1.
 BINOMIAL = (0.125, 0.375, 0.375, 0.125)
 
 Pair = int | tuple[int, int]
 
 
 class _Axis(NamedTuple):
-    """One axis: its size, its taps, zeros between and at the ends (negative: cut off)."""
+    """The resampling of one axis.
+
+    Attributes:
+        size: Input samples.
+        taps: Taps of the filter.
+        up: Output samples for each input sample, with zeros in between.
+        down: Samples for each one that is kept.
+        before: Zeros before the first sample; negative cuts samples off.
+        after: Zeros after the last sample; negative cuts samples off.
+    """
 
     size: int
     taps: int
@@ -46,22 +54,22 @@ class _Axis(NamedTuple):
 
     @property
     def period(self) -> int:
-        """After so many outputs the filter meets the same taps again."""
+        """Number of outputs after which the same taps meet samples again."""
         return self.up // math.gcd(self.up, self.down)
 
     @property
     def stride(self) -> int:
-        """Inputs by which it has moved then."""
+        """Number of inputs by which the filter moves in one period."""
         return self.down // math.gcd(self.up, self.down)
 
     def seen(self, phase: int) -> list[tuple[int, int]]:
-        """(tap, input) of the first output of a phase, without the zeros in between."""
+        """List the (tap, input) pairs of a phase's first output, leaving out inserted zeros."""
         places = ((tap, phase * self.down + tap - self.before) for tap in range(self.taps))
         return [(tap, place // self.up) for tap, place in places if place % self.up == 0]
 
 
 class _Geometry(NamedTuple):
-    """Both axes, and the filter's rows as they are correlated with the image."""
+    """Both axes, and the rows of the filter, flipped for correlation with the image."""
 
     rows: _Axis
     columns: _Axis
@@ -81,22 +89,23 @@ def upfirdn(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     gain: float = 1.0,
 ) -> jax.Array:
-    """Up, filter, down: `up - 1` zeros after each sample, convolve, keep every `down`-th.
+    """Insert `up - 1` zeros after each sample, convolve with a filter, keep every `down`-th sample.
 
     Args:
         x: [B, H, W, C].
-        taps: The filter as it is convolved: [KH, KW], or [K] for the columns and then the rows.
-        up: Samples for each; a pair is (rows, columns).
-        down: Samples for one of the output; likewise.
-        padding: Zeros before and after the rows, before and after the columns, counted with the
-            zeros in between; negative cuts off.
-        gain: The result is multiplied with it; `up**2` keeps the brightness.
+        taps: The filter, [KH, KW], or [K] for both rows and columns.
+        up: Upsampling factor; a pair is (rows, columns).
+        down: Downsampling factor; a pair is (rows, columns).
+        padding: Zeros before and after the rows, then before and after the columns, in samples
+            after the insertion of zeros; negative numbers cut samples off.
+        gain: Factor of the result; `up**2` keeps the brightness.
 
     Returns:
-        [B, (H up + padding - KH) // down + 1, likewise for W, C], of the type of `x`.
+        [B, H', W', C] of the type of `x`, with `H' = (H up + padding - KH) // down + 1`, and W'
+        from W in the same way.
 
     Raises:
-        ValueError: The output would be empty, or the shapes are others.
+        ValueError: The output would be empty, or an argument has another shape.
     """
     matrix = np.asarray(taps, np.float64)
     if x.ndim != 4 or matrix.ndim not in (1, 2):
@@ -111,13 +120,13 @@ def upfirdn(
 
 
 def upsample(x: jax.Array, taps: Sequence[float] = BINOMIAL) -> jax.Array:
-    """Twice the size, each sample in the middle of its four: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    """Double the size, each sample in the middle of its four: [B, H, W, C] -> [B, 2H, 2W, C]."""
     before, after = (len(taps) + 1) // 2, (len(taps) - 2) // 2
     return upfirdn(x, taps, up=2, padding=(before, after, before, after), gain=4)
 
 
 def downsample(x: jax.Array, taps: Sequence[float] = BINOMIAL) -> jax.Array:
-    """Half the size: [B, H, W, C] -> [B, H/2, W/2, C]."""
+    """Halve the size: [B, H, W, C] -> [B, H/2, W/2, C]."""
     before, after = (len(taps) - 1) // 2, (len(taps) - 2) // 2
     return upfirdn(x, taps, down=2, padding=(before, after, before, after))
 
@@ -166,7 +175,7 @@ _filter.defvjp(
 
 
 def _padded(x: jax.Array, axis: _Axis, dimension: int) -> tuple[jax.Array, int]:
-    """`x` with all that any output sees and no more, and how much was put before it."""
+    """Pad or cut `x` to the samples that outputs read; return it and the padding before it."""
     seen = [place for phase in range(axis.period) for _, place in axis.seen(phase)]
     low, high = min(seen), max(seen) + (-(-axis.output // axis.period) - 1) * axis.stride
     pads = [(0, 0, 0)] * x.ndim
@@ -177,7 +186,7 @@ def _padded(x: jax.Array, axis: _Axis, dimension: int) -> tuple[jax.Array, int]:
 def _phase(
     geometry: _Geometry, x: jax.Array, phase: tuple[int, int], before: tuple[int, int]
 ) -> jax.Array:
-    """Every period-th output from that of `phase`: each tap meets a slice of `x`."""
+    """Compute every period-th output, beginning at `phase`; each tap multiplies a slice of `x`."""
     rows, columns, taps = geometry
     size = [-(-axis.output // axis.period) for axis in (rows, columns)]
     shape = (len(x), *size, x.shape[3])
@@ -193,7 +202,7 @@ def _phase(
 
 
 def _interleave(phases: list[jax.Array], size: int, axis: int) -> jax.Array:
-    """One of each phase in turn, up to `size`."""
+    """Interleave the phases along an axis, up to `size`."""
     if len(phases) == 1:
         return phases[0]
     x = jnp.stack(phases, axis + 1)

@@ -1,4 +1,4 @@
-"""Residual blocks."""
+"""Residual blocks, and the resampling that they use."""
 
 from typing import Literal
 
@@ -12,14 +12,14 @@ from genjax.nn.remat import end_of_block
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Nearest neighbour, twice the size: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    """Double the size by nearest neighbours: [B, H, W, C] -> [B, 2H, 2W, C]."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
 def downsample(x: jax.Array) -> jax.Array:
-    """Mean over 2x2 pixels: [B, H, W, C] -> [B, H/2, W/2, C]; H and W even."""
+    """Halve the size by means over 2x2 pixels: [B, H, W, C] -> [B, H/2, W/2, C], H and W even."""
     batch, height, width, channels = x.shape
     return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
@@ -27,14 +27,15 @@ def downsample(x: jax.Array) -> jax.Array:
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (WGAN-GP: Gulrajani et al. 2017, appendix F).
 
-    norm, ReLU, [up], conv, norm, ReLU, conv, [down]; the shortcut is resampled likewise, with a 1x1
-    convolution where the shape changes.
+    [B, H, W, C] -> [B, H', W', features]: norm, ReLU, [up], conv, norm, ReLU, conv, [down]. The
+    shortcut is resampled too, with a 1x1 convolution where the shape changes.
 
     Attributes:
         features: Channels of the output.
         resample: `up` doubles the size, `down` halves it.
-        norm: Batch norm in a generator, layer norm in a critic, which may not mix examples.
-        first: Whether the input is an image, which no norm or ReLU should meet.
+        norm: Batch norm in a generator, layer norm in a critic, which must not mix examples.
+        first: Whether the input is an image, which is not to go through a norm or ReLU.
+        dtype: Compute type of the convolutions.
     """
 
     features: int

@@ -1,13 +1,13 @@
-"""Spectral normalization (Miyato et al. 2018): weights whose largest singular value is held at 1.
+"""Spectral normalization (Miyato et al. 2018): layers whose weight has largest singular value 1.
 
 Each layer divides its weight W, seen as a matrix of outputs by inputs, by an estimate of its
-largest singular value, from one turn of the power iteration (their algorithm 1)
+largest singular value, from one step of the power iteration (their algorithm 1)
 
     v = W^T u / |W^T u|,  u' = W v / |W v|,  sigma = u'^T W v
 
-that begins at the vector u of the training step before. Collection `spectral` holds `u`, of a
-number for each output, and `sigma`, []; only a pass with `train` stores new ones. Gradients go
-through W, and not through u and v. Without `spectral` a layer is the plain one.
+that starts from the vector u of the training step before. Collection `spectral` holds `u`,
+[outputs], and `sigma`, []; only a pass with `train` stores new ones. Gradients go through W, but
+not through u and v. With `spectral_norm=False` a layer is a plain one.
 """
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ EPSILON = 1e-6
 
 
 def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
-    """A weight [..., outputs] over its largest singular value; its state is `module`'s."""
+    """Divide a weight [..., outputs] by its largest singular value; `module` keeps the state."""
     matrix = weight.reshape(-1, weight.shape[-1])
 
     def begin() -> jax.Array:
@@ -44,18 +44,18 @@ def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """[..., I] -> [..., features]."""
+    """A dense layer: [..., I] -> [..., features]."""
 
     features: int
     use_bias: bool = True
-    spectral: bool = True
+    spectral_norm: bool = True
     kernel_init: nn.initializers.Initializer = ORTHOGONAL
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        if self.spectral:
+        if self.spectral_norm:
             kernel = _normalized(self, kernel, train)
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
@@ -65,12 +65,12 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """Of stride 1 that keeps the size: [B, H, W, I] -> [B, H, W, features]."""
+    """A convolution of stride 1 that keeps the size: [B, H, W, I] -> [B, H, W, features]."""
 
     features: int
     kernel_size: int
     use_bias: bool = True
-    spectral: bool = True
+    spectral_norm: bool = True
     kernel_init: nn.initializers.Initializer = ORTHOGONAL
     dtype: str = "float32"
 
@@ -78,7 +78,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        if self.spectral:
+        if self.spectral_norm:
             kernel = _normalized(self, kernel, train)
         kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
         y = conv(x, kernel, padding=self.kernel_size // 2)
@@ -89,16 +89,16 @@ class Conv(nn.Module):
 
 
 class Embed(nn.Module):
-    """Labels int32 [B] -> the vectors of their classes, [B, features]; W gives out the classes."""
+    """An embedding of classes: labels int32 [B] -> [B, features]; W has a row for each class."""
 
     classes: int
     features: int
-    spectral: bool = True
+    spectral_norm: bool = True
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, labels: jax.Array, train: bool) -> jax.Array:
         embedding = self.param("embedding", ORTHOGONAL, (self.classes, self.features))
-        if self.spectral:
+        if self.spectral_norm:
             embedding = _normalized(self, embedding.T, train).T
         return embedding.astype(self.dtype)[labels]

@@ -1,4 +1,4 @@
-"""What sets the style of an image: the mapping network, AdaIN and modulated convolutions."""
+"""The layers that apply styles: the mapping network, AdaIN and modulated convolutions."""
 
 import flax.linen as nn
 import jax
@@ -11,25 +11,25 @@ EPSILON = 1e-8
 
 
 def normalize(x: jax.Array) -> jax.Array:
-    """Each vector at a mean square of 1 (Karras et al. 2018, section 4.2): [B, Z] -> [B, Z]."""
+    """Scale each vector to mean square 1 (Karras et al. 2018, section 4.2): [B, Z] -> [B, Z]."""
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + EPSILON)
 
 
 class Mapping(nn.Module):
-    """Noise z [B, Z], labels int32 [B], either of them None -> styles w [B, size], float32.
+    """The mapping network: noise z [B, Z] and labels int32 [B], or one of them -> w [B, size].
 
-    An MLP that learns slowly (Karras et al. 2019, figure 1); a class counts by an embedding beside
-    z. With `track` the running mean of w, by which styles are truncated, is `mean` in collection
-    `batch_stats`; with `train` it follows the batch.
+    An MLP that learns slowly (Karras et al. 2019, figure 1); the embedding of a class is appended
+    to z. With `track` the running mean of w, towards which styles are truncated, is `mean` in
+    collection `batch_stats`; a pass with `train` updates it.
 
     Attributes:
-        size: Of w and of all layers.
-        layers: How many.
-        classes: Of the labels.
-        output: Size of the last layer; None for `size`.
-        track: Whether the mean of w is kept.
-        momentum: Share of the old mean in the new one.
-        rate: Learning rate relative to that of other layers.
+        size: Features of w and of all layers.
+        layers: Number of layers.
+        classes: Number of classes of the labels.
+        output: Features of the last layer; None for `size`.
+        track: Whether the running mean of w is kept.
+        momentum: Weight of the old mean in the new one.
+        lr_multiplier: Learning rate relative to other layers.
     """
 
     size: int
@@ -38,7 +38,7 @@ class Mapping(nn.Module):
     output: int | None = None
     track: bool = True
     momentum: float = 0.995
-    rate: float = 0.01
+    lr_multiplier: float = 0.01
 
     @nn.compact
     def __call__(self, z: jax.Array | None, labels: jax.Array | None, train: bool) -> jax.Array:
@@ -50,7 +50,7 @@ class Mapping(nn.Module):
         for i in range(self.layers):
             last = i == self.layers - 1
             size = self.output if last and self.output else self.size
-            w = Dense(size, leaky_relu, rate=self.rate, name=f"fc{i}")(w)
+            w = Dense(size, leaky_relu, lr_multiplier=self.lr_multiplier, name=f"fc{i}")(w)
         if self.track:
             mean = self.variable("batch_stats", "mean", jnp.zeros, w.shape[-1])
             if train and not self.is_initializing():
@@ -65,13 +65,13 @@ def truncate(
     psi: float | jax.Array | None,
     cutoff: int | jax.Array | None = None,
 ) -> jax.Array:
-    """Styles nearer to their mean: `mean + psi (w - mean)` (Karras et al. 2019, appendix B).
+    """Move styles towards their mean: `mean + psi (w - mean)` (Karras et al. 2019, appendix B).
 
     Args:
-        ws: [B, L, W].
-        mean: [W].
-        psi: 1 or None leaves them, 0 gives the mean.
-        cutoff: Layers that are truncated, from the coarsest; None for all.
+        ws: Styles, [B, L, W].
+        mean: The mean style, [W].
+        psi: 1 or None leaves the styles as they are, 0 gives the mean.
+        cutoff: Number of layers to truncate, from the coarsest; None for all.
 
     Returns:
         [B, L, W].
@@ -87,16 +87,16 @@ def truncate(
 
 
 def mix(key: jax.Array, ws: jax.Array, other: jax.Array, share: float, layers: int) -> jax.Array:
-    """Styles of which a share of the images takes another from a random layer on.
+    """Replace the styles of some images by others, from a random layer on (style mixing).
 
-    Style mixing (Karras et al. 2019, section 3.1) keeps a layer from relying on the others' style.
+    It keeps a layer from relying on the style of the others (Karras et al. 2019, section 3.1).
 
     Args:
-        key: Of the draws.
-        ws: [B, L, W].
-        other: Of each image another style, [B, W].
-        share: Probability that an image is of two styles.
-        layers: The layer is one of the first so many, and not the first.
+        key: The PRNG key of the draws.
+        ws: Styles, [B, L, W].
+        other: Another style for each image, [B, W].
+        share: Probability that an image gets two styles.
+        layers: The random layer is among the first `layers`, but not the very first.
 
     Returns:
         [B, L, W].
@@ -117,20 +117,20 @@ def modulated_conv(
     up: bool = False,
     down: bool = False,
 ) -> jax.Array:
-    """A convolution whose kernel each image scales for itself (Karras et al. 2020, section 2.2).
+    """Convolve each image with a kernel scaled by its style (Karras et al. 2020, section 2.2).
 
-    The kernel of an image is `w'_kio = s_i w_kio`, with `demodulate` over its norm over k and i
-    (equations 1 and 3). Scaling the input by s and the output by the norm is the same, and one
-    convolution of all images; as B kernels in groups it is several times slower
+    The kernel of an image is `w'_kio = s_i w_kio`, with `demodulate` divided by its norm over k and
+    i (equations 1 and 3). To scale the input by s and the output by the norm is equivalent, and
+    needs one convolution for all images; with B kernels in groups it is several times slower
     (experiments/BENCHMARKS.md).
 
     Args:
         x: [B, H, W, I].
         kernel: [K, K, I, O], K odd; see `equalized.resampling_conv`.
-        styles: s, [B, I].
-        demodulate: Whether the outputs are brought back to the size of the inputs.
-        up: Twice the size.
-        down: Half the size.
+        styles: The styles s, [B, I].
+        demodulate: Whether to divide the kernel by its norm, which keeps the variance of x.
+        up: Whether to double the size.
+        down: Whether to halve the size.
 
     Returns:
         [B, H', W', O].
@@ -145,12 +145,14 @@ def modulated_conv(
 
 
 def adain(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Adaptive instance normalization (Huang and Belongie 2017; Karras et al. 2019, equation 1).
+    """Apply adaptive instance normalization (AdaIN).
+
+    Source: Huang and Belongie 2017; Karras et al. 2019, equation 1.
 
     Args:
         x: [B, H, W, C]; each feature of each image is normalized over its pixels.
-        scale: [B, C].
-        bias: [B, C].
+        scale: The new standard deviations, [B, C].
+        bias: The new means, [B, C].
 
     Returns:
         `scale (x - mean) / std + bias`, [B, H, W, C].

@@ -1,1 +1,1 @@
-"""Objectives: pure functions on arrays. Each gives per-example values; the caller reduces."""
+"""Objectives: pure functions on arrays that return a value per example; the caller reduces."""

@@ -1,8 +1,8 @@
-"""Adversarial games: what a discriminator or critic, and what a generator minimizes.
+"""Adversarial losses: pairs of what a discriminator or critic and what a generator minimizes.
 
-In that of Goodfellow et al. 2014 `D(x) = sigmoid(logit)`. Every value goes through softplus,
-`log(1 + exp(x))`, which neither overflows nor loses the tail, so each loss and its gradient are
-finite at any finite logit:
+Equations without a source are those of Goodfellow et al. 2014, with `D(x) = sigmoid(logit)`. Their
+losses go through softplus, `log(1 + exp(x))`, which neither overflows nor loses the tail, so that
+each loss and its gradient are finite at any finite logit:
 
     -log D(x)       = softplus(-logit)
     -log(1 - D(x))  = softplus(logit)
@@ -16,11 +16,11 @@ import jax
 
 
 def minimax_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """What the discriminator minimizes: the negated value function V(D, G), equation 1.
+    """Compute the negated value function V(D, G), equation 1, which the discriminator minimizes.
 
     Args:
-        real_logits: Of real images, [B].
-        fake_logits: Of generated images, [B].
+        real_logits: D's logits of real images, [B].
+        fake_logits: D's logits of generated images, [B].
 
     Returns:
         `-log D(x) - log(1 - D(G(z)))` per pair, in nats, [B].
@@ -31,10 +31,10 @@ def minimax_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -
 
 
 def non_saturating_generator_loss(fake_logits: jax.Array) -> jax.Array:
-    """`-log D(G(z))`, section 3: the same fixed point as minimax, with a gradient when D wins.
+    """Compute `-log D(G(z))`, section 3: minimax's fixed point, with a gradient when D wins.
 
     Args:
-        fake_logits: Of generated images, [B].
+        fake_logits: D's logits of generated images, [B].
 
     Returns:
         Loss per example, in nats, [B].
@@ -44,10 +44,10 @@ def non_saturating_generator_loss(fake_logits: jax.Array) -> jax.Array:
 
 
 def saturating_generator_loss(fake_logits: jax.Array) -> jax.Array:
-    """`log(1 - D(G(z)))`, equation 1: the textbook game, whose gradient vanishes when D wins.
+    """Compute `log(1 - D(G(z)))`, equation 1: minimax, whose gradient vanishes when D wins.
 
     Args:
-        fake_logits: Of generated images, [B].
+        fake_logits: D's logits of generated images, [B].
 
     Returns:
         Loss per example, in nats, [B]; never positive.
@@ -57,13 +57,14 @@ def saturating_generator_loss(fake_logits: jax.Array) -> jax.Array:
 
 
 def least_squares_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """`(D(x) - 1)^2 / 2 + (D(G(z)) + 1)^2 / 2`: LSGAN with a = -1, b = 1 (Mao et al. 2017, eq. 8).
+    """Compute `(D(x) - 1)^2 / 2 + (D(G(z)) + 1)^2 / 2`, LSGAN's loss of D (Mao et al. 2017, eq. 8).
 
-    D's outputs are the logits themselves, so that 0 still parts real from fake.
+    Here a = -1, b = 1, and D's outputs are the logits themselves, so that 0 separates real from
+    generated images as in the other losses.
 
     Args:
-        real_logits: Of real images, [B].
-        fake_logits: Of generated images, [B].
+        real_logits: D's logits of real images, [B].
+        fake_logits: D's logits of generated images, [B].
 
     Returns:
         Loss per pair, [B].
@@ -74,10 +75,12 @@ def least_squares_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Ar
 
 
 def least_squares_generator_loss(fake_logits: jax.Array) -> jax.Array:
-    """`D(G(z))^2 / 2`: LSGAN with c = 0, which minimizes Pearson's chi^2 (equation 8).
+    """Compute `D(G(z))^2 / 2`, LSGAN's loss of G with c = 0 (Mao et al. 2017, equation 8).
+
+    With it G minimizes Pearson's chi^2.
 
     Args:
-        fake_logits: Of generated images, [B].
+        fake_logits: D's logits of generated images, [B].
 
     Returns:
         Loss per example, [B].
@@ -87,14 +90,16 @@ def least_squares_generator_loss(fake_logits: jax.Array) -> jax.Array:
 
 
 def hinge_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
-    """`max(0, 1 - D(x)) + max(0, 1 + D(G(z)))` (Lim and Ye 2017; Miyato et al. 2018, equation 16).
+    """Compute `max(0, 1 - D(x)) + max(0, 1 + D(G(z)))`, the hinge loss of D.
+
+    Source: Lim and Ye 2017; Miyato et al. 2018, equation 16.
 
     Args:
-        real_logits: Of real images, [B].
-        fake_logits: Of generated images, [B].
+        real_logits: D's logits of real images, [B].
+        fake_logits: D's logits of generated images, [B].
 
     Returns:
-        Loss per pair, [B]; 2 where D cannot tell, 0 where it tells all by a margin of 1.
+        Loss per pair, [B]; 2 where both logits are 0, 0 where D is right by a margin of 1.
     """
     chex.assert_rank([real_logits, fake_logits], 1)
     chex.assert_equal_shape([real_logits, fake_logits])
@@ -102,13 +107,13 @@ def hinge_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> 
 
 
 def wasserstein_critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> jax.Array:
-    """`f(G(z)) - f(x)`: WGAN (Arjovsky et al. 2017, equation 2), negated to be minimized.
+    """Compute `f(G(z)) - f(x)`, WGAN's loss of the critic f (Arjovsky et al. 2017, equation 2).
 
-    For the best f of Lipschitz constant 1 its mean is minus the Wasserstein-1 distance.
+    For the best f of Lipschitz constant 1 its mean is the negated Wasserstein-1 distance.
 
     Args:
-        real_scores: The critic f of real images, [B].
-        fake_scores: Of generated images, [B].
+        real_scores: The critic's values of real images, [B].
+        fake_scores: The critic's values of generated images, [B].
 
     Returns:
         Loss per pair, [B].
@@ -119,10 +124,10 @@ def wasserstein_critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> j
 
 
 def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
-    """`-f(G(z))`: WGAN, algorithm 1; the generator's side of the hinge loss too.
+    """Compute `-f(G(z))`, G's loss in WGAN (algorithm 1) and with the hinge loss.
 
     Args:
-        fake_scores: The critic of generated images, [B].
+        fake_scores: The critic's values, or D's logits, of generated images, [B].
 
     Returns:
         Loss per example, [B].
@@ -131,18 +136,25 @@ def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
     return -fake_scores
 
 
-class Game(NamedTuple):
-    """The two sides: of (real outputs, fake outputs), and of fake outputs; [B] each."""
+class AdversarialLoss(NamedTuple):
+    """A pair of losses per example, [B], of D's logits, [B].
+
+    Attributes:
+        discriminator_loss: Function of the logits of real and of generated images.
+        generator_loss: Function of the logits of generated images.
+    """
 
     discriminator_loss: Callable[[jax.Array, jax.Array], jax.Array]
     generator_loss: Callable[[jax.Array], jax.Array]
 
 
-# The games for a discriminator that classifies, by the names that configs use.
-GAMES = {
-    "non_saturating": Game(minimax_discriminator_loss, non_saturating_generator_loss),
-    "saturating": Game(minimax_discriminator_loss, saturating_generator_loss),
-    "least_squares": Game(least_squares_discriminator_loss, least_squares_generator_loss),
-    "hinge": Game(hinge_discriminator_loss, wasserstein_generator_loss),
+# The losses for a discriminator that classifies, by the names that configs use.
+ADVERSARIAL_LOSSES = {
+    "non_saturating": AdversarialLoss(minimax_discriminator_loss, non_saturating_generator_loss),
+    "saturating": AdversarialLoss(minimax_discriminator_loss, saturating_generator_loss),
+    "least_squares": AdversarialLoss(
+        least_squares_discriminator_loss, least_squares_generator_loss
+    ),
+    "hinge": AdversarialLoss(hinge_discriminator_loss, wasserstein_generator_loss),
 }
-GameName = Literal["non_saturating", "saturating", "least_squares", "hinge"]
+AdversarialLossName = Literal["non_saturating", "saturating", "least_squares", "hinge"]

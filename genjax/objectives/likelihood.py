@@ -1,7 +1,7 @@
 """Likelihoods and the bounds of a VAE, in nats per example.
 
-Images have three axes, [..., H, W, C]: a log-likelihood sums over these and keeps those before
-them, [B] or [samples, B]. Latents have one, [..., Z].
+Images are [..., H, W, C]: a log-likelihood sums over the last three axes and keeps the leading
+ones, [B] or [samples, B]. Latents are [..., Z].
 """
 
 import math
@@ -17,49 +17,51 @@ Values = TypeVar("Values", float, jax.Array)
 
 
 def _flat(images: jax.Array) -> jax.Array:
-    """[..., H, W, C] to [..., H * W * C].
+    """Reshape [..., H, W, C] to [..., H * W * C].
 
-    On a CPU XLA fuses a network, a likelihood and its sum into one loop; over three axes that loop
-    takes ten times as long as over one (experiments/BENCHMARKS.md).
+    On a CPU XLA fuses a network, a likelihood and its sum into one loop, which takes ten times as
+    long over three axes as over one (experiments/BENCHMARKS.md).
     """
     return images.reshape(*images.shape[:-3], -1)
 
 
 def normal_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """`KL(N(mean, exp(log_var)) || N(0, 1))` of each latent (Kingma and Welling 2014, appendix B).
+    """Compute `KL(N(mean, exp(log_var)) || N(0, 1))` (Kingma and Welling 2014, appendix B).
 
     Args:
-        mean: [..., Z].
-        log_var: [..., Z].
+        mean: Mean of each latent, [..., Z].
+        log_var: Log variance of each latent, [..., Z].
 
     Returns:
-        [..., Z], in nats, never negative; its sum over Z is that of the whole vector.
+        The divergence of each latent, [..., Z], in nats, never negative; the sum over Z is the
+        divergence of the whole vector.
     """
     chex.assert_equal_shape([mean, log_var])
-    # expm1(v) - v, which is exact near 0, where exp(v) - v - 1 loses every digit.
+    # expm1(v) - v is accurate near 0, where exp(v) - v - 1 loses every digit.
     return 0.5 * (mean**2 + (jnp.expm1(log_var) - log_var))
 
 
 def standard_normal_log_prob(x: jax.Array) -> jax.Array:
-    """Log density of N(0, I) at [..., Z]; [...], in nats."""
+    """Compute the log density of N(0, I) at x, [..., Z]: [...], in nats."""
     return -0.5 * (jnp.sum(x**2, axis=-1) + x.shape[-1] * math.log(2 * math.pi))
 
 
 def bernoulli_log_likelihood(images: jax.Array, logits: jax.Array) -> jax.Array:
-    """`x log p + (1 - x) log(1 - p)` with `p = sigmoid(logits)`, exact at any finite logit.
+    """Compute `x log p + (1 - x) log(1 - p)`, `p = sigmoid(logits)`, accurate at any finite logit.
 
     Args:
-        images: In [0, 1], [..., H, W, C], of the rank of `logits`.
+        images: x in [0, 1], [..., H, W, C], of the rank of `logits`.
         logits: [..., H, W, C].
 
     Returns:
-        [...], in nats. For values between 0 and 1 it is no likelihood, only the cross entropy.
+        The sum over each image, [...], in nats. For x between 0 and 1 it is not a likelihood, only
+        the negated cross entropy.
     """
     chex.assert_equal_rank([images, logits])
     images, logits = _flat(images), _flat(logits)
-    # softplus(l) - x l as max(l, 0) - x l + log1p(exp(-|l|)): the first two cancel where the pixel
-    # is as predicted, and the rest keeps its digits. Through |l| alone, the gradient at 0 is right
-    # whatever that of |l| is taken to be there.
+    # softplus(l) - x l as max(l, 0) - x l + log1p(exp(-|l|)): where the prediction is right the
+    # first two terms cancel, and the last keeps its digits. With max(l, 0) written by |l| too, the
+    # gradient at l = 0 is right whichever subgradient of |l| is taken.
     size = jnp.abs(logits)
     rest = jnp.log1p(jnp.exp(-size))
     return -jnp.sum(0.5 * (logits + size) - images * logits + rest, axis=-1)
@@ -68,22 +70,22 @@ def bernoulli_log_likelihood(images: jax.Array, logits: jax.Array) -> jax.Array:
 def _flat_alike(
     images: jax.Array, mean: jax.Array, log_scale: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """All three flat, the scale with a value for each of the mean's."""
+    """Flatten all three as `_flat` does, after the scale is broadcast to the mean's shape."""
     chex.assert_equal_rank([images, mean, log_scale])
     return _flat(images), _flat(mean), _flat(jnp.broadcast_to(log_scale, mean.shape))
 
 
 def normal_log_likelihood(images: jax.Array, mean: jax.Array, log_scale: jax.Array) -> jax.Array:
-    """Log density of a normal distribution in each value.
+    """Compute the log density of images under independent normal distributions of their values.
 
     Args:
         images: [..., H, W, C].
         mean: [..., H, W, C].
-        log_scale: Log of the standard deviation, [..., H, W, C] or a rank with 1 in its place.
+        log_scale: Log of the standard deviation; it broadcasts to [..., H, W, C], of its rank.
 
     Returns:
-        [...], in nats, in the unit of the images: scaled from levels 0 to 255 to [-1, 1] the
-        density of the levels is `log 127.5` a value less.
+        The sum over each image, [...], in nats, per unit of the images. For images scaled from
+        levels 0 to 255 to [-1, 1] the density per level is `log 127.5` less for each value.
     """
     images, mean, log_scale = _flat_alike(images, mean, log_scale)
     squares = ((images - mean) * jnp.exp(-log_scale)) ** 2
@@ -93,21 +95,21 @@ def normal_log_likelihood(images: jax.Array, mean: jax.Array, log_scale: jax.Arr
 def discretized_logistic_log_likelihood(
     images: jax.Array, mean: jax.Array, log_scale: jax.Array, levels: int = 256
 ) -> jax.Array:
-    """Log probability of the gray level under a logistic distribution cut into `levels` bins.
+    """Compute the log probability of gray levels under a logistic distribution cut into bins.
 
-    Kingma et al. 2016, equation 11 of the appendix; the outermost bins reach to infinity, so that
-    the probabilities of the levels sum to 1 (Salimans et al. 2017, equation 2). With a bin from a
-    to b in units of the scale, `s(b) - s(a) = s(b) s(-a) (1 - exp(a - b))`, whose logarithm is
-    finite at any distance.
+    Source: Kingma et al. 2016, equation 11 of the appendix. The outermost bins reach to infinity,
+    so that the probabilities of the levels sum to 1 (Salimans et al. 2017, equation 2). A bin from
+    a to b, in units of the scale, has the probability
+    `s(b) - s(a) = s(b) s(-a) (1 - exp(a - b))`, whose logarithm is finite at any distance.
 
     Args:
         images: Levels mapped to [-1, 1] evenly, [..., H, W, C].
         mean: [..., H, W, C].
-        log_scale: [..., H, W, C] or a rank with 1 in its place.
-        levels: Number of levels.
+        log_scale: Log of the scale; it broadcasts to [..., H, W, C], of its rank.
+        levels: Number of levels and bins.
 
     Returns:
-        [...], in nats.
+        The sum over each image, [...], in nats.
     """
     images, mean, log_scale = _flat_alike(images, mean, log_scale)
     half_bin = 1 / (levels - 1)
@@ -115,19 +117,19 @@ def discretized_logistic_log_likelihood(
     upper = jax.nn.log_sigmoid((images - mean + half_bin) * inverse_scale)
     lower = jax.nn.log_sigmoid(-(images - mean - half_bin) * inverse_scale)
     within = jnp.log(-jnp.expm1(-2 * half_bin * inverse_scale))
-    # Half a bin inside of the ends, against rounding.
+    # Compare half a bin inside of the ends, so that rounding does not matter.
     is_lowest, is_highest = images < half_bin - 1, images > 1 - half_bin
     log_prob = jnp.where(is_lowest, upper, jnp.where(is_highest, lower, upper + lower + within))
     return jnp.sum(log_prob, axis=-1)
 
 
 def elbo(log_likelihood: jax.Array, kl: jax.Array, beta: float | jax.Array = 1.0) -> jax.Array:
-    """The evidence lower bound, or beta-VAE's objective (Higgins et al. 2017, equation 4).
+    """Compute the evidence lower bound, or beta-VAE's objective (Higgins et al. 2017, equation 4).
 
     Args:
         log_likelihood: `E_q log p(x|z)`, [B].
         kl: `KL(q(z|x) || p(z))`, [B].
-        beta: Weight of the KL; 1 for the bound.
+        beta: Weight of the KL divergence; 1 gives the bound.
 
     Returns:
         [B], in nats.
@@ -137,18 +139,19 @@ def elbo(log_likelihood: jax.Array, kl: jax.Array, beta: float | jax.Array = 1.0
 
 
 def free_bits(mean_kl: jax.Array, minimum: float, of_batch: jax.Array | None = None) -> jax.Array:
-    """The KL to be paid when the first `minimum` nats of each latent are free.
+    """Sum the KL divergences of the latents, each no less than `minimum` (free bits).
 
-    Kingma et al. 2016, equation 15: the minimum holds for the batch's mean, latent by latent.
+    Source: Kingma et al. 2016, equation 15; the minimum applies to the mean over the batch, latent
+    by latent.
 
     Args:
-        mean_kl: Mean KL of each latent over the batch, or over a part of it, [Z].
-        minimum: Lambda, in nats.
-        of_batch: For a part, the mean KL over the whole batch, [Z], so that the mean of the parts'
-            results is that of the batch, and the mean of their gradients too.
+        mean_kl: Mean KL divergence of each latent over the batch, or over a part of it, [Z].
+        minimum: The paper's lambda, in nats.
+        of_batch: The mean over the whole batch, [Z], where `mean_kl` is that of a part. It makes
+            the mean of the parts' results, and of their gradients, equal to the whole batch's.
 
     Returns:
-        [], in nats; its gradient is 0 in latents up to the minimum.
+        [], in nats; its gradient is 0 for latents up to the minimum.
     """
     of_batch = mean_kl if of_batch is None else of_batch
     chex.assert_rank([mean_kl, of_batch], 1)
@@ -156,7 +159,7 @@ def free_bits(mean_kl: jax.Array, minimum: float, of_batch: jax.Array | None = N
 
 
 def iwae_bound(log_weights: jax.Array) -> jax.Array:
-    """`log mean_i w_i`: the importance-weighted bound (Burda et al. 2016, equation 8).
+    """Compute `log mean_i w_i`, the importance-weighted bound (Burda et al. 2016, equation 8).
 
     Args:
         log_weights: `log p(x, z_i) - log q(z_i|x)`, [samples, B].
@@ -171,13 +174,13 @@ def iwae_bound(log_weights: jax.Array) -> jax.Array:
 def iwae_bound_in_chunks(
     log_weights: Callable[[jax.Array], jax.Array], key: jax.Array, samples: int, chunk: int
 ) -> jax.Array:
-    """The same for more samples than fit in memory.
+    """Compute `iwae_bound` from more samples than fit in memory, chunk by chunk.
 
     Args:
-        log_weights: `key -> log weights` of `chunk` fresh samples, [chunk, B].
-        key: Of all draws; each chunk has its own.
-        samples: In all.
-        chunk: At once.
+        log_weights: `key -> log weights` of `chunk` new samples, [chunk, B].
+        key: The PRNG key, split over the chunks.
+        samples: Number of samples in all.
+        chunk: Number of samples at a time.
 
     Returns:
         [B], in nats.
@@ -198,5 +201,5 @@ def iwae_bound_in_chunks(
 
 
 def bits_per_dim(nats: Values, dimensions: int) -> Values:
-    """Nats of an example as bits for each of its `dimensions` values."""
+    """Convert nats per example to bits for each of its `dimensions` values."""
     return nats / (dimensions * math.log(2))

@@ -1,7 +1,7 @@
-"""Penalties: on a critic's gradient with respect to its input, and on weights.
+"""Penalties on a critic's gradient with respect to its input, on path lengths and on weights.
 
 `critic` is any callable from inputs [B, ...] to values [B] that treats each example on its own, so
-that the gradient of its sum is each example's own gradient.
+that the gradient of the sum of its values contains each example's own gradient.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Critic = Callable[[jax.Array], jax.Array]
 
 
 def _input_gradient(critic: Critic, points: jax.Array) -> jax.Array:
-    """[B, ...] to each example's gradient, [B, size of an example]."""
+    """Return the critic's gradient at each of the points [B, ...]: [B, size of an example]."""
 
     def total(points: jax.Array) -> jax.Array:
         values = critic(points)
@@ -25,14 +25,14 @@ def _input_gradient(critic: Critic, points: jax.Array) -> jax.Array:
 
 
 def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
-    """The norm of each example's input gradient, over all axes of the example.
+    """Compute the Euclidean norm of a critic's gradient with respect to each input.
 
     Args:
-        critic: Inputs [B, ...] to values [B].
-        points: Where, [B, ...].
+        critic: Function from inputs [B, ...] to values [B].
+        points: The inputs, [B, ...].
 
     Returns:
-        float32 [B]. Its own gradient is 0, not NaN, where the norm is 0.
+        float32 [B]. The gradient of this norm is 0, not NaN, where the norm is 0.
     """
     squared = jnp.sum(_input_gradient(critic, points) ** 2, axis=1)
     is_zero = squared == 0
@@ -40,11 +40,11 @@ def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
 
 
 def r1_penalty(critic: Critic, real: jax.Array) -> jax.Array:
-    """`|grad D(x)|^2 / 2` on real examples: R1 (Mescheder et al. 2018, equation 9), without gamma.
+    """Compute `|grad D(x)|^2 / 2`, R1 without its gamma (Mescheder et al. 2018, equation 9).
 
     Args:
-        critic: Inputs [B, ...] to values [B].
-        real: [B, ...].
+        critic: The function D, from inputs [B, ...] to values [B].
+        real: Real examples x, [B, ...].
 
     Returns:
         Penalty per example, [B].
@@ -55,15 +55,15 @@ def r1_penalty(critic: Critic, real: jax.Array) -> jax.Array:
 def path_lengths(
     generator: Callable[[jax.Array], jax.Array], styles: jax.Array, noise: jax.Array
 ) -> jax.Array:
-    """How far an image moves with its styles: `|J^T y|` (Karras et al. 2020, equation 4).
+    """Compute `|J^T y|`, how far images move with their styles (Karras et al. 2020, equation 4).
 
     Args:
-        generator: Styles [B, L, W] to images [B, H, W, C].
-        styles: Of the L layers, [B, L, W].
-        noise: y, standard normal, [B, H, W, C]; it is scaled by the root of the pixels.
+        generator: Function from styles [B, L, W] to images [B, H, W, C], with the Jacobian J.
+        styles: The styles of the L layers, [B, L, W].
+        noise: y times the root of the number of pixels: standard normal, [B, H, W, C].
 
     Returns:
-        The root of the sum over W of squares, of which the mean is taken over the layers, [B].
+        `sqrt(mean over L of the sum over W of squares)`, [B].
     """
     height, width = noise.shape[1:3]
 
@@ -75,11 +75,13 @@ def path_lengths(
 
 
 def gradient_penalty(critic: Critic, points: jax.Array) -> jax.Array:
-    """`(|grad D(x)| - 1)^2`: WGAN-GP (Gulrajani et al. 2017, equation 3), without its lambda.
+    """Compute `(|grad D(x)| - 1)^2`, WGAN-GP's penalty without its lambda.
+
+    Source: Gulrajani et al. 2017, equation 3.
 
     Args:
-        critic: Inputs [B, ...] to values [B].
-        points: Where: from `interpolate` for WGAN-GP, from `perturb` for DRAGAN; [B, ...].
+        critic: The function D, from inputs [B, ...] to values [B].
+        points: The inputs x, [B, ...]: from `interpolate` for WGAN-GP, from `perturb` for DRAGAN.
 
     Returns:
         Penalty per example, [B].
@@ -88,12 +90,12 @@ def gradient_penalty(critic: Critic, points: jax.Array) -> jax.Array:
 
 
 def interpolate(real: jax.Array, fake: jax.Array, alpha: jax.Array) -> jax.Array:
-    """Points on the lines between real and generated examples (WGAN-GP, algorithm 1).
+    """Return points on the lines between real and generated examples (WGAN-GP, algorithm 1).
 
     Args:
-        real: [B, ...].
-        fake: [B, ...].
-        alpha: Share of the real one, uniform on [0, 1], one number an example, [B].
+        real: Real examples, [B, ...].
+        fake: Generated examples, [B, ...].
+        alpha: Weight of the real example, uniform on [0, 1], one number an example, [B].
 
     Returns:
         `alpha * real + (1 - alpha) * fake`, [B, ...].
@@ -105,12 +107,12 @@ def interpolate(real: jax.Array, fake: jax.Array, alpha: jax.Array) -> jax.Array
 
 
 def perturb(real: jax.Array, std: jax.Array, noise: jax.Array) -> jax.Array:
-    """Points around the real examples (DRAGAN: Kodali et al. 2017, section 2.3).
+    """Return points around the real examples (DRAGAN: Kodali et al. 2017, section 2.3).
 
     Args:
-        real: [B, ...].
+        real: Real examples, [B, ...].
         std: Standard deviation of the data over all their values, [].
-        noise: Uniform on [0, 1], [B, ...].
+        noise: Noise, uniform on [0, 1], [B, ...].
 
     Returns:
         `real + std / 2 * noise`, [B, ...].
@@ -120,15 +122,16 @@ def perturb(real: jax.Array, std: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def orthogonal_penalty(kernel: jax.Array, diagonal: bool = False) -> jax.Array:
-    """How far the outputs of a layer are from orthogonal (BigGAN: Brock et al. 2019, equation 3).
+    """Compute how far a layer's outputs are from orthogonal (BigGAN: Brock et al. 2019, eq. 3).
 
-    `|W W^T * (1 - I)|^2 / 2`, W the outputs by inputs: of pairs of outputs alone; their norms are
-    free. Half of the equation's, so that its gradient is that of the authors' code.
+    This is `|W W^T * (1 - I)|^2 / 2` for the matrix W of outputs by inputs: it counts pairs of
+    outputs, and leaves their norms free. It is half of the equation's penalty, so that its gradient
+    is that of the authors' code.
 
     Args:
-        kernel: [..., inputs, outputs].
-        diagonal: Also hold the norms at 1: `|W W^T - I|^2 / 2`, the usual regularization, which
-            limits a generator too much (section 3.1).
+        kernel: The layer's weight, [..., inputs, outputs].
+        diagonal: Whether to hold the norms at 1 too, by `|W W^T - I|^2 / 2`: the usual orthogonal
+            regularization, which limits a generator too much (section 3.1).
 
     Returns:
         float32 [].

@@ -285,15 +285,14 @@ def advice(recipe: Recipe, program: Program) -> list[str]:
         split = state / program.devices + activations
         enough = "" if split <= program.capacity_gib else ", which alone is not enough"
         found.append(f"--parallel fsdp: about {split:.1f} GiB{enough}")
-    room = program.capacity_gib - state
-    if room > 0:
-        parts = [n for n in range(2, share + 1) if share % n == 0 and activations / n <= room]
+    free_gib = program.capacity_gib - state
+    if free_gib > 0:
+        parts = [n for n in range(2, share + 1) if share % n == 0 and activations / n <= free_gib]
         if parts:
-            accumulate = getattr(recipe.model, "accumulate", 1) * parts[0]
-            found.append(
-                f"--accumulate {accumulate}: about {state + activations / parts[0]:.1f} GiB"
-            )
-        fitting = math.floor(share * room / activations)
+            steps = getattr(recipe.model, "gradient_accumulation_steps", 1) * parts[0]
+            gib = state + activations / parts[0]
+            found.append(f"--gradient-accumulation-steps {steps}: about {gib:.1f} GiB")
+        fitting = math.floor(share * free_gib / activations)
         if fitting >= 1:
             found.append(
                 f"--batch-size {fitting * program.devices}: {fitting} images a device, not {share}"

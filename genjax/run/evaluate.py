@@ -188,7 +188,7 @@ def evaluate(
     """
     folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
-    importance_samples = recipe.functions.samples if samples is None else samples
+    importance_samples = recipe.functions.importance_samples if samples is None else samples
     for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")

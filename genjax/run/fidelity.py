@@ -8,7 +8,7 @@ from genjax.metrics.classes import class_coverage, inception_score
 from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance
-from genjax.metrics.neighbours import manifolds
+from genjax.metrics.neighbours import prdc
 from genjax.metrics.sharpness import sharpness
 from genjax.types import Batch
 
@@ -73,7 +73,7 @@ def fidelity(
         fake, real, seed=seed
     )
     metrics["kernel_distance_floor"], _ = kernel_distance(as_many, real, seed=seed)
-    metrics |= manifolds(real, fake)._asdict()
+    metrics |= prdc(real, fake)._asdict()
     score, spread = inception_score(fake_logits, min(SPLITS, len(fake)))
     metrics |= {"inception_score": score, "inception_score_error": spread / SPLITS**0.5}
     names = fake_logits.argmax(axis=1), real_logits.argmax(axis=1)

@@ -18,6 +18,10 @@ from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, from_json, to_json
 from genjax.types import ImageSpec, UsageError
 
+# Of config.json. It counts up when fields are renamed, so that a run of before is refused in one
+# line, and not field by field; 1 is a file that names none.
+FORMAT = 2
+
 
 class RunFolder:
     """All that `resume`, `sample` and `evaluate` need.
@@ -31,7 +35,7 @@ class RunFolder:
     Attributes:
         config: The resolved recipe and the shape of the data.
         environment: Versions and devices, a line for each time the run was started or resumed.
-        metrics: A line for each `log_every` steps.
+        metrics: A line for each `log_interval` steps.
         log: What was said, warnings above all.
         curves: The metrics as a picture.
         samples: Grids over time, from the same latents.
@@ -83,7 +87,12 @@ class RunFolder:
             UsageError: Not all processes see it then.
         """
         if is_first():
-            values = {"recipe": to_json(recipe), "spec": dataclasses.asdict(spec), "images": images}
+            values = {
+                "format": FORMAT,
+                "recipe": to_json(recipe),
+                "spec": dataclasses.asdict(spec),
+                "images": images,
+            }
             write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")
         wait("config written")
         if not gathered(np.array(self.config.exists())).all():
@@ -96,16 +105,23 @@ class RunFolder:
         """The recipe, the shape of the data and the number of images.
 
         Raises:
-            UsageError: The folder holds no run, or its config cannot be read.
+            UsageError: The folder holds no run or one of another format, or its config cannot be
+                read.
         """
         try:
             values: dict[str, Any] = json.loads(self.config.read_bytes())
+            if (found := values.get("format", 1)) != FORMAT:
+                raise UsageError(
+                    f"a run of another version of genjax, with other names for its fields (format "
+                    f"{found}, not {FORMAT}): use the version that {self.environment.name} names, "
+                    "or train it again"
+                )
             return from_json(values["recipe"]), ImageSpec(**values["spec"]), values["images"]
         except FileNotFoundError as error:
             raise UsageError(f"{self.path} is not a run folder: it has no config.json") from error
         except UsageError as error:
             raise UsageError(f"{self.config}: {error}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{self.config} cannot be read: {error!r}") from error
 
     @contextlib.contextmanager

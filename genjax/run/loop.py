@@ -196,7 +196,10 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         stop = stack.enter_context(_stop_signals())
         step, signal = start, None
         while step < recipe.steps and signal is None:
-            first, step = step, min(step - step % recipe.log_every + recipe.log_every, recipe.steps)
+            first, step = (
+                step,
+                min(step - step % recipe.log_interval + recipe.log_interval, recipe.steps),
+            )
             state, metrics = _take_steps(steps, state, batches, first, step)
             _refuse_non_finite(metrics, first, state, steps.finite_leaves)
             record = {
@@ -205,7 +208,7 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
                 if np.ma.count(values)
             }
             quality = None
-            if step % recipe.save_every == 0 or step == recipe.steps:
+            if step % recipe.save_interval == 0 or step == recipe.steps:
                 quality = evaluate(steps.get(state), step)
                 record |= quality
             writer.record(step, record)

@@ -39,9 +39,9 @@ class Recipe:
     """Images a step, over all devices."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the initial weights, the order of the data, and every draw."""
-    log_every: Annotated[int, Field(gt=0)] = 100
+    log_interval: Annotated[int, Field(gt=0)] = 100
     """Steps in one compiled call; metrics are averaged over it."""
-    save_every: Annotated[int, Field(gt=0)] = 1000
+    save_interval: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints, each with a grid of samples and the quality metric."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Latest checkpoints kept, beside the best; at least 2, so that one is safe during a save."""
@@ -56,9 +56,10 @@ class Recipe:
             raise ValueError(f"family {self.family!r} is unknown: wanted {', '.join(FAMILIES)}")
         if not isinstance(self.model, family.config):
             raise ValueError(f"model is a {type(self.model).__name__}, not of {self.family}")
-        if self.save_every % self.log_every:
+        if self.save_interval % self.log_interval:
             raise ValueError(
-                f"save_every {self.save_every} must be a multiple of log_every {self.log_every}"
+                f"save_interval {self.save_interval} must be a multiple of "
+                f"log_interval {self.log_interval}"
             )
         return self
 

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genjax.data.batches import Batches
 from genjax.nn.replicas import BATCH_AXIS
-from genjax.types import Batch, Metrics, Occasional, State, UsageError
+from genjax.types import Batch, MaskedMetric, Metrics, State, UsageError
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 Parallel = Literal["jit", "pmap", "fsdp"]
@@ -199,8 +199,8 @@ class Steps:
         return x.reshape(steps, count, batch // count, *x.shape[2:]).swapaxes(0, 1)
 
 
-def as_array(values: jax.Array | Occasional) -> np.ndarray:
+def as_array(values: jax.Array | MaskedMetric) -> np.ndarray:
     """A metric of several steps as numpy has it: masked where it was not measured."""
-    if isinstance(values, Occasional):
-        return np.ma.masked_array(values.value, ~np.asarray(values.measured))
+    if isinstance(values, MaskedMetric):
+        return np.ma.masked_array(values.value, ~np.asarray(values.mask))
     return np.asarray(values)

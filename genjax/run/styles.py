@@ -196,7 +196,7 @@ def _descend(
 
             def loss_fn(styles: jax.Array) -> jax.Array:
                 full = jnp.broadcast_to(styles + noise, (len(styles), layers, styles.shape[2]))
-                return jnp.sum(pyramid_distance(synthesize(state, full), target))
+                return jnp.sum(multiscale_distance(synthesize(state, full), target))
 
             grads = jax.grad(loss_fn)(styles)
             updates, opt_state = optimizer.update(grads, opt_state)
@@ -208,7 +208,7 @@ def _descend(
     return run(state, jnp.asarray(images, jnp.float32), start)
 
 
-def pyramid_distance(x: jax.Array, y: jax.Array) -> jax.Array:
+def multiscale_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """Mean squared distances [B] of images [B, H, W, C], summed over the sizes of a pyramid."""
     total = jnp.zeros(len(x))
     while True:

@@ -14,7 +14,7 @@ from genjax.data.batches import read_all
 from genjax.data.sources import open_source
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import Moments, frechet_distance
-from genjax.metrics.neighbours import manifolds
+from genjax.metrics.neighbours import prdc
 from genjax.run.evaluate import without_border
 from genjax.run.extractor import ExtractorKind, extractor_of
 from genjax.run.fidelity import SPLITS
@@ -80,7 +80,7 @@ def tradeoff(
             "frechet_distance": frechet_distance(Moments.of(fake), moments),
             "inception_score": inception_score(logits, SPLITS)[0],
         }
-        found = manifolds(real, fake)
+        found = prdc(real, fake)
         row |= {name: getattr(found, name) for name in SHOWN}
         rows.append(row)
         log.info("  ".join(f"{name} {number:.3g}" for name, number in row.items()))

@@ -99,7 +99,7 @@ class Writer:
         if self._bar.disable:
             record = self.records[-1]
             rate = (record["step"] - self._start) / (now - self._started)
-            endings = ("loss", "_distance", "_nll", "wasserstein")
+            endings = ("loss", "_distance", "_nll", "wasserstein_estimate")
             shown = [f"{k} {record[k]:.3g}" for k in record if k.endswith(endings)]
             log.info(
                 "step %d of %d  %s  %.0f steps/s  %s images/s  %.0f s left",

@@ -10,9 +10,12 @@ from genjax.types import ImageSpec
 
 @flax.struct.dataclass
 class Player:
-    """One player of the game, or a model alone: parameters, its own optimizer's state, statistics.
+    """One of a GAN's two networks, or a model that is trained alone.
 
-    `stats` is the network's `batch_stats` collection; {} without batch norm.
+    Attributes:
+        params: Its parameters.
+        opt_state: The state of its own optimizer.
+        stats: The network's `batch_stats` collection; {} without batch norm.
     """
 
     params: Any
@@ -21,28 +24,32 @@ class Player:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network's `apply` takes."""
+        """The variables that the network's `apply` takes."""
         return {"params": self.params, "batch_stats": self.stats}
 
 
 @flax.struct.dataclass
 class SpectralPlayer(Player):
-    """A player whose network may have spectral normalization: `spectral` is its collection."""
+    """A player whose network may have spectral normalization; `spectral` is its collection."""
 
     spectral: Any = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network's `apply` takes."""
+        """The variables that the network's `apply` takes."""
         return {"params": self.params, "batch_stats": self.stats, "spectral": self.spectral}
 
 
 @flax.struct.dataclass
 class GanState:
-    """Two players and the number of steps taken (int32 []); `spec` is static.
+    """The state of a GAN.
 
-    `ema` is the moving average of the generator's `{"params", "batch_stats"}`, for sampling; None
-    without one.
+    Attributes:
+        step: Number of steps taken, int32 [].
+        generator: The generator.
+        discriminator: The discriminator or critic.
+        spec: The shape of the images; static.
+        ema: The moving average of the generator's variables, for samples; None without one.
     """
 
     step: jax.Array
@@ -54,9 +61,13 @@ class GanState:
 
 @flax.struct.dataclass
 class DensityState:
-    """A model that is fitted alone, and the number of steps taken (int32 []); `spec` is static.
+    """The state of a model with a likelihood.
 
-    `ema` is the moving average of the parameters, for samples and evaluation; None without one.
+    Attributes:
+        step: Number of steps taken, int32 [].
+        model: The model.
+        spec: The shape of the images; static.
+        ema: The moving average of the parameters, for samples and evaluation; None without one.
     """
 
     step: jax.Array

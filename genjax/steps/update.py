@@ -1,4 +1,4 @@
-"""One player's gradient step, and the moving average of weights."""
+"""Gradients of a batch, one player's gradient step, and the moving average of weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,20 +17,22 @@ from genjax.steps.state import GanState, Player
 from genjax.types import CHECKED, Config, ImageSpec, Metrics, UsageError
 
 
-def new_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
-    """A player at its first step, from a network's `{"params", "batch_stats"}`."""
+def create_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
+    """Return a player with a new optimizer state, from a network's `{"params", "batch_stats"}`."""
     params = variables["params"]
     return Player(params, optimizer.init(params), variables.get("batch_stats", {}))
 
 
-def new_game(generator: Player, discriminator: Player, spec: ImageSpec, has_ema: bool) -> GanState:
-    """The state at step 0 of two players, with a moving average of the generator or without."""
+def create_gan_state(
+    generator: Player, discriminator: Player, spec: ImageSpec, has_ema: bool
+) -> GanState:
+    """Return the state at step 0 of two players, with a moving average of G if `has_ema`."""
     ema = jax.tree.map(jnp.copy, generator.variables) if has_ema else None
     return GanState(jnp.zeros((), jnp.int32), generator, discriminator, spec, ema)
 
 
 def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransformation) -> Player:
-    """The player after one step of its own optimizer."""
+    """Return the player after one step of its own optimizer."""
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
     params = optax.apply_updates(player.params, updates)
     return dataclasses.replace(player, params=params, opt_state=opt_state)
@@ -38,15 +40,15 @@ def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransfo
 
 @dataclass(frozen=True, config=CHECKED)
 class GradientConfig(Config):
-    """How gradients are computed where memory is short; what they are does not change."""
+    """How gradients are computed where memory is short, which does not change their values."""
 
-    accumulate: Annotated[int, Field(gt=0)] = 1
-    """Parts of a batch whose gradients are averaged, one after the other, to fit into memory; batch
-    norm and metrics that compare images see a part at a time, and running statistics and the
-    vectors of spectral norm move on with each."""
+    gradient_accumulation_steps: Annotated[int, Field(gt=0)] = 1
+    """Number of parts that a batch is cut into to fit into memory; their gradients are computed one
+    after the other and averaged. Batch norm and metrics that compare images see a part at a time;
+    running statistics and the vectors of spectral norm are updated after each."""
     remat: Remat = "none"
-    """What a gradient keeps of the forward pass: all; only the outputs of matrix products and
-    convolutions; or only those of blocks. The rest is computed again."""
+    """What the backward pass keeps of the forward pass: everything (none), the outputs of matrix
+    products and convolutions (products), or those of blocks (blocks). It recomputes the rest."""
 
 
 def gradients(
@@ -56,21 +58,21 @@ def gradients(
     batch: Any,
     config: GradientConfig,
 ) -> tuple[Any, Any, Metrics]:
-    """The gradient of a batch's mean loss, by parts of the batch if the config says so.
+    """Compute the gradient of a batch's mean loss, in parts of the batch if the config says so.
 
     Args:
-        loss_fn: `loss_fn(params, carried, part) -> (loss, (carried, metrics))`, of means over the
-            part.
-        params: At which the gradient is taken.
-        carried: What one part hands to the next, such as statistics.
+        loss_fn: `loss_fn(params, carried, part) -> (loss, (carried, metrics))`; loss and metrics
+            are means over the part.
+        params: The parameters to differentiate by.
+        carried: Values that one part hands to the next, such as statistics.
         batch: A pytree of arrays [B, ...].
-        config: The model's.
+        config: The model's config.
 
     Returns:
-        The gradient, what is carried after the last part, and metrics, means over the parts.
+        The gradient, the values carried after the last part, and the metrics' means over the parts.
 
     Raises:
-        UsageError: A batch that does not divide into `config.accumulate` parts.
+        UsageError: The batch does not divide into `config.gradient_accumulation_steps` parts.
     """
 
     def of_part(carried: Any, part: Any) -> tuple[Any, Any, Metrics]:
@@ -78,7 +80,7 @@ def gradients(
         grads, (carried_on, metrics) = jax.grad(function, has_aux=True)(params)
         return grads, carried_on, metrics
 
-    parts = config.accumulate
+    parts = config.gradient_accumulation_steps
     if parts == 1:
         return of_part(carried, batch)
 
@@ -98,17 +100,20 @@ def gradients(
 
 
 def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientConfig) -> Any:
-    """The global batch's mean of what a loss needs to know before it sees a part of the batch.
+    """Compute means over the global batch, part by part, which a loss of one part needs.
 
     Args:
-        function: `function(part)`, a pytree of means over the part.
+        function: Function from a part to a pytree of means over the part.
         batch: A pytree of arrays [B, ...].
-        config: The model's, which says of how many parts the batch is.
+        config: The model's config, with the number of parts.
+
+    Returns:
+        The pytree of means over the global batch.
 
     Raises:
-        UsageError: A batch that does not divide into `config.accumulate` parts.
+        UsageError: The batch does not divide into `config.gradient_accumulation_steps` parts.
     """
-    parts = config.accumulate
+    parts = config.gradient_accumulation_steps
 
     def of_part(item: Any) -> Any:
         index, part = item
@@ -122,17 +127,19 @@ def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientCo
 def _split(batch: Any, parts: int) -> Any:
     size = len(jax.tree.leaves(batch)[0])
     if size % parts:
-        raise UsageError(f"accumulate = {parts}: should divide the {size} images of a replica")
+        raise UsageError(
+            f"gradient_accumulation_steps = {parts}: should divide the {size} images of a replica"
+        )
     return jax.tree.map(lambda x: in_parts(x, parts), batch)
 
 
 def apply_network(
     network: nn.Module, params: Any, stats: Any, x: jax.Array, train: bool
 ) -> tuple[jax.Array, Any]:
-    """A network that may have batch norm, on `x`.
+    """Apply a network that may have batch norm to `x`.
 
     Returns:
-        The output, and the `batch_stats` after it (those given, unless `train`).
+        The output and the new `batch_stats`, which without `train` are those given.
     """
     variables = {"params": params, "batch_stats": stats}
     output, updated = network.apply(variables, x, train=train, mutable=["batch_stats"])
@@ -140,15 +147,15 @@ def apply_network(
 
 
 def update_ema(ema: Any, new: Any, decay: float | jax.Array, step: jax.Array) -> Any:
-    """The exponential moving average after one more value: `a ema + (1 - a) new`.
+    """Update an exponential moving average: `a ema + (1 - a) new`.
 
-    `a = min(decay, (1 + step) / (10 + step))`, so that the initial weights are soon forgotten.
+    Here `a = min(decay, (1 + step) / (10 + step))`, so that the initial weights are soon forgotten.
 
     Args:
         ema: The average, a pytree; None stays None.
-        new: Of the same structure.
-        decay: Of an average over about `1 / (1 - decay)` steps.
-        step: Steps taken before this one, [].
+        new: The new values, a pytree of the same structure.
+        decay: The decay, for an average over about `1 / (1 - decay)` steps.
+        step: Number of steps taken before this one, [].
     """
     if ema is None:
         return None
@@ -157,8 +164,8 @@ def update_ema(ema: Any, new: Any, decay: float | jax.Array, step: jax.Array) ->
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """The Euclidean norm over all leaves, []."""
-    # Without the barrier XLA computes the squares once for this and for Adam, and so has to store
-    # them; with it each is fused into its own pass (measured: 3% of the MLP GAN's step on a CPU).
+    """Compute the Euclidean norm over all leaves, []."""
+    # Without the barrier XLA computes the squares once for this norm and for Adam, and has to store
+    # them; with it each fuses them into its own pass (measured: 3% of the MLP GAN's step on a CPU).
     leaves = jax.lax.optimization_barrier(jax.tree.leaves(tree))
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in leaves))

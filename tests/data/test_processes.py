@@ -17,7 +17,7 @@ from genjax.run.writer import TIMINGS, read_records
 from genjax.types import UsageError
 from tests import commands
 
-OPTIONS = ("--log-every", "10", "--save-every", "20", "--batch-size", "32")
+OPTIONS = ("--log-interval", "10", "--save-interval", "20", "--batch-size", "32")
 
 
 def _start(arguments, devices, index=0, count=1, port=0):
@@ -78,7 +78,7 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     worker = _start(("resume", run, "--steps", steps), 2)
     _, errors = worker.communicate(timeout=commands.PATIENCE)
     assert worker.returncode == 0, errors
-    options = {"steps": steps, "log_every": 10, "save_every": 20, "batch_size": 32}
+    options = {"steps": steps, "log_interval": 10, "save_interval": 20, "batch_size": 32}
     genjax.train(dataclasses.replace(genjax.load_recipe("gan_digits"), **options), alone)
     found, wanted = (read_records(RunFolder(folder)) for folder in (run, alone))
     assert [record["step"] for record in found] == list(range(10, steps + 1, 10))

@@ -8,7 +8,7 @@ import pytest
 from genjax.interop import biggan as interop
 from genjax.models import biggan
 from genjax.models.biggan import BigganConfig, PlayerConfig
-from genjax.objectives.adversarial import GAMES
+from genjax.objectives.adversarial import ADVERSARIAL_LOSSES
 from genjax.objectives.penalties import orthogonal_penalty
 from genjax.types import ImageSpec, UsageError
 
@@ -18,8 +18,8 @@ SPEC = ImageSpec(32, 32, 3, 10)
 CONFIG = BigganConfig(
     latent_size=32,
     shared_size=16,
-    generator=PlayerConfig(features=8, attention=(16,)),
-    discriminator=PlayerConfig(features=8, attention=(16, 8)),
+    generator=PlayerConfig(features=8, attention_resolutions=(16,)),
+    discriminator=PlayerConfig(features=8, attention_resolutions=(16, 8)),
 )
 
 
@@ -99,7 +99,7 @@ def test_the_discriminator_is_the_references(vectors):
 def test_losses_and_the_orthogonal_gradient_are_the_references(vectors):
     reference = vectors("losses_a")
     inputs, out = reference["in"], reference["out"]
-    hinge = GAMES["hinge"]
+    hinge = ADVERSARIAL_LOSSES["hinge"]
     real, fake = inputs["real"][:, 0], inputs["fake"][:, 0]
     _close(jnp.mean(hinge.discriminator_loss(real, fake)), out["hinge_D"])
     _close(jnp.mean(hinge.generator_loss(fake)), out["hinge_G"])

@@ -8,7 +8,7 @@ import pytest
 
 from genjax.interop import dcgan as interop
 from genjax.models import dcgan
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.steps.update import apply_network
 from genjax.types import ImageSpec, UsageError
 
@@ -67,7 +67,7 @@ def test_dump_and_load_are_inverse_at_any_size(spec, conditional):
     config = _config(conditional=conditional)
     variables = _variables(config, spec)
     arrays = interop.dump(config, spec, variables)
-    assert arrays["G.main.0.weight"].shape[2:] == base_size(spec)[1]
+    assert arrays["G.main.0.weight"].shape[2:] == base_resolution(spec)[1]
     loaded = interop.load(config, spec, arrays)
     chex.assert_trees_all_equal(loaded, jax.tree.map(np.asarray, variables))
 

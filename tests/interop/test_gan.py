@@ -54,7 +54,7 @@ def test_one_round_matches_the_reference(shared):
         d = jax.nn.sigmoid(gan.apply(discriminator, params["discriminator"], images))
         np.testing.assert_allclose(d[:, None], vectors[f"out/{name}"], rtol=2e-6)
 
-    state, metrics = gan.play(config, state, real, z)
+    state, metrics = gan.update_players(config, state, real, z)
     np.testing.assert_allclose(metrics["d_loss"], vectors["out/d_loss"], rtol=2e-6)
     np.testing.assert_allclose(metrics["g_loss"], vectors["out/g_loss_after_d_step"], rtol=2e-6)
     after = {"generator": state.generator.params, "discriminator": state.discriminator.params}

@@ -17,7 +17,7 @@ PLAYER = PlayerConfig(channel_base=512, channel_max=32, mapping_layers=2)
 CONFIG = Stylegan2Config(
     latent_size=32,
     style_size=32,
-    clamp=0,
+    conv_clamp=0,
     generator=dataclasses.replace(PLAYER, architecture="skip"),
     discriminator=PLAYER,
 )
@@ -98,12 +98,12 @@ def test_the_synthesis_is_the_references(vectors):
 def test_the_discriminator_is_the_references(vectors):
     reference = vectors("a_discriminator")
     variables = interop.load_discriminator(CONFIG, SPEC, reference["param"])
-    judge = jax.jit(lambda images: DISCRIMINATOR.apply(variables, images, None))
+    discriminate = jax.jit(lambda images: DISCRIMINATOR.apply(variables, images, None))
     image, noise = (_images(reference["in"][name]) for name in ("img", "img_noise"))
     out = reference["out"]
-    _close(judge(image), out["logits"][:, 0])
-    _close(judge(noise), out["logits_noise"][:, 0])
-    _close(judge(np.concatenate([noise, image])), out["logits_batch8"][:, 0])
+    _close(discriminate(image), out["logits"][:, 0])
+    _close(discriminate(noise), out["logits_noise"][:, 0])
+    _close(discriminate(np.concatenate([noise, image])), out["logits_batch8"][:, 0])
 
 
 def test_losses_and_the_adaptation_are_the_references(vectors):

@@ -24,7 +24,7 @@ def test_penalty_its_gradient_and_the_loss_match_the_reference(shared):
     pixels, *hidden, _ = meta["layers"]
     assert meta["leaky_slope"] == wgan.LEAKY_SLOPE
     config = wgan.WganGpConfig(network="mlp", critic=wgan.AdamPlayer(hidden_sizes=tuple(hidden)))
-    assert config.penalty_weight == meta["lambda_gp"]
+    assert config.gradient_penalty_weight == meta["lambda_gp"]
     spec = ImageSpec(1, pixels, 1)
 
     def theirs(prefix):
@@ -51,7 +51,7 @@ def test_penalty_its_gradient_and_the_loss_match_the_reference(shared):
     np.testing.assert_allclose(penalty, vectors["out/penalty"], rtol=1e-6)
     loss = jnp.mean(wasserstein_critic_loss(value(params)(real), value(params)(fake)))
     np.testing.assert_allclose(
-        loss + config.penalty_weight * penalty, vectors["out/critic_loss"], rtol=1e-6
+        loss + config.gradient_penalty_weight * penalty, vectors["out/critic_loss"], rtol=1e-6
     )
     dumped = interop.dump(
         config, spec, {**_variables(config, spec), "discriminator": {"params": grads}}

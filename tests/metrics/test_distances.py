@@ -8,7 +8,7 @@ from genjax.metrics import neighbours
 from genjax.metrics.classes import class_coverage, inception_score
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.kernel import kernel_distance, squared_mmd
-from genjax.metrics.neighbours import manifolds
+from genjax.metrics.neighbours import prdc
 from genjax.metrics.sharpness import sharpness
 from genjax.types import UsageError
 
@@ -47,16 +47,16 @@ def test_inception_score_is_the_references(vectors):
                 np.testing.assert_allclose(value, expected, rtol=1e-9)
 
 
-def test_manifolds_are_the_references(vectors):
-    found = manifolds(vectors["in/real"], vectors["in/fake"], nearest_k=5)
+def test_prdc_are_the_references(vectors):
+    found = prdc(vectors["in/real"], vectors["in/fake"], nearest_k=5)
     for name in ("precision", "recall", "density", "coverage"):
         np.testing.assert_allclose(getattr(found, name), vectors[f"out/{name}"], rtol=1e-9)
 
 
-def test_errors_of_manifolds_are_those_of_other_samples():
+def test_errors_of_prdc_are_those_of_other_samples():
     """The spread over samples drawn anew, against the same data."""
     real = _features(400, 0)
-    found = [manifolds(real, _features(300, seed, 0.3)) for seed in range(1, 41)]
+    found = [prdc(real, _features(300, seed, 0.3)) for seed in range(1, 41)]
     for name in ("precision", "density"):  # of samples that count one by one
         spread = np.std([getattr(each, name) for each in found])
         error = np.mean([getattr(each, f"{name}_error") for each in found])
@@ -99,13 +99,13 @@ def test_kernel_distance_is_seeded_and_has_an_error():
         kernel_distance(x[:1], y)
 
 
-def test_manifolds_tell_fidelity_from_diversity():
+def test_prdc_tell_fidelity_from_diversity():
     """Two clusters of data; samples of one of them, of both, and far away."""
     clusters = [_features(200, seed, shift) for seed, shift in ((0, 0.0), (1, 20.0))]
     real = np.concatenate(clusters)
     both = np.concatenate([_features(200, 2, 0.0), _features(200, 3, 20.0)])
-    half, far = manifolds(real, _features(400, 4, 0.0)), manifolds(real, both - 100)
-    whole = manifolds(real, both)
+    half, far = prdc(real, _features(400, 4, 0.0)), prdc(real, both - 100)
+    whole = prdc(real, both)
     assert min(whole.precision, whole.recall, whole.coverage) > 0.85
     assert half.precision > 0.85
     assert half.recall == pytest.approx(0.5, abs=0.05)
@@ -113,14 +113,14 @@ def test_manifolds_tell_fidelity_from_diversity():
     assert far == (0,) * 8
     assert whole.density == pytest.approx(1, abs=0.2)
     with pytest.raises(UsageError, match="nearest_k = 5: should be from 1 to 4"):
-        manifolds(real, both[:5])
+        prdc(real, both[:5])
 
 
-def test_manifolds_in_blocks_are_the_same(monkeypatch):
+def test_prdc_in_blocks_are_the_same(monkeypatch):
     real, fake = _features(300, 0), _features(200, 1, 0.5)
-    expected = manifolds(real, fake)
+    expected = prdc(real, fake)
     monkeypatch.setattr(neighbours, "BLOCK_MIB", 0.05)  # about 20 rows at once
-    assert manifolds(real, fake) == expected
+    assert prdc(real, fake) == expected
 
 
 def test_inception_score_at_its_ends():

@@ -92,29 +92,29 @@ def test_thresholds_on_recorded_runs():
 
 def test_posterior_collapse_is_said_of_none_and_of_few_latents():
     for active, size in ((0, 4), (0, 50), (4, 50)):
-        (warning,) = _warnings([{"active_units": active, "active_share": active / size}] * 99)
+        (warning,) = _warnings([{"active_units": active, "active_fraction": active / size}] * 99)
         assert "posterior collapse" in warning
     # Two latents of two, and the 17 of 50 that MNIST takes of Burda's VAE.
     for active, size in ((2, 2), (1, 2), (17, 50)):
-        assert _warnings([{"active_units": active, "active_share": active / size}] * 99) == []
+        assert _warnings([{"active_units": active, "active_fraction": active / size}] * 99) == []
 
 
 def test_a_flow_that_cannot_be_inverted_is_said_at_once():
-    assert _warnings([{"round_trip_error": 2e-5, "overflow_share": 0.0}] * 99) == []
+    assert _warnings([{"round_trip_error": 2e-5, "overflow_fraction": 0.0}] * 99) == []
     (warning,) = _warnings([{"round_trip_error": 0.05}])
     assert "hardly be inverted" in warning
 
 
 def test_samples_that_overflow_are_said_when_it_lasts():
-    assert _warnings([{"overflow_share": 0.05}] * 2) == []
-    (warning,) = _warnings([{"overflow_share": 0.05}] * 99)
+    assert _warnings([{"overflow_fraction": 0.05}] * 2) == []
+    (warning,) = _warnings([{"overflow_fraction": 0.05}] * 99)
     assert "overflow" in warning
 
 
 def test_a_singular_value_that_explodes_is_said():
-    grows = [{"g_sigma": 1 + 0.02 * i} for i in range(200)]
+    grows = [{"g_max_singular_value": 1 + 0.02 * i} for i in range(200)]
     assert _warnings(grows) == []
-    (warning,) = _warnings(grows + [{"g_sigma": 12.0}] * 5)
+    (warning,) = _warnings(grows + [{"g_max_singular_value": 12.0}] * 5)
     assert "singular value explodes" in warning
     # A spike of one record is none.
-    assert _warnings([*grows, {"g_sigma": 12.0}, *grows[-30:]]) == []
+    assert _warnings([*grows, {"g_max_singular_value": 12.0}, *grows[-30:]]) == []

@@ -15,7 +15,7 @@ from genjax.types import Batch, ImageSpec, UsageError
 
 KEY = jax.random.key(0)
 SPEC = ImageSpec(16, 16, 1, 10)
-PLAYER = PlayerConfig(features=8, attention=(8,), learning_rate=1e-3, beta1=0.0)
+PLAYER = PlayerConfig(features=8, attention_resolutions=(8,), learning_rate=1e-3, beta1=0.0)
 SMALL = BigganConfig(latent_size=12, shared_size=8, generator=PLAYER, discriminator=PLAYER)
 
 
@@ -41,7 +41,7 @@ def test_the_papers_sizes_have_the_references_parameters(shared, size, latents, 
     """Of the authors' PyTorch code, whose discriminator has no 512."""
     counts = json.loads((shared / "reference/param_counts.json").read_text())["counts"]
     expected = counts[f"biggan_{size}_attn{attention}"]
-    player = PlayerConfig(features=96, attention=(attention,))
+    player = PlayerConfig(features=96, attention_resolutions=(attention,))
     config = BigganConfig(latent_size=latents, generator=player, discriminator=player)
     spec = ImageSpec(size, size, 3, 1000)
     state = jax.eval_shape(lambda key: biggan.init(config, key, spec), KEY)
@@ -102,10 +102,10 @@ def test_one_players_step_leaves_the_other_bit_identical():
     run = jax.jit(biggan.discriminator_step, static_argnums=0)
     after, metrics = run(SMALL, state, real, z, labels)
     chex.assert_trees_all_equal(after.generator, state.generator)
-    assert metrics["d_sigma"] > 0
+    assert metrics["d_max_singular_value"] > 0
     after, metrics = jax.jit(biggan.generator_step, static_argnums=0)(SMALL, state, z, labels)
     chex.assert_trees_all_equal(after.discriminator, state.discriminator)
-    assert metrics["g_sigma"] > 0
+    assert metrics["g_max_singular_value"] > 0
     # Vectors and statistics are those of the passes with training.
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), after.generator, state.generator)
     assert all(jax.tree.leaves(moved.stats))
@@ -116,10 +116,10 @@ def test_one_players_step_leaves_the_other_bit_identical():
 def test_the_generator_waits_for_its_turn():
     step = jax.jit(biggan.step, static_argnums=0)
     first, metrics = step(SMALL, _state(), _batch(), KEY)
-    assert not metrics["g_loss"].measured
+    assert not metrics["g_loss"].mask
     chex.assert_trees_all_equal(first.generator, _state().generator)
     second, metrics = step(SMALL, first, _batch(), KEY)
-    assert metrics["g_loss"].measured and metrics["g_sigma"].value > 0
+    assert metrics["g_loss"].mask and metrics["g_max_singular_value"].value > 0
     assert not np.array_equal(
         second.generator.params["linear"]["kernel"], first.generator.params["linear"]["kernel"]
     )
@@ -127,20 +127,26 @@ def test_the_generator_waits_for_its_turn():
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
     """Without batch norm's statistics and the turns of the power iteration nothing differs."""
-    player = dataclasses.replace(PLAYER, spectral=False)
+    player = dataclasses.replace(PLAYER, spectral_norm=False)
     config = dataclasses.replace(SMALL, generator=player, discriminator=player)
     state, real = _state(config), jnp.asarray(_batch().images / 127.5 - 1, jnp.float32)
     z, labels = jnp.zeros((8, 12)), jnp.zeros(8, jnp.int32)  # all fakes are one
     run = jax.jit(biggan.discriminator_step, static_argnums=0)
     whole, one = run(config, state, real, z, labels)
-    parts, four = run(dataclasses.replace(config, accumulate=4), state, real, z, labels)
+    parts, four = run(
+        dataclasses.replace(config, gradient_accumulation_steps=4), state, real, z, labels
+    )
     names = [name for name in one if name != "diversity"]  # of a part, not of the batch
     chex.assert_trees_all_close({n: one[n] for n in names}, {n: four[n] for n in names}, rtol=1e-4)
     moments = [s.discriminator.opt_state[0].mu for s in (whole, parts)]
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(moments[0]))
     chex.assert_trees_all_close(*moments, rtol=0, atol=1e-5 * largest)
-    with pytest.raises(UsageError, match="accumulate = 3: should divide the 8 images"):
-        biggan.step(dataclasses.replace(config, accumulate=3), state, _batch(), KEY)
+    with pytest.raises(
+        UsageError, match="gradient_accumulation_steps = 3: should divide the 8 images"
+    ):
+        biggan.step(
+            dataclasses.replace(config, gradient_accumulation_steps=3), state, _batch(), KEY
+        )
 
 
 def test_standing_statistics_are_those_of_truncated_noise():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genjax.models import dcgan
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.types import Batch, ImageSpec, UsageError
 
 SPEC = ImageSpec(16, 16, 1, 3)
@@ -43,7 +43,7 @@ def _stepped(config):
 )
 def test_sizes_of_the_papers_kind(size, halvings, base):
     spec = ImageSpec(size, size, 3)
-    assert base_size(spec) == (halvings, (base, base))
+    assert base_resolution(spec) == (halvings, (base, base))
     generator, discriminator = dcgan.networks(_config(), spec)
     z, images = jnp.zeros((2, 8)), jnp.zeros((2, *spec.shape))
     for network, x, output in (
@@ -63,7 +63,7 @@ def test_sizes_of_the_papers_kind(size, halvings, base):
 @pytest.mark.parametrize("size", [(30, 30), (6, 10), (7, 7), (36, 36)])
 def test_sizes_that_do_not_halve_are_refused(size):
     with pytest.raises(UsageError, match=f"{size[0]}x{size[1]}"):
-        base_size(ImageSpec(*size, 1))
+        base_resolution(ImageSpec(*size, 1))
 
 
 def test_initial_weights_are_the_papers():
@@ -143,7 +143,7 @@ def test_labels_reach_both_players():
 def test_dragan_adds_its_penalty():
     _, _, plain = _stepped(_config())
     _, _, metrics = _stepped(_config(dragan_weight=10.0))
-    assert metrics["d_penalty"] > 0
+    assert metrics["gradient_penalty"] > 0
     np.testing.assert_allclose(metrics["d_loss"], plain["d_loss"], rtol=1e-5)
     assert metrics["d_grad_norm"] != plain["d_grad_norm"]
 

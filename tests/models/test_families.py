@@ -46,8 +46,8 @@ CONFIGS = {name: family.config() for name, family in FAMILIES.items()} | {
     ),
     "stylegan2": stylegan2.Stylegan2Config(
         **SIZES,
-        r1_every=2,
-        path_length_every=2,
+        r1_interval=2,
+        path_length_interval=2,
         augment="ada",
         augment_p=0.5,
         augment_operations=("blit", "cutout"),
@@ -193,14 +193,14 @@ def _assert_same(found, wanted, by_parts=False):
 # Their batch norm would see a part of the batch at a time, on purpose.
 WHOLE = ("dcgan", "wgan", "wgan_gp", "biggan")
 # Metrics that compare the images of a batch with one another; likewise.
-OF_PARTS = ("diversity", "active_units", "active_share")
+OF_PARTS = ("diversity", "active_units", "active_fraction")
 
 
 @every_family
 def test_two_devices_with_less_memory_give_the_numbers_of_one(family):
     """At once, as each program takes long to compile; with eight devices apart."""
     parts = 1 if _name(family) in WHOLE else 2
-    config = dataclasses.replace(_config(family), accumulate=parts, remat="blocks")
+    config = dataclasses.replace(_config(family), gradient_accumulation_steps=parts, remat="blocks")
     two = _in_float64(family, config, "jit", 2, SEEDS)
     _assert_same(two, _on_one_device(family, SEEDS), by_parts=parts > 1)
 
@@ -255,8 +255,10 @@ def test_bfloat16_gives_nearly_the_same_losses(name):
 @pytest.mark.parametrize("name", ["gan", "glow"])
 def test_a_batch_that_does_not_divide_into_parts_is_refused(name):
     family = FAMILIES[name]
-    config = dataclasses.replace(_config(family), accumulate=3)
-    with pytest.raises(UsageError, match="accumulate = 3: should divide the 16 images"):
+    config = dataclasses.replace(_config(family), gradient_accumulation_steps=3)
+    with pytest.raises(
+        UsageError, match="gradient_accumulation_steps = 3: should divide the 16 images"
+    ):
         _first_step(family, config)
 
 

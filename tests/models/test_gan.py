@@ -69,7 +69,7 @@ def test_the_generator_plays_against_the_updated_discriminator():
     after_d, _ = gan.discriminator_step(CONFIG, state, real, fake)
     _, expected = gan.generator_step(CONFIG, after_d, z)
     _, against_old = gan.generator_step(CONFIG, state, z)
-    _, metrics = gan.play(CONFIG, state, real, z)
+    _, metrics = gan.update_players(CONFIG, state, real, z)
     np.testing.assert_allclose(metrics["g_loss"], expected["g_loss"], rtol=1e-6)
     assert abs(float(metrics["g_loss"] - against_old["g_loss"])) > 1e-4
 
@@ -77,13 +77,15 @@ def test_the_generator_plays_against_the_updated_discriminator():
 def test_saturating_loss_is_an_option():
     config = gan.GanConfig(loss="saturating")
     state, real, z = _round(config)
-    _, metrics = gan.play(config, state, real, z)
+    _, metrics = gan.update_players(config, state, real, z)
     assert metrics["g_loss"] < 0
 
 
 def test_pixels_reach_the_game_as_minus_one_to_one(monkeypatch):
     seen = {}
-    monkeypatch.setattr(gan, "play", lambda config, state, real, z: seen.update(real=real, z=z))
+    monkeypatch.setattr(
+        gan, "update_players", lambda config, state, real, z: seen.update(real=real, z=z)
+    )
     images = np.zeros((2, *SPEC.shape), np.uint8)
     images[0], images[1] = 0, 255
     gan.step(CONFIG, None, Batch(images, np.zeros(2, np.int32)), jax.random.key(0))
@@ -95,8 +97,8 @@ def test_pixels_reach_the_game_as_minus_one_to_one(monkeypatch):
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters():
     config = gan.GanConfig(dtype="bfloat16")
     state, real, z = _round(config)
-    new_state, metrics = gan.play(config, state, real, z)
-    _, expected = gan.play(CONFIG, state, real, z)
+    new_state, metrics = gan.update_players(config, state, real, z)
+    _, expected = gan.update_players(CONFIG, state, real, z)
     chex.assert_trees_all_close(metrics["d_loss"], expected["d_loss"], rtol=0.02)
     assert {x.dtype for x in jax.tree.leaves(new_state.generator.params)} == {jnp.dtype("float32")}
     chex.assert_type(list(metrics.values()), jnp.float32)
@@ -122,6 +124,6 @@ def test_a_bad_config_is_refused_by_name(fields, name):
 def test_images_of_another_shape_are_refused():
     state, real, z = _round()
     with pytest.raises(AssertionError):
-        gan.play(CONFIG, state, real[:, :4], z)
+        gan.update_players(CONFIG, state, real[:, :4], z)
     with pytest.raises(AssertionError):
-        gan.play(CONFIG, state, real, z[:, :3])
+        gan.update_players(CONFIG, state, real, z[:, :3])

@@ -238,7 +238,7 @@ def test_health_is_that_of_the_matrices_and_of_the_round_trip():
     assert jnp.max(broken["round_trip_error"]) > 1e-3
     ablation = CONFIGS["additive, shuffled"]
     found = glow.health(ablation, _state(ablation), batch)
-    assert sorted(found) == ["overflow_share", "round_trip_error"]
+    assert sorted(found) == ["overflow_fraction", "round_trip_error"]
 
 
 def test_samples_that_overflow_are_images_all_the_same_and_are_told():
@@ -248,7 +248,7 @@ def test_samples_that_overflow_are_images_all_the_same_and_are_told():
         -70
     )
     state = glow.from_variables(SMALL, SPEC, variables)
-    assert glow.health(SMALL, state, _batch())["overflow_share"] == 1
+    assert glow.health(SMALL, state, _batch())["overflow_fraction"] == 1
     images = glow.sample(SMALL, state, KEY, jnp.arange(4))
     assert jnp.all((images >= -1) & (images <= 1))
 

@@ -1,4 +1,4 @@
-"""What `accumulate` and `remat` change, which is memory, and what they do not."""
+"""What `gradient_accumulation_steps` and `remat` change, which is memory, and what they do not."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ VAE = functools.partial(
 
 def _vae_step(parts, parallel="jit", devices=1):
     state = stepping.initial_state(FAMILIES["vae"], VAE(), SPEC)
-    config = VAE(accumulate=parts)
+    config = VAE(gradient_accumulation_steps=parts)
     data = stepping.random_images(SPEC, BATCH)
     return stepping.take_steps(FAMILIES["vae"], config, state, data, BATCH, 1, parallel, devices)
 
@@ -69,7 +69,7 @@ def test_free_bits_of_parts_are_those_of_the_batch(parts, parallel, devices):
     """In the whole state: after one step Adam's first moment is a tenth of the gradient."""
     one, one_metrics = _vae_step_of_the_whole()
     other, metrics = _vae_step(parts, parallel, devices)
-    for name in ("active_units", "active_share"):  # they compare images
+    for name in ("active_units", "active_fraction"):  # they compare images
         del metrics[name]
     one_metrics = {name: one_metrics[name] for name in metrics}
     # float32: sums over the batch are taken in another order.
@@ -144,7 +144,9 @@ def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
     state, real, fake, _ = _game()
     step = jax.jit(dcgan.discriminator_step, static_argnums=0)
     after, whole = (
-        step(DCGAN(accumulate=parts), state, real, fake, None, jax.random.key(0))[0].discriminator
+        step(DCGAN(gradient_accumulation_steps=parts), state, real, fake, None, jax.random.key(0))[
+            0
+        ].discriminator
         for parts in (2, 1)
     )
 
@@ -166,7 +168,10 @@ def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
 def test_the_generators_batch_norm_sees_a_part_at_a_time():
     state, _, _, z = _game()
     step = jax.jit(dcgan.generator_step, static_argnums=0)
-    after, whole = (step(DCGAN(accumulate=parts), state, z, None)[0].generator for parts in (2, 1))
+    after, whole = (
+        step(DCGAN(gradient_accumulation_steps=parts), state, z, None)[0].generator
+        for parts in (2, 1)
+    )
     opponent = state.discriminator
 
     @functools.partial(jax.jit, static_argnums=2)
@@ -194,11 +199,16 @@ def test_the_penalty_around_the_data_is_that_of_the_whole_batch():
     step = jax.jit(dcgan.discriminator_step, static_argnums=0)
     penalties = [
         step(
-            DCGAN(accumulate=parts, dragan_weight=10.0), state, real, fake, None, jax.random.key(0)
+            DCGAN(gradient_accumulation_steps=parts, dragan_weight=10.0),
+            state,
+            real,
+            fake,
+            None,
+            jax.random.key(0),
         )
         for parts in (1, 2)
     ]
-    one, two = (metrics["d_penalty"] for _, metrics in penalties)
+    one, two = (metrics["gradient_penalty"] for _, metrics in penalties)
     assert abs(one - 1) > 0.1
     np.testing.assert_allclose(one, two, rtol=1e-5)
 

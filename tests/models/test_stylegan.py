@@ -82,9 +82,9 @@ def test_a_stage_begins_as_the_one_before():
     small, large = draw(1, jnp.ones(())), draw(2, jnp.zeros(()))
     assert small.shape[1:3] == (8, 8)
     np.testing.assert_allclose(large, stylegan.upsample(small), atol=1e-6)
-    judge = functools.partial(discriminator.apply, {"params": state.discriminator.params})
+    discriminate = functools.partial(discriminator.apply, {"params": state.discriminator.params})
     np.testing.assert_allclose(
-        judge(large, 2, jnp.zeros(())), judge(small, 1, jnp.ones(())), atol=1e-5
+        discriminate(large, 2, jnp.zeros(())), discriminate(small, 1, jnp.ones(())), atol=1e-5
     )
 
 

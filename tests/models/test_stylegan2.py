@@ -17,7 +17,7 @@ SPEC = ImageSpec(8, 8, 1, 10)
 PLAYER = PlayerConfig(channel_base=128, channel_max=16, mapping_layers=2)
 SMALL = Stylegan2Config(latent_size=8, style_size=8, generator=PLAYER, discriminator=PLAYER)
 # Without what makes a step slow to compile.
-PLAIN = dataclasses.replace(SMALL, r1_gamma=0.0, path_length_weight=0.0, style_mixing=0.0)
+PLAIN = dataclasses.replace(SMALL, r1_gamma=0.0, path_length_weight=0.0, style_mixing_prob=0.0)
 KEY = jax.random.key(0)
 
 
@@ -80,14 +80,14 @@ def test_every_pair_of_networks_draws_and_judges(architecture, spec):
 
 def test_lazy_penalties_have_their_turns_and_their_adam():
     """Metrics say when; Adam's step size and decays are those of the paper's appendix B."""
-    config = dataclasses.replace(SMALL, r1_every=3, path_length_every=2)
+    config = dataclasses.replace(SMALL, r1_interval=3, path_length_interval=2)
     state, step = _init(config), jax.jit(functools.partial(stylegan2.step, config))
     turns = []
     for i in range(6):
         state, metrics = step(state, _batch(), jax.random.fold_in(KEY, i))
-        turns.append((bool(metrics["r1"].measured), bool(metrics["path_length"].measured)))
+        turns.append((bool(metrics["r1_penalty"].mask), bool(metrics["path_length"].mask)))
     assert turns == [(i % 3 == 0, i % 2 == 0) for i in range(6)]
-    # As many steps of Adam as of the game, and those of the penalties.
+    # Adam takes as many steps as the training, and those of the penalties.
     counts = [player.opt_state[0].count for player in (state.generator, state.discriminator)]
     assert list(map(int, counts)) == [6 + 3, 6 + 2]
     lazy = stylegan2._lazy(PlayerConfig(learning_rate=0.002, beta1=0.1, beta2=0.99), 4)
@@ -97,7 +97,7 @@ def test_lazy_penalties_have_their_turns_and_their_adam():
 
 def test_path_length_regularization_makes_lengths_alike():
     """Its own steps, of one generator: the spread of the lengths over their mean falls."""
-    config = dataclasses.replace(SMALL, style_mixing=0.0, path_length_weight=20.0)
+    config = dataclasses.replace(SMALL, style_mixing_prob=0.0, path_length_weight=20.0)
     state = _init(config)
 
     @jax.jit
@@ -128,7 +128,7 @@ def test_path_length_regularization_makes_lengths_alike():
 
 
 def test_styles_are_mixed_from_a_random_layer_on():
-    config = dataclasses.replace(SMALL, style_mixing=0.5)
+    config = dataclasses.replace(SMALL, style_mixing_prob=0.5)
     state = _init(config)
     variables = state.generator.variables
     ws, _ = stylegan2.mixed_styles(config, state, variables, KEY, None, 400)
@@ -165,7 +165,7 @@ def test_a_probability_without_augmentation_is_refused():
 
 def test_the_average_has_the_half_life():
     """Of so many images, after the ramp no longer; the mean style is taken as it is."""
-    config = dataclasses.replace(SMALL, ema_images=80, ema_ramp_up=0.5)
+    config = dataclasses.replace(SMALL, ema_images=80, ema_rampup=0.5)
     state = _init(config)
     moved = jax.tree.map(lambda x: x + 1, state.generator.params)
     state = dataclasses.replace(state, generator=dataclasses.replace(state.generator, params=moved))

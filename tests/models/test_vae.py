@@ -100,7 +100,7 @@ def test_binarization():
         ({"likelihood": "normal"}, "binarization = 'dynamic'"),
         ({"bound": "iwae", "beta": 0.5}, "beta = 0.5: the bound 'iwae' has none; should be 1.0"),
         ({"bound": "iwae", "free_bits": 0.1}, "free_bits = 0.1"),
-        ({"bound": "iwae", "warm_up_steps": 5}, "warm_up_steps = 5"),
+        ({"bound": "iwae", "kl_warmup_steps": 5}, "kl_warmup_steps = 5"),
         ({"bound": "iwae", "sticking_the_landing": True}, "sticking_the_landing = True"),
         ({"free_bits": 0.1, "sticking_the_landing": True}, "free_bits = 0.1"),
         ({"samples": 0}, "samples"),
@@ -179,7 +179,7 @@ def test_the_loss_is_the_bound_that_was_asked_for():
     np.testing.assert_allclose(plain["loss"], -plain["elbo"], rtol=1e-6)
     _, _, half = _stepped(_config(beta=0.5))
     np.testing.assert_allclose(half["loss"], -plain["elbo"] - 0.5 * plain["kl"], rtol=1e-5)
-    warm = _config(warm_up_steps=10)
+    warm = _config(kl_warmup_steps=10)
     state, _, first = _stepped(warm)
     np.testing.assert_allclose(first["loss"], -plain["elbo"] - plain["kl"], rtol=1e-5)
     later = dataclasses.replace(state, step=jnp.int32(5))
@@ -240,7 +240,7 @@ def test_labels_reach_encoder_and_decoder():
 def test_active_units_are_those_that_vary():
     config = _config()
     state, _, metrics = _stepped(config)
-    assert metrics["active_share"] == metrics["active_units"] / 4
+    assert metrics["active_fraction"] == metrics["active_units"] / 4
     params = jax.tree.map(jnp.zeros_like, state.model.params)
     dead = dataclasses.replace(state, model=dataclasses.replace(state.model, params=params))
     assert STEP(config, dead, _batch(), jax.random.key(0))[1]["active_units"] == 0

@@ -162,7 +162,7 @@ def test_bands_are_octaves_and_add_up():
 
 def test_cut_is_a_rectangle():
     images = jnp.ones((2, 20, 10, 1))
-    found = augment.cut(images, jnp.array([[0.5, 0.5], [0.0, 1.0]]), jnp.array([0.5, 0.5]))
+    found = augment.cutout(images, jnp.array([[0.5, 0.5], [0.0, 1.0]]), jnp.array([0.5, 0.5]))
     expected = np.ones((2, 20, 10, 1))
     expected[0, 5:15, 3:7] = 0  # the middle of a pixel decides: 2.5 to 7.5 are columns 3 to 6
     expected[1, :5, 8:] = 0

@@ -40,7 +40,7 @@ def test_sigma_becomes_the_largest_singular_value(name):
     largest = np.linalg.svd(matrix, compute_uv=False)[0]
     assert after["spectral"]["sigma"] == pytest.approx(largest, rel=1e-4)
     # The layer is the plain one with the weight over it.
-    plain = layer.clone(spectral=False)
+    plain = layer.clone(spectral_norm=False)
     scaled = {**params, weight: params[weight] / largest}
     chex.assert_trees_all_close(
         layer.apply(after, x, train=False),
@@ -89,7 +89,7 @@ def test_attention_begins_as_the_identity_and_then_sees_all_pixels():
 
 
 def test_conditional_batch_norm_scales_by_the_condition():
-    layer = ConditionalBatchNorm(spectral=False)
+    layer = ConditionalBatchNorm(spectral_norm=False)
     x = 3 + 2 * jax.random.normal(KEY, (64, 4, 4, 5))
     condition = jnp.eye(2)[jnp.arange(64) % 2]
     variables = layer.init(KEY, x, condition, train=False)

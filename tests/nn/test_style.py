@@ -104,7 +104,9 @@ def test_layers_keep_the_size_of_their_inputs():
         assert np.std(variables["params"]["kernel"]) == pytest.approx(1, rel=0.05)
     for rate in (1.0, 0.01):
         flat = x.reshape(64, -1)
-        y, variables = Dense(64, leaky_relu, bias=0.0, rate=rate).init_with_output(KEY, flat)
+        y, variables = Dense(64, leaky_relu, bias=0.0, lr_multiplier=rate).init_with_output(
+            KEY, flat
+        )
         assert float(jnp.mean(y**2)) == pytest.approx(1, rel=0.1)
         assert np.std(variables["params"]["kernel"]) == pytest.approx(1 / rate, rel=0.05)
 
@@ -112,7 +114,10 @@ def test_layers_keep_the_size_of_their_inputs():
 def test_parameters_are_left_as_they_are():
     """Also those of numpy, which could be changed in place."""
     x = np.ones((1, 4, 4, 2), np.float32)
-    for layer, value in ((Conv(3, 3), x), (Dense(3, leaky_relu, bias=1.0, rate=0.1), x[0, 0])):
+    for layer, value in (
+        (Conv(3, 3), x),
+        (Dense(3, leaky_relu, bias=1.0, lr_multiplier=0.1), x[0, 0]),
+    ):
         variables = jax.tree.map(np.array, layer.init(KEY, value))
         before = jax.tree.map(np.copy, variables)
         layer.apply(variables, value)

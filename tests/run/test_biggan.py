@@ -19,7 +19,7 @@ from genjax.run.writer import read_records
 # The runs that tests look at are made once, in one process.
 pytestmark = pytest.mark.xdist_group("run/test_biggan")
 
-PLAYER = PlayerConfig(features=8, attention=(8,), learning_rate=1e-3, beta1=0.0)
+PLAYER = PlayerConfig(features=8, attention_resolutions=(8,), learning_rate=1e-3, beta1=0.0)
 RECIPE = Recipe(
     family="biggan",
     model=BigganConfig(
@@ -28,8 +28,8 @@ RECIPE = Recipe(
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
     steps=60,
     batch_size=32,
-    log_every=10,
-    save_every=30,
+    log_interval=10,
+    save_interval=30,
 )
 
 
@@ -42,7 +42,14 @@ def trained(tmp_path_factory):
 
 def test_it_records_what_tells_of_a_collapse(trained):
     records = read_records(RunFolder(trained))
-    for name in ("g_sigma", "d_sigma", "logit_gap", "g_loss", "d_loss", "diversity"):
+    for name in (
+        "g_max_singular_value",
+        "d_max_singular_value",
+        "logit_gap",
+        "g_loss",
+        "d_loss",
+        "diversity",
+    ):
         assert all(np.isfinite(record[name]) for record in records)
     saved = [record for record in records if "energy_distance" in record]
     assert len(saved) == 2

@@ -84,7 +84,7 @@ def _write(environment, name, data):
 @pytest.mark.timeout(1800)
 def test_a_run_in_a_bucket_is_trained_resumed_sampled_and_evaluated(bucket, tmp_path):
     run = f"{BUCKET}/runs/a"
-    options = ("--steps", 20, "--log-every", 10, "--save-every", 20, "--batch-size", 32)
+    options = ("--steps", 20, "--log-interval", 10, "--save-interval", 20, "--batch-size", 32)
     out = _genjax(bucket, "train", "gan_digits", "--run", run, *options)
     assert f"samples  {run}/samples/step_00000020.png" in out
     _genjax(bucket, "resume", run, "--steps", 40)

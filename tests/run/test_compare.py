@@ -19,7 +19,7 @@ from genjax.run.compare import to_csv, to_html, to_text
 pytestmark = pytest.mark.xdist_group("run/test_compare")
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-SHORT = {"steps": 2, "log_every": 1, "save_every": 1}
+SHORT = {"steps": 2, "log_interval": 1, "save_interval": 1}
 OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
 
 

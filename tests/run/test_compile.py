@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_told_what_would(recipe):
     assert any(line.startswith("--parallel fsdp") and "not enough" in line for line in lines)
     # 64 images a device take 40 GiB: 25 take 16.
     assert "--batch-size 400: 25 images a device, not 64" in lines
-    assert any(line.startswith("--accumulate 4") for line in lines)
+    assert any(line.startswith("--gradient-accumulation-steps 4") for line in lines)
     assert "does not fit" in to_text(recipe, PROGRAM)
     assert advice(recipe, dataclasses.replace(PROGRAM, needed_gib=10.0)) == []
 

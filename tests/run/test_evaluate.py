@@ -24,8 +24,8 @@ RECIPE = Recipe(
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
     steps=600,
     batch_size=64,
-    log_every=50,
-    save_every=200,
+    log_interval=50,
+    save_interval=200,
 )
 
 
@@ -110,14 +110,14 @@ def test_the_best_checkpoint_is_the_likeliest(tmp_path):
 
 
 def test_without_a_test_split_the_training_images_stand_in_and_the_protocol_says_so(tmp_path):
-    recipe = Recipe(family="gan", model=GanConfig(), steps=1, log_every=1, save_every=1)
+    recipe = Recipe(family="gan", model=GanConfig(), steps=1, log_interval=1, save_interval=1)
     genjax.train(recipe, tmp_path / "gan")
     result = genjax.evaluate(tmp_path / "gan", n=100)
     assert result["protocol"]["split"] == "train"
     assert "nll" not in result["metrics"]
     assert "importance_samples" not in result["protocol"]
     model = dataclasses.replace(
-        RECIPE, data_options=DataOptions(), steps=1, log_every=1, save_every=1
+        RECIPE, data_options=DataOptions(), steps=1, log_interval=1, save_interval=1
     )
     genjax.train(model, tmp_path / "vae")
     assert "no test_split" in (tmp_path / "vae/log.txt").read_text()
@@ -129,7 +129,12 @@ def test_data_without_classes_have_a_likelihood_and_no_feature_net(tmp_path):
         values = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
         Image.fromarray(values).save(tmp_path / f"images/{i}.png")
     recipe = dataclasses.replace(
-        RECIPE, data=f"folder:{tmp_path}/images", steps=1, log_every=1, save_every=1, batch_size=8
+        RECIPE,
+        data=f"folder:{tmp_path}/images",
+        steps=1,
+        log_interval=1,
+        save_interval=1,
+        batch_size=8,
     )
     genjax.train(recipe, tmp_path / "run")
     result = genjax.evaluate(tmp_path / "run", samples=2)
@@ -141,7 +146,7 @@ def test_data_without_classes_have_a_likelihood_and_no_feature_net(tmp_path):
 def test_features_are_those_of_images_without_their_border(tmp_path):
     """A border that a model needs leaves its numbers comparable with those of models without."""
     options = dataclasses.replace(RECIPE.data_options, border=4)
-    short = {"steps": 1, "log_every": 1, "save_every": 1}
+    short = {"steps": 1, "log_interval": 1, "save_interval": 1}
     recipe = dataclasses.replace(RECIPE, data_options=options, **short)
     genjax.train(recipe, tmp_path / "bordered")
     genjax.train(dataclasses.replace(RECIPE, **short), tmp_path / "bare")
@@ -164,8 +169,8 @@ def test_stacked_digits_count_a_thousand_modes(tmp_path):
         data="stacked:digits",
         data_options=options,
         steps=1,
-        log_every=1,
-        save_every=1,
+        log_interval=1,
+        save_interval=1,
     )
     genjax.train(recipe, tmp_path / "run")
     result = genjax.evaluate(tmp_path / "run", n=100)
@@ -187,7 +192,7 @@ def test_what_cannot_be_evaluated_is_refused(trained):
 def test_posterior_collapse_is_called(tmp_path):
     """With a KL of ten times its weight no latent is worth its cost."""
     model = VaeConfig(hidden_sizes=(64,), latent_size=8, beta=30.0)
-    recipe = dataclasses.replace(RECIPE, model=model, steps=900, log_every=20)
+    recipe = dataclasses.replace(RECIPE, model=model, steps=900, log_interval=20)
     genjax.train(recipe, tmp_path / "run")
     assert "posterior collapse" in (tmp_path / "run/log.txt").read_text()
     assert genjax.evaluate(tmp_path / "run", n=10, samples=10)["metrics"]["active_units"] == 0

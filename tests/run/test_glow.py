@@ -18,15 +18,15 @@ from genjax.steps.optim import AdamConfig
 # The runs that tests look at are made once, in one process.
 pytestmark = pytest.mark.xdist_group("run/test_glow")
 
-OPTIMIZER = AdamConfig(learning_rate=3e-3, beta1=0.9, warm_up_steps=20, clip_norm=1.0)
+OPTIMIZER = AdamConfig(learning_rate=3e-3, beta1=0.9, warmup_steps=20, clip_norm=1.0)
 RECIPE = Recipe(
     family="glow",
     model=GlowConfig(levels=2, steps_per_level=2, hidden_features=16, bits=4, optimizer=OPTIMIZER),
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
     steps=300,
     batch_size=64,
-    log_every=50,
-    save_every=150,
+    log_interval=50,
+    save_interval=150,
 )
 
 
@@ -105,7 +105,7 @@ def test_a_flow_that_cannot_be_inverted_is_called(tmp_path):
     """A rate far too high, without clipping: the log says so, and nothing is NaN in an image."""
     optimizer = AdamConfig(learning_rate=0.3, beta1=0.9)
     model = dataclasses.replace(RECIPE.model, optimizer=optimizer)
-    recipe = dataclasses.replace(RECIPE, model=model, steps=4, log_every=1, save_every=1)
+    recipe = dataclasses.replace(RECIPE, model=model, steps=4, log_interval=1, save_interval=1)
     with contextlib.suppress(genjax.Diverged):
         genjax.train(recipe, tmp_path / "run")
     assert "hardly be inverted" in (tmp_path / "run/log.txt").read_text()

@@ -19,8 +19,8 @@ RECIPE = Recipe(
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
     steps=600,
     batch_size=64,
-    log_every=100,
-    save_every=300,
+    log_interval=100,
+    save_interval=300,
 )
 
 
@@ -34,7 +34,7 @@ def vae(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gan(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "gan"
-    recipe = Recipe(family="gan", model=GanConfig(), steps=2, log_every=1, save_every=1)
+    recipe = Recipe(family="gan", model=GanConfig(), steps=2, log_interval=1, save_interval=1)
     genjax.train(recipe, run)
     return run
 

@@ -51,8 +51,8 @@ def _recipe(name, parallel):
         model=MODELS[name],
         steps=4,
         batch_size=16,
-        log_every=1,
-        save_every=4,
+        log_interval=1,
+        save_interval=4,
         parallel=parallel,
     )
 

@@ -27,7 +27,7 @@ GAN = _adam(gan.PlayerConfig, hidden_sizes=(64,))
 DCGAN = _adam(dcgan.PlayerConfig, features=8)
 WGAN = wgan.RMSPropPlayer(learning_rate=1e-3, hidden_sizes=(64,))
 WGAN_GP = _adam(wgan.AdamPlayer, hidden_sizes=(64,))
-BIGGAN = biggan.PlayerConfig(features=8, attention=(), learning_rate=1e-3, beta1=0.0)
+BIGGAN = biggan.PlayerConfig(features=8, attention_resolutions=(), learning_rate=1e-3, beta1=0.0)
 STYLE: dict = {"learning_rate": 3e-3, "channel_base": 64, "channel_max": 16}
 SIZES: dict = {"latent_size": 16, "style_size": 16, "mapping_layers": 2}
 # Small networks that learn within so many steps, and an eighth of them between two checkpoints.
@@ -74,7 +74,7 @@ MODELS = {
             steps_per_level=2,
             hidden_features=16,
             bits=4,
-            optimizer=AdamConfig(learning_rate=3e-3, beta1=0.9, warm_up_steps=20, clip_norm=1.0),
+            optimizer=AdamConfig(learning_rate=3e-3, beta1=0.9, warmup_steps=20, clip_norm=1.0),
         ),
         160,
     ),
@@ -103,8 +103,8 @@ def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
         model=dataclasses.replace(model, dtype="bfloat16"),
         steps=steps,
         batch_size=32,
-        log_every=steps // 8,
-        save_every=steps // 8,
+        log_interval=steps // 8,
+        save_interval=steps // 8,
     )
     genjax.train(recipe, tmp_path / "whole")
     state, records = runs.results(tmp_path / "whole")

@@ -36,7 +36,7 @@ def test_json_spells_out_every_default():
         ({"batch_size": 1}, "batch_size = 1"),
         ({"seed": -1}, "seed = -1"),
         ({"keep": 1}, "keep = 1: should be greater than or equal to 2"),
-        ({"save_every": 150}, "save_every 150 must be a multiple of log_every 100"),
+        ({"save_interval": 150}, "save_interval 150 must be a multiple of log_interval 100"),
         ({"family": "gna"}, "family 'gna' is unknown: wanted gan"),
         ({"model": Config()}, "model is a Config, not of gan"),
         ({"parallel": "threads"}, "parallel = 'threads'"),

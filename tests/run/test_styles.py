@@ -31,8 +31,8 @@ RECIPE = Recipe(
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
     steps=60,
     batch_size=32,
-    log_every=20,
-    save_every=60,
+    log_interval=20,
+    save_interval=60,
 )
 
 
@@ -141,6 +141,8 @@ def test_mistakes_are_refused_by_name(trained, tmp_path):
         with pytest.raises(UsageError, match=message):
             call()
     other = tmp_path / "gan"
-    genjax.train(Recipe(family="gan", model=GanConfig(), steps=1, log_every=1, save_every=1), other)
+    genjax.train(
+        Recipe(family="gan", model=GanConfig(), steps=1, log_interval=1, save_interval=1), other
+    )
     with pytest.raises(UsageError, match="no styles; wanted a run of stylegan, stylegan2"):
         genjax.mix(other)

@@ -9,7 +9,7 @@ from genjax.nn.replicas import (
     normal_for_batch,
     uniform_for_batch,
 )
-from genjax.steps.diagnostics import active_units, game_metrics, spread
+from genjax.steps.diagnostics import active_units, discriminator_metrics, spread
 from genjax.steps.update import global_norm
 
 
@@ -27,10 +27,10 @@ def test_spread_of_equal_images_is_zero():
     assert spread(jnp.broadcast_to(_images(1), (8, 3, 4, 2))) < 1e-6
 
 
-def test_game_metrics_by_hand():
+def test_discriminator_metrics_by_hand():
     real_logits, fake_logits = jnp.array([2.0, -1.0, 3.0, 1.0]), jnp.array([-2.0, -1.0, 4.0, 1.0])
     real = _images(4)
-    metrics = game_metrics(real_logits, fake_logits, real, real / 2)
+    metrics = discriminator_metrics(real_logits, fake_logits, real, real / 2)
     assert metrics["accuracy_real"] == 0.75
     assert metrics["accuracy_fake"] == 0.5
     np.testing.assert_allclose(metrics["d_real"], np.mean(1 / (1 + np.exp(-real_logits))), 1e-6)

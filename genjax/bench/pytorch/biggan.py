@@ -26,7 +26,7 @@ from genjax.bench.pytorch.common import (
 )
 from genjax.interop import biggan as interop
 from genjax.models import biggan
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
 CHECKED_IMAGES = 16
@@ -174,7 +174,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: biggan.BigganConfig, spec: ImageSpec):
         super().__init__()
-        halvings, self.size = base_size(spec)
+        halvings, self.size = base_resolution(spec)
         player = config.generator
         self.widths = [player.features * width for width in biggan.GENERATOR_WIDTHS[halvings]]
         self.classes, self.parts = spec.classes, halvings + 1 if config.hierarchical else 1
@@ -187,7 +187,7 @@ class Generator(nn.Module):
         blocks, inputs = [], self.widths[0]
         for i, width in enumerate(self.widths):
             layers: list[Any] = [GeneratorBlock(inputs, width, conditions)]
-            if self.size[0] << (i + 1) in player.attention:
+            if self.size[0] << (i + 1) in player.attention_resolutions:
                 layers.append(Attention(width))
             blocks.append(nn.ModuleList(layers))
             inputs = width
@@ -215,7 +215,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: biggan.BigganConfig, spec: ImageSpec):
         super().__init__()
-        halvings, _ = base_size(spec)
+        halvings, _ = base_resolution(spec)
         player, size = config.discriminator, spec.height
         small = halvings <= biggan.SMALL_UP_TO
         downs = min(halvings, biggan.SMALL_HALVINGS) if small else halvings
@@ -224,7 +224,7 @@ class Discriminator(nn.Module):
             width *= player.features
             layers: list[Any] = [DiscriminatorBlock(inputs, width, i == 0, i < downs)]
             size = size // 2 if i < downs else size
-            if size in player.attention:
+            if size in player.attention_resolutions:
                 layers.append(Attention(width))
             blocks.append(nn.ModuleList(layers))
             inputs = width
@@ -240,7 +240,7 @@ class Discriminator(nn.Module):
         return self.linear(h)[:, 0] + (self.embed(labels) * h).sum(1)
 
 
-class Game:
+class Trainer:
     """The steps of both."""
 
     def __init__(
@@ -294,13 +294,13 @@ def counterpart(
     """Of a conditional config, not deep, with the hinge loss."""
     require(config, deep=False, loss="hinge", conditional=True, ema_start=0)
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
-    game = Game(config, generator, discriminator, compiled)
+    trainer = Trainer(config, generator, discriminator, compiled)
 
     def step(index: int, images: Any, labels: Any) -> Any:
         shape = (batch_size, config.latent_size)
-        loss = game.discriminator_step(scaled(images), torch.randn(shape, device=DEVICE), labels)
+        loss = trainer.discriminator_step(scaled(images), torch.randn(shape, device=DEVICE), labels)
         if (index + 1) % config.discriminator_steps == 0:
-            game.generator_step(torch.randn(shape, device=DEVICE), labels)
+            trainer.generator_step(torch.randn(shape, device=DEVICE), labels)
         return loss
 
     return Counterpart(lambda: check(config, spec), step)
@@ -332,10 +332,10 @@ def check(config: biggan.BigganConfig, spec: ImageSpec) -> None:
         _, g_metrics = biggan.generator_step(config, state, zs[1], labels)
         return {"d_loss": d_metrics["d_loss"], "g_loss": g_metrics["g_loss"]}
 
-    game = Game(config, generator, discriminator, compiled=False)
+    trainer = Trainer(config, generator, discriminator, compiled=False)
     z_d, z_g = torch.from_numpy(zs)
     theirs = {
-        "d_loss": game.discriminator_step(nchw(real), z_d, torch.from_numpy(labels)),
-        "g_loss": game.generator_step(z_g, torch.from_numpy(labels)),
+        "d_loss": trainer.discriminator_step(nchw(real), z_d, torch.from_numpy(labels)),
+        "g_loss": trainer.generator_step(z_g, torch.from_numpy(labels)),
     }
     assert_losses_agree(ours(state, real, zs, labels), theirs, loose=["g_loss"])

@@ -22,7 +22,7 @@ from genjax.bench.pytorch.common import (
 from genjax.bench.pytorch.gan import Round
 from genjax.interop import dcgan as interop
 from genjax.models import dcgan
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.steps.update import apply_network
 from genjax.types import ImageSpec
 
@@ -31,7 +31,7 @@ CHECKED_IMAGES = 32
 
 def generator_network(latent_size: int, features: int, spec: ImageSpec) -> Any:
     """Noise [B, Z, 1, 1] to images, as in PyTorch's example."""
-    halvings, size = base_size(spec)
+    halvings, size = base_resolution(spec)
     widths = [features << i for i in reversed(range(halvings))]
     layers: list[Any] = [nn.ConvTranspose2d(latent_size, widths[0], size, 1, 0, bias=False)]
     for before, after in zip(widths, [*widths[1:], spec.channels], strict=True):
@@ -42,7 +42,7 @@ def generator_network(latent_size: int, features: int, spec: ImageSpec) -> Any:
 
 def discriminator_network(features: int, spec: ImageSpec, batch_norm: bool) -> Any:
     """Images to logits [B, 1, 1, 1]; without batch norm a critic, with biases."""
-    halvings, size = base_size(spec)
+    halvings, size = base_resolution(spec)
     layers: list[Any] = []
     before = spec.channels
     for i in range(halvings):

@@ -103,7 +103,7 @@ def check(config: gan.GanConfig, spec: ImageSpec) -> None:
     shape = (CHECKED_IMAGES, config.latent_size)
     z = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     state = gan.from_params(config, spec, interop.load(config, spec, arrays))
-    _, ours = jax.jit(gan.play, static_argnums=0)(config, state, real, z)
+    _, ours = jax.jit(gan.update_players, static_argnums=0)(config, state, real, z)
     play = Round(config, generator, discriminator, compiled=False)
     d_loss, g_loss = play(nchw(real).flatten(1), torch.from_numpy(z))
     assert_losses_agree(ours, {"d_loss": d_loss, "g_loss": g_loss}, loose=["g_loss"])

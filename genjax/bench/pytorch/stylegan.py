@@ -24,7 +24,7 @@ from genjax.bench.pytorch.common import (
 )
 from genjax.bench.pytorch.stylegan2 import Affine, Conv, Mapping, act, minibatch_std, mixed_styles
 from genjax.models import stylegan
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.objectives.penalties import r1_penalty
 from genjax.types import ImageSpec
 
@@ -62,7 +62,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: stylegan.StyleganConfig, spec: ImageSpec):
         super().__init__()
-        halvings, (height, width) = base_size(spec)
+        halvings, (height, width) = base_resolution(spec)
         player, size = config.generator, config.style_size
         self.levels = halvings + 1
         self.mapping = Mapping(config.latent_size, size, config.mapping_layers)
@@ -107,9 +107,9 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: stylegan.StyleganConfig, spec: ImageSpec):
         super().__init__()
-        halvings, (height, width) = base_size(spec)
+        halvings, (height, width) = base_resolution(spec)
         player = config.discriminator
-        self.last, self.group = halvings, config.minibatch_std_group
+        self.last, self.group = halvings, config.minibatch_std_group_size
         self.add_module(f"from_rgb_{halvings}", Conv(spec.channels, player.features(halvings), 1))
         for i in range(halvings, 0, -1):
             features = player.features(i)
@@ -132,7 +132,7 @@ class Discriminator(nn.Module):
         return self.output(act(self.dense(x)))[:, 0]
 
 
-class Game:
+class Trainer:
     """The losses of both players, and a whole step."""
 
     def __init__(
@@ -143,8 +143,8 @@ class Game:
         discriminator: Any,
         compiled: bool,
     ):
-        self._config, self._layers = config, stylegan.layers(spec)
-        _, (height, width) = base_size(spec)
+        self._config, self._layers = config, stylegan.num_style_layers(spec)
+        _, (height, width) = base_resolution(spec)
         self._sizes = [(height << i // 2, width << i // 2) for i in range(self._layers)]
         self._adams = (
             Optimizer(generator.parameters(), config.generator),
@@ -158,7 +158,7 @@ class Game:
     def draw(self, n: int) -> tuple[Any, list[Any]]:
         """Styles, part of them mixed, and noise."""
         size = (n, self._config.latent_size)
-        ws = mixed_styles(self._style, size, self._layers, self._config.style_mixing)
+        ws = mixed_styles(self._style, size, self._layers, self._config.style_mixing_prob)
         return ws, [torch.randn(n, 1, *size, device=DEVICE) for size in self._sizes]
 
     def discriminator_loss(self, real: Any, ws: Any, noise: Any) -> Any:
@@ -198,9 +198,9 @@ def counterpart(
     """Of any config, once all of its layers have come in."""
     del batch_size
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
-    game = Game(config, spec, generator, discriminator, compiled)
+    trainer = Trainer(config, spec, generator, discriminator, compiled)
     return Counterpart(
-        lambda: check(config, spec), lambda index, images, labels: game.step(scaled(images))
+        lambda: check(config, spec), lambda index, images, labels: trainer.step(scaled(images))
     )
 
 
@@ -223,7 +223,7 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
     _copy(state.generator.params, generator)
     _copy(state.discriminator.params, discriminator)
     networks = stylegan.networks(config, spec)
-    halvings, _ = base_size(spec)
+    halvings, _ = base_resolution(spec)
     rng = np.random.default_rng(0)
     real = rng.normal(size=(CHECKED_IMAGES, *spec.shape)).astype(np.float32)
     z = rng.normal(size=(CHECKED_IMAGES, config.latent_size)).astype(np.float32)
@@ -233,7 +233,7 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
     def ours(state: Any) -> dict[str, Any]:
         g_params, d_params = state.generator.params, state.discriminator.params
 
-        def judge(images: jax.Array) -> Any:
+        def discriminate(images: jax.Array) -> Any:
             return networks[1].apply({"params": d_params}, images, halvings, jnp.ones(()))
 
         variables = {"params": g_params, "batch_stats": state.generator.stats}
@@ -241,16 +241,20 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
         given = (stylegan.broadcast(w, spec), noise, halvings, jnp.ones(()))
         fake: Any = networks[0].apply(variables, *given, method="synthesize")
         images = jnp.asarray(real)
-        loss = jnp.mean(jax.nn.softplus(judge(fake)) + jax.nn.softplus(-judge(images)))
-        loss += config.r1_gamma * jnp.mean(r1_penalty(judge, images))
-        return {"d_loss": loss, "g_loss": jnp.mean(jax.nn.softplus(-judge(fake)))}
+        loss = jnp.mean(
+            jax.nn.softplus(discriminate(fake)) + jax.nn.softplus(-discriminate(images))
+        )
+        loss += config.r1_gamma * jnp.mean(r1_penalty(discriminate, images))
+        return {"d_loss": loss, "g_loss": jnp.mean(jax.nn.softplus(-discriminate(fake)))}
 
-    game = Game(config, spec, generator, discriminator, compiled=False)
-    ws = generator.mapping(torch.from_numpy(z))[:, None].repeat(1, stylegan.layers(spec), 1)
+    trainer = Trainer(config, spec, generator, discriminator, compiled=False)
+    ws = generator.mapping(torch.from_numpy(z))[:, None].repeat(
+        1, stylegan.num_style_layers(spec), 1
+    )
     noises = [torch.from_numpy(np.array(each).transpose(0, 3, 1, 2)) for each in noise]
     images = torch.from_numpy(real.transpose(0, 3, 1, 2).copy())
     theirs = {
-        "d_loss": game.discriminator_loss(images, ws, noises),
-        "g_loss": game.generator_loss(ws, noises),
+        "d_loss": trainer.discriminator_loss(images, ws, noises),
+        "g_loss": trainer.generator_loss(ws, noises),
     }
     assert_losses_agree(ours(state), theirs)

@@ -25,7 +25,7 @@ from genjax.bench.pytorch.common import (
 )
 from genjax.interop import stylegan2 as interop
 from genjax.models import stylegan2
-from genjax.nn.pyramid import base_size
+from genjax.nn.resolution import base_resolution
 from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.types import ImageSpec
 
@@ -141,7 +141,7 @@ class Generator(nn.Module):
         player = config.generator
         self.mapping = Mapping(config.latent_size, config.style_size, player.mapping_layers)
         self.synthesis, inputs = nn.Module(), 0
-        halvings, _ = base_size(spec)
+        halvings, _ = base_resolution(spec)
         self.sizes = [4 << level for level in range(halvings + 1)]
         for level, at in enumerate(self.sizes):
             outputs = player.features(level)
@@ -196,8 +196,8 @@ class Discriminator(nn.Module):
     def __init__(self, config: stylegan2.Stylegan2Config, spec: ImageSpec):
         super().__init__()
         player = config.discriminator
-        halvings, _ = base_size(spec)
-        self.group = config.minibatch_std_group
+        halvings, _ = base_resolution(spec)
+        self.group = config.minibatch_std_group_size
         self.sizes = [4 << level for level in range(halvings, 0, -1)]
         outside = player.features(0)
         for level, at in zip(range(halvings, 0, -1), self.sizes, strict=True):
@@ -234,7 +234,7 @@ def mixed_styles(style: Any, size: tuple[int, int], layers: int, share: float) -
     return torch.where(is_mixed & is_other, other, ws)
 
 
-class Game:
+class Trainer:
     """The four losses, and a whole step."""
 
     def __init__(
@@ -247,10 +247,10 @@ class Game:
     ):
         self._config, self._module = config, generator
         self._levels = [level for level, _ in stylegan2.convolutions(spec)]
-        self._layers = stylegan2.layers(spec)
-        share = config.path_length_every / (config.path_length_every + 1)
+        self._layers = stylegan2.num_style_layers(spec)
+        share = config.path_length_interval / (config.path_length_interval + 1)
         self._g_adam = Optimizer(generator.parameters(), _slower(config.generator, share))
-        share = config.r1_every / (config.r1_every + 1)
+        share = config.r1_interval / (config.r1_interval + 1)
         self._d_adam = Optimizer(discriminator.parameters(), _slower(config.discriminator, share))
         self._average = Average(generator, 0.999)
         compile_ = compiler(compiled)
@@ -261,7 +261,7 @@ class Game:
     def styles(self, n: int) -> Any:
         """[n, L, W] of new noise, part of them mixed."""
         size = (n, self._config.latent_size)
-        return mixed_styles(self._style, size, self._layers, self._config.style_mixing)
+        return mixed_styles(self._style, size, self._layers, self._config.style_mixing_prob)
 
     def noise(self, n: int) -> list[Any]:
         """Of each convolution."""
@@ -301,21 +301,21 @@ class Game:
         """A step of each player, and of a penalty where it is its turn."""
         config, n = self._config, len(real)
         self._g_adam.minimize(self.generator_loss(self.styles(n), self.noise(n)))
-        if config.path_length_weight and index % config.path_length_every == 0:
+        if config.path_length_weight and index % config.path_length_interval == 0:
             few = max(1, n // stylegan2.PATH_LENGTH_SHRINK)
             lengths = self.path_lengths(
                 self.styles(few), self.noise(few), torch.randn_like(real[:few])
             )
             change = lengths.detach().mean() - self.mean_length
             self.mean_length = self.mean_length + stylegan2.PATH_LENGTH_DECAY * change
-            weight = config.path_length_weight * config.path_length_every
+            weight = config.path_length_weight * config.path_length_interval
             self._g_adam.minimize(weight * (lengths - self.mean_length).square().mean())
         with torch.no_grad():
             ws = self.styles(n)
         loss = self.discriminator_loss(real, ws, self.noise(n))
         self._d_adam.minimize(loss)
-        if config.r1_gamma and index % config.r1_every == 0:
-            self._d_adam.minimize(config.r1_gamma * config.r1_every * self.r1(real))
+        if config.r1_gamma and index % config.r1_interval == 0:
+            self._d_adam.minimize(config.r1_gamma * config.r1_interval * self.r1(real))
         self._average.update()
         return loss
 
@@ -334,7 +334,7 @@ def _require(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
     # Without classes in the data `conditional` asks for nothing.
     if spec.classes:
         require(config, conditional=False)
-    require(config, augment="none", clamp=0.0)
+    require(config, augment="none", conv_clamp=0.0)
     require(config.generator, architecture="skip")
     require(config.discriminator, architecture="residual")
 
@@ -350,9 +350,10 @@ def counterpart(
     del batch_size
     _require(config, spec)
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
-    game = Game(config, spec, generator, discriminator, compiled)
+    trainer = Trainer(config, spec, generator, discriminator, compiled)
     return Counterpart(
-        lambda: check(config, spec), lambda index, images, labels: game.step(index, scaled(images))
+        lambda: check(config, spec),
+        lambda index, images, labels: trainer.step(index, scaled(images)),
     )
 
 
@@ -372,7 +373,7 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
         g_arrays[f"synthesis.b{size}.{conv}.noise_const"] = noise[-1][0, 0]
     g_variables = interop.load_generator(config, spec, g_arrays)
     d_params = interop.load_discriminator(config, spec, to_numpy(discriminator))["params"]
-    ws = rng.normal(size=(CHECKED_IMAGES, stylegan2.layers(spec), config.style_size))
+    ws = rng.normal(size=(CHECKED_IMAGES, stylegan2.num_style_layers(spec), config.style_size))
     ws = ws.astype(np.float32)
     z = rng.normal(size=(CHECKED_IMAGES, config.latent_size)).astype(np.float32)
     shape = (2, CHECKED_IMAGES, spec.channels, spec.height, spec.width)
@@ -384,7 +385,7 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
         def draw(ws: jax.Array, noise: Any) -> Any:
             return networks[0].apply({"params": params}, ws, noise, method="synthesize")
 
-        def judge(x: jax.Array) -> Any:
+        def discriminate(x: jax.Array) -> Any:
             return networks[1].apply({"params": d_params}, x, None)
 
         noise, images, ways = (
@@ -392,29 +393,29 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
             for each in (noise, real, directions)
         )
         some = [each[:few] for each in noise]
-        fake, on_real = draw(ws, noise), judge(images)
+        fake, on_real = draw(ws, noise), discriminate(images)
         lengths = path_lengths(lambda ws: draw(ws, some), ws[:few], ways[:few])
         variables = {"params": params, "batch_stats": stats}
         style: Any = networks[0].apply(variables, z, None, False, method="style")
         return {
-            "g_loss": jnp.mean(jax.nn.softplus(-judge(fake))),
+            "g_loss": jnp.mean(jax.nn.softplus(-discriminate(fake))),
             "path_length": jnp.mean(lengths),
-            "d_loss": jnp.mean(jax.nn.softplus(judge(fake)) + jax.nn.softplus(-on_real)),
-            "r1": jnp.mean(r1_penalty(judge, images)),
+            "d_loss": jnp.mean(jax.nn.softplus(discriminate(fake)) + jax.nn.softplus(-on_real)),
+            "r1_penalty": jnp.mean(r1_penalty(discriminate, images)),
             "style": jnp.mean(jnp.square(style)),
         }
 
-    game = Game(config, spec, generator, discriminator, compiled=False)
+    trainer = Trainer(config, spec, generator, discriminator, compiled=False)
     given = torch.from_numpy(ws).requires_grad_(True)
     noises = [torch.from_numpy(each) for each in noise]
     halves = [each[:few] for each in noises]
     theirs = {
-        "g_loss": game.generator_loss(given, noises),
-        "path_length": game.path_lengths(
+        "g_loss": trainer.generator_loss(given, noises),
+        "path_length": trainer.path_lengths(
             given[:few], halves, torch.from_numpy(directions[:few])
         ).mean(),
-        "d_loss": game.discriminator_loss(torch.from_numpy(real), given, noises),
-        "r1": game.r1(torch.from_numpy(real)),
+        "d_loss": trainer.discriminator_loss(torch.from_numpy(real), given, noises),
+        "r1_penalty": trainer.r1(torch.from_numpy(real)),
         "style": generator.mapping(torch.from_numpy(z)).square().mean(),
     }
     values = ours(g_variables["params"], g_variables["batch_stats"], d_params, ws, noise)

@@ -75,7 +75,7 @@ def counterpart(
         samples=1,
         beta=1.0,
         free_bits=0.0,
-        warm_up_steps=0,
+        kl_warmup_steps=0,
         sticking_the_landing=False,
         conditional=False,
     )

@@ -58,7 +58,7 @@ def networks(config: Config, spec: ImageSpec) -> tuple[Any, Any]:
     return pair
 
 
-class Game:
+class Trainer:
     """The steps of both."""
 
     def __init__(self, config: Config, generator: Any, critic: Any, compiled: bool):
@@ -94,12 +94,12 @@ class Game:
             total = self.value(points).sum()
             (grads,) = torch.autograd.grad(total, points, create_graph=True)
             penalty = (grads.flatten(1).norm(dim=1) - 1).square().mean()
-            loss = loss + config.penalty_weight * penalty
+            loss = loss + config.gradient_penalty_weight * penalty
         self._optimizers[1].minimize(loss)
         if isinstance(config, wgan.WganConfig):
             with torch.no_grad():
-                torch._foreach_clamp_min_(self._weights, -config.clip)
-                torch._foreach_clamp_max_(self._weights, config.clip)
+                torch._foreach_clamp_min_(self._weights, -config.weight_clip)
+                torch._foreach_clamp_max_(self._weights, config.weight_clip)
         return loss
 
     def generator_step(self, z: Any) -> Any:
@@ -114,7 +114,7 @@ def counterpart(config: Config, spec: ImageSpec, batch_size: int, compiled: bool
     """Of an unconditional config."""
     require(config, conditional=False)
     generator, critic = map(place, networks(config, spec))
-    game = Game(config, generator, critic, compiled)
+    trainer = Trainer(config, generator, critic, compiled)
 
     def noise() -> Any:
         return torch.randn(batch_size, config.latent_size, device=DEVICE)
@@ -122,10 +122,10 @@ def counterpart(config: Config, spec: ImageSpec, batch_size: int, compiled: bool
     def step(index: int, images: Any, labels: Any) -> Any:
         del labels
         with torch.no_grad():
-            fake = game.generate(noise())
-        loss = game.critic_step(scaled(images), fake, torch.rand(batch_size, device=DEVICE))
+            fake = trainer.generate(noise())
+        loss = trainer.critic_step(scaled(images), fake, torch.rand(batch_size, device=DEVICE))
         if (index + 1) % config.n_critic == 0:
-            game.generator_step(noise())
+            trainer.generator_step(noise())
         return loss
 
     return Counterpart(lambda: check(config, spec), step)
@@ -155,14 +155,14 @@ def check(config: Config, spec: ImageSpec) -> None:
         loss = value(fake).mean() - value(real).mean()
         if isinstance(config, wgan.WganGpConfig):
             penalty = gradient_penalty(value, interpolate(real, fake, alpha)).mean()
-            loss += config.penalty_weight * penalty
+            loss += config.gradient_penalty_weight * penalty
         _, g_metrics = wgan.generator_step(config, state, z, None)
         return {"d_loss": loss, "g_loss": g_metrics["g_loss"]}
 
-    game = Game(config, generator, critic, compiled=False)
+    trainer = Trainer(config, generator, critic, compiled=False)
     noise = torch.from_numpy(z)
     with torch.no_grad():
-        fake = game.generate(noise)
-        g_loss = -game.value(fake).mean()
-    d_loss = game.critic_step(nchw(real), fake, torch.from_numpy(alpha))
+        fake = trainer.generate(noise)
+        g_loss = -trainer.value(fake).mean()
+    d_loss = trainer.critic_step(nchw(real), fake, torch.from_numpy(alpha))
     assert_losses_agree(ours(state, real, z, alpha), {"d_loss": d_loss, "g_loss": g_loss})

@@ -1,13 +1,15 @@
-"""The sizes of an image as convolutions halve it."""
+"""The resolutions of an image as convolutions halve it."""
 
 from genjax.types import ImageSpec, UsageError
 
 
-def base_size(spec: ImageSpec) -> tuple[int, tuple[int, int]]:
-    """How often the size is halved, and (height, width) after it: 28x28 gives 2 and 7x7.
+def base_resolution(spec: ImageSpec) -> tuple[int, tuple[int, int]]:
+    """Return the number of halvings down to 4 to 7 pixels, and the (height, width) after them.
+
+    For example, 28x28 pixels give 2 and (7, 7).
 
     Raises:
-        UsageError: The shorter side does not come to 4 to 7 pixels by halving.
+        UsageError: Halving both sides does not bring the shorter one to 4 to 7 pixels.
     """
     height, width, halvings = spec.height, spec.width, 0
     while height % 2 == width % 2 == 0 and min(height, width) >= 8:

@@ -86,6 +86,14 @@ def _free_programs():
         jax.clear_caches()
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file in one worker, as they share runs and compiled programs."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 def pytest_sessionstart(session):
     """Keep the newest of the compiled programs, in the process that starts the workers."""
     cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])

@@ -67,6 +67,27 @@ every_family = pytest.mark.parametrize(
 )
 
 
+# Their steps compile in seconds.
+SMALL = ("gan", "dcgan", "wgan", "wgan_gp", "vae")
+
+
+def _slow_but(*fast):
+    """Parametrize by every family's name; those that are not `fast` are slow tests."""
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(
+                name,
+                marks=[
+                    pytest.mark.xdist_group(name),
+                    *([] if name in fast else [pytest.mark.slow]),
+                ],
+            )
+            for name in FAMILIES
+        ],
+    )
+
+
 # What takes long to compile is compared on images that need fewer layers.
 SPECS = dict.fromkeys(("biggan", "stylegan", "stylegan2"), ImageSpec(8, 8, 1, 10))
 
@@ -196,30 +217,13 @@ WHOLE = ("dcgan", "wgan", "wgan_gp", "biggan")
 OF_PARTS = ("diversity", "active_units", "active_fraction")
 
 
-@every_family
-def test_two_devices_with_less_memory_give_the_numbers_of_one(family):
-    """At once, as each program takes long to compile; with eight devices apart."""
-    parts = 1 if _name(family) in WHOLE else 2
+@_slow_but(*SMALL)
+def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
+    """Compare both in one program, as each takes long to compile."""
+    family, parts = FAMILIES[name], 1 if name in WHOLE else 2
     config = dataclasses.replace(_config(family), gradient_accumulation_steps=parts, remat="blocks")
     two = _in_float64(family, config, "jit", 2, SEEDS)
     _assert_same(two, _on_one_device(family, SEEDS), by_parts=parts > 1)
-
-
-def _slow_but(*fast):
-    """All families, the others where time is no matter."""
-    return pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(
-                name,
-                marks=[
-                    pytest.mark.xdist_group(name),
-                    *([] if name in fast else [pytest.mark.slow]),
-                ],
-            )
-            for name in FAMILIES
-        ],
-    )
 
 
 @pytest.mark.parametrize("parallel", get_args(Parallel))
@@ -231,7 +235,7 @@ def test_eight_devices_give_the_numbers_of_one(name, parallel):
     _assert_same(eight, _on_one_device(family, SEEDS))
 
 
-@_slow_but("gan", "dcgan", "wgan", "wgan_gp", "vae")
+@_slow_but(*SMALL)
 def test_bfloat16_gives_nearly_the_same_losses(name):
     """Of the first step, from the same parameters: the type has two to three digits."""
     family = FAMILIES[name]
@@ -281,8 +285,9 @@ def test_steps_are_the_same_however_they_are_grouped(name):
     chex.assert_trees_all_equal(metrics, joined)
 
 
-@every_family
-def test_step_is_finite_and_scalar_in_every_metric(family):
+@_slow_but(*SMALL)
+def test_step_is_finite_and_scalar_in_every_metric(name):
+    family = FAMILIES[name]
     images = jnp.zeros((BATCH, *_spec(family).shape), jnp.uint8)
     batch = Batch(images, jnp.zeros(BATCH, jnp.int32))
     state, metrics = _compiled_step(family, _config(family))(
@@ -293,9 +298,10 @@ def test_step_is_finite_and_scalar_in_every_metric(family):
     assert int(state.step) == 1
 
 
-@every_family
+@_slow_but(*SMALL)
 @pytest.mark.parametrize("spec", [SPEC, ImageSpec(12, 20, 3)], ids=str)
-def test_samples(family, spec):
+def test_samples(name, spec):
+    family = FAMILIES[name]
     state = _init(family, spec=spec)
     if family.prepare is not None:
         state = jax.jit(functools.partial(family.prepare, _config(family)))(

@@ -42,7 +42,6 @@ def _vae_step_of_the_whole():
     return _vae_step(1)
 
 
-@pytest.mark.xdist_group("free_bits")
 def test_the_whole_batch_says_which_bits_are_free():
     state = stepping.initial_state(FAMILIES["vae"], VAE(), SPEC)
     images = stepping.random_images(SPEC, BATCH).images[batch_indices(0, 0, BATCH, BATCH)]
@@ -60,7 +59,6 @@ def test_the_whole_batch_says_which_bits_are_free():
     np.testing.assert_allclose(metrics["loss"] + fit, np.sum(paid), rtol=1e-3)
 
 
-@pytest.mark.xdist_group("free_bits")
 @pytest.mark.parametrize(
     ("parts", "parallel", "devices"),
     [(8, "jit", 1), (2, "jit", 8), (1, "pmap", 8), (8, "pmap", 8)],
@@ -139,7 +137,6 @@ def _assert_a_part_at_a_time(by_hand, before, after, whole):
     assert _largest_difference(after.stats, whole.stats) > 0.02
 
 
-@pytest.mark.xdist_group("dcgan_parts")
 def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
     state, real, fake, _ = _game()
     step = jax.jit(dcgan.discriminator_step, static_argnums=0)
@@ -164,7 +161,6 @@ def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
     _assert_a_part_at_a_time(by_hand, state.discriminator, after, whole)
 
 
-@pytest.mark.xdist_group("dcgan_parts")
 def test_the_generators_batch_norm_sees_a_part_at_a_time():
     state, _, _, z = _game()
     step = jax.jit(dcgan.generator_step, static_argnums=0)
@@ -189,7 +185,6 @@ def test_the_generators_batch_norm_sees_a_part_at_a_time():
     _assert_a_part_at_a_time(by_hand, state.generator, after, whole)
 
 
-@pytest.mark.xdist_group("dcgan_parts")
 def test_the_penalty_around_the_data_is_that_of_the_whole_batch():
     """DRAGAN's points lie within a deviation of all images, and D judges each on its own."""
     state, real, fake, _ = _game()

@@ -16,9 +16,6 @@ from genjax.run.folder import RunFolder
 from genjax.run.tradeoff import to_csv, to_figure
 from genjax.run.writer import read_records
 
-# The runs that tests look at are made once, in one process.
-pytestmark = pytest.mark.xdist_group("run/test_biggan")
-
 PLAYER = PlayerConfig(features=8, attention_resolutions=(8,), learning_rate=1e-3, beta1=0.0)
 RECIPE = Recipe(
     family="biggan",

@@ -15,9 +15,6 @@ from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.compare import to_csv, to_html, to_text
 
-# The runs that tests look at are made once, in one process.
-pytestmark = pytest.mark.xdist_group("run/test_compare")
-
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SHORT = {"steps": 2, "log_interval": 1, "save_interval": 1}
 OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")

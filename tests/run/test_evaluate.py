@@ -15,9 +15,6 @@ from genjax.run.folder import RunFolder
 from genjax.run.writer import read_records
 from genjax.steps.optim import AdamConfig
 
-# The runs that tests look at are made once, in one process.
-pytestmark = pytest.mark.xdist_group("run/test_evaluate")
-
 RECIPE = Recipe(
     family="vae",
     model=VaeConfig(hidden_sizes=(64,), latent_size=2, optimizer=AdamConfig(learning_rate=4e-3)),

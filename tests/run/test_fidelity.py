@@ -9,9 +9,6 @@ from genjax.metrics.classifier import Extractor, train_classifier
 from genjax.run.fidelity import fidelity
 from genjax.types import Batch
 
-# The runs that tests look at are made once, in one process.
-pytestmark = pytest.mark.xdist_group("run/test_fidelity")
-
 TRAIN, TEST = DataOptions(split="train[:80%]"), DataOptions(split="train[80%:]")
 
 

@@ -15,9 +15,6 @@ from genjax.run.folder import RunFolder
 from genjax.run.writer import read_records
 from genjax.steps.optim import AdamConfig
 
-# The runs that tests look at are made once, in one process.
-pytestmark = pytest.mark.xdist_group("run/test_glow")
-
 OPTIMIZER = AdamConfig(learning_rate=3e-3, beta1=0.9, warmup_steps=20, clip_norm=1.0)
 RECIPE = Recipe(
     family="glow",

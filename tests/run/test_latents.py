@@ -10,9 +10,6 @@ from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.latents import linear, spherical
 
-# The runs that tests look at are made once, in one process.
-pytestmark = pytest.mark.xdist_group("run/test_latents")
-
 RECIPE = Recipe(
     family="vae",
     model=VaeConfig(hidden_sizes=(128,), latent_size=2),

@@ -13,9 +13,6 @@ from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
 from genjax.run import styles
 from genjax.run.sample import load_state
 
-# The runs that tests look at are made once, in one process.
-pytestmark = pytest.mark.xdist_group("run/test_styles")
-
 PLAYER = PlayerConfig(channel_base=128, channel_max=16, mapping_layers=2)
 RECIPE = Recipe(
     family="stylegan2",

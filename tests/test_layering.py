@@ -18,6 +18,10 @@ FLOORS = [
     "metrics",
     "interop",
     "run",
+    "figures",
+    "evaluation",
+    "training",
+    "planning",
     "bench",
     "cli",
 ]

@@ -21,7 +21,7 @@ from genjax.bench.timing import (
     without_cache,
 )
 from genjax.objectives import adversarial, likelihood, penalties
-from genjax.run.program import flops, traffic
+from genjax.planning.cost import flops, traffic
 from genjax.types import UsageError
 
 # Shapes: those of 32x32 RGB images and the usual latents.

@@ -14,7 +14,7 @@ from genjax.bench.results import Column, Row, duration, table
 from genjax.bench.steps import Trainer, dtype_of
 from genjax.bench.timing import Limits, measure_limits
 from genjax.data.sources import expected_spec
-from genjax.run.program import Work, work_of_instructions
+from genjax.planning.cost import Work, work_of_instructions
 from genjax.run.recipe import Recipe
 from genjax.types import UsageError
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from genjax.bench.pytorch import find
+from experiments.studies.benchmarks.pytorch import find
 from genjax.bench.results import Column, Results, Row, duration
 from genjax.bench.timing import (
     Dtype,
@@ -30,14 +30,14 @@ from genjax.bench.timing import (
 )
 from genjax.data.batches import Resident
 from genjax.data.sources import expected_spec
-from genjax.run.compile import environment
+from genjax.figures.sample import abstract_state
+from genjax.planning.compile import environment
+from genjax.planning.cost import flops, peak_bytes, traffic
 from genjax.run.folder import RunFolder
-from genjax.run.loop import initial_state, train
-from genjax.run.program import flops, peak_bytes, traffic
 from genjax.run.recipe import Recipe, load_recipe
-from genjax.run.sample import abstract_state
 from genjax.run.sharding import Steps
-from genjax.run.writer import read_records
+from genjax.training.loop import initial_state, train
+from genjax.training.writer import read_records
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -295,7 +295,7 @@ def pytorch_runner(
     maker = find(recipe.family)
     import torch
 
-    from genjax.bench.pytorch.common import DEVICE
+    from experiments.studies.benchmarks.pytorch.common import DEVICE
 
     counterpart = maker(recipe.model, spec, recipe.batch_size, compiled)
     if not compiled:

@@ -76,8 +76,8 @@ class Recipe:
 def _folder() -> Path:
     """Where the recipes lie: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parents[1]
-    inside = package / "experiments"
-    return inside if inside.is_dir() else package.parent / "experiments"
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "experiments/recipes"
 
 
 def recipe_paths() -> dict[str, Path]:

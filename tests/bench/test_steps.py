@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import sys
 from unittest import mock
 
 import jax
@@ -11,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.studies.benchmarks.pytorch import MODULES, find
 from genjax.bench import profile as profiling
 from genjax.bench import results, startup, steps
 from genjax.bench.profile import profile, to_text
-from genjax.bench.pytorch import MODULES, find
 from genjax.bench.timing import Limits
 from genjax.data.sources import expected_spec
 from genjax.models import FAMILIES
-from genjax.run.program import flops, work_of_instructions
+from genjax.planning.cost import flops, work_of_instructions
 from genjax.run.recipe import load_recipe
 from genjax.types import UsageError
 
@@ -78,9 +79,9 @@ def test_every_family_has_a_counterpart():
 
 
 def test_without_pytorch_its_installation_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    monkeypatch.delitem(__import__("sys").modules, "genjax.bench.pytorch.gan", raising=False)
-    monkeypatch.delitem(__import__("sys").modules, "genjax.bench.pytorch.common", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "experiments.studies.benchmarks.pytorch.gan", raising=False)
+    monkeypatch.delitem(sys.modules, "experiments.studies.benchmarks.pytorch.common", raising=False)
     with pytest.raises(UsageError, match="PyTorch is not installed: pip install"):
         find("gan")
 
@@ -125,7 +126,7 @@ def test_pytorch_computes_the_same(name):
 
 @needs_torch
 def test_pytorch_that_computes_something_else_is_noticed(monkeypatch):
-    from genjax.bench.pytorch import gan
+    from experiments.studies.benchmarks.pytorch import gan
 
     recipe = load_recipe("gan_digits")
     spec = expected_spec(recipe.data, recipe.data_options)

@@ -10,9 +10,8 @@ from jax import lax
 from jax.test_util import check_grads
 
 from genjax.nn import conv as conv_module
-from genjax.nn import winograd
-from genjax.nn.conv import Conv, ConvTranspose, conv, conv_transpose
-from genjax.nn.geometry import Geometry
+from genjax.nn.conv import Conv, ConvTranspose, conv, conv_transpose, winograd
+from genjax.nn.conv.geometry import Geometry
 
 # (height, width), kernel, stride, padding: DCGAN's, odd sizes, kernels that the stride does not
 # divide, a stride beyond the kernel, rows that the stride skips, 1x1.

@@ -1,0 +1,272 @@
+"""How good a trained model is: its samples, and how likely it finds images that it has not seen."""
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from genjax.data.batches import read_all
+from genjax.data.sources import DataOptions, open_source
+from genjax.evaluation.extractor import ExtractorKind, extractor_of, weights_path
+from genjax.evaluation.fidelity import fidelity
+from genjax.figures.grid import grid, to_png
+from genjax.figures.latents import CHUNK, encoder, in_chunks, paths
+from genjax.figures.sample import Checkpoint, load_state, sample_options, sample_state
+from genjax.figures.styles import perceptual_path_length
+from genjax.metrics.features import FeatureNet
+from genjax.objectives.likelihood import bits_per_dim
+from genjax.run.checkpoint import write_atomically
+from genjax.run.folder import RunFolder
+from genjax.run.recipe import Recipe
+from genjax.steps.diagnostics import active_units
+from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
+
+log = logging.getLogger("genjax")
+
+# The fewest samples that a covariance and five neighbours are taken of.
+FEWEST = 10
+# Of each sign of health so many are told, the worst first.
+HEALTH = 10
+# Of the figures: samples, and paths with their images.
+SAMPLES, PATHS, STEPS = 64, 6, 10
+# Pairs of styles of which path lengths are measured, at most.
+MOST_PAIRS = 2000
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluator(recipe: Recipe, samples: int | None) -> Callable[..., Likelihood]:
+    assert recipe.functions.evaluate is not None
+    evaluate = functools.partial(recipe.functions.evaluate, recipe.model)
+    return jax.jit(lambda state, batch, key: evaluate(state, batch, key, samples))
+
+
+def likelihoods(
+    recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int | None = None
+) -> Likelihood:
+    """The likelihood of images under a state, some at a time.
+
+    Args:
+        recipe: Of a family that has an `evaluate`.
+        state: The state.
+        batch: Images uint8 [N, H, W, C] and labels [N].
+        key: Of all draws.
+        samples: Importance samples for each image; None for as many as training takes.
+
+    Returns:
+        Numpy arrays, [N].
+    """
+    evaluator = _evaluator(recipe, samples)
+    quiet = not samples or not sys.stderr.isatty()
+    parts = []
+    chunks = tqdm(in_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet)
+    for i, some in enumerate(chunks):
+        parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _health(recipe: Recipe) -> Callable[[State, Batch], dict[str, jax.Array]]:
+    assert recipe.functions.health is not None
+    return jax.jit(functools.partial(recipe.functions.health, recipe.model))
+
+
+def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
+    """Signs of numerical trouble, the largest the worst, measured on the first 100 images.
+
+    Empty for a family that knows none.
+    """
+    if recipe.functions.health is None:
+        return {}
+    return jax.device_get(_health(recipe)(state, in_chunks(batch)[0]))
+
+
+def _likelihood(
+    recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int
+) -> dict[str, float]:
+    """The means over the images, with their standard errors; see `evaluate`."""
+    metrics: dict[str, float] = {}
+    for name, values in likelihoods(recipe, state, batch, key, samples)._asdict().items():
+        if values is not None:
+            metrics[name] = float(np.mean(values, dtype=np.float64))
+            metrics[f"{name}_error"] = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
+    dimensions = math.prod(batch.images.shape[1:])
+    for name in ("", "_error"):
+        metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
+    if "elbo" in metrics and recipe.functions.encode is not None:
+        encode = encoder(recipe)
+        means = jnp.concatenate([encode(state, some, key) for some in in_chunks(batch)])
+        metrics["active_units"] = int(active_units(means))
+    return metrics
+
+
+def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
+    """What a comparison has to agree in, whatever is measured."""
+    options = recipe.data_options
+    names = ("likelihood", "binarization", "bits", "dequantization")
+    model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
+    return {
+        "data": recipe.data,
+        "split": options.for_test.split,
+        "images": len(test.images),
+        "shape": without_border(np.asarray(test.images), options).shape[1:],
+        "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
+        "seed": seed,
+        "model": model | ({"border": options.border} if options.border else {}),
+    }
+
+
+def _fidelity(
+    recipe: Recipe, spec: ImageSpec, net: FeatureNet, samples: np.ndarray, test: Batch, seed: int
+) -> tuple[dict[str, float], dict[str, Image.Image]]:
+    """Metrics of samples beside the test images, and figures of what was seen."""
+    options = recipe.data_options
+    train = test if options.test_split is None else _all_images(recipe, options, spec)
+    fake, real, seen = (
+        without_border(np.asarray(x), options) for x in (samples, test.images, train.images)
+    )
+    found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
+    rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
+    return found.metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:SAMPLES])}
+
+
+def evaluate(
+    run: str | Path,
+    n: int = 10_000,
+    samples: int | None = None,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+    temperature: float | None = None,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
+    extractor: ExtractorKind | None = None,
+    weights: str | Path | None = None,
+) -> dict[str, Any]:
+    """How good samples are beside the images of the run's `test_split`, and how likely those are.
+
+    Without a `test_split` it is the images that were trained on; the protocol says so.
+
+    Args:
+        run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` are
+            those of this evaluation: samples, paths in latent space, and the samples that are most
+            like a training image beside those that they are like.
+        n: Samples.
+        samples: Importance samples for the likelihood of each image: of the latents of a VAE, or
+            of the noise within gray levels of a flow. None: as many as is usual, 5,000 and 1.
+        seed: Of all draws.
+        checkpoint: `best`, `latest`, or a step.
+        temperature: Of the samples; see `genjax.sample`.
+        truncation: Likewise.
+        truncation_cutoff: Likewise.
+        extractor: The feature net: `classifier`, one of the data set that is trained when it is
+            first asked for, or `inception`. None: a classifier, where the data have classes.
+        weights: Of Inception, a `.pth` or `.safetensors`. None: the published file, in the cache
+            folder; the error says where it is published.
+
+    Returns:
+        `metrics`: those of `fidelity`, where there is a feature net, and of a model with styles
+        `perceptual_path_length`; of a model with a likelihood, `nll` in nats an image and
+        `bits_per_dim`, each with `..._error`, the standard error of the mean over images; where
+        `nll` is a bound, also the `elbo` and `active_units`. Features are those of images without
+        their `border`, which the likelihood counts.
+        `protocol`: all that a comparison has to agree in. `health`: signs of numerical trouble,
+        the largest of each the worst; see the family's `health`.
+
+    Raises:
+        UsageError: No run there, no such good checkpoint or weights, or impossible numbers.
+    """
+    folder = RunFolder(run)
+    recipe, spec, _ = folder.read_config()
+    importance_samples = recipe.functions.samples if samples is None else samples
+    for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
+        if value < least:
+            raise UsageError(f"{name} = {value}: should be at least {least}")
+    how = {
+        "temperature": temperature,
+        "truncation": truncation,
+        "truncation_cutoff": truncation_cutoff,
+    }
+    sampling = sample_options(recipe, **how)
+    weights_path(extractor, weights)  # before any work
+    recipe, state, step = load_state(run, checkpoint)
+    options = recipe.data_options
+    bare = dataclasses.replace(options, border=0)
+    if extractor is None and spec.classes > 1:
+        extractor = "classifier"
+    test = _all_images(recipe, options.for_test, spec)
+    count = len(test.images)
+    log.info("%s images of %s, step %d of %s", f"{count:,}", options.for_test.split, step, run)
+    start = time.monotonic()
+    metrics: dict[str, float] = {}
+    protocol = _protocol(recipe, test, seed)
+    key = jax.random.key(seed)
+    sample_key, likelihood_key = jax.random.split(key)
+    path_key = jax.random.fold_in(key, 0)
+    figures: dict[str, Image.Image] = {}
+    if extractor is not None:
+        net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
+        protocol |= {"samples": n, **how}
+        drawn = sample_state(recipe, state, sample_key, n, sampling)
+        found, figures = _fidelity(recipe, spec, net, drawn, test, seed)
+        metrics |= found
+        if recipe.functions.style is not None:
+            pairs = min(n, MOST_PAIRS)
+            crop = functools.partial(without_border, options=options)
+            metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
+    if recipe.functions.evaluate is not None:
+        protocol["importance_samples"] = importance_samples
+        metrics |= _likelihood(recipe, state, test, likelihood_key, importance_samples)
+    if recipe.functions.decode is not None:
+        count = min(PATHS, count // 2)
+        ends = Batch(*(array[: 2 * count] for array in test))
+        images = paths(recipe, state, ends, count, STEPS, "spherical", key)
+        figures["interpolations"] = _in_rows(images)
+    signs = health(recipe, state, test)
+    result = {
+        "metrics": metrics,
+        "protocol": protocol,
+        "health": {
+            name: np.sort(np.atleast_1d(values))[::-1][:HEALTH].tolist()
+            for name, values in signs.items()
+        },
+        "step": step,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    folder.figures.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        write_atomically(folder.figures / f"{name}.png", to_png(figure))
+    with folder.to_append(folder.evaluations).open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    folder.publish()
+    return result
+
+
+def _in_rows(images: np.ndarray) -> Image.Image:
+    """A grid of images [rows, columns, H, W, C]."""
+    return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
+
+
+def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
+    """Images [N, H, W, C] as they were before `options.border` was added."""
+    inside = slice(options.border, -options.border or None)
+    return images[:, inside, inside]
+
+
+def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
+    """Every image of a split, which have to be of the run's shape."""
+    source = open_source(recipe.data, options)
+    if source.spec != spec:
+        raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")
+    images, labels, _ = read_all(source)
+    return Batch(images, labels)

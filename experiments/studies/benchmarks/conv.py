@@ -21,6 +21,7 @@ import torch
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from genjax.nn import conv as ours
+from genjax.nn.conv import xla
 from genjax.nn.conv.geometry import Geometry
 
 # Batch, size, input channels, output channels, kernel, stride, padding.
@@ -84,23 +85,23 @@ def main() -> None:
         options = {"stride": stride, "padding": padding}
         functions = {
             "forward": (
-                (ours._conv, ours._plain_conv, x, w),
+                (ours._conv, xla.conv, x, w),
                 functools.partial(torch.nn.functional.conv2d, tx, tw, **options),
             ),
             "input gradient": (
-                (ours._input_grad, ours._input_grad_xla, y, w),
+                (ours._input_grad, xla.input_grad, y, w),
                 functools.partial(conv2d_input, tx.shape, tw, ty, **options),
             ),
             "kernel gradient": (
-                (ours._kernel_grad, ours._kernel_grad_xla, x, y),
+                (ours._kernel_grad, xla.kernel_grad, x, y),
                 functools.partial(conv2d_weight, tx, tw.shape, ty, **options),
             ),
         }
         flops = 2 * y.size * kernel * kernel * channels
-        for name, ((mine, xla, a, b), theirs) in functions.items():
+        for name, ((mine, plain, a, b), theirs) in functions.items():
             times = (
                 seconds_in_scan(functools.partial(mine, geometry), a, b, REPEATS),
-                seconds_in_scan(functools.partial(xla, geometry), a, b, XLA_REPEATS),
+                seconds_in_scan(functools.partial(plain, geometry), a, b, XLA_REPEATS),
                 seconds(theirs, REPEATS),
             )
             cells = " | ".join(f"{flops / t / 1e9:.1f}" for t in times)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Geometry(NamedTuple):
-    """Of a convolution; an input's size does not follow from the output's, so it stands here."""
+    """Sizes of a convolution. The input's is here, because it does not follow from the output's."""
 
     input_size: tuple[int, ...]
     kernel_size: tuple[int, ...]
@@ -13,7 +13,7 @@ class Geometry(NamedTuple):
 
     @property
     def fills_strides(self) -> bool:
-        """Whether the kernel is of whole strides, so that its phases are all of one size."""
+        """Tell whether the kernel is of whole strides, so that its phases are all of one size."""
         return all(extent % self.stride == 0 for extent in self.kernel_size)
 
     @property

@@ -1,4 +1,4 @@
-"""A batch taken a few of its images at a time: `group`, a divisor of it."""
+"""Functions of a batch, computed for `group` images at a time, a divisor of the batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from jax import lax
 
 
 def map_groups(function: Callable[[jax.Array], jax.Array], group: int, x: jax.Array) -> jax.Array:
-    """`function(x)`, [B, ...] of [B, ...], which treats each image alone."""
+    """Return `function(x)`, [B, ...] of [B, ...], for a function that treats each image alone."""
     if group == len(x):
         return function(x)
     y = lax.map(function, x.reshape(-1, group, *x.shape[1:]))
@@ -17,7 +17,7 @@ def map_groups(function: Callable[[jax.Array], jax.Array], group: int, x: jax.Ar
 
 
 def sum_groups(function: Callable[..., Any], group: int, *batches: jax.Array) -> Any:
-    """`function(*batches)`, a tree of arrays each of which is a sum over images."""
+    """Return `function(*batches)`, a tree of arrays each of which is a sum over images."""
     if group == len(batches[0]):
         return function(*batches)
     shapes = jax.eval_shape(function, *(x[:group] for x in batches))

@@ -49,7 +49,7 @@ Blocks = list[list[jax.Array]]
 
 
 def products(geometry: Geometry) -> float:
-    """Its products over those of the plain sum, outputs that fill up the last blocks included.
+    """Return the share of the plain sum's products that are left, filled-up last blocks included.
 
     Infinite where there is no transform for the kernel.
     """
@@ -62,19 +62,19 @@ def products(geometry: Geometry) -> float:
 
 
 def bytes_of_blocks(geometry: Geometry, channels: int, itemsize: int) -> int:
-    """What the blocks of one image's inputs take."""
+    """Return the bytes of the blocks of one image's inputs."""
     blocks = math.prod(blocks for blocks, _ in _sizes(geometry))
     return blocks * bytes_of_kernels(geometry, channels, 1, itemsize)
 
 
 def bytes_of_kernels(geometry: Geometry, channels: int, features: int, itemsize: int) -> int:
-    """What the matrices of a kernel take."""
+    """Return the bytes of a kernel's matrices."""
     count = len(_transform(geometry).inputs) ** 2
     return count * geometry.stride**2 * channels * features * itemsize
 
 
 def conv(geometry: Geometry, x: jax.Array, w: jax.Array, group: int) -> jax.Array:
-    """`[B, H, W, I]` with `[KH, KW, I, O]` to `[B, H', W', O]`."""
+    """Convolve: x [B, H, W, I] with w [KH, KW, I, O] to y [B, H', W', O]."""
     matrices = lax.optimization_barrier(_kernels(geometry, w))
 
     def one(x: jax.Array) -> jax.Array:
@@ -84,7 +84,7 @@ def conv(geometry: Geometry, x: jax.Array, w: jax.Array, group: int) -> jax.Arra
 
 
 def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array, group: int) -> jax.Array:
-    """The transpose of `conv` in x."""
+    """Apply the transpose of `conv` in x: y [B, H', W', O] with w to x [B, H, W, I]."""
     matrices = lax.optimization_barrier(_kernels(geometry, w))
 
     def one(y: jax.Array) -> jax.Array:
@@ -95,7 +95,7 @@ def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array, group: int) -> ja
 
 
 def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> jax.Array:
-    """The transpose of `conv` in w."""
+    """Apply the transpose of `conv` in w: x with y to w [KH, KW, I, O]."""
 
     def one(x: jax.Array, y: jax.Array) -> list[list[jax.Array]]:
         # A product over the longer axis of both is fastest with one factor transposed beforehand,
@@ -120,12 +120,15 @@ def _transform(geometry: Geometry) -> _Transform:
 
 
 def _sizes(geometry: Geometry) -> list[tuple[int, int]]:
-    """Of both axes the blocks and the outputs."""
+    """Return (blocks, outputs) along the height and along the width."""
     return [(-(-size // 2), size) for size in geometry.output_size]
 
 
 def _paddings(geometry: Geometry) -> list[tuple[int, int]]:
-    """Of both axes of an input: one block more than of outputs, each of 2 * stride pixels."""
+    """Return the zeros before and after each axis of an input, for a block more than of outputs.
+
+    A block is 2 * stride pixels long.
+    """
     sizes = zip(_sizes(geometry), geometry.input_size, strict=True)
     return [
         (geometry.padding, 2 * geometry.stride * (blocks + 1) - size - geometry.padding)
@@ -134,7 +137,7 @@ def _paddings(geometry: Geometry) -> list[tuple[int, int]]:
 
 
 def _combine(factors: Sequence[float], terms: Sequence[jax.Array]) -> jax.Array:
-    """The sum of factors * terms."""
+    """Return the sum of factors * terms, without those whose factor is 0."""
     parts = zip(factors, terms, strict=True)
     return functools.reduce(
         jnp.add, [term if factor == 1 else factor * term for factor, term in parts if factor]
@@ -146,7 +149,7 @@ def _transposed(matrix: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
 
 
 def _inputs(geometry: Geometry, x: jax.Array) -> Blocks:
-    """Images to what meets the kernels, with stride^2 times the channels."""
+    """Transform images into the blocks that meet the kernels, of stride^2 times the channels."""
     matrix, phases = _transform(geometry).inputs, range(geometry.stride)
     x = jnp.pad(x, ((0, 0), *_paddings(geometry), (0, 0)))
     by_row = _input_phases(x, 1, matrix, geometry.stride)
@@ -165,7 +168,7 @@ def _inputs(geometry: Geometry, x: jax.Array) -> Blocks:
 def _input_phases(
     x: jax.Array, axis: int, matrix: Sequence[Sequence[float]], stride: int
 ) -> list[list[jax.Array]]:
-    """Along an axis of blocks and one more: of each row of the matrix, and each phase, its sum."""
+    """Apply the matrix along an axis of pixels; return sums by its row, then by phase."""
     count = x.shape[axis] // (2 * stride) - 1
     x = x.reshape(*x.shape[:axis], count + 1, 2 * stride, *x.shape[axis + 1 :])
 
@@ -182,7 +185,7 @@ def _input_phases(
 
 
 def _to_inputs(geometry: Geometry, blocks: Blocks) -> jax.Array:
-    """The transpose of `_inputs`. Phases are kept side by side to the end, which is faster here."""
+    """Apply the transpose of `_inputs`. Phases stay side by side to the end, which is faster."""
     stride, (top, left) = geometry.stride, (geometry.padding,) * 2
     matrix = _transposed(_transform(geometry).inputs)
     x = _overlapped([_overlapped(row, 2, matrix) for row in blocks], 1, matrix)
@@ -194,7 +197,7 @@ def _to_inputs(geometry: Geometry, blocks: Blocks) -> jax.Array:
 
 
 def _overlapped(blocks: list[jax.Array], axis: int, matrix: Sequence[Sequence[float]]) -> jax.Array:
-    """The sum of what each block gives to its own two pixels and, with more taps, to the next."""
+    """Add what each block gives to its own two pixels and, with more taps, to the next."""
 
     def placed(x: jax.Array, later: int) -> jax.Array:
         return jnp.pad(x, [(later, 1 - later) if i == axis else (0, 0) for i in range(x.ndim)])
@@ -209,7 +212,7 @@ def _interleaved(pixels: Sequence[jax.Array], axis: int) -> jax.Array:
 
 
 def _kernels(geometry: Geometry, w: jax.Array) -> list[list[jax.Array]]:
-    """[KH, KW, I, O] to matrices, [stride^2 * I, O]."""
+    """Transform w [KH, KW, I, O] into matrices [stride^2 * I, O]."""
     stride, matrix = geometry.stride, _transform(geometry).kernels
 
     def along(w: jax.Array, axis: int) -> list[jax.Array]:
@@ -222,7 +225,7 @@ def _kernels(geometry: Geometry, w: jax.Array) -> list[list[jax.Array]]:
 
 
 def _from_blocks(geometry: Geometry, blocks: Blocks) -> jax.Array:
-    """What the products give to images of the output's size."""
+    """Transform the products into images of the output's size."""
     matrix = _transform(geometry).outputs
 
     def along(blocks: list[jax.Array], axis: int) -> jax.Array:
@@ -234,7 +237,7 @@ def _from_blocks(geometry: Geometry, blocks: Blocks) -> jax.Array:
 
 
 def _to_blocks(geometry: Geometry, y: jax.Array) -> Blocks:
-    """The transpose of `_from_blocks`."""
+    """Apply the transpose of `_from_blocks`."""
     matrix = _transposed(_transform(geometry).outputs)
 
     def along(y: jax.Array, axis: int) -> list[jax.Array]:

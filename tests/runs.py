@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from genjax.figures.sample import load_state
 from genjax.run.folder import RunFolder
-from genjax.training.writer import TIMINGS, read_records
+from genjax.run.records import TIMINGS, read_records
+from genjax.run.states import load_state
 from genjax.types import State
 
 

@@ -30,14 +30,14 @@ from genjax.bench.timing import (
 )
 from genjax.data.batches import Resident
 from genjax.data.sources import expected_spec
-from genjax.figures.sample import abstract_state
-from genjax.planning.compile import environment
 from genjax.planning.cost import flops, peak_bytes, traffic
+from genjax.run.environment import environment
 from genjax.run.folder import RunFolder
 from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.records import read_records
 from genjax.run.sharding import Steps
-from genjax.training.loop import initial_state, train
-from genjax.training.writer import read_records
+from genjax.run.states import abstract_state, initial_state
+from genjax.training.loop import train
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")

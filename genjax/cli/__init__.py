@@ -43,7 +43,6 @@ from genjax.figures.latents import (
     traverse,
 )
 from genjax.figures.sample import (
-    Checkpoint,
     check_output,
     sample,
     sample_grid,
@@ -65,6 +64,7 @@ from genjax.run.recipe import (
     recipe_summary,
     to_json,
 )
+from genjax.run.states import Checkpoint
 from genjax.training.loop import Diverged, Result, resume, train
 from genjax.types import UsageError
 

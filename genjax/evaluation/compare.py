@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from genjax.figures.sample import abstract_state
 from genjax.run.folder import RunFolder
-from genjax.training.writer import read_records
+from genjax.run.records import read_records
+from genjax.run.states import abstract_state
 from genjax.types import UsageError
 
 # What evaluations have to agree in. The rest of a protocol, such as the temperature of samples or

@@ -23,13 +23,14 @@ from genjax.evaluation.extractor import ExtractorKind, extractor_of, weights_pat
 from genjax.evaluation.fidelity import fidelity
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import CHUNK, encoder, in_chunks, paths
-from genjax.figures.sample import Checkpoint, load_state, sample_options, sample_state
+from genjax.figures.sample import sample_options, sample_state
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.recipe import Recipe
+from genjax.run.states import Checkpoint, load_state
 from genjax.steps.diagnostics import active_units
 from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 

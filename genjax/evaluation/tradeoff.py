@@ -15,10 +15,11 @@ from genjax.data.sources import open_source
 from genjax.evaluation.evaluate import without_border
 from genjax.evaluation.extractor import ExtractorKind, extractor_of
 from genjax.evaluation.fidelity import SPLITS
-from genjax.figures.sample import Checkpoint, load_state, sample_options, sample_state, takes
+from genjax.figures.sample import sample_options, sample_state, takes
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.neighbours import manifolds
+from genjax.run.states import Checkpoint, load_state
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")

@@ -13,8 +13,9 @@ from jax.scipy.special import ndtri
 from genjax.data.batches import read_batch
 from genjax.data.sources import Source, open_source
 from genjax.figures.grid import to_uint8
-from genjax.figures.sample import Checkpoint, in_calls, labels_in_turn, load_state, style_functions
+from genjax.figures.sample import in_calls, labels_in_turn, style_functions
 from genjax.run.recipe import Recipe
+from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
 
 PathKind = Literal["spherical", "linear", "style"]

@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,13 @@ import numpy as np
 
 from genjax.figures.grid import grid, to_gif, to_png, to_uint8
 from genjax.models import FAMILIES
-from genjax.run.checkpoint import Checkpoints, write_atomically
-from genjax.run.folder import RunFolder
+from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe
+from genjax.run.states import Checkpoint, load_state
 from genjax.types import Family, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# Which checkpoint of a run: by quality, the last, or that of a step.
-Checkpoint = Literal["best", "latest"] | int
 # Images in one call; the first images of a seed are the same however many are asked for.
 CHUNK = 64
 # Of a grid: its images, or a row for each class, if there are no more than so many.
@@ -154,39 +152,6 @@ def in_calls(function: Callable[[jax.Array], np.ndarray], values: jax.Array) -> 
         filled = jnp.concatenate([some, jnp.repeat(some[:1], CHUNK - len(some), axis=0)])
         parts.append(function(filled)[: len(some)])
     return np.concatenate(parts)
-
-
-def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
-    """The state that training begins with."""
-    return jax.jit(recipe.functions.init, static_argnums=(0, 2))(recipe.model, key, spec)
-
-
-def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
-    """Shapes and types of a state on this process's first device, to restore into."""
-    shapes = jax.eval_shape(lambda: recipe.functions.init(recipe.model, jax.random.key(0), spec))
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-
-
-def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe, State, int]:
-    """A run's recipe, a state of it, and that state's step.
-
-    Args:
-        run: The run folder.
-        checkpoint: `best` by the run's quality metric, `latest`, or a step.
-
-    Raises:
-        UsageError: No run there, or no such good checkpoint.
-    """
-    folder = RunFolder(run)
-    recipe, spec, _ = folder.read_config()
-    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=False)
-    named = {"best": checkpoints.best, "latest": checkpoints.latest}
-    step = checkpoint if isinstance(checkpoint, int) else named[checkpoint]
-    if step not in checkpoints.steps:
-        steps = ", ".join(map(str, checkpoints.steps))
-        raise UsageError(f"{run} has no good checkpoint {checkpoint}: it has {steps}")
-    return recipe, checkpoints.restore(step, abstract_state(recipe, spec)), step
 
 
 def sample(

@@ -16,17 +16,16 @@ from genjax.data.images import to_array
 from genjax.figures.grid import to_uint8
 from genjax.figures.latents import held_out
 from genjax.figures.sample import (
-    Checkpoint,
     in_calls,
     is_conditional,
     labels_in_turn,
-    load_state,
     sample_options,
     style_functions,
 )
 from genjax.metrics.features import FeatureNet
 from genjax.nn.residual import downsample
 from genjax.run.recipe import Recipe
+from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
 
 Space = Literal["w", "w+"]

@@ -1,24 +1,23 @@
 """The train step compiled ahead of time, for a TPU slice that is not there or for this machine."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
 import math
-import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from genjax.data.sources import expected_spec
-from genjax.figures.sample import abstract_state
 from genjax.planning.cost import COLLECTIVES, Traffic, flops, peak_bytes, traffic
+from genjax.run.environment import environment
 from genjax.run.recipe import Recipe
 from genjax.run.sharding import Steps
+from genjax.run.states import abstract_state
 from genjax.types import Batch, ImageSpec, UsageError
 
 GIB = 2**30
@@ -251,21 +250,6 @@ def _devices(topology: str) -> Sequence[jax.Device]:
         except jax.errors.JaxRuntimeError as error:
             raise UsageError(f"topology {topology!r}: {str(error).splitlines()[0]}") from error
     return found.devices
-
-
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set variables of the environment for a time."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ |= values
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            if old is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = old
 
 
 def advice(recipe: Recipe, program: Program) -> list[str]:

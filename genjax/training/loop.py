@@ -29,7 +29,7 @@ from genjax.data.processes import ProcessLost, first_before_others, gathered, is
 from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
-from genjax.figures.sample import abstract_state, grid_labels, initial_state, sample_state
+from genjax.figures.sample import grid_labels, sample_state
 from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import ENERGY_DISTANCE, Watch
 from genjax.objectives.likelihood import bits_per_dim
@@ -37,6 +37,7 @@ from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sharding import Steps
+from genjax.run.states import abstract_state, initial_state
 from genjax.training.writer import Silent, Writer
 from genjax.types import Batch, State, UsageError
 

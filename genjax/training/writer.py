@@ -14,27 +14,12 @@ from tqdm import tqdm
 
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
+from genjax.run.records import TIMINGS, read_records
 
 log = logging.getLogger("genjax")
 
 # Drawing takes a second: not at each save, but after this long, and at the end.
 SECONDS_BETWEEN_CURVES = 60.0
-# Fields of a record that are not results: they differ from one machine to the next.
-TIMINGS = ("seconds", "steps_per_second", "images_per_second")
-
-
-def read_records(folder: RunFolder, last_step: int | None = None) -> list[dict[str, float]]:
-    """The records of `metrics.jsonl` up to `last_step`; a line cut short by a crash is dropped."""
-    records = []
-    if folder.metrics.exists():
-        for line in folder.metrics.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if last_step is None or record["step"] <= last_step:
-                records.append(record)
-    return records
 
 
 class Writer:

@@ -12,8 +12,8 @@ from genjax.data.sources import open_source
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.folder import RunFolder
+from genjax.run.records import read_records
 from genjax.steps.optim import AdamConfig
-from genjax.training.writer import read_records
 
 # The runs that tests look at are made once, in one process.
 pytestmark = pytest.mark.xdist_group("evaluation/test_evaluate")

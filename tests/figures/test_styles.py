@@ -9,9 +9,9 @@ import genjax
 from genjax import DataOptions, Recipe, UsageError
 from genjax.cli import run as cli
 from genjax.figures import styles
-from genjax.figures.sample import load_state
 from genjax.models.gan import GanConfig
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
+from genjax.run.states import load_state
 
 # The runs that tests look at are made once, in one process.
 pytestmark = pytest.mark.xdist_group("figures/test_styles")

@@ -11,18 +11,18 @@ import pytest
 from jax import lax
 
 from genjax.data.sources import expected_spec
-from genjax.figures.sample import abstract_state
 from genjax.planning.compile import (
     CHIPS,
     Program,
     advice,
     communication_seconds,
     compile_step,
-    environment,
     to_text,
 )
 from genjax.planning.cost import flops, peak_bytes, traffic
+from genjax.run.environment import environment
 from genjax.run.recipe import load_recipe
+from genjax.run.states import abstract_state
 from genjax.types import UsageError
 
 pytestmark = pytest.mark.usefixtures("optimized_programs")

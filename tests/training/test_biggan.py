@@ -14,7 +14,7 @@ from genjax import DataOptions, Recipe
 from genjax.evaluation.tradeoff import to_csv, to_figure
 from genjax.models.biggan import BigganConfig, PlayerConfig
 from genjax.run.folder import RunFolder
-from genjax.training.writer import read_records
+from genjax.run.records import read_records
 
 # The runs that tests look at are made once, in one process.
 pytestmark = pytest.mark.xdist_group("training/test_biggan")

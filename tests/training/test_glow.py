@@ -12,8 +12,8 @@ import genjax
 from genjax import DataOptions, Recipe
 from genjax.models.glow import GlowConfig
 from genjax.run.folder import RunFolder
+from genjax.run.records import read_records
 from genjax.steps.optim import AdamConfig
-from genjax.training.writer import read_records
 
 # The runs that tests look at are made once, in one process.
 pytestmark = pytest.mark.xdist_group("training/test_glow")

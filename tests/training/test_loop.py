@@ -14,11 +14,11 @@ from PIL import Image
 
 import genjax
 from genjax import Recipe
-from genjax.figures.sample import load_state
 from genjax.models.gan import GanConfig
 from genjax.models.wgan import AdamPlayer, WganGpConfig
 from genjax.run.folder import RunFolder
-from genjax.training.writer import TIMINGS, read_records
+from genjax.run.records import TIMINGS, read_records
+from genjax.run.states import load_state
 from tests import commands, runs
 
 RECIPE = Recipe(

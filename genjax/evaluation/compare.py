@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from tyro.conf import Positional
 
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
@@ -44,8 +45,8 @@ class Comparison(NamedTuple):
     protocol: dict[str, Any]
 
 
-def compare(runs: Sequence[str | Path]) -> Comparison:
-    """The latest evaluation of each run.
+def compare(runs: Positional[Sequence[str | Path]]) -> Comparison:
+    """Put runs of any family side by side, by their latest evaluations, of one protocol.
 
     Args:
         runs: Run folders, each with an `evaluations.jsonl` of `genjax evaluate`.

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from genjax.metrics.features import FeatureNet
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
+from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.steps.diagnostics import active_units
@@ -143,8 +144,8 @@ def _fidelity(
 
 
 def evaluate(
-    run: str | Path,
-    n: int = 10_000,
+    run: Run,
+    n: Annotated[int, N] = 10_000,
     samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
@@ -154,7 +155,7 @@ def evaluate(
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """How good samples are beside the images of the run's `test_split`, and how likely those are.
+    """Measure how good samples are, and how likely the images of the run's `test_split`.
 
     Without a `test_split` it is the images that were trained on; the protocol says so.
 
@@ -162,18 +163,19 @@ def evaluate(
         run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` are
             those of this evaluation: samples, paths in latent space, and the samples that are most
             like a training image beside those that they are like.
-        n: Samples.
-        samples: Importance samples for the likelihood of each image: of the latents of a VAE, or
-            of the noise within gray levels of a flow. None: as many as is usual, 5,000 and 1.
+        n: Samples that are compared with images of the test split.
+        samples: Importance samples for the likelihood of each image: of the latents (vae), or of
+            the noise within gray levels (glow). None: as is usual, 5000 and 1.
         seed: Of all draws.
-        checkpoint: `best`, `latest`, or a step.
-        temperature: Of the samples; see `genjax.sample`.
-        truncation: Likewise.
-        truncation_cutoff: Likewise.
-        extractor: The feature net: `classifier`, one of the data set that is trained when it is
-            first asked for, or `inception`. None: a classifier, where the data have classes.
-        weights: Of Inception, a `.pth` or `.safetensors`. None: the published file, in the cache
-            folder; the error says where it is published.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        temperature: Of the samples; see `genjax sample`.
+        truncation: Of the samples; see `genjax sample`.
+        truncation_cutoff: Of the samples; see `genjax sample`.
+        extractor: The feature net: a classifier of the data set, trained when it is first asked
+            for, or Inception, by which FID is defined. None: a classifier, if the data have
+            classes.
+        weights: inception: a .pth or .safetensors of its weights. None: the published file in the
+            cache folder; the error says where it is published.
 
     Returns:
         `metrics`: those of `fidelity`, where there is a feature net, and of a model with styles

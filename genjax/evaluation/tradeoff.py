@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from genjax.figures.sample import sample_options, sample_state, takes
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.neighbours import manifolds
+from genjax.run.options import N, Run
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import UsageError
 
@@ -32,24 +34,26 @@ Row = dict[str, float]
 
 
 def tradeoff(
-    run: str | Path,
+    run: Run,
     values: Sequence[float] = VALUES,
-    n: int = 2000,
+    n: Annotated[int, N] = 2000,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     extractor: ExtractorKind = "classifier",
     weights: str | Path | None = None,
 ) -> list[Row]:
-    """Quality of samples over truncations, or over temperatures (Brock et al. 2019, figure 17).
+    """Measure fidelity and diversity of samples over truncations or temperatures.
+
+    See Brock et al. 2019, figure 17.
 
     Args:
         run: The run folder, of a family with one of the two.
         values: Truncations or temperatures.
         n: Samples for each value, and test images that they are compared with.
         seed: Of the latents.
-        checkpoint: `best`, `latest`, or a step.
-        extractor: The feature net; see `genjax.evaluate`.
-        weights: Of Inception.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        extractor: The feature net; see `genjax evaluate`.
+        weights: Of Inception; see `genjax evaluate`.
 
     Returns:
         For each value a row: `truncation` or `temperature`, `frechet_distance`, `inception_score`,

@@ -3,25 +3,32 @@
 import collections
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from tyro.conf import Positional
 
 from genjax.data.batches import read_blocks
 from genjax.data.sources import BrokenImage, DataOptions, FileSource, ManySizes, open_source
 from genjax.figures.sample import check_output, save_images
+from genjax.run.options import Flat, Output
 
 GRID_IMAGES = 64
 # Images of many sizes are brought to this one for the grid.
 GRID_SIZE = 64
 
 
-def inspect(data: str, options: DataOptions, output: Path) -> str:
+def inspect(
+    data: Positional[str],
+    options: Annotated[DataOptions, Flat] = DataOptions(),  # noqa: B008 - frozen
+    output: Annotated[Path, Output] = Path("inspect.png"),
+) -> str:
     """Read a whole data set, write a grid of its first images, and report.
 
     Args:
-        data: As `open_source` takes it.
+        data: digits, tfds:NAME, folder:PATH, or the path of a .zip.
         options: How it is read; broken images are reported, whatever `on_broken` says.
-        output: Where the grid goes, a .png.
+        output: Where the grid of its first images goes, a .png.
 
     Returns:
         Count, sizes, channels, classes with their counts, and each broken file, line by line.

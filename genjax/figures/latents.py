@@ -2,18 +2,19 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jax.scipy.special import ndtri
 
 from genjax.data.batches import read_batch
 from genjax.data.sources import Source, open_source
 from genjax.figures.grid import to_uint8
 from genjax.figures.sample import in_calls, labels_in_turn, style_functions
+from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
@@ -78,15 +79,17 @@ def _first_of(source: Source, most: int, seed: int) -> Batch:
 
 
 def reconstruct(
-    run: str | Path, n: int = 32, seed: int = 0, checkpoint: Checkpoint = "best"
+    run: Run, n: Annotated[int, N] = 32, seed: int = 0, checkpoint: Checkpoint = "best"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images, and what the decoder makes of the encoder's mean of them.
+    """Draw images of the test split, and what the model makes of each.
+
+    The decoder is given the encoder's mean.
 
     Args:
         run: The run folder, of a family with an encoder.
         n: How many images of the test split (or, without one, of the training data).
-        seed: Which.
-        checkpoint: `best`, `latest`, or a step.
+        seed: Which images.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         The images and their reconstructions, uint8 [n, H, W, C] each.
@@ -135,26 +138,25 @@ def spherical(start: jax.Array, end: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def interpolate(
-    run: str | Path,
-    n: int = 8,
+    run: Run,
+    n: Annotated[int, N] = 8,
     steps: int = 10,
     path: PathKind = "spherical",
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
-    """Images along paths in latent space.
+    """Draw images along paths in latent space.
 
     Between the encodings of images of the test split, where the family has an encoder, else
     between draws of the prior. A conditional model keeps the label of the path's first image.
 
     Args:
         run: The run folder.
-        n: Paths.
-        steps: Images on each, both ends included.
-        path: `spherical` or `linear`; `style`: a straight line between styles, of a model with
-            them.
+        n: Paths, a row each.
+        steps: Images on each path, both ends included.
+        path: Along the sphere of the latents, or straight, or straight between styles.
         seed: Of the ends.
-        checkpoint: `best`, `latest`, or a step.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, steps, H, W, C].
@@ -216,22 +218,22 @@ def _style_paths(
 
 
 def traverse(
-    run: str | Path,
-    n: int = 10,
+    run: Run,
+    n: Annotated[int, N] = 10,
     steps: int = 11,
     extent: float = 3.0,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
-    """One image as its latents change one at a time, the most active first.
+    """Draw a test image as its latents change one at a time, the most active first.
 
     Args:
         run: The run folder, of a family with an encoder.
-        n: Latents, at most as many as there are.
-        steps: Values of each, from `-extent` to `extent`, which the prior gives in its own unit.
-        extent: See `steps`.
+        n: Latents, a row each.
+        steps: Values of each.
+        extent: From minus this to this, in standard deviations of the prior.
         seed: Which image of the test split.
-        checkpoint: `best`, `latest`, or a step.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, steps, H, W, C], a row for each latent.
@@ -282,26 +284,27 @@ def class_direction(
 
 
 def manipulate(
-    run: str | Path,
+    run: Run,
     to: int,
-    source: int | None = None,
-    n: int = 8,
+    source: Annotated[int | None, tyro.conf.arg(name="from")] = None,
+    n: Annotated[int, N] = 8,
     steps: int = 9,
     extent: float = 1.5,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
-    """Images moved along the direction to a class, which the training of the model need not know.
+    """Move test images in latent space towards a class: along the difference of the means.
 
     Args:
-        run: The run folder, of a family with an encoder.
+        run: The run folder, of a family with an encoder, trained on data with classes.
         to: The class to move to.
-        source: The class that the direction and the images are of; None: all others, and any.
-        n: Images of the test split.
-        steps: Places along the direction, from `-extent` to `extent` times its length.
-        extent: See `steps`.
+        source: The class to move from, which the images are of. None: the direction is away from
+            all other classes, and the images are of any.
+        n: Images, a row each.
+        steps: Images in a row.
+        extent: From minus this to this, in differences of the means.
         seed: Which images.
-        checkpoint: `best`, `latest`, or a step.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, steps, H, W, C], a row for each image.
@@ -328,15 +331,15 @@ def manipulate(
     return _decode(recipe, state, latents[chosen[:n], None] + along, batch.labels[chosen[:n]])
 
 
-def manifold(run: str | Path, n: int = 20, checkpoint: Checkpoint = "best") -> np.ndarray:
-    """Images over the plane of two latents (Kingma and Welling 2014, figure 4).
+def manifold(run: Run, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "best") -> np.ndarray:
+    """Draw images over the plane of two latents (Kingma and Welling 2014, figure 4).
 
     At the quantiles of the prior, so that equal areas of the figure are equally likely.
 
     Args:
         run: The run folder, of a model with two latents.
         n: Values of each.
-        checkpoint: `best`, `latest`, or a step.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, n, H, W, C]; the first latent rises to the right, the second upwards.

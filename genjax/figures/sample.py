@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from genjax.figures.grid import grid, to_gif, to_png, to_uint8
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import write_atomically
+from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import Family, ImageSpec, State, UsageError
@@ -155,8 +156,8 @@ def in_calls(function: Callable[[jax.Array], np.ndarray], values: jax.Array) -> 
 
 
 def sample(
-    run: str | Path,
-    n: int | None = None,
+    run: Run,
+    n: Annotated[int | None, N] = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
@@ -164,40 +165,25 @@ def sample(
     truncation_cutoff: int | None = None,
     label: int | None = None,
 ) -> np.ndarray:
-    """Images from a trained run; see `sample_grid`, which does it."""
-    return sample_grid(run, n, seed, checkpoint, temperature, truncation, truncation_cutoff, label)[
-        0
-    ]
-
-
-def sample_grid(
-    run: str | Path,
-    n: int | None = None,
-    seed: int = 0,
-    checkpoint: Checkpoint = "best",
-    temperature: float | None = None,
-    truncation: float | None = None,
-    truncation_cutoff: int | None = None,
-    label: int | None = None,
-) -> tuple[np.ndarray, int | None]:
-    """Images from a trained run.
+    """Draw images from a trained run.
 
     Args:
         run: The run folder.
         n: How many. None: 64, or of a conditional model with up to 20 classes 8 of each, class by
             class.
-        seed: Of the latents; the first images of a seed do not depend on `n`.
-        checkpoint: `best` by the run's quality metric, `latest`, or a step.
-        temperature: Standard deviation of a flow's latents; below 1 for fewer, cleaner kinds of
+        seed: Of the latents; the first images of a seed are the same for any n.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        temperature: glow: standard deviation of the latents; below 1 for cleaner, less varied
             images. None: 1.
-        truncation: BigGAN: values of the noise further from 0 are drawn again, for cleaner and less
-            varied images. None: they are kept. StyleGAN: psi, how far styles are from their mean,
-            0 to 1. None: 1.
-        truncation_cutoff: StyleGAN: how many layers that is of, from the coarsest. None: all.
-        label: The class, of a conditional model. None: 0, 1, 2, ... in turn.
+        truncation: biggan: values of the noise further from 0 are drawn again; 0.5 for cleaner,
+            less varied images. None: they are kept. stylegan, stylegan2: psi, how far styles are
+            from their mean; 0.7 for cleaner, less varied images. None: 1.
+        truncation_cutoff: stylegan, stylegan2: how many layers that is of, from the coarsest.
+            None: all.
+        label: Conditional models: the class. None: all in turn.
 
     Returns:
-        uint8 [n, H, W, C], and the columns of a grid of them, None for any.
+        uint8 [n, H, W, C].
 
     Raises:
         UsageError: No run there, no such good checkpoint, an `n` below 1, or what the model does
@@ -212,7 +198,7 @@ def sample_grid(
         truncation=truncation,
         truncation_cutoff=truncation_cutoff,
     )
-    labels, columns = grid_labels(recipe, state.spec) if n is None else (n, None)
+    labels = grid_labels(recipe, state.spec)[0] if n is None else n
     if label is not None:
         if not is_conditional(recipe, state.spec):
             raise UsageError(
@@ -220,9 +206,9 @@ def sample_grid(
             )
         if not 0 <= label < state.spec.classes:
             raise UsageError(f"label = {label}: should be from 0 to {state.spec.classes - 1}")
-        labels, columns = np.full(n or GRID_IMAGES, label, np.int32), None
+        labels = np.full(n or GRID_IMAGES, label, np.int32)
     log.info("samples of step %d of %s", step, run)
-    return sample_state(recipe, state, jax.random.key(seed), labels, options), columns
+    return sample_state(recipe, state, jax.random.key(seed), labels, options)
 
 
 def save_images(images: np.ndarray, output: Path, columns: int | None = None) -> None:

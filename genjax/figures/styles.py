@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from genjax.figures.sample import (
 )
 from genjax.metrics.features import FeatureNet
 from genjax.nn.residual import downsample
+from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
@@ -47,7 +48,7 @@ def draw_styles(
 
 
 def mix(
-    run: str | Path,
+    run: Run,
     rows: int = 3,
     columns: int = 6,
     seed: int = 0,
@@ -55,7 +56,7 @@ def mix(
     cuts: tuple[int, int] | None = None,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
-    """Images of two styles, coarse, middle and fine (Karras et al. 2019, figure 3).
+    """Draw images of two styles, coarse, middle and fine (Karras et al. 2019, figure 3).
 
     Each row has an image of its own, on the left, and each column another, on top. Where they meet
     is the row's image with some layers of the column's style: in the first `rows` rows the coarse
@@ -63,12 +64,12 @@ def mix(
 
     Args:
         run: The run folder, of a family with styles.
-        rows: Of each kind.
-        columns: How many.
+        rows: Rows for each of the three.
+        columns: Images on top.
         seed: Of the styles.
-        truncation: psi; None for 1.
+        truncation: How far the styles are from their mean (psi). None: 1.
         cuts: The first layers that are middle and fine. None: thirds of the layers.
-        checkpoint: `best`, `latest`, or a step.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [1 + 3 rows, 1 + columns, H, W, C]; the corner is black.
@@ -105,15 +106,15 @@ def mix(
 
 
 def project(
-    run: str | Path,
-    n: int = 8,
+    run: Run,
+    n: Annotated[int, N] = 8,
     images: tuple[Path, ...] = (),
     space: Space = "w",
     steps: int = 500,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The styles whose images are nearest to given ones (Karras et al. 2020, appendix D).
+    """Find the styles whose images are nearest to given ones (Karras et al. 2020, appendix D).
 
     By Adam from the mean style, with noise on the styles that fades. Near is meant in the squared
     distance of pixels, at every size to which the image can be halved down to 8 pixels; the paper's
@@ -122,12 +123,12 @@ def project(
     Args:
         run: The run folder, of a family with styles.
         n: How many images of the test split (or, without one, of the training data).
-        images: Files to take instead; they are brought to the model's size.
-        space: `w`: one style for all layers; `w+`: each layer its own, which comes nearer to images
-            that the model would not draw.
-        steps: Of Adam.
-        seed: Which images, and of the noise.
-        checkpoint: `best`, `latest`, or a step.
+        images: Image files to take instead; they are brought to the model's size.
+        space: One style for all layers (w), or each layer its own (w+), which comes nearer to
+            images that the model would not draw.
+        steps: Steps of the search.
+        seed: Which images, and the noise of the search.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         The images and what their styles give, uint8 [n, H, W, C] each, and the styles, float32

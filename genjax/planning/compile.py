@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from genjax.data.sources import expected_spec
 from genjax.planning.cost import COLLECTIVES, Traffic, flops, peak_bytes, traffic
 from genjax.run.environment import environment
+from genjax.run.options import Flat
 from genjax.run.recipe import Recipe
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state
@@ -130,13 +131,13 @@ class _Shapes:
         return item
 
 
-def compile_step(recipe: Recipe, topology: str | None = None) -> Program:
-    """Compile the real train step of a recipe, one step a call, and say what it costs.
+def compile_step(recipe: Annotated[Recipe, Flat], topology: str | None = None) -> Program:
+    """Compile the train step of a recipe, and say what memory and time it will take.
 
     Args:
         recipe: The recipe; of its data only the shape matters.
-        topology: Such as `v5e:16x16`, for which libtpu compiles on any machine. None: the devices
-            that are here.
+        topology: A TPU slice, CHIP:AxB or CHIP:AxBxC such as v5e:16x16, which need not be there.
+            None: the devices of this machine.
 
     Raises:
         UsageError: An unknown topology, no libtpu, `pmap`, or a batch that does not divide.

@@ -14,11 +14,9 @@ from pydantic.dataclasses import dataclass
 from genjax.data.sources import DataOptions
 from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
+from genjax.run.options import Flat
 from genjax.run.sharding import Parallel
 from genjax.types import CHECKED, Config, Family, UsageError
-
-# Fields of these types give the command line `--size`, not `--data-options.size`.
-Flat = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -113,8 +111,8 @@ def recipe_summary(path: Path) -> str:
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values, every default spelled out."""
+def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
+    """Return the recipe as plain JSON values, every default spelled out."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from signal import signal as set_handler
 from types import FrameType
+from typing import Annotated
 
 import jax
 import numpy as np
+import tyro
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
@@ -35,6 +37,7 @@ from genjax.metrics.watch import ENERGY_DISTANCE, Watch
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder, create_run_folder
+from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state, initial_state
@@ -66,8 +69,11 @@ class Result:
     signal: Signals | None
 
 
-def train(recipe: Recipe | str, run: str | Path | None = None) -> Result:
-    """Train from the beginning.
+def train(
+    recipe: Annotated[Recipe | str, tyro.conf.arg(name="", constructor=Recipe)],
+    run: str | Path | None = None,
+) -> Result:
+    """Train from the beginning. Ctrl-C saves; `genjax resume` goes on.
 
     Args:
         recipe: A recipe, or what `load_recipe` takes.
@@ -98,12 +104,12 @@ def train(recipe: Recipe | str, run: str | Path | None = None) -> Result:
             raise
 
 
-def resume(run: str | Path, steps: int | None = None) -> Result:
+def resume(run: Run, steps: int | None = None) -> Result:
     """Go on with a run from its last good checkpoint, as if it had never stopped.
 
     Args:
         run: The run folder.
-        steps: A new number of steps at which it ends; None for the recipe's.
+        steps: Step at which it ends. None: as the recipe says.
 
     Raises:
         UsageError: No run there, its data have changed, or another process trains in it.

@@ -1,7 +1,7 @@
 """Everything that BENCHMARKS.md has in its measured part, on a machine that does nothing else.
 
     pip install -e '.[bench]'
-    python experiments/studies/benchmarks/page.py --data-dir DIR
+    python -m experiments.studies.benchmarks.page --data-dir DIR
 
 `genjax bench losses`, `steps` with PyTorch beside them, and `startup`, and the three longest
 operations of each step by `genjax profile`; half an hour on 2 CPU cores. What lies in the output
@@ -15,11 +15,11 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.studies.benchmarks.pytorch.steps import Way, bench_beside_pytorch, columns
 from genjax.bench import losses, startup, steps
 from genjax.bench.profile import by_kind, profile
 from genjax.bench.profile import columns as operation_columns
@@ -27,6 +27,7 @@ from genjax.bench.results import Results, load, machine_line, notes, save, table
 from genjax.run.recipe import load_recipe
 
 PAGE = Path(__file__).parents[2] / "BENCHMARKS.md"
+MODULE = "experiments.studies.benchmarks.page"
 LONGEST = 3
 
 
@@ -43,38 +44,31 @@ def longest_operations(name: str, folder: Path) -> str:
     path = folder / f"{name}.md"
     if not path.exists():
         # A process each: the profiler keeps what it has seen.
-        command = [sys.executable, __file__, "--output", str(folder), "--profile", name]
+        command = [sys.executable, "-m", MODULE, "--output", str(folder), "--profile", name]
         subprocess.run(command, check=True)
     return path.read_text()
 
 
 def write_longest(name: str, folder: Path) -> None:
     """Profile a recipe, and write its table."""
-    with tempfile.TemporaryDirectory() as trace:
-        found = profile(load_recipe(name), Path(trace) / "trace")
+    found = profile(load_recipe(name))
     rows: list[dict[str, Any]] = [{"operation": each} for each in found.operations[:LONGEST]]
     kinds = ", ".join(f"{100 * share:.0f}% {kind}" for kind, share in by_kind(found))
     text = table(rows, operation_columns(found), markdown=True)
     (folder / f"{name}.md").write_text(f"{text}\n\nBy kind: {kinds}.")
 
 
-def bench_step(name: str, options: steps.Options) -> Results:
-    """One recipe's."""
-    return steps.bench_steps([name], options)
-
-
-def page(folder: Path, data_dir: str | None, ways: tuple[steps.Pytorch, ...]) -> Iterator[str]:
+def page(folder: Path, data_dir: str | None, ways: tuple[Way, ...]) -> Iterator[str]:
     """The parts of the page."""
-    options = steps.Options(pytorch=ways, data_dir=data_dir)
-    yield "### Train steps: `genjax bench steps --torch " + " ".join(ways) + "`"
+    options = steps.Options(data_dir=data_dir)
+    yield f"### Train steps: `genjax bench steps`, and PyTorch beside them: {' and '.join(ways)}"
     lines: list[str] = []
     said: list[str] = []
     for name in steps.RECIPES:
         # A file each, so that little is measured again.
-        found = measured(f"steps_{name}", functools.partial(bench_step, name, options), folder)
-        title, rule, *rows = table(
-            found.rows, steps.columns(found.limits), markdown=True
-        ).splitlines()
+        measure = functools.partial(bench_beside_pytorch, [name], ways, options)
+        found = measured(f"steps_{name}", measure, folder)
+        title, rule, *rows = table(found.rows, columns(found), markdown=True).splitlines()
         lines += rows if lines else [title, rule, *rows]
         said += [f"- {note}" for note in notes(found.rows)]
     yield machine_line(found)

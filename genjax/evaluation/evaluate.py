@@ -23,7 +23,7 @@ from genjax.evaluation.extractor import ExtractorKind, extractor_of, weights_pat
 from genjax.evaluation.fidelity import fidelity
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import CHUNK, encoder, in_chunks, paths
-from genjax.figures.sample import sample_options, sample_state
+from genjax.figures.sample import SampleOptions, sample_options, sample_state
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.objectives.likelihood import bits_per_dim
@@ -130,17 +130,30 @@ def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
 
 
 def _fidelity(
-    recipe: Recipe, spec: ImageSpec, net: FeatureNet, samples: np.ndarray, test: Batch, seed: int
+    recipe: Recipe,
+    state: State,
+    net: FeatureNet,
+    n: int,
+    sampling: SampleOptions,
+    test: Batch,
+    seed: int,
 ) -> tuple[dict[str, float], dict[str, Image.Image]]:
-    """Metrics of samples beside the test images, and figures of what was seen."""
-    options = recipe.data_options
-    train = test if options.test_split is None else _all_images(recipe, options, spec)
+    """Return metrics of `n` samples beside the test images, and figures of what was seen."""
+    options, key = recipe.data_options, jax.random.key(seed)
+    sample_key, path_key = jax.random.split(key)[0], jax.random.fold_in(key, 0)
+    samples = sample_state(recipe, state, sample_key, n, sampling)
+    train = test if options.test_split is None else _all_images(recipe, options, state.spec)
     fake, real, seen = (
         without_border(np.asarray(x), options) for x in (samples, test.images, train.images)
     )
     found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
+    metrics = found.metrics
+    if recipe.functions.style is not None:
+        crop = functools.partial(without_border, options=options)
+        pairs = min(n, MOST_PAIRS)
+        metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
     rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
-    return found.metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:SAMPLES])}
+    return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:SAMPLES])}
 
 
 def evaluate(
@@ -204,55 +217,61 @@ def evaluate(
     weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint)
     options = recipe.data_options
-    bare = dataclasses.replace(options, border=0)
     if extractor is None and spec.classes > 1:
         extractor = "classifier"
     test = _all_images(recipe, options.for_test, spec)
     count = len(test.images)
     log.info("%s images of %s, step %d of %s", f"{count:,}", options.for_test.split, step, run)
     start = time.monotonic()
-    metrics: dict[str, float] = {}
     protocol = _protocol(recipe, test, seed)
     key = jax.random.key(seed)
-    sample_key, likelihood_key = jax.random.split(key)
-    path_key = jax.random.fold_in(key, 0)
+    likelihood_key = jax.random.split(key)[1]
+    metrics: dict[str, float] = {}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
+        bare = dataclasses.replace(options, border=0)
         net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
         protocol |= {"samples": n, **how}
-        drawn = sample_state(recipe, state, sample_key, n, sampling)
-        found, figures = _fidelity(recipe, spec, net, drawn, test, seed)
-        metrics |= found
-        if recipe.functions.style is not None:
-            pairs = min(n, MOST_PAIRS)
-            crop = functools.partial(without_border, options=options)
-            metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
+        metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = importance_samples
         metrics |= _likelihood(recipe, state, test, likelihood_key, importance_samples)
     if recipe.functions.decode is not None:
-        count = min(PATHS, count // 2)
-        ends = Batch(*(array[: 2 * count] for array in test))
-        images = paths(recipe, state, ends, count, STEPS, "spherical", key)
-        figures["interpolations"] = _in_rows(images)
-    signs = health(recipe, state, test)
+        figures["interpolations"] = _interpolations(recipe, state, test, key)
     result = {
         "metrics": metrics,
         "protocol": protocol,
-        "health": {
-            name: np.sort(np.atleast_1d(values))[::-1][:HEALTH].tolist()
-            for name, values in signs.items()
-        },
+        "health": _worst(health(recipe, state, test)),
         "step": step,
         "seconds": round(time.monotonic() - start, 1),
     }
+    _record(folder, result, figures)
+    return result
+
+
+def _interpolations(recipe: Recipe, state: State, test: Batch, key: jax.Array) -> Image.Image:
+    """Draw paths in latent space, between the first test images where there is an encoder."""
+    count = min(PATHS, len(test.images) // 2)
+    ends = Batch(*(array[: 2 * count] for array in test))
+    return _in_rows(paths(recipe, state, ends, count, STEPS, "spherical", key))
+
+
+def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Return the `HEALTH` largest of each sign of numerical trouble, the worst first."""
+    return {
+        name: np.sort(np.atleast_1d(values))[::-1][:HEALTH].tolist()
+        for name, values in signs.items()
+    }
+
+
+def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.Image]) -> None:
+    """Add a line to the run's evaluations, and replace its figures."""
     folder.figures.mkdir(exist_ok=True)
     for name, figure in figures.items():
         write_atomically(folder.figures / f"{name}.png", to_png(figure))
     with folder.to_append(folder.evaluations).open("a") as file:
         file.write(json.dumps(result) + "\n")
     folder.publish()
-    return result
 
 
 def _in_rows(images: np.ndarray) -> Image.Image:

@@ -86,6 +86,20 @@ def test_a_projection_finds_the_image_of_a_style(trained, tmp_path):
     assert errors["w+"] < errors["w"]
 
 
+def test_the_command_projects_files_and_keeps_their_styles(trained, tmp_path, capsys):
+    given = genjax.sample(trained, n=2)
+    for i, image in enumerate(given):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{i}.png")
+    files, output = [str(tmp_path / f"{i}.png") for i in range(2)], tmp_path / "pairs.npy"
+    options = ["--steps", "2", "--styles", str(tmp_path / "styles.npy"), "-o", str(output)]
+    assert cli(["project", str(trained), "--images", *files, *options]) == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    pairs, styles = np.load(output), np.load(tmp_path / "styles.npy")
+    assert pairs.shape == (4, 8, 8, 1)
+    np.testing.assert_array_equal(pairs[:2], given)
+    assert len(styles) == 2 and styles.dtype == np.float32
+
+
 def test_paths_of_styles_are_a_video(trained, tmp_path, capsys):
     output = tmp_path / "paths.gif"
     arguments = ["--path", "style", "-n", "3", "--steps", "5", "-o", str(output)]

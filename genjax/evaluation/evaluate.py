@@ -95,9 +95,10 @@ def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
 
 
 def _likelihood(
-    recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int
+    recipe: Recipe, state: State, batch: Batch, seed: int, samples: int
 ) -> dict[str, float]:
-    """The means over the images, with their standard errors; see `evaluate`."""
+    """Return means over the images, with their standard errors; see `evaluate`."""
+    key = jax.random.split(jax.random.key(seed))[1]
     metrics: dict[str, float] = {}
     for name, values in likelihoods(recipe, state, batch, key, samples)._asdict().items():
         if values is not None:
@@ -173,9 +174,9 @@ def evaluate(
     Without a `test_split` it is the images that were trained on; the protocol says so.
 
     Args:
-        run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` are
-            those of this evaluation: samples, paths in latent space, and the samples that are most
-            like a training image beside those that they are like.
+        run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` become
+            those of this evaluation: samples, paths, and samples beside their nearest training
+            images.
         n: Samples that are compared with images of the test split.
         samples: Importance samples for the likelihood of each image: of the latents (vae), or of
             the noise within gray levels (glow). None: as is usual, 5000 and 1.
@@ -185,19 +186,15 @@ def evaluate(
         truncation: Of the samples; see `genjax sample`.
         truncation_cutoff: Of the samples; see `genjax sample`.
         extractor: The feature net: a classifier of the data set, trained when it is first asked
-            for, or Inception, by which FID is defined. None: a classifier, if the data have
-            classes.
-        weights: inception: a .pth or .safetensors of its weights. None: the published file in the
-            cache folder; the error says where it is published.
+            for, or Inception, by which FID is defined. None: a classifier, if data have classes.
+        weights: inception: a .pth or .safetensors. None: the published file in the cache folder.
 
     Returns:
-        `metrics`: those of `fidelity`, where there is a feature net, and of a model with styles
-        `perceptual_path_length`; of a model with a likelihood, `nll` in nats an image and
-        `bits_per_dim`, each with `..._error`, the standard error of the mean over images; where
-        `nll` is a bound, also the `elbo` and `active_units`. Features are those of images without
-        their `border`, which the likelihood counts.
-        `protocol`: all that a comparison has to agree in. `health`: signs of numerical trouble,
-        the largest of each the worst; see the family's `health`.
+        `metrics`: those of `fidelity`, where there is a feature net, of images without their
+        `border`, and with styles `perceptual_path_length`; with a likelihood `nll` in nats an image
+        and `bits_per_dim`, of whole images, each with `..._error`, the standard error of the mean;
+        where `nll` is a bound, also the `elbo` and `active_units`. `protocol`: what a comparison
+        has to agree in. `health`: signs of numerical trouble, the largest of each the worst.
 
     Raises:
         UsageError: No run there, no such good checkpoint or weights, or impossible numbers.
@@ -208,36 +205,28 @@ def evaluate(
     for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
-    how = {
-        "temperature": temperature,
-        "truncation": truncation,
-        "truncation_cutoff": truncation_cutoff,
-    }
+    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint)
-    options = recipe.data_options
-    if extractor is None and spec.classes > 1:
-        extractor = "classifier"
-    test = _all_images(recipe, options.for_test, spec)
-    count = len(test.images)
-    log.info("%s images of %s, step %d of %s", f"{count:,}", options.for_test.split, step, run)
+    extractor = extractor or ("classifier" if spec.classes > 1 else None)
+    split = recipe.data_options.for_test
+    test = _all_images(recipe, split, spec)
+    log.info("%s images of %s, step %d of %s", f"{len(test.images):,}", split.split, step, run)
     start = time.monotonic()
     protocol = _protocol(recipe, test, seed)
-    key = jax.random.key(seed)
-    likelihood_key = jax.random.split(key)[1]
     metrics: dict[str, float] = {}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
-        bare = dataclasses.replace(options, border=0)
+        bare = dataclasses.replace(recipe.data_options, border=0)
         net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
         protocol |= {"samples": n, **how}
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = importance_samples
-        metrics |= _likelihood(recipe, state, test, likelihood_key, importance_samples)
+        metrics |= _likelihood(recipe, state, test, seed, importance_samples)
     if recipe.functions.decode is not None:
-        figures["interpolations"] = _interpolations(recipe, state, test, key)
+        figures["interpolations"] = _interpolations(recipe, state, test, seed)
     result = {
         "metrics": metrics,
         "protocol": protocol,
@@ -249,10 +238,11 @@ def evaluate(
     return result
 
 
-def _interpolations(recipe: Recipe, state: State, test: Batch, key: jax.Array) -> Image.Image:
+def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> Image.Image:
     """Draw paths in latent space, between the first test images where there is an encoder."""
     count = min(PATHS, len(test.images) // 2)
     ends = Batch(*(array[: 2 * count] for array in test))
+    key = jax.random.key(seed)
     return _in_rows(paths(recipe, state, ends, count, STEPS, "spherical", key))
 
 

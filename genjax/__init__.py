@@ -8,14 +8,14 @@
 """
 
 from genjax.data.sources import DataOptions
-from genjax.run.compare import compare
-from genjax.run.evaluate import evaluate
-from genjax.run.latents import interpolate, manifold, manipulate, reconstruct, traverse
-from genjax.run.loop import Diverged, Result, resume, train
+from genjax.evaluation.compare import compare
+from genjax.evaluation.evaluate import evaluate
+from genjax.evaluation.tradeoff import tradeoff
+from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
+from genjax.figures.sample import sample
+from genjax.figures.styles import mix, project
 from genjax.run.recipe import Recipe, load_recipe
-from genjax.run.sample import sample
-from genjax.run.styles import mix, project
-from genjax.run.tradeoff import tradeoff
+from genjax.training.loop import Diverged, Result, resume, train
 from genjax.types import ImageSpec, UsageError
 
 __all__ = [

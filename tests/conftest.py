@@ -26,7 +26,7 @@ import jax
 import pytest
 
 from genjax.metrics import classifier
-from genjax.run import writer
+from genjax.training import writer
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

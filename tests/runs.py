@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from genjax.run.folder import RunFolder
-from genjax.run.sample import load_state
-from genjax.run.writer import TIMINGS, read_records
+from genjax.run.records import TIMINGS, read_records
+from genjax.run.states import load_state
 from genjax.types import State
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import genjax
 from genjax import cli
-from genjax.run.sample import load_state
+from genjax.run.states import load_state
 from tests import commands
 
 TINY = ["--size", "8", "--steps", "10", "--batch-size", "16", "--log-interval", "5"]

@@ -15,10 +15,10 @@ from scipy.ndimage import gaussian_filter
 
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
+from genjax.evaluation.extractor import extractor_of
 from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.neighbours import prdc
-from genjax.run.extractor import extractor_of
 
 COUNT = 10_000
 

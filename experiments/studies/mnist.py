@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import genjax
-from genjax.run.compare import to_csv, to_html, to_text
+from genjax.evaluation.compare import to_csv, to_html, to_text
 from genjax.run.folder import RunFolder
 
 RECIPES = (

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from genjax.run.compile import Program, compile_step, roofline, topology_axes
+from genjax.planning.compile import Program, compile_step, roofline, topology_axes
 from genjax.run.recipe import load_recipe, recipe_paths
 
 TOPOLOGIES = ("v5e:2x2", "v4:4x4x4", "v5e:16x16")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
+from tyro.conf import Positional
 
 from genjax.bench.results import Column, Results, Row, duration
 from genjax.bench.timing import (
@@ -21,7 +22,7 @@ from genjax.bench.timing import (
     without_cache,
 )
 from genjax.objectives import adversarial, likelihood, penalties
-from genjax.run.program import flops, traffic
+from genjax.planning.cost import flops, traffic
 from genjax.types import UsageError
 
 # Shapes: those of 32x32 RGB images and the usual latents.
@@ -189,16 +190,16 @@ def calls(name: str, batch: int, dtype: str) -> dict[str, Case]:
 def bench_losses(
     batch_sizes: Sequence[int] = (64, 1024),
     dtypes: Sequence[Dtype] = ("float32", "bfloat16"),
-    functions: Sequence[str] = (),
+    functions: Positional[Sequence[str]] = (),
     rounds: int = 15,
 ) -> Results:
-    """Time every function of objectives/, or those that are named.
+    """Time every function of genjax.objectives, and its gradient: compiled and eager.
 
     Args:
         batch_sizes: Examples in a call.
         dtypes: Of all arrays.
-        functions: Names. Empty: all.
-        rounds: Samples of each.
+        functions: Names. None: all.
+        rounds: Samples of each; the table has medians, and the spread of the middle half.
 
     Returns:
         Rows of `function`, `what` (value or gradient), `batch`, `dtype`; `seconds` of a compiled

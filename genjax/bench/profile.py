@@ -2,11 +2,12 @@
 
 import dataclasses
 import re
+import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -14,7 +15,8 @@ from genjax.bench.results import Column, Row, duration, table
 from genjax.bench.steps import Trainer, dtype_of
 from genjax.bench.timing import Limits, measure_limits
 from genjax.data.sources import expected_spec
-from genjax.run.program import Work, work_of_instructions
+from genjax.planning.cost import Work, work_of_instructions
+from genjax.run.options import Flat, Output
 from genjax.run.recipe import Recipe
 from genjax.types import UsageError
 
@@ -59,7 +61,7 @@ class Profile:
         seconds: Of a step by the clock, while it was traced.
         limits: Of the machine, measured in the same run.
         operations: The longest first.
-        trace: A folder that TensorBoard and Perfetto read.
+        trace: A folder that TensorBoard and Perfetto read; None where it was not kept.
     """
 
     recipe: Recipe
@@ -67,15 +69,18 @@ class Profile:
     seconds: float
     limits: Limits
     operations: list[Operation]
-    trace: Path
+    trace: Path | None
 
 
-def profile(recipe: Recipe, folder: Path) -> Profile:
-    """Run steps of a recipe on made-up images under jax's profiler.
+def profile(
+    recipe: Annotated[Recipe, Flat], output: Annotated[Path | None, Output] = None
+) -> Profile:
+    """Run steps under jax's profiler, and time their operations.
 
     Args:
         recipe: The recipe; of its data only the shape matters.
-        folder: Of the trace, new.
+        output: Where the trace goes, a new folder that TensorBoard and Perfetto read. None: no
+            trace is kept.
 
     Raises:
         UsageError: The folder is there already; `pmap`, of which no program can be had; or jax
@@ -83,17 +88,20 @@ def profile(recipe: Recipe, folder: Path) -> Profile:
     """
     if recipe.parallel == "pmap":
         raise UsageError("parallel = 'pmap': wanted jit or fsdp, of which a program can be had")
-    if folder.exists():
-        raise UsageError(f"output {folder}: is there already; wanted a new folder")
+    if output is not None and output.exists():
+        raise UsageError(f"output {output}: is there already; wanted a new folder")
     limits = measure_limits([dtype_of(recipe)])
     spec = expected_spec(recipe.data, recipe.data_options)
     trainer = Trainer(recipe, spec, jax.device_count(), limits)
     trainer()
-    with jax.profiler.trace(str(folder)):
-        seconds = trainer()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = output or Path(scratch) / "trace"
+        with jax.profiler.trace(str(folder)):
+            seconds = trainer()
+        events = _events(folder)
     works = work_of_instructions(trainer.hlo)
     times: dict[str, list[float]] = defaultdict(list)
-    for name, event_seconds in _events(folder):
+    for name, event_seconds in events:
         if name not in works or works[name].opcode not in AROUND:
             times[name].append(event_seconds)
     operations = [
@@ -107,7 +115,7 @@ def profile(recipe: Recipe, folder: Path) -> Profile:
         for name, values in times.items()
     ]
     operations.sort(key=lambda each: -each.seconds)
-    return Profile(recipe, trainer.steps, seconds, limits, operations, folder)
+    return Profile(recipe, trainer.steps, seconds, limits, operations, output)
 
 
 def _events(folder: Path) -> list[tuple[str, float]]:
@@ -191,7 +199,7 @@ def columns(found: Profile) -> list[Column]:
     return [(title, of_row(text)) for title, text in texts.items()]
 
 
-def to_text(found: Profile, top: int, kept: bool = True) -> str:
+def to_text(found: Profile, top: int) -> str:
     """The operations that take longest, and what is known of the whole."""
     total = sum(each.seconds for each in found.operations)
     shown = found.operations[:top]
@@ -208,6 +216,6 @@ def to_text(found: Profile, top: int, kept: bool = True) -> str:
         f"bounds by what was measured here: a copy {limits.copy / 1e9:.3g} GB/s (caches are "
         f"faster), a product {limits.product[dtype] / 1e9:,.0f} GFLOP/s in {dtype}",
     ]
-    if kept:
+    if found.trace is not None:
         lines.append(f"trace {found.trace}: tensorboard --logdir, or ui.perfetto.dev")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tyro.conf import Positional
 
 from genjax.bench.results import Column, Results, Row, duration
 from genjax.bench.timing import machine, measure_limits
@@ -22,13 +23,16 @@ POLL_SECONDS = 0.02
 
 
 def bench_startup(
-    recipes: Sequence[str] = RECIPES, rounds: int = 3, data_dir: str | None = None
+    recipes: Positional[Sequence[str]] = RECIPES, rounds: int = 3, data_dir: str | None = None
 ) -> Results:
-    """Start `genjax train` as a user would, until the first step's record is written.
+    """Time the way from the command to the first step: cold, and with programs compiled before.
+
+    `genjax train` is started as a user would, until the first step's record is written.
 
     Args:
         recipes: Names.
-        rounds: Of each, in turn: with an empty compilation cache, then with that which this fills.
+        rounds: Samples of each, in turn: with an empty compilation cache, then with the one that
+            this fills.
         data_dir: Where tfds data lie.
 
     Returns:

@@ -1,8 +1,9 @@
-"""`genjax bench steps`: whole training steps, the loop around them, and PyTorch beside both."""
+"""`genjax bench steps`: whole training steps, the loop around them, and rivals beside them."""
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import multiprocessing
 import os
@@ -10,16 +11,17 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import tyro
 from tqdm import tqdm
+from tyro.conf import Positional
 
-from genjax.bench.pytorch import find
 from genjax.bench.results import Column, Results, Row, duration
 from genjax.bench.timing import (
     Dtype,
@@ -30,14 +32,15 @@ from genjax.bench.timing import (
 )
 from genjax.data.batches import Resident
 from genjax.data.sources import expected_spec
-from genjax.run.compile import environment
+from genjax.planning.cost import flops, peak_bytes, traffic
+from genjax.run.environment import environment
 from genjax.run.folder import RunFolder
-from genjax.run.loop import initial_state, train
-from genjax.run.program import flops, peak_bytes, traffic
+from genjax.run.options import Flat
 from genjax.run.recipe import Recipe, load_recipe
-from genjax.run.sample import abstract_state
+from genjax.run.records import read_records
 from genjax.run.sharding import Steps
-from genjax.run.writer import read_records
+from genjax.run.states import abstract_state, initial_state
+from genjax.training.loop import train
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -54,7 +57,10 @@ RECIPES = (
     "stylegan_mnist",
     "stylegan2_mnist",
 )
-Pytorch = Literal["eager", "compiled"]
+# What is timed beside a recipe's steps: of the recipe, its images' shape and the steps of a call it
+# makes a function that takes so many steps and gives the seconds of one. A `UsageError` says why it
+# cannot.
+Rival = Callable[[Recipe, ImageSpec, int], Callable[[], float]]
 # Images to train on, made up: only their shape matters.
 IMAGES = 1024
 # Steps in one call: whole turns of all that comes only now and then (5 for a critic, 16 for R1).
@@ -68,72 +74,62 @@ RECORDS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is measured of each recipe.
+    """What is measured of each recipe."""
 
-    Attributes:
-        rounds: Samples of each.
-        pytorch: In which ways PyTorch runs beside it, in turn.
-        dtype: Compute type. None: the recipe's.
-        batch_size: Images a step. None: the recipe's.
-        devices: On how many; on a CPU as many are simulated.
-        loop: Whether `genjax train` is measured too.
-        data_dir: Where tfds data lie.
-    """
-
-    rounds: int = 5
-    pytorch: tuple[Pytorch, ...] = ()
     dtype: Dtype | None = None
+    """Compute type. None: the recipe's."""
     batch_size: int | None = None
-    devices: int = 1
+    """Images a step. None: the recipe's."""
+    rounds: int = 5
+    """Samples of each; the table has medians, the least and the most."""
     loop: bool = True
+    """Also measure `genjax train`, on the recipe's own data."""
     data_dir: str | None = None
+    """Where tfds data lie."""
+    rivals: Annotated[Mapping[str, Rival], tyro.conf.Suppress] = dataclasses.field(
+        default_factory=dict
+    )
+    """What runs beside it in turn, by name; functions that a new process can import."""
 
 
 def bench_steps(
-    recipes: Sequence[str] = RECIPES,
-    options: Options | None = None,
+    recipes: Positional[Sequence[str]] = RECIPES,
+    options: Annotated[Options, Flat] = Options(),
     devices: Sequence[int] = (1,),
 ) -> Results:
-    """Time the training steps of recipes, each in a process of its own.
+    """Time whole training steps of recipes, compiled, with all metrics, and the loop around them.
 
     Args:
         recipes: Names.
-        options: What is measured; its `devices` are replaced.
-        devices: On how many, a row for each.
+        options: What is measured of each.
+        devices: On how many, a row for each; on a CPU they are simulated.
 
     Returns:
         Rows of `recipe`, `batch`, `dtype`, `devices`; `seconds` of a step and `compile_seconds`;
         `loop_seconds` of a step of `genjax train` (None where its data are not here); `flops` of a
         step on average over those that were run, `bytes` that a device reads and writes in it,
         `program_bytes` of memory that the compiler plans, `peak_bytes` that the process has used
-        (on an accelerator: that was in use there). With PyTorch `eager_seconds` and
-        `compiled_seconds` of its step, or `eager_note` and `compiled_note` where there is none.
+        (on an accelerator: that was in use there). Of each rival `NAME_seconds` of its step, or
+        `NAME_note`, which says why there are none.
 
     Raises:
         UsageError: An unknown recipe, or an option that does not fit one.
     """
-    options = options or Options()
     if options.rounds < 1:
         raise UsageError(f"rounds = {options.rounds}: should be at least 1")
-    wanted = [
-        (_adapted(load_recipe(name), options), name, dataclasses.replace(options, devices=count))
-        for name in recipes
-        for count in devices
-    ]
-    for recipe, name, _ in wanted:
-        if options.pytorch:
-            find(recipe.family)
+    adapted = {name: _adapted(load_recipe(name), options) for name in recipes}
+    for name, recipe in adapted.items():
         for count in devices:
             if count < 1 or recipe.batch_size % count:
                 raise UsageError(
                     f"devices = {count}: should divide the batch_size of {name}, "
                     f"{recipe.batch_size}"
                 )
-    dtypes = sorted({dtype_of(recipe) for recipe, _, _ in wanted})
+    dtypes = sorted({dtype_of(recipe) for recipe in adapted.values()})
     about, limits = _in_process(1, _surroundings, dtypes)
     rows = []
-    for _, name, each in tqdm(wanted, unit="recipe"):
-        rows.append(_in_process(each.devices, measure, name, each, limits))
+    for name, count in tqdm(list(itertools.product(recipes, devices)), unit="recipe"):
+        rows.append(_in_process(count, measure, name, options, count, limits))
     return Results("steps", about, limits, rows)
 
 
@@ -168,39 +164,35 @@ def _surroundings(dtypes: Sequence[str]) -> tuple[dict[str, Any], Limits]:
     return machine(), measure_limits(dtypes)
 
 
-def measure(name: str, options: Options, limits: Limits) -> Row:
-    """One recipe, in this process; see `bench_steps`."""
+def measure(name: str, options: Options, devices: int, limits: Limits) -> Row:
+    """Measure one recipe, in this process; see `bench_steps`."""
     recipe = _adapted(load_recipe(name), options)
     spec = expected_spec(recipe.data, recipe.data_options)
     with tempfile.TemporaryDirectory() as folder:
         # The program is compiled once to be timed and looked at, and then found there to be run.
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        trainer = Trainer(recipe, spec, options.devices, limits)
+        trainer = Trainer(recipe, spec, devices, limits)
         row: Row = {
             "recipe": name,
             "batch": recipe.batch_size,
             "dtype": dtype_of(recipe),
-            "devices": options.devices,
+            "devices": devices,
             **trainer.costs,
         }
         trainer()
         row["peak_bytes"] = _peak_bytes()
         runners: dict[str, Callable[[], float]] = {"genjax": trainer}
-        for way in options.pytorch:
+        for rival, make in options.rivals.items():
             try:
-                runners[way] = pytorch_runner(recipe, spec, trainer.steps, way == "compiled")
+                runners[rival] = make(recipe, spec, trainer.steps)
             except UsageError as error:
-                row[f"{way}_note"] = str(error)
-            except Exception as error:  # what torch.compile cannot do comes in many forms
-                if way == "eager":
-                    raise
-                row[f"{way}_note"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                row[f"{rival}_note"] = str(error)
         times = alternating_times(runners, options.rounds)
         row["seconds"] = times.pop("genjax")
-        row |= {f"{way}_seconds": values for way, values in times.items()}
+        row |= {f"{rival}_seconds": values for rival, values in times.items()}
         row["loop_seconds"] = None
-        if options.loop and options.devices == 1:
+        if options.loop and devices == 1:
             row["loop_seconds"] = loop_seconds(recipe, trainer.steps)
     return row
 
@@ -283,42 +275,6 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def pytorch_runner(
-    recipe: Recipe, spec: ImageSpec, steps: int, compiled: bool
-) -> Callable[[], float]:
-    """The same steps in PyTorch, checked to compute the same, then warm.
-
-    Raises:
-        UsageError: It has not what the config asks for.
-        AssertionError: It computes something else.
-    """
-    maker = find(recipe.family)
-    import torch
-
-    from genjax.bench.pytorch.common import DEVICE
-
-    counterpart = maker(recipe.model, spec, recipe.batch_size, compiled)
-    if not compiled:
-        counterpart.check()
-    shape = (IMAGES, spec.channels, spec.height, spec.width)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE)
-    labels = torch.randint(0, max(1, spec.classes), (IMAGES,), device=DEVICE)
-
-    def run(count: int) -> None:
-        for index in range(count):
-            chosen = torch.randint(0, IMAGES, (recipe.batch_size,), device=DEVICE)
-            loss = counterpart.step(index, images[chosen], labels[chosen])
-        loss.item()
-
-    def timed() -> float:
-        start = time.perf_counter()
-        run(steps)
-        return (time.perf_counter() - start) / steps
-
-    run(STEPS[0])
-    return timed
-
-
 def loop_seconds(recipe: Recipe, steps: int) -> float | None:
     """Of a step of `genjax train`, with its data and records, between evaluations.
 
@@ -364,16 +320,6 @@ def columns(limits: Limits) -> list[Column]:
     def loop(row: Row) -> str:
         return "" if row["loop_seconds"] is None else f"{1e3 * row['loop_seconds']:.3g}"
 
-    def beside(way: str) -> Callable[[Row], str]:
-        def text(row: Row) -> str:
-            if f"{way}_seconds" not in row:
-                return "none" if f"{way}_note" in row else ""
-            pairs = zip(row[f"{way}_seconds"], row["seconds"], strict=True)
-            ratios = [theirs / ours for theirs, ours in pairs]
-            return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-
-        return text
-
     return [
         ("recipe", lambda row: row["recipe"]),
         ("batch", lambda row: str(row["batch"])),
@@ -394,6 +340,13 @@ def columns(limits: Limits) -> list[Column]:
         ),
         ("program MB", lambda row: f"{row['program_bytes'] / 1e6:,.0f}"),
         ("peak MB", lambda row: f"{row['peak_bytes'] / 1e6:,.0f}"),
-        ("PyTorch / genjax", beside("eager")),
-        ("compiled / genjax", beside("compiled")),
     ]
+
+
+def ratio(rival: str, row: Row) -> str:
+    """Tell how long a rival's step takes over ours: the median, the least and the most."""
+    if f"{rival}_seconds" not in row:
+        return "none" if f"{rival}_note" in row else ""
+    pairs = zip(row[f"{rival}_seconds"], row["seconds"], strict=True)
+    ratios = [theirs / ours for theirs, ours in pairs]
+    return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -109,7 +109,7 @@ def _shortest(function: Callable[[jax.Array], jax.Array], x: jax.Array, rounds: 
 
 def machine() -> dict[str, Any]:
     """Where and with what a measurement is made."""
-    packages = ("genjax-models", "jax", "jaxlib", "torch")
+    packages = ("genjax-models", "jax", "jaxlib")
     versions = {}
     for name in packages:
         try:

@@ -1,1 +1,1 @@
-"""Runs: recipes, training, checkpoints, samples."""
+"""What a run is: its recipe, its folder, its checkpoints, and devices that share its steps."""

@@ -14,11 +14,9 @@ from pydantic.dataclasses import dataclass
 from genjax.data.sources import DataOptions
 from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
+from genjax.run.options import Flat
 from genjax.run.sharding import Parallel
 from genjax.types import CHECKED, Config, Family, UsageError
-
-# Fields of these types give the command line `--size`, not `--data-options.size`.
-Flat = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -77,8 +75,8 @@ class Recipe:
 def _folder() -> Path:
     """Where the recipes lie: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parents[1]
-    inside = package / "experiments"
-    return inside if inside.is_dir() else package.parent / "experiments"
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "experiments/recipes"
 
 
 def recipe_paths() -> dict[str, Path]:
@@ -114,8 +112,8 @@ def recipe_summary(path: Path) -> str:
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values, every default spelled out."""
+def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
+    """Return the recipe as plain JSON values, every default spelled out."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 

@@ -1,9 +1,8 @@
-"""The benchmark of train steps: its own processes, the numbers that it knows, and PyTorch."""
+"""The benchmark of train steps: its own processes, the numbers that it knows, and rivals."""
 
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 from unittest import mock
 
 import jax
@@ -14,23 +13,19 @@ import pytest
 from genjax.bench import profile as profiling
 from genjax.bench import results, startup, steps
 from genjax.bench.profile import profile, to_text
-from genjax.bench.pytorch import MODULES, find
 from genjax.bench.timing import Limits
 from genjax.data.sources import expected_spec
-from genjax.models import FAMILIES
-from genjax.run.program import flops, work_of_instructions
+from genjax.planning.cost import flops, work_of_instructions
 from genjax.run.recipe import load_recipe
 from genjax.types import UsageError
+from tests import rivals
 
 LIMITS = Limits(10e9, 5e-6, {"float32": 100e9, "bfloat16": 100e9})
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="needs PyTorch: pip install '.[bench]'"
-)
 
 
 @pytest.fixture(scope="module")
 def found():
-    options = steps.Options(rounds=2)
+    options = steps.Options(rounds=2, rivals={"slow": rivals.slow, "absent": rivals.absent})
     return steps.bench_steps(["gan_digits"], options, devices=(1, 2))
 
 
@@ -49,6 +44,17 @@ def test_rows_say_what_was_measured(found):
     assert "gan_digits" in text and "images/s" in text
     markdown = results.table(found.rows, steps.columns(found.limits), markdown=True)
     assert markdown.count("\n") == 3
+
+
+def test_rivals_take_turns_with_a_recipe(found):
+    for row in found.rows:
+        assert row["slow_seconds"] == [rivals.SECONDS] * 2
+        ratios = [rivals.SECONDS / seconds for seconds in row["seconds"]]
+        said = f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        assert steps.ratio("slow", row) == said
+        assert (row["absent_note"], steps.ratio("absent", row)) == (rivals.REASON, "none")
+        assert steps.ratio("unknown", row) == ""
+    assert results.notes(found.rows)[0] == f"gan_digits: absent: {rivals.REASON}"
 
 
 @pytest.mark.parametrize(
@@ -71,78 +77,6 @@ def test_data_that_are_not_here_leave_the_loop_out(tmp_path, caplog):
     recipe = dataclasses.replace(recipe, data=str(tmp_path / "no.zip"), data_options=options)
     assert steps.loop_seconds(recipe, 10) is None
     assert "was not measured" in caplog.text
-
-
-def test_every_family_has_a_counterpart():
-    assert MODULES.keys() == FAMILIES.keys()
-
-
-def test_without_pytorch_its_installation_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    monkeypatch.delitem(__import__("sys").modules, "genjax.bench.pytorch.gan", raising=False)
-    monkeypatch.delitem(__import__("sys").modules, "genjax.bench.pytorch.common", raising=False)
-    with pytest.raises(UsageError, match="PyTorch is not installed: pip install"):
-        find("gan")
-
-
-@needs_torch
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gan_digits",
-        "dcgan_digits",
-        "wgan_digits",
-        "wgan_gp_digits",
-        "vae_digits",
-        "glow_digits",
-        "biggan_digits",
-        "stylegan_mnist",
-        "stylegan2_mnist",
-    ],
-)
-def test_pytorch_computes_the_same(name):
-    recipe = load_recipe(name)
-    spec = expected_spec(recipe.data, recipe.data_options)
-    model = recipe.model
-    if name.startswith("stylegan"):  # smaller, for time
-        player = {"channel_base": 128, "channel_max": 16}
-        model = dataclasses.replace(
-            model,
-            latent_size=16,
-            style_size=16,
-            generator=dataclasses.replace(model.generator, **player),
-            discriminator=dataclasses.replace(model.discriminator, **player),
-        )
-    counterpart = find(recipe.family)(model, spec, 8, False)
-    counterpart.check()
-    import torch
-
-    images = torch.randint(0, 256, (8, spec.channels, spec.height, spec.width), dtype=torch.uint8)
-    values = [counterpart.step(i, images, torch.zeros(8, dtype=torch.long)) for i in range(5)]
-    assert all(np.isfinite(value.item()) for value in values)
-    assert len({value.item() for value in values}) == 5
-
-
-@needs_torch
-def test_pytorch_that_computes_something_else_is_noticed(monkeypatch):
-    from genjax.bench.pytorch import gan
-
-    recipe = load_recipe("gan_digits")
-    spec = expected_spec(recipe.data, recipe.data_options)
-    monkeypatch.setattr(gan.gan, "LEAKY_SLOPE", 0.5)  # read by their network when it is made
-    networks = gan.networks(recipe.model, spec)
-    monkeypatch.setattr(gan.gan, "LEAKY_SLOPE", 0.01)
-    monkeypatch.setattr(gan, "networks", lambda config, spec: networks)
-    with pytest.raises(AssertionError, match="d_loss"):
-        gan.check(recipe.model, spec)
-
-
-@needs_torch
-def test_a_config_that_pytorch_has_not_is_named():
-    recipe = load_recipe("dcgan_digits")
-    spec = expected_spec(recipe.data, recipe.data_options)
-    with pytest.raises(UsageError, match="loss = 'hinge': its PyTorch counterpart has"):
-        find("dcgan")(dataclasses.replace(recipe.model, loss="hinge"), spec, 8, False)
 
 
 def test_operations_of_a_step_are_counted_where_its_turn_is_known():

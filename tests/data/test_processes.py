@@ -13,7 +13,7 @@ import genjax
 from genjax.data import processes
 from genjax.run.checkpoint import DIGESTS
 from genjax.run.folder import RunFolder
-from genjax.run.writer import TIMINGS, read_records
+from genjax.run.records import TIMINGS, read_records
 from genjax.types import UsageError
 from tests import commands
 

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax.data.sources import DataOptions
+from genjax.evaluation.extractor import extractor_of
 from genjax.interop import inception as interop
-from genjax.run.extractor import extractor_of
 from genjax.types import UsageError
 
 GOLDEN = Path(__file__).parents[1] / "goldens/inception.npz"

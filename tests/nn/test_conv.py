@@ -10,9 +10,8 @@ from jax import lax
 from jax.test_util import check_grads
 
 from genjax.nn import conv as conv_module
-from genjax.nn import winograd
-from genjax.nn.conv import Conv, ConvTranspose, conv, conv_transpose
-from genjax.nn.geometry import Geometry
+from genjax.nn.conv import Conv, ConvTranspose, conv, conv_transpose, cpu, winograd, xla
+from genjax.nn.conv.geometry import Geometry
 
 # (height, width), kernel, stride, padding: DCGAN's, odd sizes, kernels that the stride does not
 # divide, a stride beyond the kernel, rows that the stride skips, 1x1.
@@ -125,8 +124,8 @@ def test_each_platforms_form_is_the_same_function(size, kernel_size, stride, pad
     @jax.jit
     def each(x, kernel):
         y = conv_module._conv(geometry, x, kernel)
-        input_grads = (conv_module._input_grad_cpu, conv_module._input_grad_xla)
-        kernel_grads = (conv_module._kernel_grad_cpu, conv_module._kernel_grad_xla)
+        input_grads = (cpu.input_grad, xla.input_grad)
+        kernel_grads = (cpu.kernel_grad, xla.kernel_grad)
         return [f(geometry, y, kernel) for f in input_grads], [
             f(geometry, x, y) for f in kernel_grads
         ]
@@ -152,9 +151,9 @@ def test_forms_for_kernels_of_whole_strides(size, kernel_size, stride, padding):
 
     @jax.jit
     def each(x, kernel):
-        y = conv_module._plain_conv(geometry, x, kernel)
-        expected = conv_module._input_grad_xla(geometry, y, kernel)
-        forms = (conv_module._input_grad_as_one_conv, conv_module._input_grad_as_product)
+        y = xla.conv(geometry, x, kernel)
+        expected = xla.input_grad(geometry, y, kernel)
+        forms = (cpu._input_grad_as_one_conv, cpu._input_grad_as_product)
         return [(form(geometry, y, kernel), expected) for form in forms]
 
     for value, expected in each(x, kernel):
@@ -188,9 +187,9 @@ def test_winograds_forms_are_the_plain_functions(size, extent, stride, padding):
         @jax.jit
         def all_forms(x, w, y):
             plain = (
-                conv_module._plain_conv(geometry, x, w),
-                conv_module._input_grad_xla(geometry, y, w),
-                conv_module._kernel_grad_xla(geometry, x, y),
+                xla.conv(geometry, x, w),
+                xla.input_grad(geometry, y, w),
+                xla.kernel_grad(geometry, x, y),
             )
             return plain, [
                 (
@@ -237,7 +236,7 @@ def test_many_channels_take_winograds_form(monkeypatch, stride, kernel_size):
     value, grads = run(x, kernel, lambda x, kernel: conv(x, kernel, stride, 1))
     assert taken == set(names)
     geometry = Geometry((32, 32), kernel_size, stride, 1)
-    plain = functools.partial(conv_module._plain_conv, geometry)
+    plain = functools.partial(xla.conv, geometry)
     with jax.enable_x64(True):
         exact, exact_grads = run(x.astype(np.float64), kernel.astype(np.float64), plain)
     np.testing.assert_allclose(value, exact, rtol=1e-5)
@@ -248,11 +247,11 @@ def test_many_channels_take_winograds_form(monkeypatch, stride, kernel_size):
 def test_other_convolutions_take_no_winograd():
     x = jnp.zeros((64, 16, 16, 128))
     wanted = Geometry((16, 16), (3, 3), 1, 1)
-    assert conv_module._winograd_group(wanted, x, 128, 128) == 8
-    assert conv_module._winograd_group(wanted, x, 128, 16) == 0  # few channels
-    assert conv_module._winograd_group(wanted, x[:1], 32, 32) == 0  # few operations
-    assert conv_module._winograd_group(wanted, x.astype(jnp.bfloat16), 128, 128) == 0
-    assert conv_module._winograd_group(Geometry((16, 16), (3, 3), 2, 1), x, 128, 128) == 0
+    assert cpu._winograd_group(wanted, x, 128, 128) == 8
+    assert cpu._winograd_group(wanted, x, 128, 16) == 0  # few channels
+    assert cpu._winograd_group(wanted, x[:1], 32, 32) == 0  # few operations
+    assert cpu._winograd_group(wanted, x.astype(jnp.bfloat16), 128, 128) == 0
+    assert cpu._winograd_group(Geometry((16, 16), (3, 3), 2, 1), x, 128, 128) == 0
 
 
 @pytest.mark.parametrize("function", [conv, conv_transpose])
@@ -320,15 +319,15 @@ def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, 
     x = jnp.asarray(rng.normal(size=(6, 8, 8, 40)), jnp.float32)
     w = jnp.asarray(rng.normal(size=(*kernel_size, 40, 5)) / 20, jnp.float32)
     size = math.prod((*geometry.output_size, *kernel_size, 40)) * 4
-    monkeypatch.setattr(conv_module, "MANY_BYTES", 5 * size)
-    monkeypatch.setattr(conv_module, "CACHED_BYTES", 2 * size)
-    assert conv_module._images_at_a_time(geometry, x) == 2
-    y = conv_module._plain_conv(geometry, x, w)
-    grad = jax.jit(functools.partial(conv_module._kernel_grad_cpu, geometry))(x, y)
-    expected = conv_module._kernel_grad_xla(geometry, x, y)
+    monkeypatch.setattr(cpu, "MANY_BYTES", 5 * size)
+    monkeypatch.setattr(cpu, "CACHED_BYTES", 2 * size)
+    assert cpu._images_at_a_time(geometry, x) == 2
+    y = xla.conv(geometry, x, w)
+    grad = jax.jit(functools.partial(cpu.kernel_grad, geometry))(x, y)
+    expected = xla.kernel_grad(geometry, x, y)
     np.testing.assert_allclose(grad, expected, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(conv_module, "MANY_BYTES", 7 * size)
-    assert conv_module._images_at_a_time(geometry, x) == 0
+    monkeypatch.setattr(cpu, "MANY_BYTES", 7 * size)
+    assert cpu._images_at_a_time(geometry, x) == 0
 
 
 @pytest.mark.parametrize(("stride", "kernel_size", "padding"), [(1, (3, 3), 1), (2, (3, 3), 0)])
@@ -342,12 +341,10 @@ def test_large_images_are_seen_in_bands(
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, height, 8, channels)), jnp.float32)
     y = jnp.asarray(rng.normal(size=(2, *geometry.output_size, features)), jnp.float32)
-    monkeypatch.setattr(
-        conv_module, "CACHED_BYTES", math.ceil(conv_module._bytes_of_taps(geometry, x) / 3)
-    )
-    lower, bands, _ = conv_module._in_bands(geometry, x, y)
+    monkeypatch.setattr(cpu, "CACHED_BYTES", math.ceil(cpu._bytes_of_taps(geometry, x) / 3))
+    lower, bands, _ = cpu._in_bands(geometry, x, y)
     assert len(bands) == 6 and lower.output_size[0] == 2
-    monkeypatch.setattr(conv_module, "MANY_OPERATIONS", 0)
-    found = jax.jit(functools.partial(conv_module._kernel_grad_cpu, geometry))(x, y)
-    expected = conv_module._kernel_grad_xla(geometry, x, y)
+    monkeypatch.setattr(cpu, "MANY_OPERATIONS", 0)
+    found = jax.jit(functools.partial(cpu.kernel_grad, geometry))(x, y)
+    expected = xla.kernel_grad(geometry, x, y)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

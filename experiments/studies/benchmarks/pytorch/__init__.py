@@ -1,0 +1,49 @@
+"""The families in plain PyTorch, as one would write them there: what train steps are held against.
+
+One file a family: its networks under the names that `genjax.interop` reads, a check that both
+compute the same losses from the same parameters and draws, and a whole training step. PyTorch's
+step has the same networks, batch, optimizers, moving average and compute type, and none of the
+metrics of ours.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from genjax.types import Config, ImageSpec, UsageError
+
+if TYPE_CHECKING:
+    from experiments.studies.benchmarks.pytorch.common import Counterpart
+
+# Where the counterpart of each family lies. They are imported when asked for: PyTorch is an extra.
+MODULES = {
+    "gan": "gan",
+    "dcgan": "dcgan",
+    "wgan": "wgan",
+    "wgan_gp": "wgan",
+    "vae": "vae",
+    "glow": "glow",
+    "biggan": "biggan",
+    "stylegan": "stylegan",
+    "stylegan2": "stylegan2",
+}
+# `counterpart(config, spec, batch_size, compiled)`; see `common`.
+Maker = Callable[[Config, ImageSpec, int, bool], "Counterpart"]
+
+
+def find(family: str) -> Maker:
+    """What makes a family's counterpart.
+
+    Raises:
+        UsageError: PyTorch is not installed.
+    """
+    try:
+        module = importlib.import_module(f"{__name__}.{MODULES[family]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError(
+            "torch: PyTorch is not installed: pip install 'genjax-models[bench]'"
+        ) from error
+    maker: Maker = module.counterpart
+    return maker

@@ -1,0 +1,17 @@
+"""`genjax bench steps`, with PyTorch's steps beside ours.
+
+    pip install -e '.[bench]'
+    python -m experiments.studies.benchmarks.pytorch [RECIPE ...] --torch eager compiled
+
+Without recipes it is one of each family, for a small machine.
+"""
+
+from experiments.studies.benchmarks.pytorch.steps import bench_beside_pytorch, columns
+from genjax.cli import main
+from genjax.cli.bench import benchmark
+from genjax.cli.command import run_command
+
+COMMAND = benchmark("steps", bench_beside_pytorch, columns)
+
+if __name__ == "__main__":
+    main(lambda arguments: run_command(COMMAND, "bench steps", arguments))

@@ -1,0 +1,141 @@
+"""`genjax ...`: thin; every command calls a function of the package.
+
+A user's mistake ends with one line on standard error and exit code 2, a run that failed with
+code 1, an interrupted one with 128 plus the number of the signal.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import jax
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from genjax.cli import evaluation, figures, training
+from genjax.cli.command import run_command
+from genjax.data.processes import ProcessLost, is_joined
+from genjax.evaluation.extractor import cache_folder
+from genjax.run.checkpoint import SaveError
+from genjax.run.recipe import describe, load_recipe
+from genjax.training.loop import Diverged
+from genjax.types import UsageError
+
+USAGE = """\
+usage: genjax COMMAND ...
+
+  genjax train RECIPE [options]   train from the beginning
+  genjax resume RUN [options]     go on with a run that was stopped, or train it for longer
+  genjax sample RUN [options]     images from a trained run
+  genjax evaluate RUN [options]   how good its samples are, how likely the test images
+  genjax compare RUN RUN ...      their evaluations side by side
+  genjax tradeoff RUN             fidelity against diversity, over truncations of the latents
+  genjax reconstruct RUN          images and what encoder and decoder make of them
+  genjax interpolate RUN          paths between images in latent space
+  genjax traverse RUN             what each latent does
+  genjax manipulate RUN --to K    images moved towards a class
+  genjax manifold RUN             the plane of two latents
+  genjax mix RUN                  images of two styles: coarse, middle and fine
+  genjax project RUN              images and the nearest that styles give
+  genjax list                     the recipes and the families
+  genjax show RECIPE [options]    a recipe with every default spelled out
+  genjax compile RECIPE [options] what a step needs, here or on a TPU slice that is not there
+  genjax profile RECIPE [options] where the time of a step goes, and what bounds it
+  genjax bench losses|steps|startup   how fast they are here, and beside PyTorch
+  genjax inspect DATA [options]   what a data set holds, and what is broken in it
+
+RECIPE is a name from `genjax list`, or the path of a .py file of yours.
+`genjax COMMAND --help` says more."""
+
+# The recipe whose options `genjax train --help` shows.
+EXAMPLE = "gan_digits"
+
+COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
+BENCHMARKS = ("losses", "steps", "startup")
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; give its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command in training.RECIPE_COMMANDS:
+        return _run_recipe_command(command, rest)
+    if command == "bench":
+        return _run_benchmark(rest)
+    if command not in COMMANDS:
+        commands = ", ".join([*training.RECIPE_COMMANDS, *COMMANDS, "bench"])
+        raise UsageError(f"no command {command!r}: wanted {commands}")
+    return run_command(COMMANDS[command], command, rest)
+
+
+def _run_recipe_command(command: str, arguments: list[str]) -> int:
+    wants_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    if not wants_help and (not arguments or arguments[0].startswith("-")):
+        raise UsageError(f"the recipe comes first: genjax {command} RECIPE [options]")
+    name, *rest = [EXAMPLE, *arguments] if wants_help else arguments
+    recipe = load_recipe(name)
+    if wants_help:
+        print(f"genjax {command} RECIPE [options]: the options of {name}, for example\n")
+    return run_command(training.recipe_command(command, recipe), f"{command} {name}", rest)
+
+
+def _run_benchmark(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in BENCHMARKS:
+        given = repr(arguments[0]) if arguments else "nothing"
+        raise UsageError(f"bench {given}: wanted {', '.join(BENCHMARKS)}")
+    from genjax.cli import bench  # nothing else should wait for the benchmarks
+
+    kind, *rest = arguments
+    return run_command(bench.COMMANDS[kind], f"bench {kind}", rest)
+
+
+def main(run: Callable[[list[str]], int] = run) -> None:
+    """Run what the command line says, say what went wrong, and exit.
+
+    Args:
+        run: Runs the arguments; `genjax` if no other program.
+    """
+    _set_up()
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except (UsageError, ValidationError) as error:
+        _fail(describe(error), 2)
+    except (Diverged, SaveError, ProcessLost) as error:
+        _fail(str(error), 1)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+
+
+class _Console(logging.Handler):
+    """Log lines on standard error, above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(mark + record.getMessage(), file=sys.stderr)
+
+
+def _set_up() -> None:
+    log = logging.getLogger("genjax")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Console())
+    log.propagate = False
+    # Others report on their own workings; what matters is raised as an error.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"genjax: error: {message}", file=sys.stderr, flush=True)
+    if is_joined():  # the others are told by our end, which must not wait for them
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,5 @@
+"""`python -m genjax.cli`."""
+
+from genjax.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""Commands that measure how fast the package is here. Imported when they are asked for."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from genjax.bench import losses, results, startup, steps
+from genjax.cli.command import Call, Command, command
+
+Json = tyro.conf.arg(
+    aliases=["-o"],
+    help="A .json for all that was measured; the rows go beside it, in a .csv.",
+)
+Earlier = tyro.conf.arg(help="An earlier output to compare with.")
+
+
+def benchmark(
+    kind: str,
+    function: Callable[..., results.Results],
+    columns: Callable[[results.Results], Sequence[results.Column]],
+) -> Command:
+    """Make a command of a function that measures; `columns` are those of what it found."""
+
+    def say_results(
+        call: Call,
+        output: Annotated[Path | None, Json] = None,
+        against: Annotated[Path | None, Earlier] = None,
+    ) -> int:
+        results.check_output(output)
+        old = results.load(against, kind) if against is not None else None
+        found = call()
+        print(results.table(found.rows, columns(found)))
+        print("", results.machine_line(found), *results.notes(found.rows), sep="\n")
+        if output is not None:
+            results.save(found, output)
+            print(f"{output}\n{output.with_suffix('.csv')}")
+        if old is not None:
+            print(f"\nagainst {against}:", *results.against(found, old), sep="\n")
+        return 0
+
+    return command(function, say_results)
+
+
+COMMANDS = {
+    "losses": benchmark("losses", losses.bench_losses, lambda found: losses.columns(found.limits)),
+    "steps": benchmark("steps", steps.bench_steps, lambda found: steps.columns(found.limits)),
+    "startup": benchmark("startup", startup.bench_startup, lambda found: startup.columns()),
+}

@@ -1,0 +1,192 @@
+"""Runs of any family side by side, by their latest evaluations."""
+
+import base64
+import csv
+import dataclasses
+import html
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from tyro.conf import Positional
+
+from genjax.run.folder import RunFolder
+from genjax.run.records import read_records
+from genjax.run.states import abstract_state
+from genjax.types import UsageError
+
+# What evaluations have to agree in. The rest of a protocol, such as the temperature of samples or
+# the importance samples of a bound, belongs to the model and stands in the table.
+SHARED = ("data", "split", "images", "shape", "resized", "samples", "extractor", "seed")
+OWN = ("temperature", "truncation", "truncation_cutoff", "importance_samples")
+# What `evaluate` leaves in a run's folder of figures.
+FIGURES = {
+    "samples": "Samples",
+    "interpolations": "Paths in latent space",
+    "neighbours": "The samples nearest to a training image, each with the images that it is like",
+}
+
+
+class Comparison(NamedTuple):
+    """A table.
+
+    Attributes:
+        runs: Names of the columns.
+        rows: For each quantity a text for each run, empty where it has none.
+        protocol: What all evaluations agree in.
+    """
+
+    runs: list[str]
+    rows: dict[str, list[str]]
+    protocol: dict[str, Any]
+
+
+def compare(runs: Positional[Sequence[str | Path]]) -> Comparison:
+    """Put runs of any family side by side, by their latest evaluations, of one protocol.
+
+    Args:
+        runs: Run folders, each with an `evaluations.jsonl` of `genjax evaluate`.
+
+    Raises:
+        UsageError: No run there, none evaluated, or evaluations by unlike protocols; the message
+            names the difference.
+    """
+    if not runs:
+        raise UsageError("no runs: wanted the folders of one or more")
+    folders = [RunFolder(run) for run in runs]
+    columns = [_column(folder) for folder in folders]
+    evaluations = [_latest_evaluation(folder) for folder in folders]
+    protocols = [{name: e["protocol"].get(name) for name in SHARED} for e in evaluations]
+    for folder, protocol in zip(folders[1:], protocols[1:], strict=True):
+        for name, value in protocol.items():
+            if value != protocols[0][name]:
+                raise UsageError(
+                    f"{folder.path} was evaluated with {name} = {value}, {folders[0].path} with "
+                    f"{protocols[0][name]}: such numbers do not compare"
+                )
+    for column, evaluation in zip(columns, evaluations, strict=True):
+        column["evaluated at step"] = str(evaluation["step"])
+        for name in OWN:
+            value = evaluation["protocol"].get(name)
+            column[name.replace("_", " ")] = "" if value is None else str(value)
+        column |= _metric_texts(evaluation["metrics"])
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = {name: [column.get(name, "") for column in columns] for name in names}
+    rows = {name: texts for name, texts in rows.items() if any(texts)}
+    return Comparison([folder.path.name for folder in folders], rows, protocols[0])
+
+
+def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:
+    path = folder.evaluations
+    lines = path.read_text().splitlines() if path.is_file() else []
+    if not lines:
+        raise UsageError(f"{folder.path} has not been evaluated: genjax evaluate {folder.path}")
+    evaluation: dict[str, Any] = json.loads(lines[-1])
+    return evaluation
+
+
+def _column(folder: RunFolder) -> dict[str, str]:
+    """What the run folder itself says."""
+    recipe, spec, _ = folder.read_config()
+    state = abstract_state(recipe, spec)
+    players = (getattr(state, field.name) for field in dataclasses.fields(state))
+    params = [player.params for player in players if hasattr(player, "params")]
+    seconds, before = 0.0, 0.0
+    for record in read_records(folder):
+        seconds += (record["step"] - before) / record["steps_per_second"]
+        before = record["step"]
+    return {
+        "family": recipe.family,
+        "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)):,}",
+        "steps": f"{before:,.0f}",
+        "minutes of training": f"{seconds / 60:.1f}",
+    }
+
+
+def _metric_texts(metrics: dict[str, float]) -> dict[str, str]:
+    """`0.123 +- 0.004` for a metric and its error."""
+    texts = {}
+    for name, value in metrics.items():
+        if name.endswith("_error"):
+            continue
+        text = f"{value:.4g}"
+        error = metrics.get(f"{name}_error")
+        texts[name.replace("_", " ")] = text if error is None else f"{text} +- {error:.2g}"
+    return texts
+
+
+def to_text(comparison: Comparison) -> str:
+    """Aligned columns, for a terminal."""
+    table = [["", *comparison.runs], *([name, *row] for name, row in comparison.rows.items())]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    return "\n".join([*lines, "", f"protocol: {json.dumps(comparison.protocol)}"])
+
+
+def to_csv(comparison: Comparison) -> str:
+    """A line for each run."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["run", *comparison.rows])
+    for i, run in enumerate(comparison.runs):
+        writer.writerow([run, *(row[i] for row in comparison.rows.values())])
+    return buffer.getvalue()
+
+
+def to_html(comparison: Comparison, runs: Sequence[str | Path]) -> str:
+    """A page that needs nothing else: the table, and the figures and curves of each run."""
+
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
+
+    rows = [f"<tr>{cells('th', ['', *comparison.runs])}</tr>"]
+    for name, row in comparison.rows.items():
+        rows.append(f"<tr>{cells('th', [name])}{cells('td', row)}</tr>")
+    sections = []
+    for name, run in zip(comparison.runs, runs, strict=True):
+        folder = RunFolder(run)
+        figures = [(folder.figures / f"{figure}.png", text) for figure, text in FIGURES.items()]
+        figures.append((folder.curves, "Loss and quality over steps"))
+        images = "".join(_figure(path, text) for path, text in figures if path.is_file())
+        sections.append(f"<section><h2>{html.escape(name)}</h2>{images}</section>")
+    protocol = html.escape(json.dumps(comparison.protocol))
+    return PAGE.format(rows="\n".join(rows), sections="\n".join(sections), protocol=protocol)
+
+
+def _figure(path: Path, text: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>genjax: runs compared</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
+th:first-child {{ text-align: left; }}
+section {{ display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; }}
+h2 {{ flex-basis: 100%; margin-bottom: 0; }}
+figure {{ margin: 0; max-width: 36em; }}
+figure:last-child {{ max-width: 60em; }}
+img {{ max-width: 100%; image-rendering: pixelated; }}
+code {{ overflow-wrap: anywhere; }}
+</style>
+<h1>Runs compared</h1>
+<table>
+{rows}
+</table>
+<p>Protocol: <code>{protocol}</code></p>
+{sections}
+</html>
+"""

@@ -1,0 +1,284 @@
+"""How good a trained model is: its samples, and how likely it finds images that it has not seen."""
+
+import dataclasses
+import functools
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from genjax.data.batches import read_all
+from genjax.data.sources import DataOptions, open_source
+from genjax.evaluation.extractor import ExtractorKind, extractor_of, weights_path
+from genjax.evaluation.fidelity import fidelity
+from genjax.figures.grid import grid, to_png
+from genjax.figures.latents import CHUNK, encoder, in_chunks, paths
+from genjax.figures.sample import SampleOptions, sample_options, sample_state
+from genjax.figures.styles import perceptual_path_length
+from genjax.metrics.features import FeatureNet
+from genjax.objectives.likelihood import bits_per_dim
+from genjax.run.checkpoint import write_atomically
+from genjax.run.folder import RunFolder
+from genjax.run.options import N, Run
+from genjax.run.recipe import Recipe
+from genjax.run.states import Checkpoint, load_state
+from genjax.steps.diagnostics import active_units
+from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
+
+log = logging.getLogger("genjax")
+
+# The fewest samples that a covariance and five neighbours are taken of.
+FEWEST = 10
+# Of each sign of health so many are told, the worst first.
+HEALTH = 10
+# Of the figures: samples, and paths with their images.
+SAMPLES, PATHS, STEPS = 64, 6, 10
+# Pairs of styles of which path lengths are measured, at most.
+MOST_PAIRS = 2000
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluator(recipe: Recipe, samples: int | None) -> Callable[..., Likelihood]:
+    assert recipe.functions.evaluate is not None
+    evaluate = functools.partial(recipe.functions.evaluate, recipe.model)
+    return jax.jit(lambda state, batch, key: evaluate(state, batch, key, samples))
+
+
+def likelihoods(
+    recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int | None = None
+) -> Likelihood:
+    """The likelihood of images under a state, some at a time.
+
+    Args:
+        recipe: Of a family that has an `evaluate`.
+        state: The state.
+        batch: Images uint8 [N, H, W, C] and labels [N].
+        key: Of all draws.
+        samples: Importance samples for each image; None for as many as training takes.
+
+    Returns:
+        Numpy arrays, [N].
+    """
+    evaluator = _evaluator(recipe, samples)
+    quiet = not samples or not sys.stderr.isatty()
+    parts = []
+    chunks = tqdm(in_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet)
+    for i, some in enumerate(chunks):
+        parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _health(recipe: Recipe) -> Callable[[State, Batch], dict[str, jax.Array]]:
+    assert recipe.functions.health is not None
+    return jax.jit(functools.partial(recipe.functions.health, recipe.model))
+
+
+def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
+    """Signs of numerical trouble, the largest the worst, measured on the first 100 images.
+
+    Empty for a family that knows none.
+    """
+    if recipe.functions.health is None:
+        return {}
+    return jax.device_get(_health(recipe)(state, in_chunks(batch)[0]))
+
+
+def _likelihood(
+    recipe: Recipe, state: State, batch: Batch, seed: int, samples: int
+) -> dict[str, float]:
+    """Return means over the images, with their standard errors; see `evaluate`."""
+    key = jax.random.split(jax.random.key(seed))[1]
+    metrics: dict[str, float] = {}
+    for name, values in likelihoods(recipe, state, batch, key, samples)._asdict().items():
+        if values is not None:
+            metrics[name] = float(np.mean(values, dtype=np.float64))
+            metrics[f"{name}_error"] = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
+    dimensions = math.prod(batch.images.shape[1:])
+    for name in ("", "_error"):
+        metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
+    if "elbo" in metrics and recipe.functions.encode is not None:
+        encode = encoder(recipe)
+        means = jnp.concatenate([encode(state, some, key) for some in in_chunks(batch)])
+        metrics["active_units"] = int(active_units(means))
+    return metrics
+
+
+def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
+    """What a comparison has to agree in, whatever is measured."""
+    options = recipe.data_options
+    names = ("likelihood", "binarization", "bits", "dequantization")
+    model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
+    return {
+        "data": recipe.data,
+        "split": options.for_test.split,
+        "images": len(test.images),
+        "shape": without_border(np.asarray(test.images), options).shape[1:],
+        "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
+        "seed": seed,
+        "model": model | ({"border": options.border} if options.border else {}),
+    }
+
+
+def _fidelity(
+    recipe: Recipe,
+    state: State,
+    net: FeatureNet,
+    n: int,
+    sampling: SampleOptions,
+    test: Batch,
+    seed: int,
+) -> tuple[dict[str, float], dict[str, Image.Image]]:
+    """Return metrics of `n` samples beside the test images, and figures of what was seen."""
+    options, key = recipe.data_options, jax.random.key(seed)
+    sample_key, path_key = jax.random.split(key)[0], jax.random.fold_in(key, 0)
+    samples = sample_state(recipe, state, sample_key, n, sampling)
+    train = test if options.test_split is None else _all_images(recipe, options, state.spec)
+    fake, real, seen = (
+        without_border(np.asarray(x), options) for x in (samples, test.images, train.images)
+    )
+    found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
+    metrics = found.metrics
+    if recipe.functions.style is not None:
+        crop = functools.partial(without_border, options=options)
+        pairs = min(n, MOST_PAIRS)
+        metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
+    rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
+    return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:SAMPLES])}
+
+
+def evaluate(
+    run: Run,
+    n: Annotated[int, N] = 10_000,
+    samples: int | None = None,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+    temperature: float | None = None,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
+    extractor: ExtractorKind | None = None,
+    weights: str | Path | None = None,
+) -> dict[str, Any]:
+    """Measure how good samples are, and how likely the images of the run's `test_split`.
+
+    Without a `test_split` it is the images that were trained on; the protocol says so.
+
+    Args:
+        run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` become
+            those of this evaluation: samples, paths, and samples beside their nearest training
+            images.
+        n: Samples that are compared with images of the test split.
+        samples: Importance samples for the likelihood of each image: of the latents (vae), or of
+            the noise within gray levels (glow). None: as is usual, 5000 and 1.
+        seed: Of all draws.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        temperature: Of the samples; see `genjax sample`.
+        truncation: Of the samples; see `genjax sample`.
+        truncation_cutoff: Of the samples; see `genjax sample`.
+        extractor: The feature net: a classifier of the data set, trained when it is first asked
+            for, or Inception, by which FID is defined. None: a classifier, if data have classes.
+        weights: inception: a .pth or .safetensors. None: the published file in the cache folder.
+
+    Returns:
+        `metrics`: those of `fidelity`, where there is a feature net, of images without their
+        `border`, and with styles `perceptual_path_length`; with a likelihood `nll` in nats an image
+        and `bits_per_dim`, of whole images, each with `..._error`, the standard error of the mean;
+        where `nll` is a bound, also the `elbo` and `active_units`. `protocol`: what a comparison
+        has to agree in. `health`: signs of numerical trouble, the largest of each the worst.
+
+    Raises:
+        UsageError: No run there, no such good checkpoint or weights, or impossible numbers.
+    """
+    folder = RunFolder(run)
+    recipe, spec, _ = folder.read_config()
+    importance_samples = recipe.functions.importance_samples if samples is None else samples
+    for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
+        if value < least:
+            raise UsageError(f"{name} = {value}: should be at least {least}")
+    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    sampling = sample_options(recipe, **how)
+    weights_path(extractor, weights)  # before any work
+    recipe, state, step = load_state(run, checkpoint)
+    extractor = extractor or ("classifier" if spec.classes > 1 else None)
+    split = recipe.data_options.for_test
+    test = _all_images(recipe, split, spec)
+    log.info("%s images of %s, step %d of %s", f"{len(test.images):,}", split.split, step, run)
+    start = time.monotonic()
+    protocol = _protocol(recipe, test, seed)
+    metrics: dict[str, float] = {}
+    figures: dict[str, Image.Image] = {}
+    if extractor is not None:
+        bare = dataclasses.replace(recipe.data_options, border=0)
+        net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
+        protocol |= {"samples": n, **how}
+        metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
+    if recipe.functions.evaluate is not None:
+        protocol["importance_samples"] = importance_samples
+        metrics |= _likelihood(recipe, state, test, seed, importance_samples)
+    if recipe.functions.decode is not None:
+        figures["interpolations"] = _interpolations(recipe, state, test, seed)
+    result = {
+        "metrics": metrics,
+        "protocol": protocol,
+        "health": _worst(health(recipe, state, test)),
+        "step": step,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    _record(folder, result, figures)
+    return result
+
+
+def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> Image.Image:
+    """Draw paths in latent space, between the first test images where there is an encoder."""
+    count = min(PATHS, len(test.images) // 2)
+    ends = Batch(*(array[: 2 * count] for array in test))
+    key = jax.random.key(seed)
+    return _in_rows(paths(recipe, state, ends, count, STEPS, "spherical", key))
+
+
+def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Return the `HEALTH` largest of each sign of numerical trouble, the worst first."""
+    return {
+        name: np.sort(np.atleast_1d(values))[::-1][:HEALTH].tolist()
+        for name, values in signs.items()
+    }
+
+
+def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.Image]) -> None:
+    """Add a line to the run's evaluations, and replace its figures."""
+    folder.figures.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        write_atomically(folder.figures / f"{name}.png", to_png(figure))
+    with folder.to_append(folder.evaluations).open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    folder.publish()
+
+
+def _in_rows(images: np.ndarray) -> Image.Image:
+    """A grid of images [rows, columns, H, W, C]."""
+    return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
+
+
+def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
+    """Images [N, H, W, C] as they were before `options.border` was added."""
+    inside = slice(options.border, -options.border or None)
+    return images[:, inside, inside]
+
+
+def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
+    """Every image of a split, which have to be of the run's shape."""
+    source = open_source(recipe.data, options)
+    if source.spec != spec:
+        raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")
+    images, labels, _ = read_all(source)
+    return Batch(images, labels)

@@ -1,0 +1,125 @@
+"""Fidelity against diversity, as samples are drawn closer to the middle of the latents."""
+
+import csv
+import dataclasses
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+
+from genjax.data.batches import read_all
+from genjax.data.sources import open_source
+from genjax.evaluation.evaluate import without_border
+from genjax.evaluation.extractor import ExtractorKind, extractor_of
+from genjax.evaluation.fidelity import SPLITS
+from genjax.figures.sample import sample_options, sample_state, takes
+from genjax.metrics.classes import inception_score
+from genjax.metrics.frechet import Moments, frechet_distance
+from genjax.metrics.neighbours import prdc
+from genjax.run.options import N, Run
+from genjax.run.states import Checkpoint, load_state
+from genjax.types import UsageError
+
+log = logging.getLogger("genjax")
+
+OPTIONS = ("truncation", "temperature")
+VALUES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
+SHOWN = ("precision", "recall", "density", "coverage")
+
+Row = dict[str, float]
+
+
+def tradeoff(
+    run: Run,
+    values: Sequence[float] = VALUES,
+    n: Annotated[int, N] = 2000,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+    extractor: ExtractorKind = "classifier",
+    weights: str | Path | None = None,
+) -> list[Row]:
+    """Measure fidelity and diversity of samples over truncations or temperatures.
+
+    See Brock et al. 2019, figure 17.
+
+    Args:
+        run: The run folder, of a family with one of the two.
+        values: Truncations or temperatures.
+        n: Samples for each value, and test images that they are compared with.
+        seed: Of the latents.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        extractor: The feature net; see `genjax evaluate`.
+        weights: Of Inception; see `genjax evaluate`.
+
+    Returns:
+        For each value a row: `truncation` or `temperature`, `frechet_distance`, `inception_score`,
+        `precision`, `recall`, `density`, `coverage`.
+
+    Raises:
+        UsageError: No run there, a family with neither, or impossible numbers.
+    """
+    recipe, state, step = load_state(run, checkpoint)
+    names = [name for name in OPTIONS if takes(recipe.functions, name)]
+    if not names:
+        raise UsageError(f"family {recipe.family!r} has no truncation and no temperature")
+    if n < SPLITS or not values:
+        raise UsageError(f"n = {n}, values = {values}: should be at least {SPLITS}, and one value")
+    options = recipe.data_options
+    bare = dataclasses.replace(options, border=0)
+    net, _ = extractor_of(extractor, recipe.data, bare, weights)
+    test, _, _ = read_all(open_source(recipe.data, options.for_test))
+    real, _ = net(without_border(test[:n], options))
+    moments = Moments.of(real)
+    log.info("%s samples for each %s, step %d of %s", f"{n:,}", names[0], step, run)
+    rows = []
+    for value in values:
+        sampling = sample_options(recipe, **{names[0]: value})
+        images = sample_state(recipe, state, jax.random.key(seed), n, sampling)
+        fake, logits = net(without_border(images, options))
+        row = {
+            names[0]: value,
+            "frechet_distance": frechet_distance(Moments.of(fake), moments),
+            "inception_score": inception_score(logits, SPLITS)[0],
+        }
+        found = prdc(real, fake)
+        row |= {name: getattr(found, name) for name in SHOWN}
+        rows.append(row)
+        log.info("  ".join(f"{name} {number:.3g}" for name, number in row.items()))
+    return rows
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """A line for each value."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def to_figure(rows: Sequence[Row]) -> bytes:
+    """Precision over recall, and Inception Score over Frechet distance, as the bytes of a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    (name, *_) = rows[0]
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (x, y) in enumerate(
+        (("recall", "precision"), ("frechet_distance", "inception_score")), start=1
+    ):
+        points = np.array([(row[x], row[y]) for row in rows])
+        labels = [x.replace("_", " "), y.replace("_", " ")]
+        axes = figure.add_subplot(1, 2, place, xlabel=labels[0], ylabel=labels[1])
+        axes.plot(*points.T, marker=".")
+        for point, row in zip(points, rows, strict=True):
+            axes.annotate(f"{row[name]:g}", point, textcoords="offset points", xytext=(4, 4))
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"at each point its {name}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()

@@ -1,0 +1,172 @@
+"""Convolution and transposed convolution, fast forward and backward on every platform.
+
+One geometry (kernel, stride, padding) ties three functions, each linear in both of its arguments:
+
+    _conv(x, w) -> y            y[o] = sum_k x[stride * o + k - padding] w[k]
+    _input_grad(y, w) -> x      its transpose in x: the transposed convolution
+    _kernel_grad(x, y) -> w     its transpose in w
+
+The derivative of each is the other two, so `custom_vjp` closes over them: every order of gradient
+in reverse mode (a gradient penalty needs the second) runs on these three and nothing else. Forward
+mode (`jax.jvp`, `jax.jacfwd`) is not supported, as with every `custom_vjp`.
+
+XLA's own transposes of a convolution (`xla`) are good on GPU and TPU and are used there. On a CPU
+they fall off its fast path; there each function has other forms (`cpu`).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+from jax import lax
+
+from genjax.nn.conv import cpu, xla
+from genjax.nn.conv.geometry import Geometry
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
+    """Convolution (cross-correlation), as PyTorch's `conv2d`.
+
+    Args:
+        x: [B, H, W, I].
+        kernel: [KH, KW, I, O].
+        stride: Of both axes.
+        padding: Zeros on each side of both axes.
+
+    Returns:
+        [B, (H + 2 padding - KH) // stride + 1, (W + 2 padding - KW) // stride + 1, O].
+
+    Raises:
+        ValueError: The shapes do not fit, or the output would be empty.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            f"conv of {x.shape} with {kernel.shape}: wants [B, H, W, I], [KH, KW, I, O]"
+        )
+    geometry = Geometry(x.shape[1:3], kernel.shape[:2], stride, padding)
+    if min(geometry.output_size) < 1:
+        raise ValueError(f"conv of {x.shape} with {kernel.shape}, padding {padding}: empty output")
+    return _conv(geometry, x, kernel)
+
+
+def conv_transpose(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, output_padding: int = 0
+) -> jax.Array:
+    """Transposed (fractionally strided) convolution, as PyTorch's `conv_transpose2d`.
+
+    `y[stride * i + k - padding] += x[i] kernel[k]`: the transpose of `conv` with the same stride
+    and padding. (`lax.conv_transpose` flips the kernel and counts its padding another way.)
+
+    Args:
+        x: [B, H, W, I].
+        kernel: [KH, KW, I, O].
+        stride: Of both axes.
+        padding: Cut from each side of both axes.
+        output_padding: Added to the end of both axes, less than the stride.
+
+    Returns:
+        [B, (H - 1) stride - 2 padding + KH + output_padding, and likewise for W, O].
+
+    Raises:
+        ValueError: The shapes do not fit, or the output would be empty.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(
+            f"conv_transpose of {x.shape} with {kernel.shape}: wants [B, H, W, I], [KH, KW, I, O]"
+        )
+    if not 0 <= output_padding < stride:
+        raise ValueError(
+            f"output_padding is {output_padding}; less than the stride of {stride} fits"
+        )
+    height, width = (
+        (size - 1) * stride - 2 * padding + extent + output_padding
+        for size, extent in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    if min(height, width) < 1:
+        raise ValueError(
+            f"conv_transpose of {x.shape} with {kernel.shape}, padding {padding}: empty output"
+        )
+    geometry = Geometry((height, width), kernel.shape[:2], stride, padding)
+    return _input_grad(geometry, x, kernel.swapaxes(2, 3))
+
+
+class Conv(nn.Module):
+    """Convolution with a square kernel: [B, H, W, I] -> [B, H', W', features]; see `conv`."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: str = "float32"
+    function = staticmethod(conv)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        y: jax.Array = self.function(x.astype(self.dtype), kernel, self.stride, self.padding)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+class ConvTranspose(Conv):
+    """Transposed convolution: [B, H, W, I] -> [B, H', W', features]; see `conv_transpose`."""
+
+    function = staticmethod(conv_transpose)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.platform_dependent(
+        x,
+        w,
+        cpu=functools.partial(cpu.conv, geometry),
+        default=functools.partial(xla.conv, geometry),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_grad(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.platform_dependent(
+        y,
+        w,
+        cpu=functools.partial(cpu.input_grad, geometry),
+        default=functools.partial(xla.input_grad, geometry),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
+    return lax.platform_dependent(
+        x,
+        y,
+        cpu=functools.partial(cpu.kernel_grad, geometry),
+        default=functools.partial(xla.kernel_grad, geometry),
+    )
+
+
+_conv.defvjp(
+    lambda geometry, x, w: (_conv(geometry, x, w), (x, w)),
+    lambda geometry, saved, y: (
+        _input_grad(geometry, y, saved[1]),
+        _kernel_grad(geometry, saved[0], y),
+    ),
+)
+_input_grad.defvjp(
+    lambda geometry, y, w: (_input_grad(geometry, y, w), (y, w)),
+    lambda geometry, saved, x: (
+        _conv(geometry, x, saved[1]),
+        _kernel_grad(geometry, x, saved[0]),
+    ),
+)
+_kernel_grad.defvjp(
+    lambda geometry, x, y: (_kernel_grad(geometry, x, y), (x, y)),
+    lambda geometry, saved, w: (
+        _input_grad(geometry, saved[1], w),
+        _conv(geometry, saved[0], w),
+    ),
+)

@@ -1,0 +1,1 @@
+"""What a step needs, here or on a slice that is not there."""

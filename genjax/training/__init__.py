@@ -1,0 +1,1 @@
+"""The road of a run: data, steps, records, checkpoints."""

@@ -1,0 +1,159 @@
+"""What a run writes as it goes: metrics, TensorBoard events, curves, progress."""
+
+import contextlib
+import io
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from genjax.run.checkpoint import write_atomically
+from genjax.run.folder import RunFolder
+from genjax.run.records import TIMINGS, read_records
+
+log = logging.getLogger("genjax")
+
+# Drawing takes a second: not at each save, but after this long, and at the end.
+SECONDS_BETWEEN_CURVES = 60.0
+
+
+class Writer:
+    """Writes the records of a run.
+
+    Args:
+        folder: Of the run.
+        start: Step from which it goes on; later records, of steps that are to be run again, go.
+        steps: Step at which it ends.
+        batch_size: Images a step.
+    """
+
+    def __init__(self, folder: RunFolder, start: int, steps: int, batch_size: int):
+        import tensorboardX  # which imports PyTorch where it is installed: only training waits
+
+        self.folder, self._steps, self._batch_size = folder, steps, batch_size
+        self.records = read_records(folder, start)
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        metrics = folder.to_append(folder.metrics)
+        write_atomically(metrics, text.encode())
+        self._file = metrics.open("a")
+        events = folder.to_append(folder.tensorboard)
+        self._events = tensorboardX.SummaryWriter(str(events), purge_step=start + 1)
+        self._start = self._last_step = start
+        self._last_time = time.monotonic()
+        self._before = self.records[-1]["seconds"] if self.records else 0.0
+        self._started = self._last_time
+        self._drawn = self._last_time
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            unit=" steps",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of the steps up to `step`."""
+        now = time.monotonic()
+        rate = (step - self._last_step) / (now - self._last_time)
+        timings = (self._before + now - self._started, rate, rate * self._batch_size)
+        record: dict[str, Any] = {"step": step, **metrics}
+        record |= {name: round(value, 3) for name, value in zip(TIMINGS, timings, strict=True)}
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in record.items():
+            if name != "step":
+                self._events.add_scalar(name, value, step)
+        self._bar.set_postfix_str(f"{rate * self._batch_size:,.0f} images/s", refresh=False)
+        self._bar.update(step - self._last_step)
+        self._last_step, self._last_time = step, now
+
+    def report(self) -> None:
+        """After a save: draw the curves, and say how far it is where no live bar shows it."""
+        now = time.monotonic()
+        if now - self._drawn > SECONDS_BETWEEN_CURVES:
+            self._draw()
+            self._drawn = now
+        self._events.flush()
+        self.folder.publish()
+        if self._bar.disable:
+            record = self.records[-1]
+            rate = (record["step"] - self._start) / (now - self._started)
+            endings = ("loss", "_distance", "_nll", "wasserstein_estimate")
+            shown = [f"{k} {record[k]:.3g}" for k in record if k.endswith(endings)]
+            log.info(
+                "step %d of %d  %s  %.0f steps/s  %s images/s  %.0f s left",
+                record["step"],
+                self._steps,
+                "  ".join(shown),
+                rate,
+                f"{rate * self._batch_size:,.0f}",
+                (self._steps - record["step"]) / rate,
+            )
+
+    def _draw(self) -> None:
+        write_atomically(self.folder.curves, curves(self.records))
+
+    def close(self) -> None:
+        """Draw the curves a last time, however the run ended; close the files and the bar."""
+        self._bar.close()
+        if self.records:
+            with contextlib.suppress(OSError):  # a full disk is reported by what met it first
+                self._draw()
+        self._file.close()
+        self._events.close()
+        self.folder.publish()
+
+
+class Silent:
+    """Of several processes what all but the first write: nothing."""
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `Writer.record`."""
+
+    def report(self) -> None:
+        """See `Writer.report`."""
+
+
+def _panel(name: str) -> str:
+    """The panel in which a metric is drawn; those of one panel share a unit."""
+    if name in ("d_real", "d_fake"):
+        return "D(x) and D(G(z))"
+    for ending, panel in (("loss", "loss"), ("grad_norm", "gradient norm")):
+        if name.endswith(ending):
+            return panel
+    return "discriminator accuracy" if name.startswith("accuracy_") else name.replace("_", " ")
+
+
+def curves(records: list[dict[str, float]]) -> bytes:
+    """The metrics over steps, as the bytes of a PNG file, a panel for each unit."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for record in records for name in record):
+        if name != "step" and name not in TIMINGS:
+            panels.setdefault(_panel(name), []).append(name)
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
+    for place, (panel, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place, title=panel, xlabel="step")
+        for name in names:
+            points = [(record["step"], record[name]) for record in records if name in record]
+            axes.plot(
+                *zip(*points, strict=True), label=name, marker="." if len(points) < 30 else ""
+            )
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend()
+    FigureCanvasAgg(figure)
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()

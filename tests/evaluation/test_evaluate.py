@@ -1,0 +1,206 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import genjax
+from genjax import DataOptions, Recipe
+from genjax.data.sources import open_source
+from genjax.models.gan import GanConfig
+from genjax.models.vae import VaeConfig
+from genjax.run.folder import RunFolder
+from genjax.run.records import read_records
+from genjax.steps.optim import AdamConfig
+
+RECIPE = Recipe(
+    family="vae",
+    model=VaeConfig(hidden_sizes=(64,), latent_size=2, optimizer=AdamConfig(learning_rate=4e-3)),
+    data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
+    steps=600,
+    batch_size=64,
+    log_interval=50,
+    save_interval=200,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "vae"
+    genjax.train(RECIPE, run)
+    return run
+
+
+def test_the_vae_learns_the_digits(trained):
+    """The sign of learning: held-out images become likelier, and latents carry the image."""
+    records = read_records(RunFolder(trained))
+    nll = [record["eval_nll"] for record in records if "eval_nll" in record]
+    assert len(nll) == 3
+    assert nll[-1] < nll[0]
+    # A model that knows only the mean of the training images, each pixel on its own.
+    train, test = (
+        np.stack([image for image, _ in source.read(range(len(source)))]) / 255
+        for source in (
+            open_source("digits", DataOptions(split=split))
+            for split in ("train[:80%]", "train[80%:]")
+        )
+    )
+    odds = np.clip(train.mean(axis=0), 1e-3, 1 - 1e-3)
+    mean_nll = -(test * np.log(odds) + (1 - test) * np.log(1 - odds)).sum(axis=(1, 2, 3)).mean()
+    assert nll[-1] < mean_nll - 1
+    assert records[-1]["active_units"] == 2
+    assert records[-1]["loss"] < records[0]["loss"] - 5
+
+
+def test_an_evaluation_carries_its_protocol(trained):
+    result = genjax.evaluate(trained, n=100, samples=100)
+    metrics = result["metrics"]
+    assert metrics["nll"] < -metrics["elbo"]
+    assert metrics["bits_per_dim"] == pytest.approx(metrics["nll"] / (64 * math.log(2)))
+    assert 0.1 < metrics["nll_error"] < 1
+    assert metrics["active_units"] == 2
+    extractor = result["protocol"].pop("extractor")
+    assert extractor["kind"] == "classifier"
+    assert extractor["accuracy"] > 0.9
+    assert len(extractor["sha256"]) == 16
+    assert result["protocol"] == {
+        "data": "digits",
+        "split": "train[80%:]",
+        "images": 360,
+        "shape": (8, 8, 1),
+        "resized": None,
+        "samples": 100,
+        "temperature": None,
+        "truncation": None,
+        "truncation_cutoff": None,
+        "importance_samples": 100,
+        "seed": 0,
+        "model": {"likelihood": "bernoulli", "binarization": "dynamic"},
+    }
+    assert genjax.evaluate(trained, n=100, samples=100)["metrics"] == metrics
+    other = genjax.evaluate(trained, n=100, samples=100, seed=1)["metrics"]
+    assert all(other[name] != metrics[name] for name in ("nll", "frechet_distance"))
+    lines = (trained / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["metrics"] == metrics
+    figures = {path.stem: Image.open(path) for path in (trained / "figures").glob("*.png")}
+    assert figures.keys() == {"samples", "interpolations", "neighbours"}
+    assert all(np.ptp(np.asarray(figure)) > 100 for figure in figures.values())
+
+
+def test_more_samples_give_a_tighter_bound(trained):
+    few, many = (genjax.evaluate(trained, n=10, samples=n)["metrics"]["nll"] for n in (7, 200))
+    assert many < few
+
+
+def test_the_best_checkpoint_is_the_likeliest(tmp_path):
+    """A rate that ruins the model at the end leaves the best where it was."""
+    genjax.train(RECIPE, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["recipe"]["model"]["optimizer"]["learning_rate"] = 0.05
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    genjax.resume(tmp_path / "run", steps=800)
+    assert genjax.evaluate(tmp_path / "run", n=10, samples=1)["step"] == 600
+    latest = genjax.evaluate(tmp_path / "run", n=10, samples=1, checkpoint="latest")
+    assert latest["step"] == 800
+
+
+def test_without_a_test_split_the_training_images_stand_in_and_the_protocol_says_so(tmp_path):
+    recipe = Recipe(family="gan", model=GanConfig(), steps=1, log_interval=1, save_interval=1)
+    genjax.train(recipe, tmp_path / "gan")
+    result = genjax.evaluate(tmp_path / "gan", n=100)
+    assert result["protocol"]["split"] == "train"
+    assert "nll" not in result["metrics"]
+    assert "importance_samples" not in result["protocol"]
+    model = dataclasses.replace(
+        RECIPE, data_options=DataOptions(), steps=1, log_interval=1, save_interval=1
+    )
+    genjax.train(model, tmp_path / "vae")
+    assert "no test_split" in (tmp_path / "vae/log.txt").read_text()
+
+
+def test_data_without_classes_have_a_likelihood_and_no_feature_net(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        values = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(values).save(tmp_path / f"images/{i}.png")
+    recipe = dataclasses.replace(
+        RECIPE,
+        data=f"folder:{tmp_path}/images",
+        steps=1,
+        log_interval=1,
+        save_interval=1,
+        batch_size=8,
+    )
+    genjax.train(recipe, tmp_path / "run")
+    result = genjax.evaluate(tmp_path / "run", samples=2)
+    assert "extractor" not in result["protocol"]
+    assert "frechet_distance" not in result["metrics"]
+    assert result["metrics"]["nll"] > 0
+
+
+def test_features_are_those_of_images_without_their_border(tmp_path):
+    """A border that a model needs leaves its numbers comparable with those of models without."""
+    options = dataclasses.replace(RECIPE.data_options, border=4)
+    short = {"steps": 1, "log_interval": 1, "save_interval": 1}
+    recipe = dataclasses.replace(RECIPE, data_options=options, **short)
+    genjax.train(recipe, tmp_path / "bordered")
+    genjax.train(dataclasses.replace(RECIPE, **short), tmp_path / "bare")
+    bordered, bare = (
+        genjax.evaluate(tmp_path / name, n=20, samples=1) for name in ("bordered", "bare")
+    )
+    assert bordered["protocol"]["model"].pop("border") == 4
+    assert bordered["protocol"] == bare["protocol"]
+    assert bordered["metrics"]["frechet_distance_floor"] == pytest.approx(
+        bare["metrics"]["frechet_distance_floor"]
+    )
+    assert genjax.compare([tmp_path / "bordered", tmp_path / "bare"]).protocol["shape"] == [8, 8, 1]
+
+
+def test_stacked_digits_count_a_thousand_modes(tmp_path):
+    options = DataOptions(split="train[:80%]", test_split="train[80%:]")
+    recipe = Recipe(
+        family="gan",
+        model=GanConfig(),
+        data="stacked:digits",
+        data_options=options,
+        steps=1,
+        log_interval=1,
+        save_interval=1,
+    )
+    genjax.train(recipe, tmp_path / "run")
+    result = genjax.evaluate(tmp_path / "run", n=100)
+    assert result["protocol"]["extractor"]["kind"] == "classifier of each channel"
+    assert result["protocol"]["extractor"]["accuracy"] > 0.9
+    assert 1 <= result["metrics"]["classes"] <= 100
+    assert result["metrics"]["frechet_distance"] > 2 * result["metrics"]["frechet_distance_floor"]
+
+
+def test_what_cannot_be_evaluated_is_refused(trained):
+    with pytest.raises(genjax.UsageError, match="samples = 0"):
+        genjax.evaluate(trained, samples=0)
+    with pytest.raises(genjax.UsageError, match="n = 9"):
+        genjax.evaluate(trained, n=9)
+    with pytest.raises(genjax.UsageError, match="no Inception weights at"):
+        genjax.evaluate(trained, n=10, extractor="inception")
+
+
+def test_posterior_collapse_is_called(tmp_path):
+    """With a KL of ten times its weight no latent is worth its cost."""
+    model = VaeConfig(hidden_sizes=(64,), latent_size=8, beta=30.0)
+    recipe = dataclasses.replace(RECIPE, model=model, steps=900, log_interval=20)
+    genjax.train(recipe, tmp_path / "run")
+    assert "posterior collapse" in (tmp_path / "run/log.txt").read_text()
+    assert genjax.evaluate(tmp_path / "run", n=10, samples=10)["metrics"]["active_units"] == 0
+
+
+def test_a_healthy_run_is_not_warned_of(trained):
+    assert "WARNING" not in (trained / "log.txt").read_text()
+
+
+def test_held_out_images_are_not_trained_on(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert config["images"] == 1437
+    assert config["recipe"]["data_options"]["test_split"] == "train[80%:]"
+    assert np.isfinite(read_records(RunFolder(trained))[-1]["energy_distance"])

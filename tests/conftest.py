@@ -1,6 +1,7 @@
 """Eight CPU devices, strict ranks, and the shared data where they are at hand."""
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 from pathlib import Path
@@ -26,7 +27,8 @@ import jax
 import pytest
 
 from genjax.metrics import classifier
-from genjax.training import writer
+from genjax.run.sharding import Steps
+from genjax.training import loop, writer
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -66,6 +68,22 @@ def real_curves():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "curves", lambda records: b"")
         yield real
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eight_devices():
+    """Let runs take one device, or all within `eight_devices()`, which takes thrice the time."""
+
+    @contextlib.contextmanager
+    def eight():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "Steps", Steps)
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        one = functools.partial(Steps, devices=jax.devices()[:1])
+        patch.setattr(loop, "Steps", one)
+        yield eight
 
 
 @pytest.fixture(scope="module")

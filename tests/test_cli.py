@@ -214,11 +214,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("line", BAD)
-def test_bad_input_gets_one_line_and_an_exit_code(genjax_command, line, trained, tmp_path):
+def test_bad_input_gets_one_line_and_an_exit_code(
+    genjax_command, line, trained, tmp_path, eight_devices
+):
     arguments = line.replace("RUN", str(trained)).split()
     if arguments[0] == "train" and arguments[1:2] and "--run" not in arguments:
         arguments += ["--run", str(tmp_path / "run")]
-    code, _, err = genjax_command(*arguments)
+    with eight_devices():  # among which a batch may not divide
+        code, _, err = genjax_command(*arguments)
     assert code in (1, 2)
     *progress, error = err.strip().splitlines()
     assert error.startswith("genjax: error: ")

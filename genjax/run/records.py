@@ -1,4 +1,4 @@
-"""The records of a run: a line of metrics for each `log_every` steps."""
+"""The records of a run: a line of metrics for each `log_interval` steps."""
 
 import json
 

@@ -242,8 +242,9 @@ def test_data_that_changed_are_refused(tmp_path):
         genjax.resume(tmp_path / "run", steps=10)
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    with pytest.raises(genjax.UsageError, match=r"batch_size = 12: .* 8 devices"):
+def test_a_batch_that_does_not_divide_is_refused(tmp_path, eight_devices):
+    refused = pytest.raises(genjax.UsageError, match=r"batch_size = 12: .* 8 devices")
+    with eight_devices(), refused:
         genjax.train(dataclasses.replace(RECIPE, batch_size=12), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -33,13 +33,14 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, eight_devices):
     """A run of four steps that was never stopped, for a family and a way."""
 
     @functools.cache
     def train(name, parallel):
         run = tmp_path_factory.mktemp("runs") / "run"
-        genjax.train(_recipe(name, parallel), run)
+        with eight_devices():
+            genjax.train(_recipe(name, parallel), run)
         return run
 
     return train
@@ -65,10 +66,13 @@ def _recipe(name, parallel):
         for parallel in ("fsdp", "pmap")
     ],
 )
-def test_a_run_over_many_devices_resumes_and_agrees_with_jit(name, parallel, whole, tmp_path):
+def test_a_run_over_many_devices_resumes_and_agrees_with_jit(
+    name, parallel, whole, tmp_path, eight_devices
+):
     uninterrupted, records = runs.results(whole(name, parallel))
-    genjax.train(dataclasses.replace(_recipe(name, parallel), steps=3), tmp_path / "run")
-    assert genjax.resume(tmp_path / "run", steps=4).step == 4
+    with eight_devices():
+        genjax.train(dataclasses.replace(_recipe(name, parallel), steps=3), tmp_path / "run")
+        assert genjax.resume(tmp_path / "run", steps=4).step == 4
     resumed, resumed_records = runs.results(tmp_path / "run")
     chex.assert_trees_all_equal(uninterrupted, resumed)
     # At step 3 one was saved, and so judged, and the other was not.

@@ -1,7 +1,6 @@
 """Training in bfloat16, of every family: it learns, stops, goes on, and draws."""
 
 import dataclasses
-import functools
 
 import chex
 import jax
@@ -12,7 +11,6 @@ import pytest
 import genjax
 from genjax import Recipe
 from genjax.models import FAMILIES, biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
-from genjax.run.sharding import Steps
 from genjax.steps.optim import AdamConfig
 from tests import runs
 
@@ -81,15 +79,6 @@ MODELS = {
 }
 FAST = ("gan", "dcgan", "vae")
 LIKELIHOOD = ("vae", "glow")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_device():
-    """Eight share two cores."""
-    with pytest.MonkeyPatch.context() as patch:
-        steps = functools.partial(Steps, devices=jax.devices()[:1])
-        patch.setattr("genjax.training.loop.Steps", steps)
-        yield
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
@@ -32,6 +33,9 @@ from genjax.training import loop, writer
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tracing makes millions of objects that live on, which Python would look through again and again.
+gc.set_threshold(100_000, 20, 100)
 
 CACHE_BYTES = 4 * 2**30  # of compiled programs that are kept
 SHARED = Path(__file__).parents[2] / "shared"

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
-from genjax.evaluation.extractor import extractor_of
+from genjax.evaluation.extractor import create_extractor
 from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.neighbours import prdc
@@ -48,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = DataOptions(data_dir=args.data_dir, test_split="test")
-    net, identity = extractor_of("classifier", "tfds:mnist", options)
+    net, identity = create_extractor("classifier", "tfds:mnist", options)
     images, labels, _ = read_all(open_source("tfds:mnist", options))
     test, _, _ = read_all(open_source("tfds:mnist", options.for_test))
     reference, _ = net(images[:COUNT])

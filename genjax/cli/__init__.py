@@ -1,4 +1,4 @@
-"""`genjax ...`: thin; every command calls a function of the package.
+"""The command `genjax`; each of its commands calls a function of the package.
 
 A user's mistake ends with one line on standard error and exit code 2, a run that failed with
 code 1, an interrupted one with 128 plus the number of the signal.
@@ -57,7 +57,7 @@ BENCHMARKS = ("losses", "steps", "startup")
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line; give its exit code."""
+    """Run a command line, and return its exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
@@ -87,17 +87,17 @@ def _run_benchmark(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in BENCHMARKS:
         given = repr(arguments[0]) if arguments else "nothing"
         raise UsageError(f"bench {given}: wanted {', '.join(BENCHMARKS)}")
-    from genjax.cli import bench  # nothing else should wait for the benchmarks
+    from genjax.cli import bench  # slow to import, so only when asked for
 
     kind, *rest = arguments
     return run_command(bench.COMMANDS[kind], f"bench {kind}", rest)
 
 
 def main(run: Callable[[list[str]], int] = run) -> None:
-    """Run what the command line says, say what went wrong, and exit.
+    """Run the command line, print what went wrong, and exit.
 
     Args:
-        run: Runs the arguments; `genjax` if no other program.
+        run: Function that runs the arguments and gives the exit code.
     """
     _set_up()
     try:
@@ -116,7 +116,7 @@ def main(run: Callable[[list[str]], int] = run) -> None:
 
 
 class _Console(logging.Handler):
-    """Log lines on standard error, above the progress bar."""
+    """A handler that writes log lines to standard error, above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
@@ -128,7 +128,7 @@ def _set_up() -> None:
     log.setLevel(logging.INFO)
     log.addHandler(_Console())
     log.propagate = False
-    # Others report on their own workings; what matters is raised as an error.
+    # absl logs the inner workings of other packages; what matters is raised as an error.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
@@ -136,6 +136,6 @@ def _set_up() -> None:
 
 def _fail(message: str, code: int) -> None:
     print(f"genjax: error: {message}", file=sys.stderr, flush=True)
-    if is_joined():  # the others are told by our end, which must not wait for them
+    if is_joined():  # a normal exit would wait for processes that wait for this one
         os._exit(code)
     sys.exit(code)

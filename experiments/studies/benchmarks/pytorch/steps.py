@@ -1,4 +1,4 @@
-"""PyTorch's training steps as rivals of ours, for `genjax.bench.steps`."""
+"""PyTorch's training steps as counterparts of ours, for `genjax.bench.steps`."""
 
 import dataclasses
 import importlib.metadata
@@ -35,7 +35,7 @@ def bench_beside_pytorch(
         devices: On how many, a row for each; on a CPU they are simulated.
 
     Returns:
-        As `bench_steps`; the rivals are called `eager` and `compiled`.
+        As `bench_steps`; the counterparts are called `eager` and `compiled`.
 
     Raises:
         UsageError: PyTorch is not installed, or as `bench_steps`.
@@ -43,9 +43,11 @@ def bench_beside_pytorch(
     """
     for name in recipes:
         find(load_recipe(name).family)
-    known: dict[str, steps.Rival] = {"eager": eager, "compiled": compiled}
-    rivals = {name: rival for name, rival in known.items() if name in torch}
-    found = steps.bench_steps(recipes, dataclasses.replace(options, rivals=rivals), devices)
+    known: dict[str, steps.Counterpart] = {"eager": eager, "compiled": compiled}
+    counterparts = {name: counterpart for name, counterpart in known.items() if name in torch}
+    found = steps.bench_steps(
+        recipes, dataclasses.replace(options, counterparts=counterparts), devices
+    )
     versions = found.machine["versions"] | {"torch": importlib.metadata.version("torch")}
     return dataclasses.replace(found, machine=found.machine | {"versions": versions})
 

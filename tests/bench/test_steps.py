@@ -1,4 +1,4 @@
-"""The benchmark of train steps: its own processes, the numbers that it knows, and counterparts."""
+"""Tests of the benchmark of train steps: processes, known numbers, and counterparts."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Several processes on one machine, and what the environment says of them."""
+"""Tests of several processes on one machine, and of the variables that describe them."""
 
 import dataclasses
 import signal

@@ -1,4 +1,4 @@
-"""Inception-v3 with weights that a formula gives, against what torch-fidelity makes of them.
+"""Tests of Inception-v3 against torch-fidelity, with weights from a formula.
 
 `goldens/inception.npz` holds pool3 features and logits without bias of torch-fidelity 0.4, whose
 network reproduces TensorFlow's 2015 graph, for the weights and images below.

@@ -271,18 +271,22 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
 
 
 def _in_rows(images: np.ndarray) -> Image.Image:
-    """A grid of images [rows, columns, H, W, C]."""
+    """Arrange images [rows, columns, H, W, C] in a grid."""
     return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
 
 
 def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
-    """Images [N, H, W, C] as they were before `options.border` was added."""
+    """Cut `options.border` off images [N, H, W, C]."""
     inside = slice(options.border, -options.border or None)
     return images[:, inside, inside]
 
 
 def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
-    """Every image of a split, which have to be of the run's shape."""
+    """Read every image of a split.
+
+    Raises:
+        UsageError: The images do not have the shape of the run, `spec`.
+    """
     source = open_source(recipe.data, options)
     if source.spec != spec:
         raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")

@@ -1,4 +1,4 @@
-"""What distances of features see: MNIST's images, disturbed more and more, against untouched ones.
+"""Distances of features between MNIST's images and images that are disturbed more and more.
 
     python experiments/studies/frechet.py --data-dir DIR
 
@@ -26,7 +26,7 @@ COUNT = 10_000
 def kinds(
     images: np.ndarray, labels: np.ndarray, rest: np.ndarray, test: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and images, uint8 [10,000, H, W, C]; `rest` are images to draw single classes from."""
+    """Return names and images, uint8 [10,000, H, W, C]; single classes are drawn from `rest`."""
     rng = np.random.default_rng(0)
     yield "other training images", images
     yield "test images", test

@@ -27,27 +27,27 @@ USAGE = """\
 usage: genjax COMMAND ...
 
   genjax train RECIPE [options]   train from the beginning
-  genjax resume RUN [options]     go on with a run that was stopped, or train it for longer
+  genjax resume RUN [options]     continue a run that was stopped, or train it for longer
   genjax sample RUN [options]     images from a trained run
-  genjax evaluate RUN [options]   how good its samples are, how likely the test images
-  genjax compare RUN RUN ...      their evaluations side by side
+  genjax evaluate RUN [options]   quality of its samples, likelihood of test images
+  genjax compare RUN RUN ...      evaluations of runs side by side
   genjax tradeoff RUN             fidelity against diversity, over truncations of the latents
-  genjax reconstruct RUN          images and what encoder and decoder make of them
+  genjax reconstruct RUN          images and their reconstructions
   genjax interpolate RUN          paths between images in latent space
-  genjax traverse RUN             what each latent does
+  genjax traverse RUN             an image as one latent changes at a time
   genjax manipulate RUN --to K    images moved towards a class
-  genjax manifold RUN             the plane of two latents
-  genjax mix RUN                  images of two styles: coarse, middle and fine
-  genjax project RUN              images and the nearest that styles give
+  genjax manifold RUN             images over the plane of two latents
+  genjax mix RUN                  images that mix two styles in different layers
+  genjax project RUN              the styles whose images are nearest to given ones
   genjax list                     the recipes and the families
   genjax show RECIPE [options]    a recipe with every default spelled out
-  genjax compile RECIPE [options] what a step needs, here or on a TPU slice that is not there
-  genjax profile RECIPE [options] where the time of a step goes, and what bounds it
-  genjax bench losses|steps|startup   how fast they are here, and beside PyTorch
-  genjax inspect DATA [options]   what a data set holds, and what is broken in it
+  genjax compile RECIPE [options] memory and time of a step, here or on a TPU slice elsewhere
+  genjax profile RECIPE [options] the time of each operation of a step, and its bound
+  genjax bench losses|steps|startup   how fast they are on this machine
+  genjax inspect DATA [options]   a data set's sizes, classes and broken files
 
-RECIPE is a name from `genjax list`, or the path of a .py file of yours.
-`genjax COMMAND --help` says more."""
+RECIPE is a name from `genjax list`, or the path of your own .py file.
+`genjax COMMAND --help` lists the options."""
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"

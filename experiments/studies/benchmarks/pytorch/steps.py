@@ -24,22 +24,22 @@ def bench_beside_pytorch(
     options: Annotated[steps.Options, Flat] = steps.Options(),  # noqa: B008 - frozen
     devices: Sequence[int] = (1,),
 ) -> Results:
-    """Time whole training steps of recipes, and PyTorch's beside them in turn.
+    """Time training steps of recipes, in alternation with PyTorch's.
 
-    It is first checked that both compute the same losses.
+    First, a check makes sure that both compute the same losses.
 
     Args:
-        recipes: Names.
-        torch: PyTorch's steps eager, by torch.compile, or both.
-        options: What is measured of each.
-        devices: On how many, a row for each; on a CPU they are simulated.
+        recipes: Names of recipes.
+        torch: Whether PyTorch's steps are eager, by torch.compile, or both.
+        options: Options of the measurements.
+        devices: Numbers of devices, a row for each; on a CPU they are simulated.
 
     Returns:
-        As `bench_steps`; the counterparts are called `eager` and `compiled`.
+        The results of `bench_steps`, with counterparts `eager` and `compiled`.
 
     Raises:
-        UsageError: PyTorch is not installed, or as `bench_steps`.
-        AssertionError: PyTorch computes something else.
+        UsageError: PyTorch is not installed, or `bench_steps` raises one.
+        AssertionError: PyTorch computes other losses.
     """
     for name in recipes:
         find(load_recipe(name).family)

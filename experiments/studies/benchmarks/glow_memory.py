@@ -60,7 +60,7 @@ CHAINS: dict[str, Callable[[Any, Any], Bijection]] = {
 
 
 def compiled_gradient(chain: Callable[[Any, Any], Bijection], depth: int) -> tuple[Any, Any, float]:
-    """Compile the gradient of a level's log-likelihood; return it, its arguments and the seconds."""
+    """Compile the gradient of a level's log-likelihood; return it, arguments and seconds."""
     config = glow.GlowConfig(hidden_features=512)
     step = glow.flow_step(config, CHANNELS, None)
     x = jax.random.normal(jax.random.key(0), (BATCH, SIZE, SIZE, CHANNELS))

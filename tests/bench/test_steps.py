@@ -48,7 +48,7 @@ def test_rows_say_what_was_measured(found):
     assert markdown.count("\n") == 3
 
 
-def test_rivals_take_turns_with_a_recipe(found):
+def test_counterparts_alternate_with_a_recipe(found):
     for row in found.rows:
         assert row["slow_seconds"] == [counterparts.SECONDS] * 2
         ratios = [counterparts.SECONDS / seconds for seconds in row["seconds"]]

@@ -1,4 +1,4 @@
-"""A bucket on this machine: python tests/bucket.py PORT, until it is killed."""
+"""A server that emulates a bucket: python tests/bucket.py PORT, until it is killed."""
 
 import sys
 

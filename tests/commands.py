@@ -1,4 +1,4 @@
-"""`genjax ...` in processes of its own."""
+"""Functions that run `genjax` commands in new processes."""
 
 import os
 import subprocess
@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Seconds. A process that waits for a dead one may do so until its heartbeat is missed.
+# Seconds to wait for a process, more than it takes to notice that another one is dead.
 PATIENCE = 400
 
 
 def start(*arguments: Any, environment: Mapping[str, str]) -> subprocess.Popen:
-    """`genjax` with these arguments, and these variables beside the environment's."""
+    """Start `genjax` with these arguments, and with variables added to the environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "genjax.cli", *map(str, arguments)],
         env={**os.environ, **environment},
@@ -24,7 +24,7 @@ def start(*arguments: Any, environment: Mapping[str, str]) -> subprocess.Popen:
 
 
 def wait_for(path: Path, *workers: subprocess.Popen) -> None:
-    """Until it exists; the workers should live until then."""
+    """Wait until a file exists, and fail if a worker ends before."""
     end = time.monotonic() + PATIENCE
     while not path.exists():
         assert all(worker.poll() is None for worker in workers), workers[0].communicate()

@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict ranks, and the shared data where they are at hand."""
+"""Settings of all tests: eight CPU devices, strict rank promotion, fixtures, cached programs."""
 
 import contextlib
 import functools
@@ -43,7 +43,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of data and reference vectors beside the checkout."""
+    """Return the folder of data and reference vectors beside the checkout."""
     if not SHARED.is_dir():
         if os.environ.get("GENJAX_REQUIRE_SHARED"):
             pytest.fail(f"{SHARED} is required and is not there")
@@ -53,14 +53,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory):
-    """Nothing of the user's is read or written; feature nets are trained in a blink."""
+    """Keep tests away from the user's cache folder, and train feature nets for a few steps only."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     classifier.STEPS = 100
 
 
 @pytest.fixture(scope="session", autouse=True)
 def real_curves():
-    """Runs draw no curves, which would take longer than they do, but within `real_curves()`."""
+    """Turn off curves, which take longer than a small run; the context that it gives draws them."""
     drawn = writer.curves
 
     @contextlib.contextmanager
@@ -92,7 +92,7 @@ def eight_devices():
 
 @pytest.fixture(scope="module")
 def optimized_programs():
-    """With all of XLA's optimizations, without which most tests run."""
+    """Turn on all of XLA's optimizations, without which most tests run."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -101,7 +101,7 @@ def optimized_programs():
 
 @pytest.fixture(scope="module", autouse=True)
 def _free_programs():
-    """Each compiled program holds memory maps, of which a Linux process may have 65,530."""
+    """Free compiled programs: they hold memory maps, of which a process may have 65,530."""
     yield
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > 10_000:

@@ -1,4 +1,4 @@
-"""A function's own program in double precision, where rounding is no excuse for a difference."""
+"""Evaluation of a function's program in float64, so that tests can compare to the last digit."""
 
 import functools
 from collections.abc import Callable, Sequence

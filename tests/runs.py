@@ -1,4 +1,4 @@
-"""What two runs are compared by."""
+"""The results of a run, for tests that compare two runs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from genjax.types import State
 
 
 def records(run: Path) -> list[dict[str, float]]:
-    """The records without what depends on the machine."""
+    """Return the records without the fields that depend on the machine."""
     return [
         {name: value for name, value in record.items() if name not in TIMINGS}
         for record in read_records(RunFolder(Path(run)))
@@ -18,5 +18,5 @@ def records(run: Path) -> list[dict[str, float]]:
 
 
 def results(run: Path) -> tuple[State, list[dict[str, Any]]]:
-    """The whole latest state, and the records."""
+    """Return the latest state and the records."""
     return load_state(run, "latest")[1], records(run)

@@ -1,4 +1,4 @@
-"""Steps of a family as training takes them, on some of the devices."""
+"""Functions that take steps of a family as training does, on some of the devices."""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from genjax.types import Batch, Config, Family, ImageSpec, State
 
 
 def random_images(spec: ImageSpec, count: int) -> Batch:
-    """Noise, always the same, of any brightness, so that parts of a batch differ."""
+    """Return fixed noise images of different brightness, so that parts of a batch differ."""
     images = np.random.default_rng(0).integers(0, 256, (count, *spec.shape), np.uint8)
     brightness = np.random.default_rng(1).uniform(size=(count, 1, 1, 1))
     return Batch(
@@ -23,7 +23,7 @@ def random_images(spec: ImageSpec, count: int) -> Batch:
 
 
 def initial_state(family: Family, config: Config, spec: ImageSpec) -> State:
-    """At step 0, in the host's memory, so that it can be donated again and again."""
+    """Return the state at step 0 in the host's memory, so that it can be donated repeatedly."""
     init = jax.jit(lambda key: family.init(config, key, spec))
     return jax.tree.map(np.asarray, init(jax.random.key(0)))
 
@@ -37,7 +37,7 @@ def steps(
     parallel: Parallel = "jit",
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[Steps, Resident]:
-    """The program that training runs, and where its batches come from."""
+    """Return the program that training runs, and its source of batches."""
     images, labels = map(np.asarray, data)
     batches = Resident(images, labels, batch_size, seed=0)
     step = functools.partial(family.step, config)

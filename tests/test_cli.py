@@ -22,7 +22,7 @@ TINY += ["--save-interval", "5"]
 
 @pytest.fixture
 def genjax_command(monkeypatch, capsys):
-    """Run a command line in this process; give its exit code, output and error."""
+    """Run a command line in this process; return its exit code, output and error."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["genjax", *map(str, arguments)])
@@ -230,7 +230,7 @@ def test_bad_input_gets_one_line_and_an_exit_code(
 
 
 def _environment(tmp_path):
-    """One device, and compiled programs kept from one process to the next."""
+    """Return the variable for a cache of compiled programs that processes share."""
     return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
 
 
@@ -251,7 +251,7 @@ LONG += ["--save-interval", "20"]
 
 @pytest.mark.slow
 def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path):
-    """`kill -9`, also in the middle of a save: a save comes every 20 steps, of 2 ms each."""
+    """Kill a run with SIGKILL, also during a save; it saves every 20 steps of 2 ms."""
     whole = _start(tmp_path, "train", "gan_digits", *LONG, "--run", tmp_path / "whole")
     _, err = whole.communicate(timeout=300)
     assert whole.returncode == 0, err

@@ -1,4 +1,4 @@
-"""A module imports only from its own room and the floors above, as the listing below has them."""
+"""Each module imports only from its own package and from the layers above it."""
 
 import ast
 import subprocess
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import genjax
 
-# Rooms on one floor do not import each other either.
-FLOORS = [
+# From the top; packages of one layer do not import each other either.
+LAYERS = [
     ["types"],
     ["transforms"],
     ["nn"],
@@ -25,17 +25,17 @@ FLOORS = [
     ["bench"],
     ["cli"],
 ]
-# What is done with a run: `run`, which they share, imports none of them.
-TRADES = {"figures", "planning", "evaluation", "training"}
+# The packages that use `run`, which imports none of them.
+USERS_OF_RUN = {"figures", "planning", "evaluation", "training"}
 PACKAGE = Path(genjax.__file__).parent
 
 
-def _room(module: str) -> str:
+def _package(module: str) -> str:
     return module.split(".")[1]
 
 
-def _floor(room: str) -> int:
-    return next(floor for floor, rooms in enumerate(FLOORS) if room in rooms)
+def _layer(package: str) -> int:
+    return next(layer for layer, packages in enumerate(LAYERS) if package in packages)
 
 
 def _imports(path: Path) -> set[str]:
@@ -50,29 +50,33 @@ def _imports(path: Path) -> set[str]:
     return {name for name in found if name.startswith("genjax.")}
 
 
-def _imports_by_room() -> list[tuple[str, str, str]]:
-    """A room, a room that it imports from, and what there is to say of it."""
+def _imports_by_package() -> list[tuple[str, str, str]]:
+    """Return (package, package that it imports from, the import as text) for each import."""
     paths = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
     assert len(paths) > 20
     found = []
     for path in paths:
         module = ".".join(["genjax", *path.relative_to(PACKAGE).with_suffix("").parts])
-        found += [(_room(module), _room(name), f"{module} -> {name}") for name in _imports(path)]
+        found += [
+            (_package(module), _package(name), f"{module} -> {name}") for name in _imports(path)
+        ]
     return found
 
 
 def test_imports_go_up():
     wrong = [
-        said
-        for room, other, said in _imports_by_room()
-        if room != other and _floor(other) >= _floor(room)
+        line
+        for package, other, line in _imports_by_package()
+        if package != other and _layer(other) >= _layer(package)
     ]
     assert not wrong
 
 
 def test_what_a_run_is_knows_nothing_of_what_is_done_with_it():
     assert not [
-        said for room, other, said in _imports_by_room() if room == "run" and other in TRADES
+        line
+        for package, other, line in _imports_by_package()
+        if package == "run" and other in USERS_OF_RUN
     ]
 
 
@@ -85,8 +89,8 @@ def test_only_the_registry_and_interop_name_a_family():
 def test_a_command_waits_for_no_import_that_it_does_not_need():
     slow = {"sklearn", "torch", "tensorboardX", "matplotlib", "grain", "scipy.stats"}
     code = f"import sys, genjax.cli; print(*({slow} & set(sys.modules)))"
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not said.stdout.split()
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not found.stdout.split()
 
 
 IMPORT_ALONE = """

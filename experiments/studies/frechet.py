@@ -1,4 +1,4 @@
-"""What distances of features see: MNIST's images, disturbed more and more, against untouched ones.
+"""Distances of features between MNIST's images and images that are disturbed more and more.
 
     python experiments/studies/frechet.py --data-dir DIR
 
@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
-from genjax.evaluation.extractor import extractor_of
+from genjax.evaluation.extractor import create_extractor
 from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance
 from genjax.metrics.neighbours import prdc
@@ -26,7 +26,7 @@ COUNT = 10_000
 def kinds(
     images: np.ndarray, labels: np.ndarray, rest: np.ndarray, test: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and images, uint8 [10,000, H, W, C]; `rest` are images to draw single classes from."""
+    """Return names and images, uint8 [10,000, H, W, C]; single classes are drawn from `rest`."""
     rng = np.random.default_rng(0)
     yield "other training images", images
     yield "test images", test
@@ -48,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = DataOptions(data_dir=args.data_dir, test_split="test")
-    net, identity = extractor_of("classifier", "tfds:mnist", options)
+    net, identity = create_extractor("classifier", "tfds:mnist", options)
     images, labels, _ = read_all(open_source("tfds:mnist", options))
     test, _, _ = read_all(open_source("tfds:mnist", options.for_test))
     reference, _ = net(images[:COUNT])

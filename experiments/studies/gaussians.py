@@ -4,7 +4,7 @@
 
 A point is an image of 1x2 pixels, so the families train here as they do on images, with the same
 MLPs for all: 3 hidden layers for each player. The last row gives GAN's discriminator ten times the
-learning rate, where the watch of `genjax train` should speak. Prints the table of
+learning rate, where the watch of `genjax train` should warn. Prints the table of
 experiments/README.md, and writes the samples over time of the first seed as a PNG for each mixture.
 
 A sample is good within 3 standard deviations of a mode (98.9% of the data are), and a mode is
@@ -42,7 +42,7 @@ class Mixture:
     std: float
 
 
-# What the watch may say, and words by which to know it.
+# The warnings of the watch, and words by which to recognize them.
 SIGNS = {
     "D wins": "discriminator wins",
     "collapse": "mode collapse",
@@ -65,7 +65,7 @@ class Contender:
     family: Family
     config: Config
     step: Callable[[Any, State, jax.Array, jax.Array], tuple[State, Metrics]]
-    steps_a_turn: int = 1  # of the generator's
+    steps_a_turn: int = 1  # steps of the generator
 
 
 def step_gan(config: Any, state: State, real: jax.Array, key: jax.Array) -> tuple[State, Metrics]:
@@ -124,7 +124,7 @@ def contenders(latent_size: int, hidden_sizes: tuple[int, ...]) -> list[Contende
 def train(
     contender: Contender, mixture: Mixture, seed: int, steps: int
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Samples, [SAMPLES, 2], at SNAPSHOTS times, and the warnings of the watch."""
+    """Train; return samples [SAMPLES, 2] at SNAPSHOTS times, and the warnings of the watch."""
     modes = jnp.asarray(mixture.modes, jnp.float32)
     init_key, step_key, sample_key = jax.random.split(jax.random.key(seed), 3)
 
@@ -155,7 +155,7 @@ def train(
 
 
 def covered_and_good(samples: np.ndarray, mixture: Mixture) -> tuple[int, float]:
-    """Modes covered, and the share of good samples."""
+    """Return the number of modes covered, and the fraction of good samples."""
     distances = np.linalg.norm(samples[:, None] - mixture.modes[None], axis=2)
     good = distances.min(axis=1) < 3 * mixture.std
     counts = np.bincount(distances.argmin(axis=1)[good], minlength=len(mixture.modes))
@@ -163,7 +163,7 @@ def covered_and_good(samples: np.ndarray, mixture: Mixture) -> tuple[int, float]
 
 
 def plot(snapshots: dict[str, list[np.ndarray]], steps: int, mixture: Mixture, path: Path) -> None:
-    """A row of scatter plots for each contender."""
+    """Plot samples over time, with a row of scatter plots for each contender."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.2 * SNAPSHOTS, 2.2 * len(snapshots)), layout="constrained")

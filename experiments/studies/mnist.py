@@ -1,4 +1,4 @@
-"""Every family on MNIST, side by side: trains, evaluates and compares.
+"""Train, evaluate and compare every family on MNIST.
 
     python experiments/studies/mnist.py --output mnist
 
@@ -29,7 +29,7 @@ RECIPES = (
 
 
 def train(name: str, run: Path, data_dir: str | None) -> genjax.Result:
-    """To the end of the recipe, from where the run is."""
+    """Train a run to the end of its recipe, from its last checkpoint."""
     if run.exists():
         return genjax.resume(run)
     recipe = genjax.load_recipe(name)

@@ -1,4 +1,4 @@
-"""What every recipe needs on TPU slices that are not there: the table of experiments/README.md.
+"""The memory and time of every recipe on TPU slices: the tables of experiments/README.md.
 
     pip install -e . -r requirements-tpu.txt
     python experiments/studies/slices.py
@@ -24,16 +24,16 @@ from genjax.planning.compile import Program, compile_step, roofline, topology_ax
 from genjax.run.recipe import load_recipe, recipe_paths
 
 TOPOLOGIES = ("v5e:2x2", "v4:4x4x4", "v5e:16x16")
-# A device takes a quarter of a recipe's batch, but of the recipes for pods:
+# A device takes a quarter of a recipe's batch, except for these recipes for pods.
 IMAGES_A_DEVICE = {"biggan_imagenet128": 16, "stylegan2_ffhq256": 4, "stylegan2_ffhq1024": 4}
-# v4 from four chips to a whole pod.
+# v4 slices, from four chips to a whole pod.
 SCALES = ("v4:2x2x1", "v4:4x4x4", "v4:8x8x8", "v4:16x16x16")
 START, END = "<!-- slices -->", "<!-- end of slices -->"
 README = Path(__file__).parents[1] / "README.md"
 
 
 def compile_one(name: str, topology: str) -> Program:
-    """A recipe's step for a slice, with as many images a device on each."""
+    """Compile a recipe's step for a slice, with the same number of images a device on each."""
     recipe = load_recipe(name)
     share = IMAGES_A_DEVICE.get(name, recipe.batch_size // 4)
     batch_size = share * math.prod(topology_axes(topology))
@@ -41,14 +41,14 @@ def compile_one(name: str, topology: str) -> Program:
 
 
 def read(path: Path) -> dict[tuple[str, str], Program]:
-    """The programs that have been compiled, by recipe and topology."""
+    """Read the programs that have been compiled, by recipe and topology."""
     lines = path.read_text().splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines]
     return {(row["recipe"], row["where"]): Program(**row["program"]) for row in rows}
 
 
 def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
-    """A line for each recipe and slice."""
+    """Format the table with a line for each recipe and slice."""
     memory = "images a chip | GiB a chip | fits"
     yield f"| recipe | slice | {memory} | all-reduce MB | ms a step | images/s |"
     yield "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |"
@@ -59,7 +59,7 @@ def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
             if program is None:
                 missing.append(f"{name} ({topology})")
                 continue
-            # Of a program that does not fit the compiler tells the memory and no more.
+            # For a program that does not fit, the compiler reports its memory only.
             megabytes = program.collectives.get("all-reduce", 0) / 1e6
             reduced = f"{megabytes:,.1f}" if program.fits else ""
             seconds = program.step_seconds
@@ -76,7 +76,7 @@ def table(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
 
 
 def scaling(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
-    """Communication over computation as chips are added, each with its images."""
+    """Format the table of communication over computation, for growing slices."""
     titles = [f"{math.prod(topology_axes(topology)):,} chips" for topology in SCALES]
     yield f"| recipe | MB all-reduced | {' | '.join(titles)} |"
     yield f"| --- | ---: | {' | '.join('---:' for _ in SCALES)} |"
@@ -91,14 +91,14 @@ def scaling(programs: dict[tuple[str, str], Program]) -> Iterator[str]:
 
 
 def write(readme: Path, programs: dict[tuple[str, str], Program]) -> None:
-    """Put the tables where the README has them."""
+    """Write the tables into the README."""
     text = "\n".join([START, *table(programs), "", *scaling(programs), END])
     old = readme.read_text()
     readme.write_text(re.sub(f"{START}.*{END}", lambda _: text, old, flags=re.DOTALL))
 
 
 def main() -> None:
-    """The entry point."""
+    """Compile what is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument(
@@ -115,7 +115,7 @@ def main() -> None:
     for topology in TOPOLOGIES:
         for name in recipe_paths():
             if (name, topology) not in read(options.output):
-                # A process each: the compiler keeps what it has compiled in memory.
+                # A new process for each, because the compiler keeps what it has compiled in memory.
                 arguments = ["--output", str(options.output), "--only", name, topology]
                 failed = subprocess.run([sys.executable, __file__, *arguments]).returncode
                 print(name, topology, "failed" if failed else "compiled", flush=True)

@@ -1,4 +1,4 @@
-"""`genjax bench losses`: every function of `genjax/objectives`, compiled and eager."""
+"""The time of every function of `genjax.objectives`, for `genjax bench losses`."""
 
 import functools
 import time
@@ -25,7 +25,7 @@ from genjax.objectives import adversarial, likelihood, penalties
 from genjax.planning.cost import flops, traffic
 from genjax.types import UsageError
 
-# Shapes: those of 32x32 RGB images and the usual latents.
+# Shapes of the arguments: 32x32 RGB images and usual numbers of latents.
 IMAGE = (32, 32, 3)
 LATENTS, IMPORTANCE_SAMPLES, CHUNK = 128, 64, 16
 LAYERS, STYLE = 8, 64
@@ -34,51 +34,51 @@ KERNEL = (3, 3, 128, 128)
 
 
 class Case(NamedTuple):
-    """A function and what it is called with; gradients are those of the mean of its values."""
+    """A function and its arguments; its gradient is that of the mean of its values."""
 
     function: Callable[..., jax.Array]
     arguments: tuple[jax.Array, ...]
 
     def call(self) -> Any:
-        """Operation by operation."""
+        """Call the function eagerly, operation by operation."""
         return self.function(*self.arguments)
 
 
 class _Draws:
-    """Arrays of some shapes, each its own."""
+    """A source of random arrays."""
 
     def __init__(self, batch: int, dtype: str):
         self.batch, self._dtype = batch, dtype
         self._rng = np.random.default_rng(0)
 
     def normal(self, *shape: int) -> jax.Array:
-        """Standard normal."""
+        """Draw an array from the standard normal distribution."""
         return jnp.asarray(self._rng.normal(size=shape), self._dtype)
 
     def uniform(self, *shape: int) -> jax.Array:
-        """On [0, 1)."""
+        """Draw an array uniformly from [0, 1)."""
         return jnp.asarray(self._rng.uniform(size=shape), self._dtype)
 
     def pair(self) -> tuple[jax.Array, jax.Array]:
-        """Two numbers an example."""
+        """Draw two numbers for each example, [B] each."""
         return self.normal(self.batch), self.normal(self.batch)
 
     def images(self) -> jax.Array:
-        """A batch of images."""
+        """Draw a batch of images, [B, H, W, C]."""
         return self.normal(self.batch, *IMAGE)
 
     def weights(self, inputs: int, outputs: int) -> jax.Array:
-        """Of a dense layer."""
+        """Draw the weights of a dense layer, [inputs, outputs]."""
         return self.normal(inputs, outputs) / inputs**0.5
 
 
 def _critic(weights: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """A stub: one hidden layer."""
+    """Return a critic with one hidden layer, from images [B, H, W, C] to values [B]."""
     return lambda x: jnp.sum(jnp.tanh(x.reshape(len(x), -1) @ weights), axis=1)
 
 
 def _penalty(penalty: Callable[..., jax.Array]) -> Callable[[_Draws], Case]:
-    """Of a stub critic, in its weights and the points."""
+    """Return a case of a penalty on a small critic, as a function of its weights and the points."""
 
     def make(draws: _Draws) -> Case:
         weights = draws.weights(int(np.prod(IMAGE)), HIDDEN)
@@ -119,7 +119,7 @@ def _of_one(function: Callable[..., jax.Array]) -> Callable[[_Draws], Case]:
     return lambda draws: Case(function, (draws.normal(draws.batch),))
 
 
-# Every public function of objectives/, by name (a test says so).
+# Every public function of objectives, by name; a test checks that none is missing.
 CASES: dict[str, Callable[[_Draws], Case]] = {
     "minimax_discriminator_loss": _of_pair(adversarial.minimax_discriminator_loss),
     "non_saturating_generator_loss": _of_one(adversarial.non_saturating_generator_loss),
@@ -172,12 +172,12 @@ CASES: dict[str, Callable[[_Draws], Case]] = {
         (draws.normal(draws.batch),),
     ),
 }
-# Their arrays do not depend on the batch.
+# Functions whose arrays do not depend on the batch size.
 WITHOUT_BATCH = ("orthogonal_penalty", "free_bits")
 
 
 def calls(name: str, batch: int, dtype: str) -> dict[str, Case]:
-    """A function's `value`, per example as it is, and `gradient`: of the mean, with its value."""
+    """Return two cases of a function: its `value`, and `gradient`, which gives its mean too."""
     function, arguments = CASES[name](_Draws(batch, dtype))
 
     def mean(*arguments: jax.Array) -> jax.Array:
@@ -193,21 +193,21 @@ def bench_losses(
     functions: Positional[Sequence[str]] = (),
     rounds: int = 15,
 ) -> Results:
-    """Time every function of genjax.objectives, and its gradient: compiled and eager.
+    """Time every function of genjax.objectives and its gradient, compiled and eager.
 
     Args:
-        batch_sizes: Examples in a call.
-        dtypes: Of all arrays.
-        functions: Names. None: all.
-        rounds: Samples of each; the table has medians, and the spread of the middle half.
+        batch_sizes: Numbers of examples in a call.
+        dtypes: Types of the arrays.
+        functions: Names of the functions. None: all.
+        rounds: Number of samples of each; the table has medians, and the spread of the middle half.
 
     Returns:
-        Rows of `function`, `what` (value or gradient), `batch`, `dtype`; `seconds` of a compiled
-        call, `eager_seconds` operation by operation, `compile_seconds`, `flops` as XLA counts them
-        (a loop's body once) and `bytes` read and written (loops in full).
+        Rows of `function`, `what` (value or gradient), `batch`, `dtype`, with `seconds` of a
+        compiled call, `eager_seconds` operation by operation, `compile_seconds`, `flops` as XLA
+        counts them (a loop's body once) and `bytes` read and written (loops in full).
 
     Raises:
-        UsageError: An unknown function, or a number that is not positive.
+        UsageError: A function is unknown, or a number is not positive.
     """
     for name, value in (("rounds", rounds), *(("batch_sizes", size) for size in batch_sizes)):
         if value < 1:
@@ -224,14 +224,14 @@ def bench_losses(
     ]
     rows: list[Row] = []
     samplers: list[Callable[[], float]] = []
-    with without_cache():  # or compiling would take no time
+    with without_cache():  # with a cache, compiling would take no time
         for name, batch, dtype in tqdm(wanted, unit="function"):
             for what, case in calls(name, batch, dtype).items():
                 row, compiled = _compile(case)
                 key = {"batch": None if name in WITHOUT_BATCH else batch, "dtype": dtype}
                 rows.append({"function": name, "what": what, **key, **row})
                 samplers += [sampler(compiled), sampler(case.call)]
-    # Each a sample in turn, again and again: a disturbance meets one sample of many.
+    # Samples alternate between functions, so that a disturbance spoils only one of each.
     times = alternating_times(dict(enumerate(samplers)), rounds)
     for i, row in enumerate(rows):
         row |= {"seconds": times[2 * i], "eager_seconds": times[2 * i + 1]}
@@ -239,7 +239,7 @@ def bench_losses(
 
 
 def _compile(case: Case) -> tuple[Row, Callable[[], Any]]:
-    """What is known of a function's program, and a call of it."""
+    """Compile a function; return its costs as fields of a row, and its compiled call."""
     start = time.perf_counter()
     traced = jax.jit(case.function).trace(*case.arguments)
     compiled = traced.lower().compile()
@@ -247,7 +247,7 @@ def _compile(case: Case) -> tuple[Row, Callable[[], Any]]:
     costs: Any = compiled.cost_analysis() or {}
     row = {
         "compile_seconds": seconds,
-        # XLA counts no products that it hands to a library.
+        # XLA does not count the products that it passes to a library.
         "flops": max(int(costs.get("flops", 0)), flops(traced.jaxpr)),
         "bytes": traffic(compiled.as_text()).memory,
     }
@@ -255,7 +255,7 @@ def _compile(case: Case) -> tuple[Row, Callable[[], Any]]:
 
 
 def columns(limits: Limits) -> list[Column]:
-    """Of the table."""
+    """Return the columns of the table."""
 
     def share(row: Row, amount: float, limit: float) -> str:
         return f"{100 * amount / float(np.median(row['seconds'])) / limit:.3g}%"

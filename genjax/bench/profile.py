@@ -1,4 +1,4 @@
-"""`genjax profile`: where the time of a step goes, operation by operation, and what bounds each."""
+"""The time of each operation of a step, and its bound, for `genjax profile`."""
 
 import dataclasses
 import re
@@ -20,9 +20,9 @@ from genjax.run.options import Flat, Output
 from genjax.run.recipe import Recipe
 from genjax.types import UsageError
 
-# Instructions whose time is that of those within.
+# Instructions whose time is that of their inner instructions.
 AROUND = ("while", "conditional", "call")
-# Of all kinds of operations those that take the most time.
+# Number of kinds of operations in the report.
 KINDS = 8
 
 
@@ -31,11 +31,11 @@ class Operation:
     """An instruction of the compiled program.
 
     Attributes:
-        name: Its own, such as `fusion.12`.
-        layer: Of our code, as jax names it: functions, modules, operation.
-        seconds: Of a step.
-        calls: In a step.
-        work: Of one call.
+        name: Its name, such as `fusion.12`.
+        layer: The code it comes from, by jax's name: functions, modules, operation.
+        seconds: Seconds that it takes in a step.
+        calls: Calls in a step.
+        work: Operations and bytes of one call.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Operation:
     work: Work
 
     def bound(self, limits: Limits, dtype: str) -> tuple[float, str]:
-        """The least seconds of a step that it could take, and what bounds it."""
+        """Return the least seconds that it could take in a step, and the limit that bounds it."""
         compute = self.calls * self.work.flops / limits.product[dtype]
         memory = self.calls * self.work.bytes / limits.copy
         return max((compute, "product"), (memory, "memory"))
@@ -53,15 +53,15 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Of a recipe's steps.
+    """A profile of a recipe's steps.
 
     Attributes:
         recipe: The recipe.
-        steps: That were run.
-        seconds: Of a step by the clock, while it was traced.
-        limits: Of the machine, measured in the same run.
-        operations: The longest first.
-        trace: A folder that TensorBoard and Perfetto read; None where it was not kept.
+        steps: Number of steps that were run.
+        seconds: Seconds of a step by the clock, under the profiler.
+        limits: Limits of the machine, measured in the same run.
+        operations: The operations, the longest first.
+        trace: The folder of the trace for TensorBoard and Perfetto; None if it was not kept.
     """
 
     recipe: Recipe
@@ -78,13 +78,13 @@ def profile(
     """Run steps under jax's profiler, and time their operations.
 
     Args:
-        recipe: The recipe; of its data only the shape matters.
-        output: Where the trace goes, a new folder that TensorBoard and Perfetto read. None: no
-            trace is kept.
+        recipe: The recipe; only the shape of its data matters.
+        output: A new folder for the trace, which TensorBoard and Perfetto read. None: the trace is
+            not kept.
 
     Raises:
-        UsageError: The folder is there already; `pmap`, of which no program can be had; or jax
-            wrote no trace with operations of the step.
+        UsageError: The folder exists already, `parallel` is pmap, whose program jax does not give,
+            or jax wrote no trace with operations of the step.
     """
     if recipe.parallel == "pmap":
         raise UsageError("parallel = 'pmap': wanted jit or fsdp, of which a program can be had")
@@ -119,17 +119,18 @@ def profile(
 
 
 def _events(folder: Path) -> list[tuple[str, float]]:
-    """Each run of an instruction of the train step in a trace: its name and its seconds.
+    """Read name and seconds of each run of an instruction of the train step from a trace.
 
     Raises:
-        UsageError: The folder has not one trace, or one that is damaged or without them.
+        UsageError: The folder does not have exactly one trace, or the trace is damaged or has no
+            operation of the step.
     """
     paths = list(folder.rglob("*.xplane.pb"))
     if len(paths) != 1:
         raise UsageError(f"trace {folder}: has {len(paths)} files .xplane.pb; wanted one")
     events = []
-    # jax's reader makes its types as they are first met, for which Python from 3.12 on warns; where
-    # warnings are errors that would be one within native code, and abort the process.
+    # From Python 3.12 on, jax's reader causes a warning when it creates its types. If warnings are
+    # errors, it is an error inside native code and aborts the process.
     with warnings.catch_warnings(action="ignore"):
         try:
             data: Any = jax.profiler.ProfileData.from_file(str(paths[0]))
@@ -148,7 +149,7 @@ def _events(folder: Path) -> list[tuple[str, float]]:
 
 
 def _layer(source: str) -> str:
-    """What jax calls an operation, without what is around every one of them."""
+    """Return jax's name of an operation without the parts that most of them share."""
     source = re.sub(r"^jit\(run\)/", "", source)
     source = re.sub(
         r"\b(while/body|closed_call|eval_jaxpr|cond/branch_\d+_fun|checkpoint)/", "", source
@@ -157,7 +158,10 @@ def _layer(source: str) -> str:
 
 
 def by_kind(found: Profile) -> list[tuple[str, float]]:
-    """The kinds that take most, by the last part of what jax calls them, and their shares."""
+    """Return the kinds of operations that take the most time, and their fractions of it.
+
+    A kind is the last part of jax's name of an operation.
+    """
     total = sum(each.seconds for each in found.operations)
     seconds: dict[str, float] = defaultdict(float)
     for each in found.operations:
@@ -167,7 +171,7 @@ def by_kind(found: Profile) -> list[tuple[str, float]]:
 
 
 def columns(found: Profile) -> list[Column]:
-    """Of the table of operations."""
+    """Return the columns of the table of operations."""
 
     def rate(each: Operation) -> str:
         amount = each.calls * each.work.flops
@@ -200,7 +204,7 @@ def columns(found: Profile) -> list[Column]:
 
 
 def to_text(found: Profile, top: int) -> str:
-    """The operations that take longest, and what is known of the whole."""
+    """Format the `top` longest operations as a table, with totals below it."""
     total = sum(each.seconds for each in found.operations)
     shown = found.operations[:top]
     share = sum(each.seconds for each in shown) / total if total else 0.0

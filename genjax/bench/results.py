@@ -1,4 +1,4 @@
-"""What a benchmark found: in a file, as a table, and beside an earlier one."""
+"""Results of benchmarks: in files, as tables, and compared with earlier ones."""
 
 import csv
 import io
@@ -14,19 +14,20 @@ from genjax.run.checkpoint import write_atomically
 from genjax.types import UsageError
 
 Row = dict[str, Any]
+# Longest note in a table's footer, in characters.
 NOTE_LETTERS = 200
 
 
 @dataclass(frozen=True)
 class Results:
-    """Of one kind of benchmark, made in one go.
+    """The results of one run of a benchmark.
 
     Attributes:
         kind: losses, steps or startup.
-        machine: As `timing.machine` gives it.
-        limits: Of the machine, measured in the same run.
-        rows: Each with the fields of `KEYS` that tell what it is of, `seconds` (all samples) and
-            what else is known.
+        machine: The machine, from `timing.machine`.
+        limits: Limits of the machine, measured in the same run.
+        rows: Rows, each with the fields of `KEYS` that identify it, `seconds` (all samples), and
+            other measurements.
     """
 
     kind: str
@@ -35,17 +36,17 @@ class Results:
     rows: list[Row]
 
 
-# What a row is of; rows that share them compare.
+# The fields that identify a row; rows of two results are compared if these are equal.
 KEYS = ("function", "recipe", "what", "batch", "dtype", "devices")
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
-    """What the row is of."""
+    """Return the values of `KEYS`, which identify the row."""
     return tuple(row.get(name) for name in KEYS)
 
 
 def save(results: Results, path: Path) -> None:
-    """A .json with all, and beside it a .csv with the rows."""
+    """Write results to a .json, and their rows to a .csv beside it."""
     values = {
         "kind": results.kind,
         "machine": results.machine,
@@ -72,7 +73,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def check_output(path: Path | None) -> None:
-    """Raise a `UsageError` for a file that `save` would not write to."""
+    """Raise a `UsageError` if `save` cannot write to a path."""
     if path is not None and path.suffix != ".json":
         raise UsageError(f"output {path}: should end in .json")
     if path is not None and not path.absolute().parent.is_dir():
@@ -80,10 +81,10 @@ def check_output(path: Path | None) -> None:
 
 
 def load(path: Path, kind: str) -> Results:
-    """What `save` wrote.
+    """Read results that `save` wrote.
 
     Raises:
-        UsageError: No such file, not one of ours, or of another kind.
+        UsageError: The file does not exist, holds no results, or is of another kind of benchmark.
     """
     if not path.is_file():
         raise UsageError(f"against {path}: no such file")
@@ -100,10 +101,10 @@ def load(path: Path, kind: str) -> Results:
 
 
 def against(new: Results, old: Results) -> list[str]:
-    """A line for each row that both have: the ratio of times, its interval, and a verdict.
+    """Compare rows that both results have; return a line for each that differs, and a summary.
 
-    A difference counts if it is beyond chance, by its interval, and beyond the change of the
-    machine's own speed between the two, by their measured limits.
+    A line has the verdict, the ratio of times, and its confidence interval. A difference counts if
+    the whole interval lies beyond the change of the machine's own speed, by the measured limits.
     """
     noise = drift(new.limits, old.limits)
     before = {key_of(row): row for row in old.rows}
@@ -130,7 +131,7 @@ def against(new: Results, old: Results) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Why something of a row could not be measured, a line each."""
+    """Return a line for each measurement that could not be made, with the reason."""
     return [
         textwrap.shorten(f"{row['recipe']}: {name.removesuffix('_note')}: {value}", NOTE_LETTERS)
         for row in rows
@@ -143,12 +144,12 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def table(rows: Sequence[Row], columns: Sequence[Column], markdown: bool = False) -> str:
-    """Rows as aligned columns for a terminal, or as a table of a page.
+    """Format rows as a table.
 
     Args:
         rows: The rows.
-        columns: The title of each, and what it says of a row.
-        markdown: For a page.
+        columns: For each column its title, and a function from a row to its text.
+        markdown: Whether to format it as Markdown, not in aligned columns for a terminal.
     """
     cells = [[text(row) for _, text in columns] for row in rows]
     titles = [title for title, _ in columns]
@@ -165,7 +166,7 @@ def table(rows: Sequence[Row], columns: Sequence[Column], markdown: bool = False
 
 
 def duration(seconds: float) -> str:
-    """With its unit: 12.3 us, 4.56 ms or 7.8 s."""
+    """Format a duration with its unit: 12.3 us, 4.56 ms or 7.8 s."""
     for factor, unit in ((1e6, "us"), (1e3, "ms")):
         if seconds * factor < 1000:
             return f"{seconds * factor:.3g} {unit}"
@@ -173,7 +174,7 @@ def duration(seconds: float) -> str:
 
 
 def machine_line(results: Results) -> str:
-    """What was measured on, in a sentence."""
+    """Describe the machine, the versions, and the measured limits in a sentence."""
     m, limits = results.machine, results.limits
     device = m["device"] if m["device"] != "cpu" else f"{m['cores']} cores of {m['processor']}"
     devices = f"{m['devices']} devices, " if m["devices"] > 1 else ""

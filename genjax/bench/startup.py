@@ -1,4 +1,4 @@
-"""`genjax bench startup`: from the command to the first step, cold and compiled before."""
+"""The time from the command to the first step, for `genjax bench startup`."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from genjax.run.folder import RunFolder
 from genjax.run.recipe import load_recipe
 from genjax.types import UsageError
 
-# The smallest and the largest that two CPU cores can train.
+# The smallest and the largest recipe that two CPU cores can train.
 RECIPES = ("gan_digits", "stylegan2_mnist")
 POLL_SECONDS = 0.02
 
@@ -25,21 +25,20 @@ POLL_SECONDS = 0.02
 def bench_startup(
     recipes: Positional[Sequence[str]] = RECIPES, rounds: int = 3, data_dir: str | None = None
 ) -> Results:
-    """Time the way from the command to the first step: cold, and with programs compiled before.
+    """Time `genjax train` from the command to the record of the first step.
 
-    `genjax train` is started as a user would, until the first step's record is written.
+    Each round starts it with an empty compilation cache, and then with the cache that this filled.
 
     Args:
-        recipes: Names.
-        rounds: Samples of each, in turn: with an empty compilation cache, then with the one that
-            this fills.
-        data_dir: Where tfds data lie.
+        recipes: Names of recipes.
+        rounds: Number of samples of each.
+        data_dir: The folder of tfds data.
 
     Returns:
         Rows of `recipe` and `what` (cold, cached) with `seconds`.
 
     Raises:
-        UsageError: An unknown recipe, or a command that failed; its message.
+        UsageError: A recipe is unknown, or a command failed, with its message.
     """
     if rounds < 1:
         raise UsageError(f"rounds = {rounds}: should be at least 1")
@@ -58,7 +57,7 @@ def bench_startup(
 
 
 def _seconds_to_first_step(name: str, data_dir: str | None, folder: Path, what: str) -> float:
-    """Start it, wait for the first record, kill it."""
+    """Start a training, wait for its first record, kill it, and return the seconds waited."""
     metrics = Path(RunFolder(folder / what).metrics)
     command = [sys.executable, "-m", "genjax.cli", "train", name, "--run", str(folder / what)]
     command += ["--log-interval", "1", *(["--data-dir", data_dir] if data_dir else [])]
@@ -81,14 +80,14 @@ def _seconds_to_first_step(name: str, data_dir: str | None, folder: Path, what: 
 
 
 def _error(said: str) -> str:
-    """The command's own message, whatever else was written."""
+    """Return the command's error message, without other lines on standard error."""
     lines = said.strip().splitlines() or ["it ended without a message"]
     own = [line.partition("genjax: error: ")[2] for line in lines if "genjax: error: " in line]
     return f"genjax train: {[*lines, *own][-1]}"
 
 
 def columns() -> list[Column]:
-    """Of the table."""
+    """Return the columns of the table."""
 
     def spread(row: Row) -> str:
         return f"{min(row['seconds']):.3g} to {max(row['seconds']):.3g}"

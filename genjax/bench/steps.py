@@ -1,4 +1,4 @@
-"""`genjax bench steps`: whole training steps, the loop around them, and rivals beside them."""
+"""The time of training steps and of the loop around them, for `genjax bench steps`."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# Of each family the recipe that two CPU cores can train.
+# A recipe of each family that two CPU cores can train.
 RECIPES = (
     "gan_mnist",
     "dcgan_mnist",
@@ -57,39 +57,42 @@ RECIPES = (
     "stylegan_mnist",
     "stylegan2_mnist",
 )
-# What is timed beside a recipe's steps: of the recipe, its images' shape and the steps of a call it
-# makes a function that takes so many steps and gives the seconds of one. A `UsageError` says why it
-# cannot.
-Rival = Callable[[Recipe, ImageSpec, int], Callable[[], float]]
-# Images to train on, made up: only their shape matters.
+# Another implementation of a recipe's steps: `counterpart(recipe, spec, steps)` returns a function
+# that takes `steps` steps and returns the seconds of one, or raises a `UsageError` with the reason
+# why it cannot.
+Counterpart = Callable[[Recipe, ImageSpec, int], Callable[[], float]]
+# Number of random images to train on; only their shape matters.
 IMAGES = 1024
-# Steps in one call: whole turns of all that comes only now and then (5 for a critic, 16 for R1).
+# Numbers of steps in one call: multiples of the intervals of what only some steps do (5 for a
+# critic, 16 for R1).
 STEPS = (16, 80, 400)
-# The most that should take no longer than about this, at a third of the machine's products.
+# The largest of them is chosen whose call takes no longer than this, at this fraction of the speed
+# of the machine's matrix product.
 CALL_SECONDS, SHARE = 5.0, 0.3
-# The end-to-end loop: so many records, of which the first and the last are left out, as what comes
-# before and after them is no step: compiling, and an evaluation.
+# Number of records of a measured training loop. The first and the last are left out, because they
+# include compiling and an evaluation.
 RECORDS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is measured of each recipe."""
+    """Options of the measurements of each recipe."""
 
     dtype: Dtype | None = None
     """Compute type. None: the recipe's."""
     batch_size: int | None = None
     """Images a step. None: the recipe's."""
     rounds: int = 5
-    """Samples of each; the table has medians, the least and the most."""
+    """Number of samples of each; the table has their medians, minima and maxima."""
     loop: bool = True
     """Also measure `genjax train`, on the recipe's own data."""
     data_dir: str | None = None
-    """Where tfds data lie."""
-    rivals: Annotated[Mapping[str, Rival], tyro.conf.Suppress] = dataclasses.field(
+    """The folder of tfds data."""
+    counterparts: Annotated[Mapping[str, Counterpart], tyro.conf.Suppress] = dataclasses.field(
         default_factory=dict
     )
-    """What runs beside it in turn, by name; functions that a new process can import."""
+    """Other implementations to time in alternation, by name; a new process must be able to import
+    them."""
 
 
 def bench_steps(
@@ -97,23 +100,26 @@ def bench_steps(
     options: Annotated[Options, Flat] = Options(),
     devices: Sequence[int] = (1,),
 ) -> Results:
-    """Time whole training steps of recipes, compiled, with all metrics, and the loop around them.
+    """Time compiled training steps of recipes with all metrics, and the loop around them.
 
     Args:
-        recipes: Names.
-        options: What is measured of each.
-        devices: On how many, a row for each; on a CPU they are simulated.
+        recipes: Names of recipes.
+        options: Options of the measurements.
+        devices: Numbers of devices, a row for each; on a CPU they are simulated.
 
     Returns:
-        Rows of `recipe`, `batch`, `dtype`, `devices`; `seconds` of a step and `compile_seconds`;
-        `loop_seconds` of a step of `genjax train` (None where its data are not here); `flops` of a
-        step on average over those that were run, `bytes` that a device reads and writes in it,
-        `program_bytes` of memory that the compiler plans, `peak_bytes` that the process has used
-        (on an accelerator: that was in use there). Of each rival `NAME_seconds` of its step, or
-        `NAME_note`, which says why there are none.
+        Rows of `recipe`, `batch`, `dtype`, `devices`, with:
+        `seconds` of a step, `compile_seconds`, and `loop_seconds` of a step of `genjax train` (None
+        if its data are not here);
+        `flops`, the mean over the steps that were run, and `bytes` that a device reads and writes
+        in a step;
+        `program_bytes`, the memory that the compiler plans, and `peak_bytes`, the most memory that
+        the process (or its accelerator) has used;
+        for each counterpart `NAME_seconds` of its step, or the reason why there are none as
+        `NAME_note`.
 
     Raises:
-        UsageError: An unknown recipe, or an option that does not fit one.
+        UsageError: A recipe is unknown, or an option does not fit it.
     """
     if options.rounds < 1:
         raise UsageError(f"rounds = {options.rounds}: should be at least 1")
@@ -146,12 +152,12 @@ def _adapted(recipe: Recipe, options: Options) -> Recipe:
 
 
 def dtype_of(recipe: Recipe) -> str:
-    """The compute type of its model."""
+    """Return the compute type of a recipe's model."""
     return str(getattr(recipe.model, "dtype", "float32"))
 
 
 def _in_process(devices: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call in a process of its own: what it compiles, and its memory, go with it."""
+    """Call a function in a new process, so that its programs and memory are gone afterwards."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += f" --xla_force_host_platform_device_count={devices}"
     with environment(XLA_FLAGS=flags):
@@ -169,7 +175,7 @@ def measure(name: str, options: Options, devices: int, limits: Limits) -> Row:
     recipe = _adapted(load_recipe(name), options)
     spec = expected_spec(recipe.data, recipe.data_options)
     with tempfile.TemporaryDirectory() as folder:
-        # The program is compiled once to be timed and looked at, and then found there to be run.
+        # The program is compiled once, for its time and text; to be run, it is found in this cache.
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         trainer = Trainer(recipe, spec, devices, limits)
@@ -183,14 +189,14 @@ def measure(name: str, options: Options, devices: int, limits: Limits) -> Row:
         trainer()
         row["peak_bytes"] = _peak_bytes()
         runners: dict[str, Callable[[], float]] = {"genjax": trainer}
-        for rival, make in options.rivals.items():
+        for counterpart, make in options.counterparts.items():
             try:
-                runners[rival] = make(recipe, spec, trainer.steps)
+                runners[counterpart] = make(recipe, spec, trainer.steps)
             except UsageError as error:
-                row[f"{rival}_note"] = str(error)
+                row[f"{counterpart}_note"] = str(error)
         times = alternating_times(runners, options.rounds)
         row["seconds"] = times.pop("genjax")
-        row |= {f"{rival}_seconds": values for rival, values in times.items()}
+        row |= {f"{counterpart}_seconds": values for counterpart, values in times.items()}
         row["loop_seconds"] = None
         if options.loop and devices == 1:
             row["loop_seconds"] = loop_seconds(recipe, trainer.steps)
@@ -198,12 +204,12 @@ def measure(name: str, options: Options, devices: int, limits: Limits) -> Row:
 
 
 class Trainer:
-    """A recipe's compiled steps on made-up images; a call gives the seconds of one step.
+    """A recipe's compiled steps on random images; a call returns the seconds of one step.
 
-    Training is near its end, where a network that grows is whole.
+    The step is near the end of training, where a network that grows has its full size.
 
     Attributes:
-        steps: In one call.
+        steps: Number of steps in one call.
         hlo: The text of the compiled program.
         costs: `compile_seconds`, `flops`, `bytes` and `program_bytes`.
     """
@@ -234,7 +240,7 @@ class Trainer:
         compile_seconds = time.perf_counter() - start
         self.hlo = compiled.as_text()
         state = initial_state(recipe, spec, jax.random.key(0))
-        # So far on that it ends on whole turns.
+        # A multiple of all intervals, so that a call covers whole periods of them.
         self._first = recipe.steps - recipe.steps % STEPS[-1]
         state = dataclasses.replace(state, step=np.int32(self._first))
         self._state = self._program.put(state)
@@ -254,10 +260,10 @@ class Trainer:
 
 
 def _mean_flops(jaxpr: Any, state: State, batch: Batch, first: int, steps: int) -> float:
-    """Of a step, whose turn it is known."""
+    """Return the mean operations of a step over the `steps` steps from `first` on."""
 
     def known(step: int) -> list[Any]:
-        # Numbers that say what a step does: how many there were, and whether something is done.
+        # Integers and booleans decide what a step does: the step's number, for example.
         inputs = (dataclasses.replace(state, step=np.int32(step)), batch, jax.random.key(0))
         return [
             np.asarray(x) if x.ndim == 0 and getattr(x.dtype, "kind", "key") in "iub" else None
@@ -276,9 +282,9 @@ def _peak_bytes() -> int:
 
 
 def loop_seconds(recipe: Recipe, steps: int) -> float | None:
-    """Of a step of `genjax train`, with its data and records, between evaluations.
+    """Return the seconds of a step of `genjax train`, with its data and records.
 
-    None where the data are not here.
+    Evaluations are not included. The result is None if the data are not here.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -296,7 +302,7 @@ def loop_seconds(recipe: Recipe, steps: int) -> float | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what training says as it goes."""
+    """Suppress the messages of training inside the context."""
     propagate, log.propagate = log.propagate, False
     handlers, log.handlers = log.handlers, []
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
@@ -308,7 +314,7 @@ def _quiet() -> Iterator[None]:
 
 
 def columns(limits: Limits) -> list[Column]:
-    """Of the table."""
+    """Return the columns of the table."""
 
     def step(row: Row) -> str:
         times = [1e3 * seconds for seconds in row["seconds"]]
@@ -343,10 +349,10 @@ def columns(limits: Limits) -> list[Column]:
     ]
 
 
-def ratio(rival: str, row: Row) -> str:
-    """Tell how long a rival's step takes over ours: the median, the least and the most."""
-    if f"{rival}_seconds" not in row:
-        return "none" if f"{rival}_note" in row else ""
-    pairs = zip(row[f"{rival}_seconds"], row["seconds"], strict=True)
+def ratio(counterpart: str, row: Row) -> str:
+    """Format the time of a counterpart's step over ours: median, minimum and maximum."""
+    if f"{counterpart}_seconds" not in row:
+        return "none" if f"{counterpart}_note" in row else ""
+    pairs = zip(row[f"{counterpart}_seconds"], row["seconds"], strict=True)
     ratios = [theirs / ours for theirs, ours in pairs]
     return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -1,4 +1,4 @@
-"""Times, and how to compare them: medians beside the machine's limits, measured in the same run."""
+"""Measuring times, and comparing them with each other and with the machine's limits."""
 
 import contextlib
 import functools
@@ -18,26 +18,28 @@ from scipy.stats import bootstrap
 
 Name = TypeVar("Name")
 Dtype = Literal["float32", "bfloat16"]
-# A sample is of so many calls that it takes at least this, or the clock and the noise would count.
+# A sample has enough calls to take about this long; shorter times would be lost in noise.
 SAMPLE_SECONDS = 0.01
-# One program in two processes may differ by this factor: by where its arrays lie, for example.
+# Times of one program in two processes may differ by this factor, for example by the places of its
+# arrays in memory.
 TOLERANCE = 1.1
+# Level of confidence intervals.
 CONFIDENCE = 0.99
-# What a cache cannot hold, in bytes; and the rows of a product of square matrices.
+# Bytes of the copied array, more than a cache holds; rows of the multiplied square matrices.
 COPIED_BYTES, ROWS = 2**28, 2048
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call, all of its results ready."""
+    """Return the seconds of one call, until all of its results are ready."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def sampler(call: Callable[[], Any]) -> Callable[[], float]:
-    """A function that gives the seconds of one call, after first ones that do not count.
+    """Return a function that measures the seconds of one call; first calls are made here.
 
-    What is quick is called several times for one sample, which is then their mean.
+    A quick call is made several times for one sample, which is their mean.
     """
     jax.block_until_ready(call())
     repeats = max(1, round(SAMPLE_SECONDS / max(timed(call), 1e-7)))
@@ -53,7 +55,10 @@ def sampler(call: Callable[[], Any]) -> Callable[[], float]:
 def alternating_times(
     calls: Mapping[Name, Callable[[], float]], rounds: int
 ) -> dict[Name, list[float]]:
-    """Seconds as each of `calls` gives them, in turn, so that all meet the machine's moods."""
+    """Collect `rounds` samples of each of `calls`, alternating between them.
+
+    So a change of the machine's speed affects all of them alike.
+    """
     times: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -63,11 +68,11 @@ def alternating_times(
 
 @contextlib.contextmanager
 def without_cache() -> Iterator[None]:
-    """Compile anew: what jax keeps of earlier programs in files is neither read nor added to."""
+    """Turn off jax's cache of compiled programs in files inside the context."""
     config: Any = jax.config
     before = config.jax_enable_compilation_cache
     config.update("jax_enable_compilation_cache", False)
-    reset_cache()  # jax asks whether to use it at the first program, and keeps to that
+    reset_cache()  # jax decides whether to use it at the first program
     try:
         yield
     finally:
@@ -76,12 +81,12 @@ def without_cache() -> Iterator[None]:
 
 
 class Limits(NamedTuple):
-    """What the machine can do, measured: the denominators of shares.
+    """Measured limits of the machine.
 
     Attributes:
-        copy: Bytes a second, read and written, of an array that no cache holds.
-        call: Seconds of a compiled call that does next to nothing.
-        product: Operations a second of a large matrix product, by type; two for a multiply-add.
+        copy: Bytes a second, read and written, to copy an array that no cache holds.
+        call: Seconds of a compiled call that does almost nothing.
+        product: Operations a second of a large matrix product, by type; a multiply-add is two.
     """
 
     copy: float
@@ -92,7 +97,7 @@ class Limits(NamedTuple):
 def measure_limits(dtypes: Sequence[str], rounds: int = 5) -> Limits:
     """Time a copy and matrix products on the first device."""
     x = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
-    # An addition, for XLA would leave out a copy.
+    # An addition in place of a copy, because XLA would leave out the copy.
     copied = _shortest(jax.jit(lambda x: x + 1), x, rounds)
     product = {}
     for dtype in dtypes:
@@ -108,7 +113,7 @@ def _shortest(function: Callable[[jax.Array], jax.Array], x: jax.Array, rounds: 
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what a measurement is made."""
+    """Describe this machine: date, devices, processor and versions."""
     packages = ("genjax-models", "jax", "jaxlib")
     versions = {}
     for name in packages:
@@ -129,7 +134,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name; where Linux tells it, with the widest vectors."""
+    """Return the processor's name, on Linux with its widest vector instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -142,7 +147,7 @@ def _processor() -> str:
 
 
 class Change(NamedTuple):
-    """A time over another: the ratio of medians, and its interval of `CONFIDENCE`."""
+    """The ratio of two medians of times, and its confidence interval, of level `CONFIDENCE`."""
 
     ratio: float
     low: float
@@ -150,7 +155,7 @@ class Change(NamedTuple):
 
 
 def ratio_of_medians(new: Sequence[float], old: Sequence[float]) -> Change:
-    """By bootstrap over both."""
+    """Estimate the ratio of medians, new over old, with an interval by the bootstrap of both."""
     ratio = float(np.median(new) / np.median(old))
     if min(len(new), len(old)) < 2:
         return Change(ratio, 0.0, float("inf"))
@@ -167,14 +172,17 @@ def ratio_of_medians(new: Sequence[float], old: Sequence[float]) -> Change:
 
 
 def drift(new: Limits, old: Limits) -> float:
-    """By which factor the machine's own speed differs between two, and at least `TOLERANCE`."""
+    """Return the factor, at least `TOLERANCE`, by which the machine's own speed has changed."""
     ratios = [new.copy / old.copy]
     ratios += [new.product[name] / old.product[name] for name in new.product if name in old.product]
     return max(TOLERANCE, *(max(ratio, 1 / ratio) for ratio in ratios))
 
 
 def verdict(change: Change, noise: float) -> str:
-    """`slower` or `faster` if the whole interval lies beyond `noise`, a factor; else `same`."""
+    """Return `slower` or `faster` if the whole interval lies beyond `noise`, otherwise `same`.
+
+    `noise` is a factor, at least 1.
+    """
     if change.low > noise:
         return "slower"
     if change.high < 1 / noise:

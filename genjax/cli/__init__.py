@@ -1,4 +1,4 @@
-"""`genjax ...`: thin; every command calls a function of the package.
+"""The command `genjax`; each of its commands calls a function of the package.
 
 A user's mistake ends with one line on standard error and exit code 2, a run that failed with
 code 1, an interrupted one with 128 plus the number of the signal.
@@ -27,27 +27,27 @@ USAGE = """\
 usage: genjax COMMAND ...
 
   genjax train RECIPE [options]   train from the beginning
-  genjax resume RUN [options]     go on with a run that was stopped, or train it for longer
+  genjax resume RUN [options]     continue a run that was stopped, or train it for longer
   genjax sample RUN [options]     images from a trained run
-  genjax evaluate RUN [options]   how good its samples are, how likely the test images
-  genjax compare RUN RUN ...      their evaluations side by side
+  genjax evaluate RUN [options]   quality of its samples, likelihood of test images
+  genjax compare RUN RUN ...      evaluations of runs side by side
   genjax tradeoff RUN             fidelity against diversity, over truncations of the latents
-  genjax reconstruct RUN          images and what encoder and decoder make of them
+  genjax reconstruct RUN          images and their reconstructions
   genjax interpolate RUN          paths between images in latent space
-  genjax traverse RUN             what each latent does
+  genjax traverse RUN             an image as one latent changes at a time
   genjax manipulate RUN --to K    images moved towards a class
-  genjax manifold RUN             the plane of two latents
-  genjax mix RUN                  images of two styles: coarse, middle and fine
-  genjax project RUN              images and the nearest that styles give
+  genjax manifold RUN             images over the plane of two latents
+  genjax mix RUN                  images that mix two styles in different layers
+  genjax project RUN              the styles whose images are nearest to given ones
   genjax list                     the recipes and the families
   genjax show RECIPE [options]    a recipe with every default spelled out
-  genjax compile RECIPE [options] what a step needs, here or on a TPU slice that is not there
-  genjax profile RECIPE [options] where the time of a step goes, and what bounds it
-  genjax bench losses|steps|startup   how fast they are here, and beside PyTorch
-  genjax inspect DATA [options]   what a data set holds, and what is broken in it
+  genjax compile RECIPE [options] memory and time of a step, here or on a TPU slice elsewhere
+  genjax profile RECIPE [options] the time of each operation of a step, and its bound
+  genjax bench losses|steps|startup   how fast they are on this machine
+  genjax inspect DATA [options]   a data set's sizes, classes and broken files
 
-RECIPE is a name from `genjax list`, or the path of a .py file of yours.
-`genjax COMMAND --help` says more."""
+RECIPE is a name from `genjax list`, or the path of your own .py file.
+`genjax COMMAND --help` lists the options."""
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
@@ -57,7 +57,7 @@ BENCHMARKS = ("losses", "steps", "startup")
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line; give its exit code."""
+    """Run a command line, and return its exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
@@ -87,17 +87,17 @@ def _run_benchmark(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in BENCHMARKS:
         given = repr(arguments[0]) if arguments else "nothing"
         raise UsageError(f"bench {given}: wanted {', '.join(BENCHMARKS)}")
-    from genjax.cli import bench  # nothing else should wait for the benchmarks
+    from genjax.cli import bench  # slow to import, so only when asked for
 
     kind, *rest = arguments
     return run_command(bench.COMMANDS[kind], f"bench {kind}", rest)
 
 
 def main(run: Callable[[list[str]], int] = run) -> None:
-    """Run what the command line says, say what went wrong, and exit.
+    """Run the command line, print what went wrong, and exit.
 
     Args:
-        run: Runs the arguments; `genjax` if no other program.
+        run: Function that runs the arguments and gives the exit code.
     """
     _set_up()
     try:
@@ -116,7 +116,7 @@ def main(run: Callable[[list[str]], int] = run) -> None:
 
 
 class _Console(logging.Handler):
-    """Log lines on standard error, above the progress bar."""
+    """A handler that writes log lines to standard error, above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
@@ -128,7 +128,7 @@ def _set_up() -> None:
     log.setLevel(logging.INFO)
     log.addHandler(_Console())
     log.propagate = False
-    # Others report on their own workings; what matters is raised as an error.
+    # absl logs the inner workings of other packages; what matters is raised as an error.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
@@ -136,6 +136,6 @@ def _set_up() -> None:
 
 def _fail(message: str, code: int) -> None:
     print(f"genjax: error: {message}", file=sys.stderr, flush=True)
-    if is_joined():  # the others are told by our end, which must not wait for them
+    if is_joined():  # a normal exit would wait for processes that wait for this one
         os._exit(code)
     sys.exit(code)

@@ -1,4 +1,7 @@
-"""Commands that measure how fast the package is here. Imported when they are asked for."""
+"""Commands that measure how fast the package is on this machine.
+
+This module is imported only when one of them is asked for, because it is slow to import.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +14,9 @@ from genjax.cli.command import Call, Command, command
 
 Json = tyro.conf.arg(
     aliases=["-o"],
-    help="A .json for all that was measured; the rows go beside it, in a .csv.",
+    help="A .json for all measurements; the rows are also written beside it, as a .csv.",
 )
-Earlier = tyro.conf.arg(help="An earlier output to compare with.")
+Earlier = tyro.conf.arg(help="The .json of an earlier run to compare with.")
 
 
 def benchmark(
@@ -21,9 +24,9 @@ def benchmark(
     function: Callable[..., results.Results],
     columns: Callable[[results.Results], Sequence[results.Column]],
 ) -> Command:
-    """Make a command of a function that measures; `columns` are those of what it found."""
+    """Make a command of a function that measures; `columns` gives the columns of its table."""
 
-    def say_results(
+    def print_results(
         call: Call,
         output: Annotated[Path | None, Json] = None,
         against: Annotated[Path | None, Earlier] = None,
@@ -40,7 +43,7 @@ def benchmark(
             print(f"\nagainst {against}:", *results.against(found, old), sep="\n")
         return 0
 
-    return command(function, say_results)
+    return command(function, print_results)
 
 
 COMMANDS = {

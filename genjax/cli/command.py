@@ -1,4 +1,4 @@
-"""A command: a public function, whose signature and docstring are its options and its help."""
+"""Commands made of public functions, whose signatures and docstrings are the options and help."""
 
 import contextlib
 import difflib
@@ -16,39 +16,39 @@ from pydantic import ValidationError
 from genjax.run.recipe import describe
 from genjax.types import UsageError
 
-# What the options ask for, yet to be called: a public function with its arguments as keywords.
+# A public function with the arguments that the options give, as keywords; not called yet.
 Call = functools.partial[Any]
 
 
 class Command(NamedTuple):
-    """What `run_command` runs.
+    """A command that `run_command` runs.
 
     Attributes:
-        function: Takes what the options say, and gives the work to be called once all are accepted.
-        help: What the command does.
+        function: Function from the options to the work, which is called once all are accepted.
+        help: Text that says what the command does.
     """
 
     function: Callable[..., Callable[[], int]]
     help: str
 
 
-def say(call: Call) -> int:
-    """Print what the call gives: text, or values as JSON."""
+def print_result(call: Call) -> int:
+    """Print the result of the call: text, or values as JSON."""
     found = call()
     print(found if isinstance(found, str) else json.dumps(found, indent=2), flush=True)
     return 0
 
 
 def command(
-    function: Callable[..., Any], finish: Callable[..., int] = say, **defaults: Any
+    function: Callable[..., Any], finish: Callable[..., int] = print_result, **defaults: Any
 ) -> Command:
     """Make a command of a public function.
 
     Args:
-        function: Gives the options and the help.
-        finish: Is given the call, makes it, and gives the exit code; what else it takes are
-            options too.
-        defaults: Of parameters of the function.
+        function: The function; its signature and docstring are the options and the help.
+        finish: Function that gets the call, makes it, and returns the exit code; its further
+            parameters become options too.
+        defaults: Default values of parameters of the function, in place of its own.
     """
     call = Annotated[Any, tyro.conf.arg(name="", constructor=_later(function, defaults))]
     text = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0].partition("\n\nReturns:")[0]
@@ -58,7 +58,10 @@ def command(
 def _later(
     function: Callable[..., Any], defaults: Mapping[str, Any], **annotations: Any
 ) -> Callable[..., Any]:
-    """Return a function that takes the same and gives the call; some defaults and types are new."""
+    """Return a function with the same parameters that returns the call instead of making it.
+
+    `defaults` and `annotations` replace defaults and types of its parameters.
+    """
 
     def later(**options: Any) -> Call:
         return functools.partial(function, **options)
@@ -77,7 +80,7 @@ def _later(
 
 
 def run_command(wanted: Command, name: str, arguments: list[str]) -> int:
-    """Run a command with its part of a command line; give its exit code.
+    """Run a command with its part of a command line, and return its exit code.
 
     Raises:
         UsageError: The arguments do not fit; tyro's message, without its frame and on one line.
@@ -96,7 +99,8 @@ def run_command(wanted: Command, name: str, arguments: list[str]) -> int:
 
 
 def _one_line(framed: str, stop: BaseException) -> str:
-    # A box with the title in its edge, or in plain ASCII rules with the title above the first.
+    # tyro frames a message in a box with the title in its edge, or, in plain ASCII, between rules
+    # with the title above the first.
     is_box = framed.startswith("╭")
     framed = re.sub(r"^[│|]|[│|]$", "", framed, flags=re.MULTILINE)
     sections = re.split(r"^.*(?:───|---).*$", framed, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Commands that say how good trained runs are."""
+"""Commands that measure how good trained runs are."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +12,9 @@ from genjax.figures.sample import check_output
 from genjax.run.checkpoint import write_atomically
 from genjax.types import UsageError
 
-Csv = tyro.conf.arg(help="Write the table there, a line for each run.")
+Csv = tyro.conf.arg(help="File to write the table to, a line for each run.")
 Html = tyro.conf.arg(
-    help="Write a page there with the table, and each run's samples, paths in latent space, "
+    help="File to write a page to: the table, and each run's samples, paths in latent space, "
     "nearest training images, and curves."
 )
 Png = tyro.conf.arg(
@@ -22,12 +22,12 @@ Png = tyro.conf.arg(
 )
 
 
-def say_comparison(
+def print_comparison(
     call: Call,
     csv: Annotated[Path | None, Csv] = None,
     html: Annotated[Path | None, Html] = None,
 ) -> int:
-    """Print the table of a comparison, and write it."""
+    """Print the table of a comparison, and write it where asked."""
     found = call()
     if csv is not None:
         write_atomically(csv, compare.to_csv(found).encode())
@@ -51,6 +51,6 @@ def save_tradeoff(call: Call, output: Annotated[Path, Png] = Path("tradeoff.png"
 
 COMMANDS = {
     "evaluate": command(evaluate),
-    "compare": command(compare.compare, say_comparison),
+    "compare": command(compare.compare, print_comparison),
     "tradeoff": command(tradeoff.tradeoff, save_tradeoff),
 }

@@ -1,4 +1,4 @@
-"""Commands that draw something from a trained run, or from a data set, into a file."""
+"""Commands that draw images from a trained run, or from a data set, into a file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +20,13 @@ Output = tyro.conf.arg(aliases=["-o"], help="A .png for a grid, or a .npy for th
 Video = tyro.conf.arg(
     aliases=["-o"], help="A .png for a grid, a .gif for a video, or a .npy for the array."
 )
-Styles = tyro.conf.arg(help="Write the styles there, a .npy, float32 [n, layers, size].")
+Styles = tyro.conf.arg(help="A .npy to write the styles to, float32 [n, layers, size].")
 # Images uint8 [N, H, W, C], and the columns of their grid; None for one as square as it goes.
 Grid = tuple[np.ndarray, int | None]
 
 
 def figure(function: Callable[..., Any], name: str, lay_out: Callable[[Call], Grid]) -> Command:
-    """Make a command that saves what a function draws."""
+    """Make a command that saves the images that a function draws."""
 
     def save(call: Call, output: Annotated[Path, Output] = Path(name)) -> int:
         check_output(output)
@@ -53,7 +53,7 @@ def save_projections(
     styles: Annotated[Path | None, Styles] = None,
     output: Annotated[Path, Output] = Path("projections.png"),
 ) -> int:
-    """Save images, below each what its style gives, and the styles."""
+    """Save the images, each with the image of its style below it, and the styles."""
     if styles is not None and styles.suffix != ".npy":
         raise UsageError(f"styles {styles}: should end in .npy")
     check_output(output)

@@ -1,4 +1,4 @@
-"""Commands that train, and those that say what a recipe does before it is trained."""
+"""Commands that train, and commands that show a recipe or its program before it is trained."""
 
 import logging
 from typing import Annotated
@@ -15,11 +15,11 @@ from genjax.planning.compile import compile_step, to_text
 from genjax.run.recipe import Recipe, recipe_paths, recipe_summary, to_json
 from genjax.training.loop import resume, train
 
-Top = tyro.conf.arg(help="How many operations.")
+Top = tyro.conf.arg(help="Number of operations to print.")
 
 
-def say_end(call: Call) -> int:
-    """Train beside the other processes that there may be, of which the first says how it ended."""
+def print_outcome(call: Call) -> int:
+    """Train together with the other processes, if any; the first one prints how it ended."""
     join()
     if not is_first():
         logging.getLogger("genjax").handlers[0].setLevel(logging.ERROR)
@@ -38,16 +38,16 @@ def say_end(call: Call) -> int:
     return 0
 
 
-def say_program(call: Call) -> int:
-    """Compile a step, and print what it needs."""
-    if call.keywords["topology"] is not None:  # to compile for TPUs, not to look for some
+def print_program(call: Call) -> int:
+    """Compile a step, and print the memory and time that it needs."""
+    if call.keywords["topology"] is not None:  # or jax would look for TPUs on this machine
         jax.config.update("jax_platforms", "cpu")
     print(to_text(call.keywords["recipe"], call()))
     return 0
 
 
-def say_profile(call: Call, top: Annotated[int, Top] = 20) -> int:
-    """Profile steps, and print the operations that take longest."""
+def print_profile(call: Call, top: Annotated[int, Top] = 20) -> int:
+    """Profile steps, and print the operations that take the longest."""
     from genjax.bench import profile
 
     print(profile.to_text(call(), top))
@@ -61,19 +61,19 @@ def list_all() -> str:
     return "\n".join(["recipes", *recipes, "families", *families])
 
 
-COMMANDS = {"resume": command(resume, say_end), "list": command(list_all)}
-# Their recipe comes first, for it decides which options there are.
+COMMANDS = {"resume": command(resume, print_outcome), "list": command(list_all)}
+# Commands whose first argument is a recipe, because it decides which options there are.
 RECIPE_COMMANDS = ("train", "show", "compile", "profile")
 
 
 def recipe_command(name: str, recipe: Recipe) -> Command:
     """Return one of `RECIPE_COMMANDS`, whose defaults are those of a recipe."""
     if name == "train":
-        return command(train, say_end, recipe=recipe)
+        return command(train, print_outcome, recipe=recipe)
     if name == "show":
         return command(to_json, recipe=recipe)
     if name == "compile":
-        return command(compile_step, say_program, recipe=recipe)
-    from genjax.bench.profile import profile  # nothing else should wait for the benchmarks
+        return command(compile_step, print_program, recipe=recipe)
+    from genjax.bench.profile import profile  # slow to import, so only when asked for
 
-    return command(profile, say_profile, recipe=recipe)
+    return command(profile, print_profile, recipe=recipe)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from genjax.data.processes import gathered
+from genjax.data.processes import all_gather
 from genjax.data.sources import BrokenImage, DataOptions, Example, Source
 from genjax.types import Batch, UsageError
 
@@ -228,7 +228,7 @@ def open_batches(
     if len(source) * np.prod(source.spec.shape) > options.resident_gib * GIB:
         return Streamed(source, batch_size, seed, skip_broken)
     images, labels, broken = read_all(source, _share(len(source)))
-    counts = gathered(np.array([len(images), len(broken)]))
+    counts = all_gather(np.array([len(images), len(broken)]))
     read, failed = counts.sum(axis=0)
     if failed and not skip_broken:
         some = "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
@@ -250,5 +250,5 @@ def _exchange(own: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return own
     padded = np.zeros((counts.max(), *own.shape[1:]), own.dtype)
     padded[: len(own)] = own
-    parts = gathered(padded)
+    parts = all_gather(padded)
     return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])

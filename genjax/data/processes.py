@@ -101,7 +101,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def wait(name: str) -> None:
+def barrier(name: str) -> None:
     """Wait until every process has called this; `name` identifies the place in the code."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
@@ -111,20 +111,20 @@ def wait(name: str) -> None:
 def first_before_others(name: str) -> Iterator[None]:
     """Let the first process run this context alone, and the others after it has left it."""
     if not is_first():
-        wait(name)
+        barrier(name)
     yield
     if is_first():
-        wait(name)
+        barrier(name)
 
 
-def gathered(values: np.ndarray) -> np.ndarray:
+def all_gather(values: np.ndarray) -> np.ndarray:
     """Gather every process's `values`, of one shape, on all processes: [processes, ...]."""
     if jax.process_count() == 1:
         return np.asarray(values)[None]
     return np.asarray(multihost_utils.process_allgather(values))
 
 
-def by_first(work: Callable[[], T]) -> T:
+def run_on_first(work: Callable[[], T]) -> T:
     """Call `work` on the first process, and return its result, a JSON value, on all of them.
 
     Raises:
@@ -139,8 +139,8 @@ def by_first(work: Callable[[], T]) -> T:
         except UsageError as error:
             told["error"] = str(error)
     text = np.frombuffer(json.dumps(told).encode(), np.uint8)
-    (length, *_) = gathered(np.array(len(text)))
-    told = json.loads(gathered(np.resize(text, length))[0].tobytes())
+    (length, *_) = all_gather(np.array(len(text)))
+    told = json.loads(all_gather(np.resize(text, length))[0].tobytes())
     if "error" in told:
         raise UsageError(told["error"])
     return told["value"]

@@ -1,4 +1,4 @@
-"""Runs of any family side by side, by their latest evaluations."""
+"""Comparison of runs of any family by their latest evaluations."""
 
 import base64
 import csv
@@ -19,11 +19,11 @@ from genjax.run.records import read_records
 from genjax.run.states import abstract_state
 from genjax.types import UsageError
 
-# What evaluations have to agree in. The rest of a protocol, such as the temperature of samples or
-# the importance samples of a bound, belongs to the model and stands in the table.
+# The parts of a protocol that must be equal for a comparison; and those that may differ, because
+# they belong to the model, and are rows of the table.
 SHARED = ("data", "split", "images", "shape", "resized", "samples", "extractor", "seed")
 OWN = ("temperature", "truncation", "truncation_cutoff", "importance_samples")
-# What `evaluate` leaves in a run's folder of figures.
+# The figures that `evaluate` writes, and their captions.
 FIGURES = {
     "samples": "Samples",
     "interpolations": "Paths in latent space",
@@ -32,12 +32,12 @@ FIGURES = {
 
 
 class Comparison(NamedTuple):
-    """A table.
+    """A table with a column for each run.
 
     Attributes:
-        runs: Names of the columns.
-        rows: For each quantity a text for each run, empty where it has none.
-        protocol: What all evaluations agree in.
+        runs: Names of the runs.
+        rows: For each quantity, a text for each run, which is empty if the run has none.
+        protocol: The parts of the protocol that all evaluations share.
     """
 
     runs: list[str]
@@ -46,14 +46,14 @@ class Comparison(NamedTuple):
 
 
 def compare(runs: Positional[Sequence[str | Path]]) -> Comparison:
-    """Put runs of any family side by side, by their latest evaluations, of one protocol.
+    """Compare runs of any family by their latest evaluations, which must have the same protocol.
 
     Args:
         runs: Run folders, each with an `evaluations.jsonl` of `genjax evaluate`.
 
     Raises:
-        UsageError: No run there, none evaluated, or evaluations by unlike protocols; the message
-            names the difference.
+        UsageError: A folder has no run or no evaluation, or protocols differ; the message names the
+            difference.
     """
     if not runs:
         raise UsageError("no runs: wanted the folders of one or more")
@@ -90,7 +90,7 @@ def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:
 
 
 def _column(folder: RunFolder) -> dict[str, str]:
-    """What the run folder itself says."""
+    """Return the rows of a run that do not come from its evaluation."""
     recipe, spec, _ = folder.read_config()
     state = abstract_state(recipe, spec)
     players = (getattr(state, field.name) for field in dataclasses.fields(state))
@@ -108,7 +108,7 @@ def _column(folder: RunFolder) -> dict[str, str]:
 
 
 def _metric_texts(metrics: dict[str, float]) -> dict[str, str]:
-    """`0.123 +- 0.004` for a metric and its error."""
+    """Format each metric, with its error if it has one: `0.123 +- 0.004`."""
     texts = {}
     for name, value in metrics.items():
         if name.endswith("_error"):
@@ -120,7 +120,7 @@ def _metric_texts(metrics: dict[str, float]) -> dict[str, str]:
 
 
 def to_text(comparison: Comparison) -> str:
-    """Aligned columns, for a terminal."""
+    """Format the table for a terminal, in aligned columns."""
     table = [["", *comparison.runs], *([name, *row] for name, row in comparison.rows.items())]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
@@ -131,7 +131,7 @@ def to_text(comparison: Comparison) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line for each run."""
+    """Format the table as CSV, a line for each run."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["run", *comparison.rows])
@@ -141,7 +141,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_html(comparison: Comparison, runs: Sequence[str | Path]) -> str:
-    """A page that needs nothing else: the table, and the figures and curves of each run."""
+    """Format the table, and the figures and curves of each run, as a self-contained HTML page."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:
         return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)

@@ -1,4 +1,4 @@
-"""How good a trained model is: its samples, and how likely it finds images that it has not seen."""
+"""Evaluation of a trained model: the quality of its samples, and the likelihood of test images."""
 
 import dataclasses
 import functools
@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
-from genjax.evaluation.extractor import ExtractorKind, extractor_of, weights_path
+from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
 from genjax.evaluation.fidelity import fidelity
 from genjax.figures.grid import grid, to_png
-from genjax.figures.latents import CHUNK, encoder, in_chunks, paths
+from genjax.figures.latents import CHUNK, encoder, paths, split_into_chunks
 from genjax.figures.sample import SampleOptions, sample_options, sample_state
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
@@ -37,14 +37,14 @@ from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# The fewest samples that a covariance and five neighbours are taken of.
-FEWEST = 10
-# Of each sign of health so many are told, the worst first.
-HEALTH = 10
-# Of the figures: samples, and paths with their images.
-SAMPLES, PATHS, STEPS = 64, 6, 10
-# Pairs of styles of which path lengths are measured, at most.
-MOST_PAIRS = 2000
+# The least number of samples, for a covariance and five neighbours.
+MIN_SAMPLES = 10
+# The number of values reported for each sign of health, the worst first.
+MAX_HEALTH_VALUES = 10
+# Numbers of samples, of paths, and of images on a path in the figures.
+FIGURE_SAMPLES, FIGURE_PATHS, FIGURE_STEPS = 64, 6, 10
+# The largest number of pairs of styles for perceptual path lengths.
+MAX_PATH_PAIRS = 2000
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,22 +57,24 @@ def _evaluator(recipe: Recipe, samples: int | None) -> Callable[..., Likelihood]
 def likelihoods(
     recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int | None = None
 ) -> Likelihood:
-    """The likelihood of images under a state, some at a time.
+    """Compute the likelihood of images under a state, in nats, a chunk at a time.
 
     Args:
-        recipe: Of a family that has an `evaluate`.
+        recipe: The recipe of the state, of a family that has an `evaluate`.
         state: The state.
         batch: Images uint8 [N, H, W, C] and labels [N].
-        key: Of all draws.
+        key: Key of all draws.
         samples: Importance samples for each image; None for as many as training takes.
 
     Returns:
-        Numpy arrays, [N].
+        The likelihood, as NumPy arrays [N].
     """
     evaluator = _evaluator(recipe, samples)
     quiet = not samples or not sys.stderr.isatty()
     parts = []
-    chunks = tqdm(in_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet)
+    chunks = tqdm(
+        split_into_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet
+    )
     for i, some in enumerate(chunks):
         parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
@@ -85,19 +87,19 @@ def _health(recipe: Recipe) -> Callable[[State, Batch], dict[str, jax.Array]]:
 
 
 def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
-    """Signs of numerical trouble, the largest the worst, measured on the first 100 images.
+    """Measure signs of numerical trouble on the first 100 images; the largest values are the worst.
 
-    Empty for a family that knows none.
+    The result is empty for a family that has no such signs.
     """
     if recipe.functions.health is None:
         return {}
-    return jax.device_get(_health(recipe)(state, in_chunks(batch)[0]))
+    return jax.device_get(_health(recipe)(state, split_into_chunks(batch)[0]))
 
 
 def _likelihood(
     recipe: Recipe, state: State, batch: Batch, seed: int, samples: int
 ) -> dict[str, float]:
-    """Return means over the images, with their standard errors; see `evaluate`."""
+    """Return the metrics of likelihoods, means over images with standard errors; see `evaluate`."""
     key = jax.random.split(jax.random.key(seed))[1]
     metrics: dict[str, float] = {}
     for name, values in likelihoods(recipe, state, batch, key, samples)._asdict().items():
@@ -109,13 +111,13 @@ def _likelihood(
         metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
     if "elbo" in metrics and recipe.functions.encode is not None:
         encode = encoder(recipe)
-        means = jnp.concatenate([encode(state, some, key) for some in in_chunks(batch)])
+        means = jnp.concatenate([encode(state, some, key) for some in split_into_chunks(batch)])
         metrics["active_units"] = int(active_units(means))
     return metrics
 
 
 def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
-    """What a comparison has to agree in, whatever is measured."""
+    """Return the part of the protocol that does not depend on what is measured."""
     options = recipe.data_options
     names = ("likelihood", "binarization", "bits", "dequantization")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
@@ -139,7 +141,7 @@ def _fidelity(
     test: Batch,
     seed: int,
 ) -> tuple[dict[str, float], dict[str, Image.Image]]:
-    """Return metrics of `n` samples beside the test images, and figures of what was seen."""
+    """Compare `n` samples with the test images; return metrics and figures."""
     options, key = recipe.data_options, jax.random.key(seed)
     sample_key, path_key = jax.random.split(key)[0], jax.random.fold_in(key, 0)
     samples = sample_state(recipe, state, sample_key, n, sampling)
@@ -151,10 +153,10 @@ def _fidelity(
     metrics = found.metrics
     if recipe.functions.style is not None:
         crop = functools.partial(without_border, options=options)
-        pairs = min(n, MOST_PAIRS)
+        pairs = min(n, MAX_PATH_PAIRS)
         metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
     rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
-    return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:SAMPLES])}
+    return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
 def evaluate(
@@ -169,40 +171,44 @@ def evaluate(
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Measure how good samples are, and how likely the images of the run's `test_split`.
+    """Measure the quality of samples, and the likelihood of images of the run's `test_split`.
 
-    Without a `test_split` it is the images that were trained on; the protocol says so.
+    Without a `test_split` the training images take its place; the protocol says so.
 
     Args:
         run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` become
             those of this evaluation: samples, paths, and samples beside their nearest training
             images.
-        n: Samples that are compared with images of the test split.
+        n: Number of samples that are compared with images of the test split.
         samples: Importance samples for the likelihood of each image: of the latents (vae), or of
-            the noise within gray levels (glow). None: as is usual, 5000 and 1.
-        seed: Of all draws.
+            the noise within gray levels (glow). None: the usual number, 5000 and 1.
+        seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
-        temperature: Of the samples; see `genjax sample`.
-        truncation: Of the samples; see `genjax sample`.
-        truncation_cutoff: Of the samples; see `genjax sample`.
+        temperature: Temperature of the samples; see `genjax sample`.
+        truncation: Truncation of the samples; see `genjax sample`.
+        truncation_cutoff: Number of truncated layers; see `genjax sample`.
         extractor: The feature net: a classifier of the data set, trained when it is first asked
             for, or Inception, by which FID is defined. None: a classifier, if data have classes.
-        weights: inception: a .pth or .safetensors. None: the published file in the cache folder.
+        weights: File with Inception's weights, a .pth or .safetensors. None: the published file in
+            the cache folder.
 
     Returns:
-        `metrics`: those of `fidelity`, where there is a feature net, of images without their
-        `border`, and with styles `perceptual_path_length`; with a likelihood `nll` in nats an image
-        and `bits_per_dim`, of whole images, each with `..._error`, the standard error of the mean;
-        where `nll` is a bound, also the `elbo` and `active_units`. `protocol`: what a comparison
-        has to agree in. `health`: signs of numerical trouble, the largest of each the worst.
+        A dict of:
+        `metrics`: with a feature net, those of `fidelity`, of images without their `border`; for a
+        family with styles also `perceptual_path_length`. For a family with a likelihood `nll`, in
+        nats an image, and `bits_per_dim`, of whole images, each with its standard error as
+        `..._error`; if `nll` is a bound, also `elbo` and `active_units`.
+        `protocol`: how they were measured; compare only evaluations of the same protocol.
+        `health`: signs of numerical trouble, the largest values of each.
+        `step` and `seconds`: the step of the checkpoint, and the time taken.
 
     Raises:
-        UsageError: No run there, no such good checkpoint or weights, or impossible numbers.
+        UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
     folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
     importance_samples = recipe.functions.importance_samples if samples is None else samples
-    for name, value, least in (("n", n, FEWEST), ("samples", importance_samples, 1)):
+    for name, value, least in (("n", n, MIN_SAMPLES), ("samples", importance_samples, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
@@ -219,7 +225,7 @@ def evaluate(
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
         bare = dataclasses.replace(recipe.data_options, border=0)
-        net, protocol["extractor"] = extractor_of(extractor, recipe.data, bare, weights)
+        net, protocol["extractor"] = create_extractor(extractor, recipe.data, bare, weights)
         protocol |= {"samples": n, **how}
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
     if recipe.functions.evaluate is not None:
@@ -240,16 +246,16 @@ def evaluate(
 
 def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> Image.Image:
     """Draw paths in latent space, between the first test images where there is an encoder."""
-    count = min(PATHS, len(test.images) // 2)
+    count = min(FIGURE_PATHS, len(test.images) // 2)
     ends = Batch(*(array[: 2 * count] for array in test))
     key = jax.random.key(seed)
-    return _in_rows(paths(recipe, state, ends, count, STEPS, "spherical", key))
+    return _in_rows(paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key))
 
 
 def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Return the `HEALTH` largest of each sign of numerical trouble, the worst first."""
+    """Return the `MAX_HEALTH_VALUES` largest of each sign of numerical trouble, the worst first."""
     return {
-        name: np.sort(np.atleast_1d(values))[::-1][:HEALTH].tolist()
+        name: np.sort(np.atleast_1d(values))[::-1][:MAX_HEALTH_VALUES].tolist()
         for name, values in signs.items()
     }
 
@@ -265,18 +271,22 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
 
 
 def _in_rows(images: np.ndarray) -> Image.Image:
-    """A grid of images [rows, columns, H, W, C]."""
+    """Arrange images [rows, columns, H, W, C] in a grid."""
     return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
 
 
 def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
-    """Images [N, H, W, C] as they were before `options.border` was added."""
+    """Cut `options.border` off images [N, H, W, C]."""
     inside = slice(options.border, -options.border or None)
     return images[:, inside, inside]
 
 
 def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
-    """Every image of a split, which have to be of the run's shape."""
+    """Read every image of a split.
+
+    Raises:
+        UsageError: The images do not have the shape of the run, `spec`.
+    """
     source = open_source(recipe.data, options)
     if source.spec != spec:
         raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")

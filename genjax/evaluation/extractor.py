@@ -1,4 +1,7 @@
-"""Feature nets: a classifier of the data set, trained when it is first asked for, or Inception."""
+"""The choice of a feature net: Inception, or a classifier of the data set.
+
+The classifier is trained when it is first asked for, and kept in the cache folder.
+"""
 
 import dataclasses
 import hashlib
@@ -26,27 +29,32 @@ ExtractorKind = Literal["classifier", "inception"]
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: `$XDG_CACHE_HOME/genjax`, or `~/.cache/genjax`."""
+    """Return the folder for files that can be made again.
+
+    It is `$XDG_CACHE_HOME/genjax` or, if the variable is not set, `~/.cache/genjax`.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax"
 
 
-def extractor_of(
+def create_extractor(
     kind: ExtractorKind, data: str, options: DataOptions, weights: str | Path | None = None
 ) -> tuple[FeatureNet, dict[str, Any]]:
-    """A feature net for images of a data set, and its identity for a protocol.
+    """Create a feature net for images of a data set, and its identity for a protocol.
 
     Args:
-        kind: `classifier`, of the data set itself, or `inception`, which FID is defined by.
-        data: As `open_source` takes it.
-        options: How it is read, without its border.
-        weights: Of Inception, a file that `read_arrays` reads. None: the published one, in the
+        kind: `classifier`, of the data set itself, or `inception`, by which FID is defined.
+        data: The data set, as `open_source` takes it.
+        options: How the data are read, without a border.
+        weights: File with Inception's weights, for `read_arrays`. None: the published one, in the
             cache folder.
 
     Returns:
-        The feature net, and its `kind`, `sha256`, and how it learned or sees.
+        The feature net, and its identity: `kind`, `sha256` of its weights, and its accuracy or
+        resizer.
 
     Raises:
-        UsageError: No such data, data without classes for a classifier, or no such weights.
+        UsageError: The data do not exist, have no classes for a classifier, or there are no such
+            weights.
     """
     path = weights_path(kind, weights)
     if path is not None:
@@ -59,10 +67,10 @@ def extractor_of(
 
 
 def weights_path(kind: ExtractorKind | None, weights: str | Path | None) -> Path | None:
-    """Where Inception's weights are; None for a classifier, which has its own, or for no extractor.
+    """Return the path of Inception's weights; None if `kind` is not `inception`.
 
     Raises:
-        UsageError: They are not there, or weights are given to another than Inception.
+        UsageError: The file does not exist, or `weights` are given but `kind` is not `inception`.
     """
     if kind != "inception":
         if weights is not None:
@@ -87,7 +95,10 @@ def _inception(path: Path) -> tuple[FeatureNet, dict[str, Any]]:
 
 
 def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, Any]]:
-    """The classifier of a data set: it trains on `split`, its accuracy is on `test_split`."""
+    """Load or train the classifier of a data set; return it and its identity.
+
+    It is trained on `split`; its accuracy is measured on `test_split`.
+    """
     source = open_source(data, options)
     settings = {
         "data": data,

@@ -1,4 +1,4 @@
-"""How good samples are beside held-out images: fidelity, diversity, classes, sharpness, copies."""
+"""Metrics of samples against held-out images: fidelity, diversity, classes, sharpness, copies."""
 
 from typing import NamedTuple
 
@@ -12,21 +12,22 @@ from genjax.metrics.neighbours import prdc
 from genjax.metrics.sharpness import sharpness
 from genjax.types import Batch
 
+# Number of parts of the samples, each with an Inception Score.
 SPLITS = 10
 
-# Of the figure of neighbours.
+# Rows of the figure of neighbours, and training images in each.
 SUSPECTS, NEIGHBOURS = 8, 7
 
 Metrics = dict[str, float]
 
 
 class Fidelity(NamedTuple):
-    """What the features say of samples.
+    """Metrics of samples, and the samples that may be copies.
 
     Attributes:
-        metrics: See `fidelity`.
-        suspects: The samples that lie nearest to an image that was trained on, [8].
-        neighbours: The training images nearest to each of these, nearest first, [8, 7].
+        metrics: The metrics; see `fidelity`.
+        suspects: Indices of the samples that lie nearest to a training image, [8].
+        neighbours: Indices of the training images nearest to each of them, nearest first, [8, 7].
     """
 
     metrics: Metrics
@@ -37,24 +38,28 @@ class Fidelity(NamedTuple):
 def fidelity(
     extractor: FeatureNet, samples: np.ndarray, test: Batch, train: np.ndarray, seed: int
 ) -> Fidelity:
-    """All that an extractor's features say of samples.
+    """Compute all metrics that compare samples with images in an extractor's features.
 
     Args:
         extractor: The feature net.
-        samples: uint8 [N, H, W, C].
+        samples: The samples, uint8 [N, H, W, C].
         test: Held-out images uint8 [M, H, W, C] and their labels [M].
-        train: Images that were trained on, uint8 [K, H, W, C].
-        seed: Of subsets and resamplings.
+        train: Training images, uint8 [K, H, W, C].
+        seed: Seed of subsets and resamplings.
 
     Returns:
-        What to look at, and the metrics, each but the counts of classes with its standard error as
-        `..._error`. `frechet_distance` and `kernel_distance`, and with `..._floor` that of as many
-        training images in the samples' place. `precision`, `recall`, `density`, `coverage`.
-        `inception_score`, by the extractor, with its error over ten splits; `classes`, how many the
-        samples have, and `class_kl` of their shares to those of the test images. `diversity`, the
-        mean distance of two samples' features, and `sharpness`, both as shares of those of the test
-        images. `memorization`: the mean distance of samples to the nearest training image over that
-        of the test images; far below 1 the samples are copies.
+        Possible copies, and the metrics below. All but `classes`, `class_kl` and the floors have
+        their standard error as `..._error`.
+        `frechet_distance`, `kernel_distance`: distances from samples to test images; `..._floor` is
+        the distance of as many training images instead of samples.
+        `precision`, `recall`, `density`, `coverage`: see `metrics.neighbours`.
+        `inception_score`: by the extractor, with its error over ten splits.
+        `classes`, `class_kl`: the number of classes of the samples, and the KL divergence of their
+        frequencies from those of the test images, in nats.
+        `diversity`, `sharpness`: the mean distance of two samples' features, and the variance of
+        the Laplacian, both divided by those of the test images.
+        `memorization`: the mean distance of samples to the nearest training image, divided by that
+        of test images; far below 1 the samples are copies.
     """
     held_out = np.asarray(test.images)
     fake, fake_logits = extractor(samples)
@@ -92,14 +97,14 @@ def fidelity(
 
 
 def _gaps(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The distance of each example to a random other one."""
+    """Return the distance of each example [N, D] to a random other one, [N]."""
     order = rng.permutation(len(features))
     gaps: np.ndarray = np.linalg.norm(features[order] - features[np.roll(order, 1)], axis=1)
     return gaps
 
 
 def _ratio(name: str, values: np.ndarray, reference: np.ndarray) -> Metrics:
-    """The mean of values over that of the reference, and its standard error."""
+    """Return the ratio of two means, values over reference, and its standard error."""
     ratio = values.mean() / reference.mean()
     errors = [x.std() / x.mean() / len(x) ** 0.5 for x in (values, reference)]
     return {name: float(ratio), f"{name}_error": float(ratio * np.hypot(*errors))}

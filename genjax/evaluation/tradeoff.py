@@ -1,4 +1,4 @@
-"""Fidelity against diversity, as samples are drawn closer to the middle of the latents."""
+"""Fidelity against diversity of samples, over truncations or temperatures."""
 
 import csv
 import dataclasses
@@ -14,9 +14,9 @@ import numpy as np
 from genjax.data.batches import read_all
 from genjax.data.sources import open_source
 from genjax.evaluation.evaluate import without_border
-from genjax.evaluation.extractor import ExtractorKind, extractor_of
+from genjax.evaluation.extractor import ExtractorKind, create_extractor
 from genjax.evaluation.fidelity import SPLITS
-from genjax.figures.sample import sample_options, sample_state, takes
+from genjax.figures.sample import accepts, sample_options, sample_state
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.neighbours import prdc
@@ -47,30 +47,30 @@ def tradeoff(
     See Brock et al. 2019, figure 17.
 
     Args:
-        run: The run folder, of a family with one of the two.
+        run: The run folder, of a family with truncation or temperature.
         values: Truncations or temperatures.
-        n: Samples for each value, and test images that they are compared with.
-        seed: Of the latents.
+        n: Number of samples for each value, and of test images to compare them with.
+        seed: Seed of the latents.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         extractor: The feature net; see `genjax evaluate`.
-        weights: Of Inception; see `genjax evaluate`.
+        weights: File with Inception's weights; see `genjax evaluate`.
 
     Returns:
-        For each value a row: `truncation` or `temperature`, `frechet_distance`, `inception_score`,
+        A row for each value: `truncation` or `temperature`, `frechet_distance`, `inception_score`,
         `precision`, `recall`, `density`, `coverage`.
 
     Raises:
-        UsageError: No run there, a family with neither, or impossible numbers.
+        UsageError: There is no run, its family has neither, or a number is impossible.
     """
     recipe, state, step = load_state(run, checkpoint)
-    names = [name for name in OPTIONS if takes(recipe.functions, name)]
+    names = [name for name in OPTIONS if accepts(recipe.functions, name)]
     if not names:
         raise UsageError(f"family {recipe.family!r} has no truncation and no temperature")
     if n < SPLITS or not values:
         raise UsageError(f"n = {n}, values = {values}: should be at least {SPLITS}, and one value")
     options = recipe.data_options
     bare = dataclasses.replace(options, border=0)
-    net, _ = extractor_of(extractor, recipe.data, bare, weights)
+    net, _ = create_extractor(extractor, recipe.data, bare, weights)
     test, _, _ = read_all(open_source(recipe.data, options.for_test))
     real, _ = net(without_border(test[:n], options))
     moments = Moments.of(real)
@@ -93,7 +93,7 @@ def tradeoff(
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """A line for each value."""
+    """Format the rows as CSV, a line for each value."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -102,7 +102,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_figure(rows: Sequence[Row]) -> bytes:
-    """Precision over recall, and Inception Score over Frechet distance, as the bytes of a PNG."""
+    """Plot precision over recall, and Inception Score over Frechet distance, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

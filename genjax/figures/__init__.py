@@ -1,1 +1,1 @@
-"""What is drawn from a trained model."""
+"""Figures of a trained model: samples, paths in latent space, styles; and of a data set."""

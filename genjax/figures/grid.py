@@ -1,4 +1,4 @@
-"""Grids of images, as PNG, or as text for a terminal."""
+"""Grids of images, as PNG, as GIF, or as text for a terminal."""
 
 import io
 import math
@@ -7,19 +7,21 @@ import jax
 import numpy as np
 from PIL import Image
 
-# Small images are enlarged by a whole factor until the grid is about this wide.
+# Width of a grid in pixels: small images are enlarged by a whole factor to come near it.
 WIDTH = 800
+# Width of a terminal in characters, and characters from dark to bright.
 TEXT_WIDTH = 80
 SHADES = " .:-=+*#%@"
+# Width in pixels and gray level of the lines between images.
 GAP, GAP_GRAY = 1, 96
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
-    """Images in rows, left to right.
+    """Arrange images in rows, left to right.
 
     Args:
         images: uint8 [N, H, W, C], C 1 or 3.
-        columns: None for a grid as square as it goes.
+        columns: Images in a row. None: the square root of N, rounded up.
     """
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
@@ -33,15 +35,15 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
 
 
 def in_pairs(images: np.ndarray, copies: np.ndarray, columns: int) -> np.ndarray:
-    """Rows of images, and below each the row of their copies, for a `grid` of so many columns.
+    """Order images and copies for a `grid` with each copy below its image.
 
     Args:
         images: uint8 [N, H, W, C].
-        copies: Of the same shape.
+        copies: uint8 [N, H, W, C].
         columns: Images in a row; the last row is filled up with black.
 
     Returns:
-        uint8, [2 * rows * columns, H, W, C].
+        uint8 [2 * rows * columns, H, W, C], a row of images and a row of copies in alternation.
     """
     shape = images.shape[1:]
     filler = np.zeros((-len(images) % columns, *shape), images.dtype)
@@ -52,7 +54,7 @@ def in_pairs(images: np.ndarray, copies: np.ndarray, columns: int) -> np.ndarray
 
 
 def to_gif(frames: list[Image.Image], milliseconds: int = 80) -> bytes:
-    """The frames there and back, over and over, as the bytes of an animated GIF."""
+    """Encode the frames as a GIF that plays them forward and backward in an endless loop."""
     first, *rest = frames + frames[-2:0:-1]
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0)
@@ -60,27 +62,27 @@ def to_gif(frames: list[Image.Image], milliseconds: int = 80) -> bytes:
 
 
 def to_png(image: Image.Image) -> bytes:
-    """The image as the bytes of a PNG file."""
+    """Encode the image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
-    """Images in [-1, 1] as uint8, rounded to the nearest level."""
+    """Convert images in [-1, 1] to uint8, rounded to the nearest level."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def as_text(images: np.ndarray, rows: int = 2) -> str:
-    """A few images as characters, dark to bright, for a terminal of 80 columns.
+    """Draw a few images with characters, for a terminal of 80 columns.
 
     Args:
-        images: uint8 [N, H, W, C]; as many are shown as fit in `rows`.
+        images: uint8 [N, H, W, C]; the first ones are shown, as many as fit in `rows`.
         rows: Rows of images.
     """
     height, width = images.shape[1:3]
     shown_width = min(width, 38)
-    # A character is about twice as high as wide.
+    # A character is about twice as high as it is wide.
     size = (shown_width, max(1, round(height * shown_width / width / 2)))
     columns = TEXT_WIDTH // (shown_width + 1)
     lines = []

@@ -1,4 +1,4 @@
-"""What a data set holds."""
+"""A report on a data set: its images, sizes, classes and broken files."""
 
 import collections
 import dataclasses
@@ -13,8 +13,9 @@ from genjax.data.sources import BrokenImage, DataOptions, FileSource, ManySizes,
 from genjax.figures.sample import check_output, save_images
 from genjax.run.options import Flat, Output
 
+# Images in the grid.
 GRID_IMAGES = 64
-# Images of many sizes are brought to this one for the grid.
+# The size to which images are resized for the grid if they have several sizes.
 GRID_SIZE = 64
 
 
@@ -27,14 +28,14 @@ def inspect(
 
     Args:
         data: digits, tfds:NAME, folder:PATH, or the path of a .zip.
-        options: How it is read; broken images are reported, whatever `on_broken` says.
-        output: Where the grid of its first images goes, a .png.
+        options: How the data are read; broken images are reported, whatever `on_broken` is.
+        output: The .png file for the grid of the first images.
 
     Returns:
-        Count, sizes, channels, classes with their counts, and each broken file, line by line.
+        Lines with the number of images, their sizes, channels, classes, and each broken file.
 
     Raises:
-        UsageError: No such data, or an output that cannot be.
+        UsageError: The data do not exist, or `output` cannot be written.
     """
     check_output(output)
     note = ""
@@ -78,6 +79,6 @@ def inspect(
 
 
 def _counts(counter: collections.Counter[str], most: int = 12) -> str:
-    """The most common entries with their counts."""
+    """List the most common entries with their counts."""
     text = ", ".join(f"{name} ({count:,})" for name, count in counter.most_common(most))
     return text + (f", and {len(counter) - most} more" if len(counter) > most else "")

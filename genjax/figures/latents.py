@@ -13,35 +13,35 @@ from jax.scipy.special import ndtri
 from genjax.data.batches import read_batch
 from genjax.data.sources import Source, open_source
 from genjax.figures.grid import to_uint8
-from genjax.figures.sample import in_calls, labels_in_turn, style_functions
+from genjax.figures.sample import cyclic_labels, map_in_chunks, style_functions
 from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
 
 PathKind = Literal["spherical", "linear", "style"]
-# Images in one call.
+# Number of images in one call.
 CHUNK = 100
-# Images whose posterior means say which latents are the most active.
-ENOUGH = 100
-# Images from which the means of classes are taken.
-MANY = 2000
+# Number of images whose encodings decide which latents are the most active.
+ACTIVITY_IMAGES = 100
+# Number of images from which the mean latents of classes are computed.
+CLASS_MEAN_IMAGES = 2000
 
 
 @functools.lru_cache(maxsize=8)
 def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
-    """The family's compiled `encode`.
+    """Return the family's compiled `encode`.
 
     Raises:
-        UsageError: It has none.
+        UsageError: The family has no encoder.
     """
     if recipe.functions.encode is None:
         raise UsageError(f"family {recipe.family!r} has no encoder; wanted a run of vae, glow")
     return jax.jit(functools.partial(recipe.functions.encode, recipe.model))
 
 
-def in_chunks(batch: Batch) -> list[Batch]:
-    """The batch in parts of `CHUNK` images."""
+def split_into_chunks(batch: Batch) -> list[Batch]:
+    """Split a batch into parts of at most `CHUNK` images."""
     starts = range(0, len(batch.images), CHUNK)
     return [Batch(*(array[start : start + CHUNK] for array in batch)) for start in starts]
 
@@ -56,16 +56,19 @@ def _decoder(recipe: Recipe) -> Callable[[State, jax.Array, jax.Array], jax.Arra
 def _decode(
     recipe: Recipe, state: State, latents: jax.Array, labels: np.ndarray | jax.Array
 ) -> np.ndarray:
-    """Latents [rows, columns, Z], labels [rows] to uint8 [rows, columns, H, W, C]."""
+    """Decode latents [rows, columns, Z] with labels [rows] to uint8 [rows, columns, H, W, C]."""
     rows, columns, size = latents.shape
     images = _decoder(recipe)(state, latents.reshape(-1, size), jnp.repeat(labels, columns))
     return to_uint8(images).reshape(rows, columns, *images.shape[1:])
 
 
 def held_out(recipe: Recipe, n: int, seed: int) -> Batch:
-    """`n` images of the test split, or without one of the training data.
+    """Read `n` random images of the test split, or of the training data if there is none.
 
-    Of one seed the first are the same for any `n`.
+    With the same seed, the first images are the same for any `n`.
+
+    Raises:
+        UsageError: `n` is below 1 or above the number of images.
     """
     source = open_source(recipe.data, recipe.data_options.for_test)
     if n < 1 or n > len(source):
@@ -74,28 +77,26 @@ def held_out(recipe: Recipe, n: int, seed: int) -> Batch:
 
 
 def _first_of(source: Source, most: int, seed: int) -> Batch:
-    """Images in the order of a seed, up to `most`."""
+    """Read the first `most` images, or all, in a random order that the seed determines."""
     return read_batch(source, np.random.default_rng(seed).permutation(len(source))[:most])
 
 
 def reconstruct(
     run: Run, n: Annotated[int, N] = 32, seed: int = 0, checkpoint: Checkpoint = "best"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw images of the test split, and what the model makes of each.
-
-    The decoder is given the encoder's mean.
+    """Encode and decode images of the test split; the decoder gets the encoder's mean.
 
     Args:
         run: The run folder, of a family with an encoder.
-        n: How many images of the test split (or, without one, of the training data).
-        seed: Which images.
+        n: Number of images, from the test split (or, without one, the training data).
+        seed: Seed of the choice of images.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         The images and their reconstructions, uint8 [n, H, W, C] each.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, no encoder, or an impossible `n`.
+        UsageError: There is no run, no such good checkpoint, no encoder, or `n` is impossible.
     """
     recipe, state, _ = load_state(run, checkpoint)
     encode = encoder(recipe)
@@ -105,23 +106,23 @@ def reconstruct(
 
 
 def linear(start: jax.Array, end: jax.Array, t: jax.Array) -> jax.Array:
-    """The straight line: [..., Z], [..., Z] and times [T] to [..., T, Z]."""
+    """Interpolate on a straight line: [..., Z], [..., Z] and times [T] to [..., T, Z]."""
     t = t.reshape(*[1] * (start.ndim - 1), -1, 1)
     return (1 - t) * start[..., None, :] + t * end[..., None, :]
 
 
 def spherical(start: jax.Array, end: jax.Array, t: jax.Array) -> jax.Array:
-    """The great circle, with a norm that goes evenly from one to the other (White 2016, section 2).
+    """Interpolate on a great circle, and the norm linearly (White 2016, section 2).
 
-    Where Gaussian latents are many, they lie near a sphere that the straight line cuts through.
+    Gaussian latents of many dimensions lie near a sphere; a straight line would leave it.
 
     Args:
-        start: [..., Z].
-        end: [..., Z].
+        start: Latents [..., Z].
+        end: Latents [..., Z].
         t: Times in [0, 1], [T].
 
     Returns:
-        [..., T, Z]; for parallel vectors, the straight line.
+        Latents [..., T, Z]; for parallel vectors, on the straight line.
     """
     norms = [jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (start, end)]
     units = [x / jnp.maximum(norm, 1e-12) for x, norm in zip((start, end), norms, strict=True)]
@@ -147,22 +148,22 @@ def interpolate(
 ) -> np.ndarray:
     """Draw images along paths in latent space.
 
-    Between the encodings of images of the test split, where the family has an encoder, else
-    between draws of the prior. A conditional model keeps the label of the path's first image.
+    The ends of a path are encodings of images of the test split or, in a family without an encoder,
+    draws of the prior. A conditional model keeps the label of the path's first image.
 
     Args:
         run: The run folder.
-        n: Paths, a row each.
-        steps: Images on each path, both ends included.
-        path: Along the sphere of the latents, or straight, or straight between styles.
-        seed: Of the ends.
+        n: Number of paths, a row each.
+        steps: Number of images on each path, including both ends.
+        path: A great circle of the latents, a straight line, or a straight line between styles.
+        seed: Seed of the ends.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, steps, H, W, C].
 
     Raises:
-        UsageError: No run there, no such good checkpoint, or an impossible `n` or `steps`.
+        UsageError: There is no run or no such good checkpoint, or `n` or `steps` is impossible.
     """
     if n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
@@ -183,10 +184,20 @@ def paths(
     path: PathKind,
     key: jax.Array,
 ) -> np.ndarray:
-    """What `interpolate` does, of a state; a family with an encoder takes its ends from images."""
+    """Draw images of a state along paths in latent space, uint8 [n, steps, H, W, C].
+
+    Args:
+        recipe: The recipe of the state.
+        state: The state.
+        images: Images [2 n, H, W, C] to encode as the ends, used in a family with an encoder.
+        n: Number of paths.
+        steps: Number of images on each path, including both ends.
+        path: See `interpolate`.
+        key: Key of all draws.
+    """
     if recipe.functions.encode is None:
         ends = jax.random.normal(key, (2 * n, getattr(recipe.model, "latent_size", 0)))
-        labels: np.ndarray | jax.Array = labels_in_turn(state, 2 * n)
+        labels: np.ndarray | jax.Array = cyclic_labels(state, 2 * n)
     else:
         assert images is not None
         ends, labels = encoder(recipe)(state, images, key), images.labels
@@ -205,13 +216,13 @@ def _style_paths(
     labels: np.ndarray | jax.Array,
     t: jax.Array,
 ) -> np.ndarray:
-    """Straight lines between the styles of latents, the first half of them to the second."""
+    """Draw images on straight lines between styles: of the first half of `ends` to the second."""
     style, synthesize = style_functions(recipe)
     labels = jnp.tile(jnp.asarray(labels[: len(ends) // 2]), 2)
     start, end = jnp.split(style(state, ends, labels), 2)
     t = t.reshape(1, -1, 1, 1)
     styles = (1 - t) * start[:, None] + t * end[:, None]
-    images = in_calls(
+    images = map_in_chunks(
         lambda some: to_uint8(synthesize(state, some)), styles.reshape(-1, *start.shape[1:])
     )
     return images.reshape(*styles.shape[:2], *images.shape[1:])
@@ -225,27 +236,27 @@ def traverse(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
-    """Draw a test image as its latents change one at a time, the most active first.
+    """Draw a test image with one latent changed at a time, the most active latents first.
 
     Args:
         run: The run folder, of a family with an encoder.
-        n: Latents, a row each.
-        steps: Values of each.
-        extent: From minus this to this, in standard deviations of the prior.
-        seed: Which image of the test split.
+        n: Number of latents, a row each.
+        steps: Number of values of each latent.
+        extent: The largest value, in standard deviations of the prior; the least is its negative.
+        seed: Seed of the choice of the test image.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, steps, H, W, C], a row for each latent.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, no encoder, or impossible numbers.
+        UsageError: There is no run, no such good checkpoint, no encoder, or a number is impossible.
     """
     recipe, state, _ = load_state(run, checkpoint)
     encode = encoder(recipe)
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2")
-    batch = held_out(recipe, ENOUGH, seed)
+    batch = held_out(recipe, ACTIVITY_IMAGES, seed)
     means = encode(state, batch, jax.random.key(seed))
     size = means.shape[1]
     if not 1 <= n <= size:
@@ -260,19 +271,19 @@ def traverse(
 def class_direction(
     latents: jax.Array, labels: np.ndarray, to: int, source: int | None = None
 ) -> jax.Array:
-    """From the mean of one class to that of another (Kingma and Dhariwal 2018, section 6).
+    """Compute the direction between the means of two classes (Kingma and Dhariwal 2018, section 6).
 
     Args:
-        latents: [N, Z].
-        labels: [N].
-        to: The class it leads to.
-        source: The class it leads from; None for all others.
+        latents: Latents of images, [N, Z].
+        labels: Their classes, [N].
+        to: The class that the direction leads to.
+        source: The class that it leads from; None for all other classes.
 
     Returns:
-        [Z].
+        The difference of the mean latents, [Z].
 
     Raises:
-        UsageError: No image of a class.
+        UsageError: No image is of one of the classes.
     """
     ends = labels == to, labels != to if source is None else labels == source
     for name, is_end in zip(("to", "from"), ends, strict=True):
@@ -293,25 +304,27 @@ def manipulate(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
-    """Move test images in latent space towards a class: along the difference of the means.
+    """Move test images in latent space towards a class.
+
+    They move along the difference of the classes' mean latents.
 
     Args:
         run: The run folder, of a family with an encoder, trained on data with classes.
         to: The class to move to.
-        source: The class to move from, which the images are of. None: the direction is away from
-            all other classes, and the images are of any.
-        n: Images, a row each.
-        steps: Images in a row.
-        extent: From minus this to this, in differences of the means.
-        seed: Which images.
+        source: The class of the images, to move from. None: away from all other classes, and the
+            images are of any class.
+        n: Number of images, a row each.
+        steps: Number of images in a row.
+        extent: The furthest move in differences of the means; a row begins at its negative.
+        seed: Seed of the choice of images.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, steps, H, W, C], a row for each image.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, no encoder, data without classes, no
-            image of a class, or impossible numbers.
+        UsageError: There is no run, no such good checkpoint, no encoder, no classes or no image of
+            a class, or a number is impossible.
     """
     recipe, state, _ = load_state(run, checkpoint)
     encode = encoder(recipe)
@@ -319,9 +332,11 @@ def manipulate(
         raise UsageError(f"{recipe.data} has no classes, so there is no direction to one")
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2")
-    batch = _first_of(open_source(recipe.data, recipe.data_options.for_test), MANY, seed)
+    batch = _first_of(
+        open_source(recipe.data, recipe.data_options.for_test), CLASS_MEAN_IMAGES, seed
+    )
     key = jax.random.key(seed)
-    latents = jnp.concatenate([encode(state, some, key) for some in in_chunks(batch)])
+    latents = jnp.concatenate([encode(state, some, key) for some in split_into_chunks(batch)])
     direction = class_direction(latents, np.asarray(batch.labels), to, source)
     is_shown = np.asarray(batch.labels == source) if source is not None else np.ones(len(latents))
     chosen = np.flatnonzero(is_shown)
@@ -334,18 +349,19 @@ def manipulate(
 def manifold(run: Run, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "best") -> np.ndarray:
     """Draw images over the plane of two latents (Kingma and Welling 2014, figure 4).
 
-    At the quantiles of the prior, so that equal areas of the figure are equally likely.
+    The latents are quantiles of the prior, so that equal areas of the figure are equally likely.
 
     Args:
         run: The run folder, of a model with two latents.
-        n: Values of each.
+        n: Number of values of each latent.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [n, n, H, W, C]; the first latent rises to the right, the second upwards.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, or another number of latents.
+        UsageError: There is no run or no such good checkpoint, or the model has other than two
+            latents.
     """
     if n < 2:
         raise UsageError(f"n = {n}: should be at least 2")

@@ -1,4 +1,4 @@
-"""Samples from a state, and from a run."""
+"""Samples of a state or a run, and files for them."""
 
 import functools
 import inspect
@@ -22,14 +22,13 @@ from genjax.types import Family, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# Images in one call; the first images of a seed are the same however many are asked for.
+# Number of images in one call.
 CHUNK = 64
-# Of a grid: its images, or a row for each class, if there are no more than so many.
+# Images of a grid; and images in a row if each row is a class, with the most classes to do so.
 GRID_IMAGES, ROW, MOST_ROWS = 64, 8, 20
 
 
-# How samples are drawn where that is not as in training, by name: temperature, truncation,
-# truncation_cutoff.
+# Options that change how samples are drawn: temperature, truncation, truncation_cutoff.
 SampleOptions = dict[str, Any]
 
 
@@ -46,25 +45,25 @@ def _preparer(recipe: Recipe) -> Callable[..., State]:
     return jax.jit(functools.partial(prepare, recipe.model))
 
 
-def takes(functions: Family, option: str) -> bool:
-    """Whether a family's samples can be drawn with `temperature`, or with `truncation`."""
+def accepts(functions: Family, option: str) -> bool:
+    """Return whether a family's `sample` has an option, such as `temperature`."""
     return option in inspect.signature(functions.sample).parameters
 
 
 def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
-    """Those of the values that are not None.
+    """Check options for `sample_state`, and return those that are not None.
 
     Raises:
-        UsageError: The family has no such option, or it is out of range.
+        UsageError: The family does not have an option, or its value is out of range.
     """
     options = {name: value for name, value in values.items() if value is not None}
     for name, value in options.items():
-        if not takes(recipe.functions, name):
-            having = [family for family, functions in FAMILIES.items() if takes(functions, name)]
+        if not accepts(recipe.functions, name):
+            having = [family for family, functions in FAMILIES.items() if accepts(functions, name)]
             raise UsageError(
                 f"family {recipe.family!r} has no {name}; wanted a run of {', '.join(having)}"
             )
-        # With styles 0 gives the mean; of noise nothing would be left to draw.
+        # Styles with truncation 0 are the mean style; noise with truncation 0 has no values left.
         is_open = name == "truncation" and recipe.functions.style is None
         if not value >= 0 or (value == 0 and is_open):
             raise UsageError(
@@ -76,22 +75,23 @@ def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
 
 
 def is_conditional(recipe: Recipe, spec: ImageSpec) -> bool:
-    """Whether samples are of a class that can be asked for."""
+    """Return whether the class of samples can be chosen."""
     return bool(getattr(recipe.model, "conditional", False)) and spec.classes > 1
 
 
 def grid_labels(recipe: Recipe, spec: ImageSpec) -> tuple[np.ndarray | int, int | None]:
-    """Labels for a grid of samples, as `sample_state` takes them, and the columns of the grid.
+    """Return labels for a grid of samples, as `sample_state` takes them, and its columns.
 
-    A row a class where classes are few and can be asked for, else as many images as usual.
+    If there are few classes and they can be chosen, each is a row. Otherwise the labels are the
+    usual number of images, and the columns are None.
     """
     if is_conditional(recipe, spec) and spec.classes <= MOST_ROWS:
         return np.repeat(np.arange(spec.classes, dtype=np.int32), ROW), ROW
     return GRID_IMAGES, None
 
 
-def labels_in_turn(state: State, n: int) -> np.ndarray:
-    """0, 1, 2, ... over the classes, again and again, int32 [n]."""
+def cyclic_labels(state: State, n: int) -> np.ndarray:
+    """Return the classes 0, 1, 2, ..., repeated in this order, int32 [n]."""
     return np.arange(n, dtype=np.int32) % max(1, state.spec.classes)
 
 
@@ -102,22 +102,24 @@ def sample_state(
     labels: np.ndarray | int,
     options: SampleOptions | None = None,
 ) -> np.ndarray:
-    """Images from a state, uint8 [n, H, W, C].
+    """Draw images from a state, uint8 [n, H, W, C].
+
+    With the same key, the first images are the same for any n.
 
     Args:
-        recipe: Of the state.
+        recipe: The recipe of the state.
         state: The state.
-        key: Of all draws.
-        labels: The class of each image, int32 [n]; or n, for classes 0, 1, 2, ... in turn.
-        options: Of `sample_options`; None for samples as in training.
+        key: Key of all draws.
+        labels: The class of each image, int32 [n]; or n, for classes 0, 1, 2, ... repeated.
+        options: Options from `sample_options`; None for samples as in training.
     """
     options = options or {}
-    classes = labels_in_turn(state, labels) if isinstance(labels, int) else labels
-    # No chunk has this number.
+    classes = cyclic_labels(state, labels) if isinstance(labels, int) else labels
+    # The index of this key is that of no chunk below.
     state = _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
     sampler, chunks = _sampler(recipe), []
     for i, start in enumerate(range(0, len(classes), CHUNK)):
-        # Every call is of the same size, so that one program does.
+        # Every call has the same size, so that one compiled program is enough.
         some = np.resize(classes[start : start + CHUNK], CHUNK)
         chunks.append(to_uint8(sampler(state, jax.random.fold_in(key, i), some, **options)))
     return np.concatenate(chunks)[: len(classes)]
@@ -127,10 +129,10 @@ def sample_state(
 def style_functions(
     recipe: Recipe,
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """The family's compiled `style` and `synthesize`.
+    """Return the family's compiled `style` and `synthesize`.
 
     Raises:
-        UsageError: It has no styles.
+        UsageError: The family has no styles.
     """
     functions = recipe.functions
     if functions.style is None or functions.synthesize is None:
@@ -145,8 +147,11 @@ def style_functions(
     return style, synthesize
 
 
-def in_calls(function: Callable[[jax.Array], np.ndarray], values: jax.Array) -> np.ndarray:
-    """A function of a batch, `CHUNK` values at a time and always as many, so compiled once."""
+def map_in_chunks(function: Callable[[jax.Array], np.ndarray], values: jax.Array) -> np.ndarray:
+    """Apply a function of a batch to `CHUNK` values at a time, [N, ...] to [N, ...].
+
+    The last call is filled up to the same size, so that the function is compiled once.
+    """
     parts = []
     for start in range(0, len(values), CHUNK):
         some = values[start : start + CHUNK]
@@ -169,25 +174,25 @@ def sample(
 
     Args:
         run: The run folder.
-        n: How many. None: 64, or of a conditional model with up to 20 classes 8 of each, class by
-            class.
-        seed: Of the latents; the first images of a seed are the same for any n.
+        n: Number of images. None: 64, or 8 of each class for a conditional model with up to 20
+            classes.
+        seed: Seed of the latents; with the same seed, the first images are the same for any n.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: glow: standard deviation of the latents; below 1 for cleaner, less varied
             images. None: 1.
-        truncation: biggan: values of the noise further from 0 are drawn again; 0.5 for cleaner,
-            less varied images. None: they are kept. stylegan, stylegan2: psi, how far styles are
-            from their mean; 0.7 for cleaner, less varied images. None: 1.
-        truncation_cutoff: stylegan, stylegan2: how many layers that is of, from the coarsest.
-            None: all.
-        label: Conditional models: the class. None: all in turn.
+        truncation: biggan: noise values further from 0 than this are drawn again; 0.5 for cleaner,
+            less varied images. None: all are kept. stylegan, stylegan2: psi, the factor of the
+            styles' distance from their mean; 0.7 for cleaner, less varied images. None: 1.
+        truncation_cutoff: stylegan, stylegan2: number of layers that are truncated, from the
+            coarsest. None: all.
+        label: The class of all images, for conditional models. None: all classes.
 
     Returns:
         uint8 [n, H, W, C].
 
     Raises:
-        UsageError: No run there, no such good checkpoint, an `n` below 1, or what the model does
-            not have.
+        UsageError: There is no run or no such good checkpoint, `n` is below 1, or the model does
+            not have an option.
     """
     if n is not None and n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
@@ -212,15 +217,15 @@ def sample(
 
 
 def save_images(images: np.ndarray, output: Path, columns: int | None = None) -> None:
-    """Images to a file: a grid in a .png, or the array itself, uint8 [n, H, W, C], in a .npy.
+    """Save images as a grid in a .png, or as an array in a .npy.
 
     Args:
         images: uint8 [n, H, W, C].
         output: The file.
-        columns: Of the grid; None for one as square as it goes.
+        columns: Columns of the grid. None: the square root of n, rounded up.
 
     Raises:
-        UsageError: Another ending, or no such folder.
+        UsageError: The file has another ending, or its folder does not exist.
     """
     check_output(output)
     if output.suffix == ".png":
@@ -230,21 +235,21 @@ def save_images(images: np.ndarray, output: Path, columns: int | None = None) ->
 
 
 def save_array(array: np.ndarray, output: Path) -> None:
-    """An array to a .npy."""
+    """Save an array in a .npy."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_atomically(output, buffer.getvalue())
 
 
 def save_paths(images: np.ndarray, output: Path) -> None:
-    """Images along paths to a file, as `save_images`, or a .gif that shows all paths in motion.
+    """Save images along paths like `save_images`, or as a .gif with all paths in motion.
 
     Args:
         images: uint8 [paths, steps, H, W, C].
         output: The file.
 
     Raises:
-        UsageError: Another ending, or no such folder.
+        UsageError: The file has another ending, or its folder does not exist.
     """
     check_output(output, video=True)
     if output.suffix == ".gif":
@@ -255,7 +260,7 @@ def save_paths(images: np.ndarray, output: Path) -> None:
 
 
 def check_output(output: Path, video: bool = False) -> None:
-    """Raise a `UsageError` for a path that `save_images`, or `save_paths`, would not take."""
+    """Raise a `UsageError` if `save_images` (or, with `video`, `save_paths`) cannot write there."""
     wanted = {".png": "a grid", ".npy": "the array"} | ({".gif": "a video"} if video else {})
     if output.suffix not in wanted:
         endings = " or ".join(f"{ending} ({what})" for ending, what in wanted.items())

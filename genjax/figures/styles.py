@@ -1,4 +1,4 @@
-"""What styles are good for: mixing them, finding that of an image, and how evenly they move it."""
+"""Styles: mixing them, finding that of an image, and perceptual path lengths."""
 
 import functools
 import math
@@ -16,9 +16,9 @@ from genjax.data.images import to_array
 from genjax.figures.grid import to_uint8
 from genjax.figures.latents import held_out
 from genjax.figures.sample import (
-    in_calls,
+    cyclic_labels,
     is_conditional,
-    labels_in_turn,
+    map_in_chunks,
     sample_options,
     style_functions,
 )
@@ -30,18 +30,19 @@ from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
 
 Space = Literal["w", "w+"]
-# Of projection (Karras et al. 2020, appendix D), where it can be kept: the styles from which their
-# mean and spread are taken, the noise on w as a share of the spread, Adam's rate, and the shares of
-# the steps over which the rate rises and falls and the noise goes.
-MANY, NOISE, RATE, RISE, FALL, NOISY = 1000, 0.05, 0.1, 0.05, 0.25, 0.75
-# Between two points of a path (Karras et al. 2019, section 4.1).
-STEP = 1e-4
+# Projection, after Karras et al. 2020, appendix D: the number of styles whose mean and spread are
+# estimated; the standard deviation of the noise on w, over that spread; Adam's learning rate; and
+# the fractions of the steps in which the rate rises, in which it falls, and with noise.
+PROJECTION_SAMPLES, NOISE_SCALE, LEARNING_RATE = 1000, 0.05, 0.1
+WARMUP_FRACTION, DECAY_FRACTION, NOISE_FRACTION = 0.05, 0.25, 0.75
+# The step on a path of length 1 (Karras et al. 2019, section 4.1).
+EPSILON = 1e-4
 
 
 def draw_styles(
     recipe: Recipe, state: State, key: jax.Array, labels: np.ndarray, **options: Any
 ) -> jax.Array:
-    """Styles of new noise, [n, L, W], of labels int32 [n]; options as of the family's `style`."""
+    """Draw styles [n, L, W] for labels int32 [n]; `options` are those of the family's `style`."""
     style, _ = style_functions(recipe)
     latents = jax.random.normal(key, (len(labels), getattr(recipe.model, "latent_size", 0)))
     return style(state, latents, labels, **options)
@@ -56,26 +57,26 @@ def mix(
     cuts: tuple[int, int] | None = None,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
-    """Draw images of two styles, coarse, middle and fine (Karras et al. 2019, figure 3).
+    """Draw images that mix two styles in different layers (Karras et al. 2019, figure 3).
 
-    Each row has an image of its own, on the left, and each column another, on top. Where they meet
-    is the row's image with some layers of the column's style: in the first `rows` rows the coarse
-    ones, then the middle, then the fine ones.
+    Each row has an image on its left, and each column one on its top. Where they meet is the row's
+    image with some layers of the column's style: the coarse layers in the first `rows` rows, the
+    middle layers in the next, and the fine layers in the last.
 
     Args:
         run: The run folder, of a family with styles.
-        rows: Rows for each of the three.
-        columns: Images on top.
-        seed: Of the styles.
-        truncation: How far the styles are from their mean (psi). None: 1.
-        cuts: The first layers that are middle and fine. None: thirds of the layers.
+        rows: Number of rows for each of the three.
+        columns: Number of images on top.
+        seed: Seed of the styles.
+        truncation: The factor psi of the styles' distance from their mean. None: 1.
+        cuts: The indices of the first middle and the first fine layer. None: thirds of the layers.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
         uint8 [1 + 3 rows, 1 + columns, H, W, C]; the corner is black.
 
     Raises:
-        UsageError: No run there, no such good checkpoint, no styles, or impossible numbers.
+        UsageError: There is no run, no such good checkpoint, no styles, or a number is impossible.
     """
     for name, value in (("rows", rows), ("columns", columns)):
         if value < 1:
@@ -85,7 +86,7 @@ def mix(
     options = sample_options(recipe, truncation=truncation)
     keys = jax.random.split(jax.random.key(seed))
     left, top = (
-        draw_styles(recipe, state, key, labels_in_turn(state, n), **options)
+        draw_styles(recipe, state, key, cyclic_labels(state, n), **options)
         for key, n in zip(keys, (3 * rows, columns), strict=True)
     )
     count = left.shape[1]
@@ -93,11 +94,11 @@ def mix(
         cuts = (math.ceil(count / 3), math.ceil(2 * count / 3))
     if not 0 < cuts[0] < cuts[1] < count:
         raise UsageError(f"cuts = {cuts}: should rise, from 1 to {count - 1}, of {count} layers")
-    band = jnp.digitize(jnp.arange(count), jnp.array(cuts))  # of each layer
+    band = jnp.digitize(jnp.arange(count), jnp.array(cuts))  # 0, 1 or 2 for each layer
     is_columns = band[None] == jnp.repeat(jnp.arange(3), rows)[:, None]
     mixed = jnp.where(is_columns[:, None, :, None], top[None], left[:, None])
     every = jnp.concatenate([top, left, mixed.reshape(-1, *left.shape[1:])])
-    images = in_calls(lambda styles: to_uint8(synthesize(state, styles)), every)
+    images = map_in_chunks(lambda styles: to_uint8(synthesize(state, styles)), every)
     top_images, left_images, inside = np.split(images, [columns, columns + 3 * rows])
     figure = np.zeros((1 + 3 * rows, 1 + columns, *images.shape[1:]), np.uint8)
     figure[0, 1:], figure[1:, 0] = top_images, left_images
@@ -116,27 +117,27 @@ def project(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the styles whose images are nearest to given ones (Karras et al. 2020, appendix D).
 
-    By Adam from the mean style, with noise on the styles that fades. Near is meant in the squared
-    distance of pixels, at every size to which the image can be halved down to 8 pixels; the paper's
-    is in the features of a VGG net.
+    The search is by Adam from the mean style, with noise on the styles that fades. Its distance is
+    the squared one of pixels, summed over the image and its halvings down to 8 pixels; the paper's
+    is that of features of a VGG net.
 
     Args:
         run: The run folder, of a family with styles.
-        n: How many images of the test split (or, without one, of the training data).
-        images: Image files to take instead; they are brought to the model's size.
-        space: One style for all layers (w), or each layer its own (w+), which comes nearer to
+        n: Number of images, from the test split (or, without one, the training data).
+        images: Image files to take instead; they are resized to the model's size.
+        space: One style for all layers (w), or a style for each layer (w+), which gets nearer to
             images that the model would not draw.
-        steps: Steps of the search.
-        seed: Which images, and the noise of the search.
+        steps: Number of steps of the search.
+        seed: Seed of the choice of images and of the noise of the search.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
-        The images and what their styles give, uint8 [n, H, W, C] each, and the styles, float32
+        The images and the images of their styles, uint8 [n, H, W, C] each, and the styles, float32
         [n, L, W].
 
     Raises:
-        UsageError: No run there, no such good checkpoint, no styles, a file that is no image, or
-            impossible numbers.
+        UsageError: There is no run, no such good checkpoint, no styles, a file is no image, or a
+            number is impossible.
     """
     if steps < 1:
         raise UsageError(f"steps = {steps}: should be at least 1")
@@ -144,10 +145,10 @@ def project(
     _, synthesize = style_functions(recipe)
     batch = _read(recipe, state, images) if images else held_out(recipe, n, seed)
     key, noise_key = jax.random.split(jax.random.key(seed))
-    labels = labels_in_turn(state, MANY)
+    labels = cyclic_labels(state, PROJECTION_SAMPLES)
     drawn = draw_styles(recipe, state, key, labels)
     layers, some = drawn.shape[1], drawn[:, 0]
-    is_own = np.ones((len(batch.labels), MANY), bool)
+    is_own = np.ones((len(batch.labels), PROJECTION_SAMPLES), bool)
     if is_conditional(recipe, state.spec) and not images:
         is_own = np.asarray(batch.labels)[:, None] == labels[None]
     start = is_own @ some / is_own.sum(axis=1, keepdims=True)
@@ -169,16 +170,16 @@ def _descend(
     steps: int,
     key: jax.Array,
 ) -> jax.Array:
-    """Styles [n, L, W] for images, from `start` [n, L or 1, W]."""
+    """Search for styles [n, L, W] of images [n, H, W, C], from `start` [n, L or 1, W]."""
     assert recipe.functions.synthesize is not None
     synthesize = functools.partial(recipe.functions.synthesize, recipe.model)
-    rise = max(1, round(RISE * steps))
-    fall = max(1, round(FALL * steps))
+    rise = max(1, round(WARMUP_FRACTION * steps))
+    fall = max(1, round(DECAY_FRACTION * steps))
     schedule = optax.join_schedules(
         [
-            optax.linear_schedule(RATE / rise, RATE, rise),
-            optax.constant_schedule(RATE),
-            optax.cosine_decay_schedule(RATE, fall),
+            optax.linear_schedule(LEARNING_RATE / rise, LEARNING_RATE, rise),
+            optax.constant_schedule(LEARNING_RATE),
+            optax.cosine_decay_schedule(LEARNING_RATE, fall),
         ],
         [rise, max(rise, steps - fall)],
     )
@@ -190,9 +191,9 @@ def _descend(
 
         def one(carried: Any, i: jax.Array) -> tuple[Any, None]:
             styles, opt_state = carried
-            fading = jnp.maximum(0, 1 - i / (NOISY * steps)) ** 2
+            fading = jnp.maximum(0, 1 - i / (NOISE_FRACTION * steps)) ** 2
             noise = jax.random.normal(jax.random.fold_in(key, i), styles.shape)
-            noise *= NOISE * fading * spread
+            noise *= NOISE_SCALE * fading * spread
 
             def loss_fn(styles: jax.Array) -> jax.Array:
                 full = jnp.broadcast_to(styles + noise, (len(styles), layers, styles.shape[2]))
@@ -209,7 +210,7 @@ def _descend(
 
 
 def multiscale_distance(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean squared distances [B] of images [B, H, W, C], summed over the sizes of a pyramid."""
+    """Sum mean squared distances [B] of images [B, H, W, C] over halvings down to 8 pixels."""
     total = jnp.zeros(len(x))
     while True:
         total += jnp.mean((x - y) ** 2, axis=(1, 2, 3))
@@ -241,37 +242,39 @@ def perceptual_path_length(
     key: jax.Array,
     crop: Callable[[np.ndarray], np.ndarray] = lambda images: images,
 ) -> dict[str, float]:
-    """How far images move in features as their style moves (Karras et al. 2019, equation 3).
+    """Measure how far features move as the style moves (Karras et al. 2019, equation 3).
 
-    Between pairs of styles w, on the line, at a random point and one `STEP` further: the squared
-    distance over the squared step. The paper's features are those of VGG16, so values of other nets
-    compare only with one another. As in the authors' code the lowest and highest hundredths are
-    left out.
+    For each pair of styles, two points are taken on the line between them: a random one, and one
+    that is `EPSILON` further. The length is the squared distance of their images' features over
+    `EPSILON` squared. The paper's features are those of VGG16, so values with another net compare
+    only with each other. As in the authors' code, the lowest and highest hundredths are left out.
 
     Args:
-        recipe: Of the state.
+        recipe: The recipe of the state.
         state: The state.
-        net: The feature net; it is given images that are not rounded.
-        n: Pairs.
-        key: Of all draws.
-        crop: What is done to images before.
+        net: The feature net; it gets images that are not rounded.
+        n: Number of pairs.
+        key: Key of all draws.
+        crop: Function that is applied to images before the net.
 
     Returns:
         `perceptual_path_length`, the mean, and its standard error.
     """
     _, synthesize = style_functions(recipe)
     *keys, t_key = jax.random.split(key, 3)
-    labels = labels_in_turn(state, n)
+    labels = cyclic_labels(state, n)
     ends = [draw_styles(recipe, state, key, labels) for key in keys]
     t = jax.random.uniform(t_key, (n, 1, 1))
 
     def features(t: jax.Array) -> np.ndarray:
         styles = ends[0] + t * (ends[1] - ends[0])
-        images = in_calls(lambda some: np.asarray((synthesize(state, some) + 1) * 127.5), styles)
+        images = map_in_chunks(
+            lambda some: np.asarray((synthesize(state, some) + 1) * 127.5), styles
+        )
         found, _ = net(crop(images))
         return found.astype(np.float64)
 
-    lengths = np.sum((features(t) - features(t + STEP)) ** 2, axis=1) / STEP**2
+    lengths = np.sum((features(t) - features(t + EPSILON)) ** 2, axis=1) / EPSILON**2
     low, high = np.quantile(lengths, [0.01, 0.99])
     kept = lengths[(lengths >= low) & (lengths <= high)]
     return {

@@ -1,1 +1,1 @@
-"""What a step needs, here or on a slice that is not there."""
+"""Planning: the memory, arithmetic and communication of a step, without running it."""

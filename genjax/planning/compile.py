@@ -1,4 +1,4 @@
-"""The train step compiled ahead of time, for a TPU slice that is not there or for this machine."""
+"""Ahead-of-time compilation of a train step, for this machine or for a TPU slice elsewhere."""
 
 import dataclasses
 import functools
@@ -22,21 +22,21 @@ from genjax.run.states import abstract_state
 from genjax.types import Batch, ImageSpec, UsageError
 
 GIB = 2**30
-# A hop between neighbours takes about so long, however little is sent.
+# Seconds of a hop between neighbouring chips, however little is sent; an estimate.
 HOP_SECONDS = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a TPU chip can do at most, as its maker publishes it.
+    """The published peaks of a TPU chip.
 
     Attributes:
-        flops: Operations a second in bfloat16; float32 products are taken at that rate too, as
-            they are by default, with float32 sums.
-        hbm_gib: Its memory.
+        flops: Operations a second in bfloat16. Products of float32 arrays are assumed to have the
+            same rate, because a TPU takes them in bfloat16 by default, with float32 sums.
+        hbm_gib: Memory in GiB.
         hbm_bandwidth: Bytes a second between memory and chip.
-        link_bandwidth: Bytes a second to its neighbours along one axis of the slice, both ways.
-        config: What libtpu calls the chip as one device.
+        link_bandwidth: Bytes a second to the neighbours along one axis of the slice, both ways.
+        config: Name of libtpu's configuration in which the chip is one device.
     """
 
     flops: float
@@ -55,7 +55,13 @@ CHIPS = {
 
 
 class Roofline(NamedTuple):
-    """Seconds of a step: of arithmetic and memory the longer, and then communication."""
+    """The estimated seconds of a step, in three parts.
+
+    Attributes:
+        compute: Seconds of arithmetic.
+        memory: Seconds of memory traffic, at the same time as arithmetic.
+        collectives: Seconds of communication, after both.
+    """
 
     compute: float
     memory: float
@@ -63,26 +69,27 @@ class Roofline(NamedTuple):
 
     @property
     def step(self) -> float:
-        """All of it."""
+        """Seconds of the whole step."""
         return max(self.compute, self.memory) + self.collectives
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A train step as compiled.
+    """A compiled train step, and its costs.
 
     Attributes:
-        where: The topology, or the local backend.
-        devices: How many.
+        where: The topology, or the kind of the local devices.
+        devices: Number of devices.
         batch_size: Images a step, over all devices.
-        parallel: How it is spread over them.
-        seconds: That compiling took.
-        needed_gib: Memory that a device needs, without data that reside on it.
-        capacity_gib: Memory that it has; None where that is not known.
+        parallel: How the step is spread over devices; see `run.sharding.Steps`.
+        seconds: Seconds that compiling took.
+        needed_gib: Memory that a device needs, without a data set that is held on it.
+        capacity_gib: Memory that a device has; None if it is not known.
         flops: Operations of a step, over all devices.
-        memory_bytes: Read and written by a device in a step.
+        memory_bytes: Bytes that a device reads and writes in a step; 0 if compiling failed because
+            the program needs too much memory.
         collectives: Bytes that a device gives to each kind of collective in a step.
-        collective_calls: How many there are.
+        collective_calls: Number of collectives in a step.
     """
 
     where: str
@@ -99,18 +106,18 @@ class Program:
 
     @property
     def fits(self) -> bool:
-        """Whether a device's memory suffices, as far as is known."""
+        """Whether the program fits a device's memory; true if the memory is not known."""
         return self.capacity_gib is None or self.needed_gib <= self.capacity_gib
 
     @property
     def step_seconds(self) -> float | None:
-        """The roofline's; None where the peaks of the devices are not known."""
+        """Seconds of a step by the roofline; None if the peaks of the devices are not known."""
         found = roofline(self, self.where)
         return found and found.step
 
 
 class _Shapes:
-    """Batches of which only the shape is known."""
+    """A stand-in for `Batches` that has shapes and no images."""
 
     arrays = ()
     max_steps = 1
@@ -119,7 +126,7 @@ class _Shapes:
         self._batch_size, self._spec = batch_size, spec
 
     def feed(self, first_step: int, steps: int) -> Any:
-        """Shapes and types."""
+        """Return shapes and types of the feed."""
         leading = (steps, self._batch_size)
         images: Any = jax.ShapeDtypeStruct((*leading, *self._spec.shape), np.uint8)
         labels: Any = jax.ShapeDtypeStruct(leading, np.int32)
@@ -127,20 +134,21 @@ class _Shapes:
 
     @staticmethod
     def select(arrays: Any, item: Batch) -> Batch:
-        """The item itself."""
+        """Return the item, which is the batch."""
         return item
 
 
 def compile_step(recipe: Annotated[Recipe, Flat], topology: str | None = None) -> Program:
-    """Compile the train step of a recipe, and say what memory and time it will take.
+    """Compile the train step of a recipe, and estimate the memory and time that it needs.
 
     Args:
-        recipe: The recipe; of its data only the shape matters.
-        topology: A TPU slice, CHIP:AxB or CHIP:AxBxC such as v5e:16x16, which need not be there.
-            None: the devices of this machine.
+        recipe: The recipe; only the shape of its data matters.
+        topology: A TPU slice, CHIP:AxB or CHIP:AxBxC such as v5e:16x16; no TPU is needed. None: the
+            devices of this machine.
 
     Raises:
-        UsageError: An unknown topology, no libtpu, `pmap`, or a batch that does not divide.
+        UsageError: The topology is unknown, libtpu is not installed, `parallel` is pmap, or the
+            batch size is no multiple of the number of devices.
     """
     if recipe.parallel == "pmap":
         raise UsageError("parallel = 'pmap': wanted jit or fsdp, of which a program can be had")
@@ -166,7 +174,7 @@ def compile_step(recipe: Annotated[Recipe, Flat], topology: str | None = None) -
         needed = peak_bytes(compiled) / GIB
         moved = traffic(compiled.as_text())
     except jax.errors.JaxRuntimeError as error:
-        # It says what all of it takes, or what temporary values alone do.
+        # The program is too large; the message has the memory of all or of temporary values alone.
         used = re.search(r"(?:Used |required for [\w ]+ \()([\d.]+)([MGT])", str(error))
         if used is None:
             raise
@@ -187,9 +195,9 @@ def compile_step(recipe: Annotated[Recipe, Flat], topology: str | None = None) -
 
 
 def roofline(program: Program, topology: str) -> Roofline | None:
-    """A program's times on a slice, each device with as many images as where it was compiled.
+    """Estimate a program's times on a slice, with the same images a device as it was compiled for.
 
-    None for no slice of known chips, and for a program that could not be compiled.
+    The result is None if the chip is unknown, or if the program could not be compiled.
     """
     chip = CHIPS.get(topology.partition(":")[0])
     if chip is None or not program.memory_bytes:
@@ -202,9 +210,14 @@ def roofline(program: Program, topology: str) -> Roofline | None:
 
 
 def communication_seconds(program: Program, chip: Chip, axes: Sequence[int]) -> float:
-    """How long a step's collectives take on a torus, one after the other.
+    """Estimate the seconds of a step's collectives on a torus, one after the other.
 
-    Each uses all axes at once; an all-reduce sends its bytes twice, scattered and gathered.
+    Each uses all axes at once. An all-reduce sends its bytes twice, to scatter and to gather them.
+
+    Args:
+        program: The program.
+        chip: The chips of the slice.
+        axes: Lengths of the axes of the slice, in chips.
     """
     long_axes = [length for length in axes if length > 1]
     if not long_axes:
@@ -217,7 +230,7 @@ def communication_seconds(program: Program, chip: Chip, axes: Sequence[int]) -> 
 
 
 def topology_axes(topology: str) -> list[int]:
-    """`v5e:16x16` is [16, 16]."""
+    """Return the lengths of a topology's axes: [16, 16] for `v5e:16x16`."""
     return [int(length) for length in topology.partition(":")[2].split("x")]
 
 
@@ -235,13 +248,13 @@ def _devices(topology: str) -> Sequence[jax.Device]:
         )
     from jax.experimental import topologies
 
-    # libtpu is told what it would ask a TPU VM for, and complain that there is none.
+    # Without these, libtpu asks the TPU VM for them, and reports an error as there is none.
     told = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # it takes no TPU from another process
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so another process may hold it
     }
     with environment(**told):
         try:
@@ -254,9 +267,9 @@ def _devices(topology: str) -> Sequence[jax.Device]:
 
 
 def advice(recipe: Recipe, program: Program) -> list[str]:
-    """What would bring a program that does not fit into a device's memory, by estimate.
+    """Suggest options with which a program that is too large would fit, with estimated memory.
 
-    All but the state is taken to grow with the images that a device sees at once.
+    The estimates assume that all memory but the state's grows with the images of a device.
     """
     if program.fits or program.capacity_gib is None:
         return []
@@ -288,7 +301,7 @@ def advice(recipe: Recipe, program: Program) -> list[str]:
 
 
 def to_text(recipe: Recipe, program: Program) -> str:
-    """What there is to say of a program, a line each."""
+    """Describe a program: its memory, its costs, and its time by the roofline."""
     chips = f"{program.devices} device{'s' if program.devices > 1 else ''}"
     share = program.batch_size // program.devices
     lines = [

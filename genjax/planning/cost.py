@@ -1,8 +1,8 @@
-"""What a compiled program costs: arithmetic, memory traffic and collectives, loops counted in full.
+"""Costs of a compiled program: arithmetic, memory traffic and collectives.
 
-XLA's own cost analysis counts the body of a loop once. Here arithmetic is that of the jaxpr, and
-traffic and collectives are read from the text of the compiled HLO, each times the trips of the
-loops around it. Of the branches of a conditional the costliest counts.
+XLA's own cost analysis counts the body of a loop once; here it counts for each trip. Arithmetic is
+read from the jaxpr, traffic and collectives from the text of the compiled HLO. A conditional counts
+as its costliest branch.
 """
 
 import dataclasses
@@ -24,27 +24,26 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 
-
-# Whose inputs are those of the program within.
+# Primitives that call an inner program with their own inputs.
 CALLS = ("jit", "closed_call", "checkpoint")
 
 
 def flops(jaxpr: Any, known: Sequence[Any] | None = None) -> int:
-    """Floating point operations of a program's matrix products and convolutions.
+    """Count the floating point operations of a program's matrix products and convolutions.
 
-    A product and a sum count as two, as is usual; zeros that a strided convolution's gradient
-    inserts do not count.
+    A multiplication and an addition count as two. Multiplications by the zeros that the gradient of
+    a strided convolution inserts do not count.
 
     Args:
-        jaxpr: Such as `jax.make_jaxpr(function)(*arguments)`, or of `jax.jit(...).trace(...)`.
-        known: Of each input a value that it will have, or None. A conditional whose choice follows
-            from these counts as chosen, of others the costliest branch.
+        jaxpr: The program, such as `jax.make_jaxpr(function)(*arguments)`.
+        known: For each input its value, or None if it is not known. If a conditional's choice
+            follows from these values, the chosen branch counts; otherwise the costliest one.
     """
     return _walk(jaxpr, known)[0]
 
 
 def _walk(jaxpr: Any, known: Sequence[Any] | None) -> tuple[int, list[Any]]:
-    """The operations of a program, and its outputs where they follow from what is known."""
+    """Return the operations of a program, and the values of its outputs, None if not known."""
     jaxpr = _open(jaxpr)
     values = dict(zip(jaxpr.invars, known or [None] * len(jaxpr.invars), strict=True))
     total = 0
@@ -61,12 +60,12 @@ def _open(jaxpr: Any) -> Any:
 
 
 def _value(atom: Any, values: dict[Any, Any]) -> Any:
-    """Of a literal its own, of a variable what is known."""
+    """Return the value of a literal or variable; None if it is not known."""
     return atom.val if hasattr(atom, "val") else values.get(atom)
 
 
 def _is_small(equation: Any) -> bool:
-    """Whether it has inputs, and gives nothing but whole numbers or truths, one each; no keys."""
+    """Return whether an equation has inputs, and only integer or boolean scalars as outputs."""
     avals = [each.aval for each in equation.outvars]
     return bool(equation.invars) and all(
         not aval.shape and getattr(aval.dtype, "kind", "key") in "iub" for aval in avals
@@ -74,7 +73,10 @@ def _is_small(equation: Any) -> bool:
 
 
 def _walk_equation(equation: Any, given: Sequence[Any]) -> tuple[int, list[Any]]:
-    """As `_walk`. A call is not made but walked: what compiles it may not be here to run it."""
+    """Return the operations of an equation, and the values of its outputs, None if not known.
+
+    Calls are walked and not evaluated, because the devices that they are for may not be here.
+    """
     name, params = equation.primitive.name, equation.params
     if name in CALLS:
         (inner,) = _inner_jaxprs(params)
@@ -88,6 +90,7 @@ def _walk_equation(equation: Any, given: Sequence[Any]) -> tuple[int, list[Any]]
 
 
 def _flops_of_equation(equation: Any, given: Sequence[Any]) -> int:
+    """Return the operations of an equation whose input values are `given`, None if not known."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -115,29 +118,31 @@ def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one run of a program moves, on each device.
+    """The bytes that one run of a program moves on each device.
 
     Attributes:
-        memory: Bytes read and written by its operations.
-        collectives: Kind, bytes and times of each collective; bytes are those of the larger of its
-            input and output.
+        memory: Bytes that its operations read and write.
+        collectives: Kind, bytes and number of calls of each collective; the bytes are those of its
+            input or output, whichever is larger.
     """
 
     memory: int
     collectives: list[tuple[str, int, int]]
 
     def bytes_of(self, kind: str) -> int:
-        """Bytes that collectives of a kind reduce or move."""
+        """Return the bytes that all collectives of a kind reduce or move."""
         return sum(size * times for name, size, times in self.collectives if name == kind)
 
     @property
     def calls(self) -> int:
-        """How many collectives are run."""
+        """Number of calls of collectives."""
         return sum(times for _, _, times in self.collectives)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Instruction:
+    """An instruction of the HLO text: `name = shape opcode(rest`, where `rest` has the operands."""
+
     name: str
     shape: str
     opcode: str
@@ -146,22 +151,22 @@ class _Instruction:
 
     @functools.cached_property
     def size(self) -> int:
-        """Bytes of its output."""
+        """Bytes of the output."""
         return _bytes(self.shape)
 
     @functools.cached_property
     def bytes(self) -> int:
-        """Those that lie in the device's main memory, and not on the chip (`S(1)` on a TPU)."""
+        """Bytes of the output in the device's main memory, not on the chip (`S(1)` on a TPU)."""
         return sum(self.bytes_of_outputs)
 
     @functools.cached_property
     def bytes_of_outputs(self) -> list[int]:
-        """The same for each array of a tuple."""
+        """`bytes` of each array of the output, which may be a tuple."""
         arrays = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", self.shape)
         return [0 if re.search(r"S\([1-9]", array) else _bytes(array) for array in arrays]
 
     def called(self, *attributes: str) -> list[str]:
-        """Names of the computations that it calls."""
+        """Return the names of the computations that it calls, in these attributes."""
         found = []
         for attribute in attributes:
             match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.-]+)", self.rest)
@@ -171,10 +176,10 @@ class _Instruction:
 
 
 def traffic(hlo: str) -> Traffic:
-    """The traffic of a compiled program.
+    """Count the traffic of a compiled program.
 
     Args:
-        hlo: Its text, `jax.stages.Compiled.as_text()`.
+        hlo: The text of the program, `jax.stages.Compiled.as_text()`.
     """
     computations, entry = _parse(hlo)
 
@@ -201,7 +206,7 @@ def traffic(hlo: str) -> Traffic:
 def _parts(
     each: _Instruction, of: Any, computations: dict[str, list[_Instruction]]
 ) -> Iterator[tuple[Any, int]]:
-    """The computations that run within an instruction, and how often."""
+    """Iterate over the costs of the computations inside an instruction, and how often each runs."""
     if each.opcode == "while":
         for name in each.called("body"):
             yield of(name), _trips(each, computations)
@@ -211,7 +216,7 @@ def _parts(
     elif each.opcode in ("call", "async-start"):
         for name in each.called("to_apply", "calls"):
             yield of(name), 1
-    elif each.opcode == "fusion":  # of whose inside only collectives show
+    elif each.opcode == "fusion":  # its memory traffic is counted from outside, by `_moved`
         for name in each.called("calls"):
             yield (0, of(name)[1]), 1
 
@@ -222,7 +227,7 @@ def _cost(part: tuple[int, Any]) -> int:
 
 
 def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int:
-    """How often a loop runs: as XLA says, or the number that its counter is compared with."""
+    """Return how often a loop runs: XLA's count, or the number that ends it."""
     known = re.search(r'"known_trip_count":\s*\{"n":\s*"(\d+)"', loop.rest)
     if known:
         return int(known[1])
@@ -237,13 +242,14 @@ def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> i
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one run of an instruction does.
+    """The costs of one run of an instruction.
 
     Attributes:
-        flops: Of matrix products and convolutions in it; of those in a library's call unknown, 0.
-        bytes: Read and written.
-        source: What it was made from, as jax names it.
-        opcode: What XLA calls its kind.
+        flops: Operations of its matrix products and convolutions; 0 for calls of a library, where
+            they are unknown.
+        bytes: Bytes read and written.
+        source: The operation of the jax program that it was made from, by jax's name.
+        opcode: The kind of the instruction, by XLA's name.
     """
 
     flops: int
@@ -253,10 +259,10 @@ class Work:
 
 
 def work_of_instructions(hlo: str) -> dict[str, Work]:
-    """Of each instruction of a compiled program, by its name.
+    """Return the costs of each instruction of a compiled program, by name.
 
     Args:
-        hlo: Its text, `jax.stages.Compiled.as_text()`.
+        hlo: The text of the program, `jax.stages.Compiled.as_text()`.
     """
     computations, _ = _parse(hlo)
     found = {}
@@ -301,13 +307,14 @@ def _flops_of_instruction(
 
 
 def _sizes(shape: str) -> list[int]:
-    """Of the first array of a shape as HLO writes it."""
+    """Return the sizes of the first array in a shape of the HLO text."""
     match = re.search(r"\[([\d,]*)\]", shape)
     return [int(size) for size in match[1].split(",") if size] if match else []
 
 
+# Instructions that read only as much as they output.
 SLICES = ("dynamic-slice", "slice", "gather")
-# They move nothing, or what they move is counted where it is done.
+# Instructions that move nothing, or whose inner instructions are counted instead.
 FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("while", "conditional", "call", "async-start", "async-update", "async-done", "copy-done"),
@@ -320,7 +327,7 @@ def _moved(
     by_name: dict[str, _Instruction],
     computations: dict[str, list[_Instruction]],
 ) -> int:
-    """Bytes that an instruction reads and writes."""
+    """Return the bytes that an instruction reads and writes."""
     if each.opcode in FREE or each.opcode.endswith("-done"):
         return 0
     operands = [by_name[name] for name in each.operands if name in by_name]
@@ -341,7 +348,10 @@ def _moved(
 def _read(
     inside: list[_Instruction], place: int, computations: dict[str, list[_Instruction]]
 ) -> int:
-    """Bytes that a fused computation reads of a parameter: where it only slices, the slices."""
+    """Return the bytes that a fused computation reads of its parameter number `place`.
+
+    If it only slices the parameter, they are those of the slices; otherwise `sys.maxsize`.
+    """
     of_place = f"{place})"
     names = {i.name for i in inside if i.opcode == "parameter" and i.rest.startswith(of_place)}
     total = 0
@@ -362,11 +372,11 @@ def _read(
 
 
 def _written(fusion: _Instruction, inside: list[_Instruction]) -> int:
-    """Bytes that a fused computation writes: where it updates a slice in place, the slice."""
+    """Return the bytes that a fused computation writes; of an update in place, only the slice."""
     by_name = {each.name: each for each in inside}
     root = inside[-1]
     sizes = fusion.bytes_of_outputs
-    # A root with several outputs that is no tuple, such as a reduction of several arrays, is each.
+    # The root is a tuple, or one instruction with one or several outputs, such as a reduction.
     outputs = [by_name[n] for n in root.operands] if root.opcode == "tuple" else [root] * len(sizes)
     total = 0
     for output, size in zip(outputs, sizes, strict=True):
@@ -378,7 +388,7 @@ def _written(fusion: _Instruction, inside: list[_Instruction]) -> int:
 
 
 def _parse(hlo: str) -> tuple[dict[str, list[_Instruction]], str]:
-    """The computations by name, and the name of the one that is the program."""
+    """Parse HLO text into its computations by name, and the name of the entry computation."""
     computations: dict[str, list[_Instruction]] = {}
     entry = current = ""
     for line in hlo.splitlines():
@@ -404,7 +414,7 @@ def _instruction(name: str, text: str) -> _Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that opens `text` is closed, one further."""
+    """Return the index after the parenthesis that closes the one at the start of `text`."""
     depth = 0
     for place, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -414,17 +424,17 @@ def _closing(text: str) -> int:
 
 
 def _bytes(shape: str) -> int:
-    """Bytes of a shape as HLO writes it, tuples summed."""
+    """Return the bytes of a shape of the HLO text, summed over a tuple."""
     total = 0
     for kind, sizes in re.findall(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]", shape):
-        digits = re.search(r"\d+", kind)  # of a token there are none
+        digits = re.search(r"\d+", kind)  # a token has none
         bits = 8 if kind == "pred" else int(digits[0]) if digits else 0
         total += bits * math.prod(int(size) for size in sizes.split(",") if size)
     return total // 8
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
-    """Bytes of a device's memory that a program needs at most, by the compiler's own plan."""
+    """Return the bytes of memory that a program needs on a device, by the compiler's plan."""
     plan: Any = compiled.memory_analysis()
     return (
         plan.argument_size_in_bytes

@@ -1,1 +1,1 @@
-"""What a run is: its recipe, its folder, its checkpoints, and devices that share its steps."""
+"""What a run is: its recipe, folder, records and checkpoints, and its steps over devices."""

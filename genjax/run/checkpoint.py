@@ -1,12 +1,12 @@
-"""Checkpoints that can be trusted: Orbax's, each with a digest of its files.
+"""Checkpoints whose files are verified: Orbax's, each with a list of digests.
 
-Orbax commits a checkpoint atomically, but restores one with a flipped byte as garbage, in silence.
-So once a checkpoint is committed we write the SHA-256 of each of its files into it. A checkpoint
-without that list is one whose save did not finish; one whose files differ from it is damaged.
-Neither is ever restored.
+Orbax commits a checkpoint atomically, but restores one with a flipped byte without an error, as
+garbage. Therefore, once a checkpoint is committed, the SHA-256 of each of its files is written into
+it. If a checkpoint has no such list, its save did not finish; if its files differ from the list, it
+is damaged. In both cases it is never restored.
 
-Several processes save and restore together, on storage that all of them see; the first alone
-checks, writes digests and moves what is damaged, and tells the others.
+Several processes save and restore together, on storage that all of them see. Only the first one
+verifies, writes digests and moves damaged checkpoints aside, and tells the others.
 """
 
 import errno
@@ -22,7 +22,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from genjax.data.paths import files, is_remote
-from genjax.data.processes import by_first, is_first, wait
+from genjax.data.processes import barrier, is_first, run_on_first
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -31,12 +31,12 @@ DIGESTS = "sha256.json"
 
 
 class SaveError(OSError):
-    """A checkpoint could not be written; the ones before it are untouched."""
+    """A checkpoint could not be written; the earlier ones are untouched."""
 
 
 def write_atomically(path: Path | epath.Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens in between."""
-    if is_remote(path):  # where an object appears when it is complete
+    """Write a file such that it exists whole or not at all, even after a crash."""
+    if is_remote(path):  # an object in a bucket appears only once it is complete
         epath.Path(path).write_bytes(data)
         return
     path = Path(path)
@@ -52,7 +52,7 @@ def write_atomically(path: Path | epath.Path, data: bytes) -> None:
 
 
 def _digests(folder: Path | epath.Path) -> dict[str, str]:
-    """SHA-256 of each file under `folder`, by its path there."""
+    """Return the SHA-256 of each file in `folder`, by its path relative to it."""
     digests, folder = {}, epath.Path(folder)
     for path in sorted(files(folder)):
         if path.name != DIGESTS:
@@ -62,8 +62,8 @@ def _digests(folder: Path | epath.Path) -> dict[str, str]:
     return digests
 
 
-def damage(folder: Path | epath.Path) -> str | None:
-    """What is wrong with a checkpoint's files; None if nothing is."""
+def find_damage(folder: Path | epath.Path) -> str | None:
+    """Describe what is wrong with a checkpoint's files; None if they match their digests."""
     try:
         wanted = json.loads((folder / DIGESTS).read_bytes())
         found = _digests(folder)
@@ -81,16 +81,19 @@ class Checkpoints:
     """The checkpoints of one run: the latest few, and the best by a metric.
 
     Args:
-        folder: Where they lie; each is a folder named by its step.
-        keep: How many of the latest are kept.
-        best: Name of the metric that says which is best; lower is better.
-        writable: Whether they are to be written: then damaged ones are moved aside, into
-            `damaged/` beside the folder, and unfinished ones removed by Orbax's rules.
+        folder: The folder that holds them; each is a folder named by its step.
+        keep: Number of latest checkpoints that are kept.
+        best: Name of the metric that decides which one is the best; lower is better.
+        writable: Whether checkpoints will be written. If so, damaged ones are moved into
+            `damaged/` beside the folder, and Orbax removes unfinished ones.
+
+    Raises:
+        UsageError: No checkpoint is good, though there are damaged ones or `writable` is false.
     """
 
     def __init__(self, folder: Path | epath.Path, keep: int, best: str, writable: bool):
         self.folder, self._writable = epath.Path(folder), writable
-        self._good = set(by_first(self._check))
+        self._good = set(run_on_first(self._check))
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda metrics: metrics[best],
             best_mode="min",
@@ -113,16 +116,16 @@ class Checkpoints:
             aside = self.folder.parent / "damaged"
             if not writable or list(aside.glob(f"*/{DIGESTS}")):
                 raise UsageError(f"{folder} holds no good checkpoint (damaged ones are in {aside})")
-        # An absolute path to Orbax; epath makes nonsense of a bucket's.
+        # Orbax wants an absolute path; epath's `resolve` would spoil the path of a bucket.
         absolute = self.folder if is_remote(self.folder) else self.folder.resolve()
         self._manager = ocp.CheckpointManager(absolute, options=options)
 
     def _check(self) -> list[int]:
-        """Steps of the good checkpoints, ascending."""
+        """Verify all checkpoints, and return the steps of the good ones, ascending."""
         good = []
         candidates = self.folder.iterdir() if self.folder.is_dir() else ()
         for path in sorted(p for p in candidates if p.is_dir() and p.name.isdigit()):
-            problem = damage(path)
+            problem = find_damage(path)
             if problem is None:
                 good.append(int(path.name))
                 continue
@@ -141,7 +144,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the latest good checkpoint."""
+        """Step of the latest good checkpoint; None if there is none."""
         return max(self.steps, default=None)
 
     @property
@@ -151,20 +154,25 @@ class Checkpoints:
         return best if best in self._good else self.latest
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None) -> None:
-        """Save a state, and let the oldest go.
+        """Save a state, and delete the oldest checkpoints.
+
+        Args:
+            step: The step of the state.
+            state: The state, as `Steps.to_save` gives it.
+            metrics: Metrics by which the best is chosen; None if they were not measured.
 
         Raises:
-            SaveError: It could not be written, for want of space for instance.
+            SaveError: The state could not be written, for instance because the disk is full.
         """
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
             path = self.folder / f"{step:08d}"
             if is_first():
                 write_atomically(path / DIGESTS, json.dumps(_digests(path), indent=1).encode())
-            wait(f"step {step} saved")
+            barrier(f"step {step} saved")
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            full = os.strerror(errno.ENOSPC)  # TensorStore wraps it in four paths
+            full = os.strerror(errno.ENOSPC)  # TensorStore hides this between four paths
             reason = full if full in reason else reason
             last = self.latest
             kept = "no earlier checkpoint" if last is None else f"the last good one is step {last}"
@@ -174,10 +182,10 @@ class Checkpoints:
         self._good.add(step)
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, in the structure, types and shardings of `like`.
+        """Return the state saved at `step`, in the structure, types and shardings of `like`.
 
         Raises:
-            UsageError: It has another structure, so it is of another version of genjax.
+            UsageError: The saved state has another structure, of another version of genjax.
         """
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(like))
@@ -188,5 +196,5 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         self._manager.close()

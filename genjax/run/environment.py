@@ -1,4 +1,4 @@
-"""Variables of the environment, for a time."""
+"""Environment variables that are set for a while."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Set variables of the environment for a time."""
+    """Set environment variables inside the context, and restore their old values after it."""
     before = {name: os.environ.get(name) for name in values}
     os.environ |= values
     try:

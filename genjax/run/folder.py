@@ -1,4 +1,4 @@
-"""The run folder: where things lie in it, and who may write there."""
+"""The run folder: the paths in it, and the lock that lets one process write."""
 
 import contextlib
 import dataclasses
@@ -13,34 +13,34 @@ import numpy as np
 from etils import epath
 
 from genjax.data.paths import is_remote, to_path
-from genjax.data.processes import by_first, gathered, is_first, wait
+from genjax.data.processes import all_gather, barrier, is_first, run_on_first
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, from_json, to_json
 from genjax.types import ImageSpec, UsageError
 
-# Of config.json. It counts up when fields are renamed, so that a run of before is refused in one
-# line, and not field by field; 1 is a file that names none.
+# The version of config.json. It increases when fields are renamed, so that an older run is refused
+# with one line and not with one for each field. A file without a version is of version 1.
 FORMAT = 2
 
 
 class RunFolder:
-    """All that `resume`, `sample` and `evaluate` need.
+    """The files of a run, which are all that `resume`, `sample` and `evaluate` need.
 
     Args:
-        path: Of a folder, or in a bucket, such as `gs://BUCKET/RUN`.
+        path: A local folder, or one in a bucket, such as `gs://BUCKET/RUN`.
 
     Raises:
-        UsageError: What reads buckets is not installed.
+        UsageError: The path is in a bucket, and the package that reads buckets is not installed.
 
     Attributes:
         config: The resolved recipe and the shape of the data.
-        environment: Versions and devices, a line for each time the run was started or resumed.
-        metrics: A line for each `log_interval` steps.
-        log: What was said, warnings above all.
-        curves: The metrics as a picture.
-        samples: Grids over time, from the same latents.
-        evaluations: A line for each `evaluate`.
-        figures: What the last evaluation saw: samples, paths, and the nearest training images.
+        environment: Versions and devices, a line for each start or resume.
+        metrics: The metrics, a line for each `log_interval` steps.
+        log: Messages and warnings.
+        curves: Plots of the metrics.
+        samples: Grids of samples over time, from the same latents.
+        evaluations: Results of `evaluate`, a line for each call.
+        figures: Images of the last evaluation: samples, paths, and the nearest training images.
         tensorboard: TensorBoard events.
         checkpoints: Orbax checkpoints, each with its digests.
     """
@@ -60,9 +60,10 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     def to_append(self, path: epath.Path) -> Path:
-        """Where to append to a file, or write a folder of files, of this one.
+        """Return a local path at which to append to a file or folder of the run.
 
-        In a bucket nothing is appended to: it is done in a scratch folder, until `publish`.
+        Objects in a bucket cannot be appended to, so for them it is a copy in a scratch folder,
+        which `publish` uploads.
         """
         if not is_remote(path):
             return Path(path)
@@ -73,7 +74,7 @@ class RunFolder:
         return local
 
     def publish(self) -> None:
-        """Bring what was appended to where it belongs."""
+        """Upload the scratch files of `to_append` to the run's bucket, if it is in one."""
         if self._scratch is not None:
             scratch = Path(self._scratch.name)
             for file in scratch.rglob("*"):
@@ -81,10 +82,15 @@ class RunFolder:
                     (self.path / file.relative_to(scratch)).write_bytes(file.read_bytes())
 
     def write_config(self, recipe: Recipe, spec: ImageSpec, images: int) -> None:
-        """Write the config, whole or not at all; of several processes the first does.
+        """Write the config, whole or not at all; with several processes, the first one writes.
+
+        Args:
+            recipe: The recipe.
+            spec: The shape of the data.
+            images: Number of images in the data.
 
         Raises:
-            UsageError: Not all processes see it then.
+            UsageError: Some processes do not see the file, so the folder is not shared.
         """
         if is_first():
             values = {
@@ -94,15 +100,15 @@ class RunFolder:
                 "images": images,
             }
             write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")
-        wait("config written")
-        if not gathered(np.array(self.config.exists())).all():
+        barrier("config written")
+        if not all_gather(np.array(self.config.exists())).all():
             raise UsageError(
                 f"not all processes see {self.path}: wanted a folder that they share, such as "
                 "gs://BUCKET/RUN"
             )
 
     def read_config(self) -> tuple[Recipe, ImageSpec, int]:
-        """The recipe, the shape of the data and the number of images.
+        """Read the recipe, the shape of the data and the number of images.
 
         Raises:
             UsageError: The folder holds no run or one of another format, or its config cannot be
@@ -126,12 +132,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; the system lets go of it however the process ends.
+        """Lock the folder inside the context; the system unlocks it however the process ends.
 
-        A bucket knows no locks: nothing keeps a second run out of its folder.
+        A bucket has no locks, so a second process on its folder is not noticed.
 
         Raises:
-            UsageError: Another process holds it.
+            UsageError: Another process has locked it.
         """
         lock = None if is_remote(self.path) else filelock.FileLock(self.path / ".lock", timeout=0)
 
@@ -142,7 +148,7 @@ class RunFolder:
             except filelock.Timeout as error:
                 raise UsageError(f"another process is training in {self.path}") from error
 
-        by_first(acquire)
+        run_on_first(acquire)
         try:
             yield
         finally:
@@ -151,17 +157,17 @@ class RunFolder:
 
 
 def create_run_folder(path: str | Path | None, name: str) -> RunFolder:
-    """A new folder for a run.
+    """Create a folder for a run.
 
     Args:
-        path: Where; it must not exist, or be empty. None: the first of `runs/NAME`,
-            `runs/NAME-2`, ... that is not there.
-        name: What the run is called.
+        path: Its path, which must be empty or not exist. None: the first of `runs/NAME`,
+            `runs/NAME-2`, ... that does not exist.
+        name: The NAME of the run, used if `path` is None.
 
     Raises:
         UsageError: There is something at `path`.
     """
-    return RunFolder(by_first(lambda: _create(path, name)))
+    return RunFolder(run_on_first(lambda: _create(path, name)))
 
 
 def _create(path: str | Path | None, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Recipes: what a run does, all of it, as one frozen value that is checked before any work."""
+"""Recipes: all that determines a run, as one frozen value that is checked before any work."""
 
 import dataclasses
 import difflib
@@ -36,13 +36,14 @@ class Recipe:
     batch_size: Annotated[int, Field(gt=1)] = 128
     """Images a step, over all devices."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Of the initial weights, the order of the data, and every draw."""
+    """Seed of the initial weights, the order of the data, and every draw."""
     log_interval: Annotated[int, Field(gt=0)] = 100
     """Steps in one compiled call; metrics are averaged over it."""
     save_interval: Annotated[int, Field(gt=0)] = 1000
     """Steps between checkpoints, each with a grid of samples and the quality metric."""
     keep: Annotated[int, Field(ge=2)] = 3
-    """Latest checkpoints kept, beside the best; at least 2, so that one is safe during a save."""
+    """Number of latest checkpoints kept, beside the best; at least 2, so that one is safe during a
+    save."""
     parallel: Parallel = "jit"
     """How the step is spread over devices: jit over a sharded batch; fsdp, with the state split
     too, for models that are large beside a device's memory; or pmap."""
@@ -73,22 +74,22 @@ class Recipe:
 
 
 def _folder() -> Path:
-    """Where the recipes lie: inside an installed package, beside it in a checkout."""
+    """Return the folder of the recipes: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "experiments/recipes"
 
 
 def recipe_paths() -> dict[str, Path]:
-    """The recipes that come with genjax, by name."""
+    """Return the files of the recipes that come with genjax, by name."""
     return {path.stem: path for path in sorted(_folder().glob("*.py"))}
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of a name in `recipe_paths()`, or of a path to a Python file that sets `recipe`.
+    """Load a recipe by its name in `recipe_paths()`, or from a Python file that sets `recipe`.
 
     Raises:
-        UsageError: No such recipe, or the file sets none.
+        UsageError: There is no such recipe or file, or the file sets no recipe.
     """
     paths = recipe_paths()
     path = Path(name) if name.endswith(".py") else paths.get(name)
@@ -107,7 +108,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def recipe_summary(path: Path) -> str:
-    """The first line of a recipe file's docstring."""
+    """Return the first line of a recipe file's docstring."""
     doc: str = runpy.run_path(str(path)).get("__doc__") or ""
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
@@ -118,10 +119,10 @@ def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Recipe:
-    """The inverse of `to_json`.
+    """Return the recipe of JSON values: the inverse of `to_json`.
 
     Raises:
-        UsageError: An unknown, missing or impossible field; the message names it.
+        UsageError: A field is unknown, missing or impossible; the message names it.
     """
     family = FAMILIES.get(values.get("family", ""))
     try:
@@ -132,7 +133,7 @@ def from_json(values: dict[str, Any]) -> Recipe:
 
 
 def describe(error: Exception) -> str:
-    """What a failed check of a config says, on one line."""
+    """Return the message of a failed check of a config, on one line."""
     if not isinstance(error, ValidationError):
         return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
     lines = []
@@ -140,7 +141,7 @@ def describe(error: Exception) -> str:
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         message = message.replace("Input should be", "should be")
-        if not field:  # a check of fields together: the message names them
+        if not field:  # a check of several fields, which the message names
             lines.append(message)
         else:
             lines.append(f"{field} = {item['input']!r}: {message}")

@@ -4,12 +4,12 @@ import json
 
 from genjax.run.folder import RunFolder
 
-# Fields of a record that are not results: they differ from one machine to the next.
+# Fields of a record that are not results, because they depend on the machine.
 TIMINGS = ("seconds", "steps_per_second", "images_per_second")
 
 
 def read_records(folder: RunFolder, last_step: int | None = None) -> list[dict[str, float]]:
-    """The records of `metrics.jsonl` up to `last_step`; a line cut short by a crash is dropped."""
+    """Read the records of `metrics.jsonl` up to `last_step`, without lines cut short by a crash."""
     records = []
     if folder.metrics.exists():
         for line in folder.metrics.read_text().splitlines():

@@ -1,9 +1,9 @@
-"""One step, many devices: the same `step`, compiled with jit over a sharded batch, or with pmap.
+"""Train steps over many devices: a `step` compiled with jit over a sharded batch, or with pmap.
 
-Each way compiles one program that runs several steps (`lax.scan`), so Python is out of the loop.
-State is donated. A step's key is a function of (root key, step), so it does not matter how steps
-are grouped into calls, or whether a run was interrupted. Devices are those of all processes; each
-process feeds its share of a batch.
+Both compile one program that runs several steps (`lax.scan`), so Python is out of the loop. The
+state is donated. A step's key is a function of (root key, step), so it does not matter how steps
+are grouped into calls, or whether a run was interrupted. The devices are those of all processes,
+and each process feeds its share of a batch.
 """
 
 import contextlib
@@ -22,33 +22,33 @@ from genjax.types import Batch, MaskedMetric, Metrics, State, UsageError
 Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]
 Parallel = Literal["jit", "pmap", "fsdp"]
 
-# Smaller arrays are on every device whole: to gather them costs more than it saves.
+# Arrays with fewer elements are not split, because gathering them costs more than it saves.
 SMALLEST_SPLIT = 2**12
-# Fields of a state that no network reads in a step; each device updates its part of them.
+# Fields of a state that no network reads during a step; each device updates its part of them.
 UPDATED_ONLY = {"opt_state", "ema"}
 
 
 class Steps:
-    """A compiled train step.
+    """A compiled train step, which runs on one or many devices.
 
     Args:
         step: `step(state, batch, key) -> (state, metrics)`.
-        batches: Where batches come from.
+        batches: The source of batches.
         batch_size: Images a step, over all devices.
-        root_key: Of all draws.
-        parallel: `jit`: the state is on every device whole, and the batch is split. `fsdp`: the
-            large arrays of the state are split too, each along its longest axis that divides among
-            the devices; those that networks read are gathered at the beginning of each step, and
-            each device updates its part (Rajbhandari et al. 2020; Zhao et al. 2023). `pmap`: as
-            `jit`, by jax's older transform.
-        like: Shapes and types of the state.
-        devices: Over which it runs. None: all, of all processes.
+        root_key: The key from which every step's key is derived.
+        parallel: `jit`: each device holds the whole state, and the batch is split. `fsdp`: the
+            large arrays of the state are split too, each along the longest axis that the number of
+            devices divides; those that networks read are gathered at the beginning of each step,
+            and each device updates its part (Rajbhandari et al. 2020; Zhao et al. 2023). `pmap`:
+            like `jit`, by jax's older transform.
+        like: A pytree with the shapes and types of the state.
+        devices: The devices to run on. None: all devices of all processes.
 
     Attributes:
         saved: Shapes, types and shardings of the state in a checkpoint.
 
     Raises:
-        UsageError: `batch_size` does not divide among the devices.
+        UsageError: `batch_size` is no multiple of the number of devices.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Steps:
         like: State,
         devices: Sequence[jax.Device] | None = None,
     ):
-        # In the order of processes, so that each holds rows of the batch that lie together.
+        # Sorted by process, so that each process holds consecutive rows of the batch.
         devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
         if batch_size % len(devices):
             raise UsageError(
@@ -115,6 +115,7 @@ class Steps:
         )
 
     def _split_over(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Return the sharding of a state's array: split along an axis, or replicated."""
         if np.prod(shape) >= SMALLEST_SPLIT:
             for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
                 if shape[axis] % self._mesh.size == 0:
@@ -122,43 +123,48 @@ class Steps:
         return self._replicated
 
     def _gather_what_networks_read(self, path: Any, x: jax.Array) -> jax.Array:
-        """Else the compiler would split activations as parameters are, and not by the batch."""
+        """Replicate an array of the state that networks read.
+
+        Without this the compiler would split activations like parameters, not along the batch.
+        """
         names = {getattr(key, "name", None) for key in path}
         if names & UPDATED_ONLY:
             return x
         return jax.lax.with_sharding_constraint(x, self._replicated)
 
     def put(self, state: State) -> State:
-        """A state as the program takes it, from one as `get` or `to_save` gives it."""
+        """Place a state on the devices as the program takes it; the inverse of `get`."""
         if self._mapped:
             return self._on_each_device(state)
         return jax.device_put(state, jax.tree.map(lambda x: x.sharding, self.saved))
 
     def get(self, state: State) -> State:
-        """The whole state on one device of this process; lives no longer than `state`."""
+        """Return the whole state on one device of this process; valid as long as `state` is."""
         if self._splits_state:
             state = self._gather(state)
         return jax.tree.map(self._on_one_device, state)
 
     def to_save(self, state: State) -> State:
-        """The state as all processes save it together: `saved` tells of its shardings."""
+        """Return the state for a checkpoint, with the shardings of `saved`."""
         if self._mapped:
             return jax.device_put(jax.tree.map(np.asarray, self.get(state)), self._replicated)
         return state
 
     def finite_leaves(self, state: State) -> np.ndarray:
-        """Whether each leaf is free of NaN and infinities, bool [leaves]."""
+        """Return whether each leaf of the state is free of NaN and infinities, bool [leaves]."""
         return np.asarray(self._finite(self.get(state) if self._mapped else state))
 
     def __call__(self, state: State, feed: Any) -> tuple[State, dict[str, np.ndarray]]:
         """Run the steps of one feed.
 
         Args:
-            state: From `put` or an earlier call; donated.
-            feed: From `batches.feed`, leading axes [steps, B], B the share of this process.
+            state: The state from `put` or an earlier call; donated.
+            feed: The result of `batches.feed`, with leading axes [steps, B], where B is the share
+                of this process.
 
         Returns:
-            The new state, and each metric's values, [steps]; masked where a step measured none.
+            The new state, and each metric's values, [steps], masked at steps that did not measure
+            it.
         """
         if self._mapped:
             feed = jax.tree.map(self._split, feed)
@@ -172,16 +178,16 @@ class Steps:
         return state, {name: as_array(values) for name, values in metrics.items()}
 
     def trace(self, steps: int) -> jax.stages.Traced:
-        """The program of a call of so many steps, to be lowered and compiled but not run."""
+        """Trace a call of `steps` steps, to lower and compile it without running it."""
         with self._mesh_for_noise():
             return self._run.trace(self.saved, self._arrays, self._batches.feed(0, steps))
 
     def _mesh_for_noise(self) -> contextlib.AbstractContextManager[Any]:
-        """Steps that run within draw the noise of a batch split among the devices."""
+        """Return a context in which a batch's noise is drawn split among the devices."""
         return contextlib.nullcontext() if self._mapped else jax.set_mesh(self._mesh)
 
     def _on_each_device(self, tree: Any) -> Any:
-        """Along a leading axis, as pmap takes it."""
+        """Copy arrays to each device of this process, along a new leading axis, for pmap."""
         count = len(self._local_devices)
         mesh = Mesh(np.array(self._local_devices), (BATCH_AXIS,))
         stacked = jax.tree.map(
@@ -194,13 +200,13 @@ class Steps:
         return own[0] if self._mapped else own
 
     def _split(self, x: np.ndarray) -> np.ndarray:
-        """[steps, B, ...] to [local devices, steps, B / local devices, ...]."""
+        """Reshape [steps, B, ...] to [local devices, steps, B / local devices, ...]."""
         count, (steps, batch) = len(self._local_devices), x.shape[:2]
         return x.reshape(steps, count, batch // count, *x.shape[2:]).swapaxes(0, 1)
 
 
 def as_array(values: jax.Array | MaskedMetric) -> np.ndarray:
-    """A metric of several steps as numpy has it: masked where it was not measured."""
+    """Convert a metric of several steps to a numpy array, masked where it was not measured."""
     if isinstance(values, MaskedMetric):
         return np.ma.masked_array(values.value, ~np.asarray(values.mask))
     return np.asarray(values)

@@ -1,1 +1,1 @@
-"""The road of a run: data, steps, records, checkpoints."""
+"""Training: the loop over steps, and what it writes."""

@@ -1,6 +1,6 @@
-"""Training: data, step, state, records, checkpoints. A straight road; nothing calls back.
+"""The training loop: batches, steps, records, evaluations and checkpoints, without callbacks.
 
-Several processes walk it side by side, each with its devices; the first alone writes.
+Several processes run it together, each with its own devices; only the first one writes.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ import tyro
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
-from genjax.data.processes import ProcessLost, first_before_others, gathered, is_first
+from genjax.data.processes import ProcessLost, all_gather, first_before_others, is_first
 from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
@@ -41,12 +41,12 @@ from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state, initial_state
-from genjax.training.writer import Silent, Writer
+from genjax.training.writer import NullWriter, Writer
 from genjax.types import Batch, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# Samples and images of the data by which the model is judged.
+# Number of samples, and of images, for the metrics at each save.
 QUALITY_IMAGES = 1000
 
 
@@ -56,12 +56,12 @@ class Diverged(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a training ended.
+    """The end of a training.
 
     Attributes:
         run: The run folder.
-        step: Steps taken, and saved.
-        signal: The signal that stopped it early, or None.
+        step: The last step, which is saved.
+        signal: The signal that stopped training early, or None.
     """
 
     run: epath.Path
@@ -73,15 +73,15 @@ def train(
     recipe: Annotated[Recipe | str, tyro.conf.arg(name="", constructor=Recipe)],
     run: str | Path | None = None,
 ) -> Result:
-    """Train from the beginning. Ctrl-C saves; `genjax resume` goes on.
+    """Train from the beginning. Ctrl-C saves and stops; `genjax resume` continues.
 
     Args:
-        recipe: A recipe, or what `load_recipe` takes.
-        run: The run folder, new, or one in a bucket, `gs://BUCKET/RUN`; several processes have to
-            share it. None: the first free one of `runs/FAMILY_DATA`, `runs/FAMILY_DATA-2`, ...
+        recipe: A recipe, or the name or file of one, as `load_recipe` takes it.
+        run: A new run folder, local or in a bucket, `gs://BUCKET/RUN`; all processes must share it.
+            None: the first free one of `runs/FAMILY_DATA`, `runs/FAMILY_DATA-2`, ...
 
     Raises:
-        UsageError: A mistake in the recipe or the data, or a folder that is in use.
+        UsageError: The recipe or the data have a mistake, or the folder is in use.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint could not be written.
         ProcessLost: Another process of the run is gone.
@@ -98,21 +98,21 @@ def train(
             folder.write_config(recipe, source.spec, len(source))
             return _run(folder, recipe, source)
         except UsageError:
-            # Refused before the first step: leave nothing behind.
+            # The recipe was refused before the first step: leave no folder behind.
             if is_first() and not folder.metrics.exists():
                 folder.path.rmtree()
             raise
 
 
 def resume(run: Run, steps: int | None = None) -> Result:
-    """Go on with a run from its last good checkpoint, as if it had never stopped.
+    """Continue a run from its last good checkpoint, as if it had never stopped.
 
     Args:
         run: The run folder.
-        steps: Step at which it ends. None: as the recipe says.
+        steps: The step to end at. None: that of the recipe.
 
     Raises:
-        UsageError: No run there, its data have changed, or another process trains in it.
+        UsageError: There is no run, its data have changed, or another process trains in it.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint could not be written.
         ProcessLost: Another process of the run is gone.
@@ -133,7 +133,7 @@ def resume(run: Run, steps: int | None = None) -> Result:
 
 
 def _open(recipe: Recipe) -> Source:
-    """The data; the first process prepares them if they have to be, and the others find them."""
+    """Open the data; the first process does it alone first, in case they must be prepared."""
     with first_before_others("data opened"):
         return open_source(recipe.data, recipe.data_options)
 
@@ -146,7 +146,7 @@ def _absolute_data_dir(recipe: Recipe) -> DataOptions:
 
 
 def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
-    """Train from the last good checkpoint, or from the beginning, in a locked folder."""
+    """Train in a locked folder, and report the loss of another process by its own error."""
     try:
         return _train(folder, recipe, source)
     except jax.errors.JaxRuntimeError as error:
@@ -159,6 +159,7 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
 
 
 def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
+    """Train from the last good checkpoint, or from the beginning."""
     with contextlib.ExitStack() as stack:
         if is_first():
             stack.enter_context(_log_file(folder))
@@ -185,7 +186,7 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         else:
             state = steps.put(initial_state(recipe, source.spec, init_key))
         evaluate = _Evaluator(folder, recipe, source, sample_key)
-        writer: Writer | Silent = Silent()
+        writer: Writer | NullWriter = NullWriter()
         watch = Watch()
         if is_first():
             writer = Writer(folder, start, recipe.steps, recipe.batch_size)
@@ -221,7 +222,7 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             writer.record(step, record)
             for warning in watch(record):
                 log.warning("step %d: %s", step, warning)
-            # A signal to one process stops all of them, at the same step.
+            # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
             if quality or signal:
                 checkpoints.save(step, steps.to_save(state), quality)
@@ -230,8 +231,8 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
 
 
 def _strongest(signal: Signals | None) -> Signals | None:
-    """The signal that any process was sent, on all of them."""
-    number = int(gathered(np.array(signal or 0)).max())
+    """Return on all processes the largest signal that any of them has received, or None."""
+    number = int(all_gather(np.array(signal or 0)).max())
     if number and signal is None:
         log.warning("%s in another process: saving, then stopping", Signals(number).name)
     return Signals(number) if number else None
@@ -240,7 +241,11 @@ def _strongest(signal: Signals | None) -> Signals | None:
 def _take_steps(
     steps: Steps, state: State, batches: Batches, first: int, last: int
 ) -> tuple[State, dict[str, np.ndarray]]:
-    """Steps `first` to `last`, in calls no longer than the batches allow; metrics [steps]."""
+    """Take the steps after `first` up to `last`, in calls of at most `batches.max_steps`.
+
+    Returns:
+        The new state, and the metrics of all steps, [steps].
+    """
     parts = []
     for start in range(first, last, batches.max_steps):
         feed = batches.feed(start, min(batches.max_steps, last - start))
@@ -255,7 +260,7 @@ def _refuse_non_finite(
     state: State,
     finite_leaves: Callable[[State], np.ndarray],
 ) -> None:
-    """Raise `Diverged` with the first quantity that is not finite, and its step."""
+    """Raise `Diverged` if a metric or a leaf of the state is not finite, with its name and step."""
     ok = {name: np.isfinite(np.ma.filled(values, 0)) for name, values in metrics.items()}
     bad = {name: int(np.argmin(values)) for name, values in ok.items() if not values.all()}
     if bad:
@@ -270,10 +275,10 @@ def _refuse_non_finite(
 
 
 class _Evaluator:
-    """At each save: the grid of the fixed latents, how good the model is, and how sound.
+    """The evaluation at each save: a grid from fixed latents, quality metrics, signs of trouble.
 
     Samples are compared with images of the training data. Likelihoods are those of images of
-    `test_split`, or without one of the training data.
+    `test_split` or, without one, of the training data.
     """
 
     def __init__(self, folder: RunFolder, recipe: Recipe, source: Source, key: jax.Array):
@@ -320,7 +325,10 @@ class _Stop:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM ask for an orderly stop; a second one is obeyed at once."""
+    """Catch Ctrl-C and SIGTERM inside the context; after the first one, the old handlers are back.
+
+    A thread other than the main one cannot set handlers, so there nothing is caught.
+    """
     stop = _Stop()
     caught = (SIGINT, SIGTERM)
     if threading.current_thread() is not threading.main_thread():
@@ -344,6 +352,7 @@ def _stop_signals() -> Iterator[_Stop]:
 
 @contextlib.contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
+    """Write log messages to the run's log file too, inside the context."""
     level = log.level
     log.setLevel(logging.INFO)
     handler = logging.FileHandler(folder.to_append(folder.log))

@@ -1,4 +1,4 @@
-"""What a run writes as it goes: metrics, TensorBoard events, curves, progress."""
+"""The output of a run while it trains: records, TensorBoard events, curves, progress."""
 
 import contextlib
 import io
@@ -18,22 +18,23 @@ from genjax.run.records import TIMINGS, read_records
 
 log = logging.getLogger("genjax")
 
-# Drawing takes a second: not at each save, but after this long, and at the end.
+# Curves are drawn at a save only after this time, and at the end, because it takes a second.
 SECONDS_BETWEEN_CURVES = 60.0
 
 
 class Writer:
-    """Writes the records of a run.
+    """A writer of the records of a run.
 
     Args:
-        folder: Of the run.
-        start: Step from which it goes on; later records, of steps that are to be run again, go.
-        steps: Step at which it ends.
+        folder: The run folder.
+        start: The step of the checkpoint that training continues from. Later records are removed,
+            because their steps are run again.
+        steps: The last step of the run.
         batch_size: Images a step.
     """
 
     def __init__(self, folder: RunFolder, start: int, steps: int, batch_size: int):
-        import tensorboardX  # which imports PyTorch where it is installed: only training waits
+        import tensorboardX  # imports PyTorch if it is installed, so only training does it
 
         self.folder, self._steps, self._batch_size = folder, steps, batch_size
         self.records = read_records(folder, start)
@@ -57,7 +58,7 @@ class Writer:
         )
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of the steps up to `step`."""
+        """Write a record: the metrics of the steps since the last record up to `step`."""
         now = time.monotonic()
         rate = (step - self._last_step) / (now - self._last_time)
         timings = (self._before + now - self._started, rate, rate * self._batch_size)
@@ -74,7 +75,10 @@ class Writer:
         self._last_step, self._last_time = step, now
 
     def report(self) -> None:
-        """After a save: draw the curves, and say how far it is where no live bar shows it."""
+        """Draw the curves if they are old, publish, and log the progress if there is no live bar.
+
+        Called after each save.
+        """
         now = time.monotonic()
         if now - self._drawn > SECONDS_BETWEEN_CURVES:
             self._draw()
@@ -100,18 +104,18 @@ class Writer:
         write_atomically(self.folder.curves, curves(self.records))
 
     def close(self) -> None:
-        """Draw the curves a last time, however the run ended; close the files and the bar."""
+        """Draw the curves a last time, and close the files and the bar."""
         self._bar.close()
         if self.records:
-            with contextlib.suppress(OSError):  # a full disk is reported by what met it first
+            with contextlib.suppress(OSError):  # a full disk was reported already
                 self._draw()
         self._file.close()
         self._events.close()
         self.folder.publish()
 
 
-class Silent:
-    """Of several processes what all but the first write: nothing."""
+class NullWriter:
+    """A writer that writes nothing, for all processes but the first."""
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """See `Writer.record`."""
@@ -121,7 +125,7 @@ class Silent:
 
 
 def _panel(name: str) -> str:
-    """The panel in which a metric is drawn; those of one panel share a unit."""
+    """Return the panel in which a metric is drawn; all metrics of a panel have the same unit."""
     if name in ("d_real", "d_fake"):
         return "D(x) and D(G(z))"
     for ending, panel in (("loss", "loss"), ("grad_norm", "gradient norm")):
@@ -131,7 +135,7 @@ def _panel(name: str) -> str:
 
 
 def curves(records: list[dict[str, float]]) -> bytes:
-    """The metrics over steps, as the bytes of a PNG file, a panel for each unit."""
+    """Plot the metrics over steps as PNG, with a panel for each unit."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

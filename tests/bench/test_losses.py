@@ -1,4 +1,4 @@
-"""The benchmark of losses times every function, and says what it measured."""
+"""Tests of the benchmark of losses: every function is timed, and the table is complete."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""The benchmark of train steps: its own processes, the numbers that it knows, and rivals."""
+"""Tests of the benchmark of train steps: processes, known numbers, and counterparts."""
 
 import contextlib
 import dataclasses
@@ -18,14 +18,16 @@ from genjax.data.sources import expected_spec
 from genjax.planning.cost import flops, work_of_instructions
 from genjax.run.recipe import load_recipe
 from genjax.types import UsageError
-from tests import rivals
+from tests import counterparts
 
 LIMITS = Limits(10e9, 5e-6, {"float32": 100e9, "bfloat16": 100e9})
 
 
 @pytest.fixture(scope="module")
 def found():
-    options = steps.Options(rounds=2, rivals={"slow": rivals.slow, "absent": rivals.absent})
+    options = steps.Options(
+        rounds=2, counterparts={"slow": counterparts.slow, "absent": counterparts.absent}
+    )
     return steps.bench_steps(["gan_digits"], options, devices=(1, 2))
 
 
@@ -46,15 +48,15 @@ def test_rows_say_what_was_measured(found):
     assert markdown.count("\n") == 3
 
 
-def test_rivals_take_turns_with_a_recipe(found):
+def test_counterparts_alternate_with_a_recipe(found):
     for row in found.rows:
-        assert row["slow_seconds"] == [rivals.SECONDS] * 2
-        ratios = [rivals.SECONDS / seconds for seconds in row["seconds"]]
+        assert row["slow_seconds"] == [counterparts.SECONDS] * 2
+        ratios = [counterparts.SECONDS / seconds for seconds in row["seconds"]]
         said = f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         assert steps.ratio("slow", row) == said
-        assert (row["absent_note"], steps.ratio("absent", row)) == (rivals.REASON, "none")
+        assert (row["absent_note"], steps.ratio("absent", row)) == (counterparts.REASON, "none")
         assert steps.ratio("unknown", row) == ""
-    assert results.notes(found.rows)[0] == f"gan_digits: absent: {rivals.REASON}"
+    assert results.notes(found.rows)[0] == f"gan_digits: absent: {counterparts.REASON}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Times and verdicts."""
+"""Tests of measuring and comparing times."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Several processes on one machine, and what the environment says of them."""
+"""Tests of several processes on one machine, and of the variables that describe them."""
 
 import dataclasses
 import signal
@@ -137,5 +137,5 @@ def test_slurm_steps_and_tpu_workers_are_joined(monkeypatch, variables, chips, j
 
 def test_alone_every_value_is_ones_own():
     assert processes.is_first()
-    assert processes.by_first(lambda: [1, 2]) == [1, 2]
-    np.testing.assert_array_equal(processes.gathered(np.arange(3)), [[0, 1, 2]])
+    assert processes.run_on_first(lambda: [1, 2]) == [1, 2]
+    np.testing.assert_array_equal(processes.all_gather(np.arange(3)), [[0, 1, 2]])

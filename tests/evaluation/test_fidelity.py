@@ -1,4 +1,4 @@
-"""Fidelity of samples that are made by hand from real digits, so that the answer is known."""
+"""Tests of fidelity metrics on samples made from real digits, for which the answer is known."""
 
 import numpy as np
 import pytest

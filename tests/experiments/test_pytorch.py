@@ -1,4 +1,4 @@
-"""PyTorch's counterparts of the families: that they compute the same, and what they refuse."""
+"""Tests that PyTorch's counterparts of the families compute the same, and what they refuse."""
 
 import dataclasses
 import importlib.util

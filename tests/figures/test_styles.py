@@ -1,4 +1,4 @@
-"""A model with styles through the whole road: train, mix, project, move, evaluate."""
+"""Tests of every command on a model with styles: train, mix, project, interpolate, evaluate."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Files that PyTorch itself has written, and files that would do harm."""
+"""Tests of reading files that PyTorch has written, and of refusing harmful files."""
 
 import pickle
 import struct

@@ -1,4 +1,4 @@
-"""Inception-v3 with weights that a formula gives, against what torch-fidelity makes of them.
+"""Tests of Inception-v3 against torch-fidelity, with weights from a formula.
 
 `goldens/inception.npz` holds pool3 features and logits without bias of torch-fidelity 0.4, whose
 network reproduces TensorFlow's 2015 graph, for the weights and images below.
@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from genjax.data.sources import DataOptions
-from genjax.evaluation.extractor import extractor_of
+from genjax.evaluation.extractor import create_extractor
 from genjax.interop import inception as interop
 from genjax.types import UsageError
 
@@ -41,7 +41,7 @@ def test_features_and_logits_are_the_references(weights, tmp_path):
     images = np.round((np.stack(waves) + 1) * 127.5).astype(np.uint8)
 
     save_file(weights, tmp_path / "inception.safetensors")
-    net, identity = extractor_of(
+    net, identity = create_extractor(
         "inception", "digits", DataOptions(), tmp_path / "inception.safetensors"
     )
     assert identity["kind"] == "inception" and len(identity["sha256"]) == 16
@@ -66,8 +66,8 @@ def test_weights_that_do_not_fit_are_listed(weights):
 
 def test_without_weights_the_error_says_where_they_are_published():
     with pytest.raises(UsageError, match=rf"genjax/{interop.FILE}: download https://github.com/"):
-        extractor_of("inception", "digits", DataOptions())
+        create_extractor("inception", "digits", DataOptions())
     with pytest.raises(UsageError, match=r"no Inception weights at none\.pth"):
-        extractor_of("inception", "digits", DataOptions(), "none.pth")
+        create_extractor("inception", "digits", DataOptions(), "none.pth")
     with pytest.raises(UsageError, match="weights x"):
-        extractor_of("classifier", "digits", DataOptions(), "x")
+        create_extractor("classifier", "digits", DataOptions(), "x")

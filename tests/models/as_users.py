@@ -1,8 +1,8 @@
-"""What users run: float32, with all of XLA's optimizations and the papers' Adam, on eight devices.
+"""Checks of steps as users run them: float32, all of XLA's optimizations, the papers' Adam.
 
-`tests/models/test_as_users.py` runs these in processes of their own, since what XLA leaves out to
-compile the rest of the suite faster is set once for a process. `tests/models/test_families.py`
-compares the same programs to the last digit, in float64.
+They run on eight devices. `tests/models/test_as_users.py` runs each in a new process, because the
+flags that turn off XLA's optimizations for the rest of the suite are set once for a process.
+`tests/models/test_families.py` compares the same programs to the last digit, in float64.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Each family as users run it, in a process that leaves no optimization out."""
+"""Tests of each family with all of XLA's optimizations, as users run it."""
 
 import os
 import subprocess

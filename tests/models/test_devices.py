@@ -1,4 +1,4 @@
-"""Options whose noise, labels and penalties belong to images: many devices give what one gives."""
+"""Tests that options with noise, labels or penalties give the same on one and many devices."""
 
 import dataclasses
 import functools

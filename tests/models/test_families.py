@@ -1,4 +1,4 @@
-"""The contract, over every family that is registered."""
+"""Tests of the contract of a family, for every family in `FAMILIES`."""
 
 import dataclasses
 import functools
@@ -23,12 +23,12 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 SPEC = ImageSpec(16, 16, 1, 10)
 BATCH = 16
 
-# The kernels that begin at 0 on purpose: the last of Glow's networks, so that it begins as the
+# Kernels that are 0 at first on purpose: the last ones of Glow's networks, so that it begins as the
 # identity.
 ZEROS = ("coupling/net/output/kernel", "prior/net/kernel")
 
-# The paper's networks where a laptop can bear eight of them at once, else narrower ones. Within
-# three steps every player, penalty, augmentation and stage of growth has its turn.
+# The default networks, or narrower ones if eight copies would be too much for a laptop. Three steps
+# include every player, penalty, augmentation and stage of growth.
 BIGGAN_PLAYER = biggan.PlayerConfig(features=8, learning_rate=2e-4, beta1=0.0)
 STYLEGAN_PLAYER: Any = {"channel_base": 128, "channel_max": 32, "learning_rate": 2e-4}
 SIZES: Any = {"latent_size": 16, "style_size": 16}
@@ -57,7 +57,7 @@ CONFIGS = {name: family.config() for name, family in FAMILIES.items()} | {
 }
 STEPS = 3
 
-# All that is compiled for a family is used again by its other tests: they run in one process.
+# Tests of a family run in one process, because they use the same compiled programs.
 every_family = pytest.mark.parametrize(
     "family",
     [
@@ -67,7 +67,7 @@ every_family = pytest.mark.parametrize(
 )
 
 
-# Their steps compile in seconds.
+# Families whose steps compile in seconds.
 SMALL = ("gan", "dcgan", "wgan", "wgan_gp", "vae")
 
 
@@ -88,7 +88,7 @@ def _slow_but(*fast):
     )
 
 
-# What takes long to compile is compared on images that need fewer layers.
+# Smaller images for families that take long to compile, because they need fewer layers.
 SPECS = dict.fromkeys(("biggan", "stylegan", "stylegan2"), ImageSpec(8, 8, 1, 10))
 
 

@@ -1,4 +1,4 @@
-"""What `gradient_accumulation_steps` and `remat` change, which is memory, and what they do not."""
+"""Tests that `gradient_accumulation_steps` and `remat` save memory and keep the results."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""What a compiled program costs, and what is said of it."""
+"""Tests of the costs of a compiled program, and of the report on them."""
 
 import dataclasses
 import importlib.util

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.run.checkpoint import DIGESTS, Checkpoints, SaveError, damage, write_atomically
+from genjax.run.checkpoint import DIGESTS, Checkpoints, SaveError, find_damage, write_atomically
 from genjax.types import UsageError
 
 
@@ -72,15 +72,15 @@ def test_damage_to_any_file_is_found_and_named(tmp_path, kind, caplog):
     _save(checkpoints, {1: 1.0, 2: 2.0})
     checkpoints.close()
     folder = tmp_path / "checkpoints/00000002"
-    assert damage(folder) is None
+    assert find_damage(folder) is None
     files = [path for path in _files(folder) if path.stat().st_size]
     assert len(files) > 5
     for path in files:
         content = path.read_bytes()
         DAMAGE[kind](path)
-        assert path.relative_to(folder).as_posix() in damage(folder)
+        assert path.relative_to(folder).as_posix() in find_damage(folder)
         path.write_bytes(content)
-    assert damage(folder) is None
+    assert find_damage(folder) is None
 
     DAMAGE[kind](max(files, key=lambda path: path.stat().st_size))
     with caplog.at_level(logging.WARNING, logger="genjax"):
@@ -101,7 +101,7 @@ def test_a_flip_that_orbax_would_restore_in_silence(tmp_path):
     _flip(largest)
     restored = _restore(checkpoints, 1)  # no error: this is why there are digests
     assert not np.array_equal(restored["params"], _state(1)["params"])
-    assert largest.name in damage(tmp_path / "checkpoints/00000001")
+    assert largest.name in find_damage(tmp_path / "checkpoints/00000001")
 
 
 def test_a_save_cut_short_is_not_trusted(tmp_path):
@@ -117,9 +117,9 @@ def test_damaged_digests_are_damage(tmp_path):
     _save(checkpoints, {1: 1.0})
     path = tmp_path / "checkpoints/00000001" / DIGESTS
     path.write_text(path.read_text()[:-5])
-    assert DIGESTS in damage(path.parent)
+    assert DIGESTS in find_damage(path.parent)
     path.write_text(json.dumps({}))
-    assert "is not part of it" in damage(path.parent)
+    assert "is not part of it" in find_damage(path.parent)
 
 
 def test_when_all_are_damaged_training_does_not_start_over(tmp_path):

@@ -1,4 +1,4 @@
-"""A class-conditional GAN through the whole road: train, sample by class, truncate, evaluate."""
+"""Tests of every command on a class-conditional GAN: train, sample by class, evaluate."""
 
 import csv
 import dataclasses

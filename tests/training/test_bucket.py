@@ -1,4 +1,4 @@
-"""A run and its data in a bucket: that of an emulator on this machine."""
+"""Tests of a run and its data in a bucket, which an emulator on this machine provides."""
 
 import io
 import json

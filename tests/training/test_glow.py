@@ -1,4 +1,4 @@
-"""A flow through the whole road: train, health, evaluate, sample, reconstruct, manipulate."""
+"""Tests of every command on a flow: train, evaluate, sample, reconstruct, manipulate."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Runs by `fsdp` and `pmap`, over eight devices: trained, saved, restored and resumed."""
+"""Tests of training, saving and resuming by `fsdp` and `pmap`, over eight devices."""
 
 import dataclasses
 import functools

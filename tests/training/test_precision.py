@@ -1,4 +1,4 @@
-"""Training in bfloat16, of every family: it learns, stops, goes on, and draws."""
+"""Tests of training every family in bfloat16: learning, resuming and sampling."""
 
 import dataclasses
 

@@ -1,11 +1,11 @@
-"""The three functions of `nn/conv` beside XLA's own and PyTorch's, in GFLOP/s.
+"""The speed of `genjax.nn.conv` beside that of XLA's own forms and PyTorch's, in GFLOP/s.
 
     pip install -e '.[bench]'
     python experiments/studies/benchmarks/conv.py
 
 For the layers of DCGAN and of a ResNet: the convolution, its input gradient (which is the
 transposed convolution), and its kernel gradient. Ours and XLA's run inside a compiled scan, as they
-do in training; there XLA's transposes of a convolution are another thing than in a call alone.
+do in training, because XLA's transposes of a convolution have other speeds there than in calls.
 """
 
 import functools
@@ -33,12 +33,12 @@ LAYERS = (
     (64, 32, 64, 128, 4, 2, 1),
     (64, 16, 128, 128, 3, 1, 1),
 )
-# XLA's own transposes can take ten seconds: they are timed once.
+# XLA's own transposes can take ten seconds, so they are timed only once.
 REPEATS, XLA_REPEATS, IN_SCAN = 5, 1, 2
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median of the times of calls."""
+    """Return the median of the times of calls, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -50,7 +50,7 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
 def seconds_in_scan(
     function: Callable[..., jax.Array], a: jax.Array, b: jax.Array, repeats: int
 ) -> float:
-    """Of one call inside a compiled scan whose every turn depends on the one before."""
+    """Return the seconds of a call inside a compiled scan whose iterations depend on each other."""
 
     @jax.jit
     def run(a: jax.Array, b: jax.Array) -> Any:

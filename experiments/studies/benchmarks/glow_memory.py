@@ -30,7 +30,7 @@ CHANNELS, SIZE, BATCH = 12, 16, 16
 
 
 def unrolled(layers: dict[str, transforms.Layer], params: dict[str, Any]) -> Bijection:
-    """What `transforms.scanned` does, without a loop."""
+    """Chain the same steps as `transforms.scanned`, without a loop."""
     depth = len(jax.tree.leaves(params)[0])
     return transforms.chain(
         *(
@@ -42,7 +42,7 @@ def unrolled(layers: dict[str, transforms.Layer], params: dict[str, Any]) -> Bij
 
 
 def checkpointed(layers: dict[str, transforms.Layer], params: dict[str, Any]) -> Bijection:
-    """`transforms.scanned` with only the input of each step kept."""
+    """Chain steps like `transforms.scanned`, and keep only the input of each (`jax.checkpoint`)."""
 
     def step(params: Any) -> Bijection:
         whole = transforms.chain(*(layer(params[name]) for name, layer in layers.items()))
@@ -60,7 +60,7 @@ CHAINS: dict[str, Callable[[Any, Any], Bijection]] = {
 
 
 def compiled_gradient(chain: Callable[[Any, Any], Bijection], depth: int) -> tuple[Any, Any, float]:
-    """The gradient of one level's log-likelihood, its arguments, and the seconds to compile it."""
+    """Compile the gradient of a level's log-likelihood; return it, arguments and seconds."""
     config = glow.GlowConfig(hidden_features=512)
     step = glow.flow_step(config, CHANNELS, None)
     x = jax.random.normal(jax.random.key(0), (BATCH, SIZE, SIZE, CHANNELS))
@@ -80,7 +80,7 @@ def compiled_gradient(chain: Callable[[Any, Any], Bijection], depth: int) -> tup
 
 
 def seconds_to_compile(chain: Callable[[Any, Any], Bijection]) -> float:
-    """Of the train step of the paper's model, traced and compiled."""
+    """Return the seconds to trace and compile the train step of the paper's model."""
     config = glow.GlowConfig(levels=3, steps_per_level=32, hidden_features=512)
     spec = ImageSpec(32, 32, 3)
     state = jax.eval_shape(lambda: glow.init(config, jax.random.key(0), spec))

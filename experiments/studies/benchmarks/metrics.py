@@ -1,4 +1,4 @@
-"""Metrics of 10,000 images beside the usual ways of NumPy, SciPy and PyTorch: time and memory.
+"""Time and memory of metrics of 10,000 images, beside NumPy's, SciPy's and PyTorch's usual ways.
 
     pip install -e '.[bench]'
     python experiments/studies/benchmarks/metrics.py --rounds 5
@@ -29,7 +29,7 @@ INCEPTION_COUNT = 200
 
 
 def _features() -> tuple[np.ndarray, np.ndarray]:
-    """Of data and of samples: positive, correlated, with many that hardly vary, as Inception's."""
+    """Draw features of data and samples that are like Inception's: positive and correlated."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(FEATURES, FEATURES)) * np.geomspace(1, 1e-3, FEATURES)[:, None]
     sets = (
@@ -45,7 +45,7 @@ def _images(count: int, size: int, channels: int) -> np.ndarray:
 
 
 def frechet_genjax() -> Callable[[], Any]:
-    """By singular values of factors."""
+    """Prepare our Frechet distance, by singular values of factors."""
     from genjax.metrics.frechet import Moments, frechet_distance
 
     real, fake = _features()
@@ -53,7 +53,7 @@ def frechet_genjax() -> Callable[[], Any]:
 
 
 def frechet_usual() -> Callable[[], Any]:
-    """By SciPy's root of the product of the covariances."""
+    """Prepare the Frechet distance with SciPy's root of the product of covariances."""
     import scipy.linalg
 
     real, fake = _features()
@@ -68,14 +68,14 @@ def frechet_usual() -> Callable[[], Any]:
 
 
 def kernel_genjax() -> Callable[[], Any]:
-    """100 subsets of 1,000."""
+    """Prepare our kernel distance, with 100 subsets of 1,000."""
     from genjax.metrics.kernel import kernel_distance
 
     return functools.partial(kernel_distance, *_features())
 
 
 def kernel_usual() -> Callable[[], Any]:
-    """The same with scikit-learn's kernel."""
+    """Prepare the kernel distance with scikit-learn's kernel."""
     from sklearn.metrics.pairwise import polynomial_kernel
 
     real, fake = _features()
@@ -90,14 +90,14 @@ def kernel_usual() -> Callable[[], Any]:
 
 
 def prdc_genjax() -> Callable[[], Any]:
-    """In blocks."""
+    """Prepare our precision, recall, density and coverage, in blocks."""
     from genjax.metrics.neighbours import prdc
 
     return functools.partial(prdc, *_features())
 
 
 def prdc_usual() -> Callable[[], Any]:
-    """With three whole matrices of distances."""
+    """Prepare them with three whole matrices of distances."""
     from sklearn.metrics import pairwise_distances
 
     real, fake = _features()
@@ -116,7 +116,7 @@ def prdc_usual() -> Callable[[], Any]:
 
 
 def classifier_genjax() -> Callable[[], Any]:
-    """Features of MNIST-sized images by the small classifier."""
+    """Prepare features of MNIST-sized images by the small classifier."""
     from flax.serialization import to_bytes
 
     from genjax.metrics.classifier import Extractor, initial_variables
@@ -128,7 +128,7 @@ def classifier_genjax() -> Callable[[], Any]:
 
 
 def classifier_usual() -> Callable[[], Any]:
-    """The same network and weights in PyTorch."""
+    """Prepare the same features in PyTorch, with the same network and weights."""
     import torch
     from torch import nn
 
@@ -169,7 +169,7 @@ def _inception_weights() -> dict[str, np.ndarray]:
 
 
 def inception_genjax() -> Callable[[], Any]:
-    """Features of CIFAR-sized images."""
+    """Prepare features of CIFAR-sized images by Inception."""
     from genjax.interop.inception import load
     from genjax.metrics.inception import inception
 
@@ -178,7 +178,7 @@ def inception_genjax() -> Callable[[], Any]:
 
 
 def inception_usual() -> Callable[[], Any]:
-    """torch-fidelity's network with the same weights."""
+    """Prepare the same features by torch-fidelity's network, with the same weights."""
     import tempfile
 
     import torch
@@ -218,7 +218,7 @@ WARM = ("classifier", "inception")
 
 
 def measure(task: str, side: str) -> dict[str, float]:
-    """Seconds of one call, and how much memory it took on top of its inputs, in MiB."""
+    """Measure the seconds of one call, and its memory on top of its inputs, in MiB."""
     run = globals()[f"{task}_{side}"]()
     if task in WARM:
         run()

@@ -1,4 +1,4 @@
-"""Everything that BENCHMARKS.md has in its measured part, on a machine that does nothing else.
+"""Measure all that the measured part of BENCHMARKS.md has, on a machine that does nothing else.
 
     pip install -e '.[bench]'
     python -m experiments.studies.benchmarks.page --data-dir DIR
@@ -32,7 +32,7 @@ LONGEST = 3
 
 
 def measured(kind: str, measure: Callable[[], Results], folder: Path) -> Results:
-    """From its file, or measured and put there; `steps_RECIPE` is of the kind `steps`."""
+    """Return results from their file, or measure and save them; `steps_RECIPE` has kind `steps`."""
     path = folder / f"{kind}.json"
     if not path.exists():
         save(measure(), path)
@@ -40,10 +40,10 @@ def measured(kind: str, measure: Callable[[], Results], folder: Path) -> Results
 
 
 def longest_operations(name: str, folder: Path) -> str:
-    """The table of a recipe's longest operations; profiled in a process of its own."""
+    """Return the table of a recipe's longest operations, profiled in a new process."""
     path = folder / f"{name}.md"
     if not path.exists():
-        # A process each: the profiler keeps what it has seen.
+        # A new process, because the profiler keeps earlier traces in memory.
         command = [sys.executable, "-m", MODULE, "--output", str(folder), "--profile", name]
         subprocess.run(command, check=True)
     return path.read_text()
@@ -59,13 +59,13 @@ def write_longest(name: str, folder: Path) -> None:
 
 
 def page(folder: Path, data_dir: str | None, ways: tuple[Way, ...]) -> Iterator[str]:
-    """The parts of the page."""
+    """Iterate over the parts of the page."""
     options = steps.Options(data_dir=data_dir)
     yield f"### Train steps: `genjax bench steps`, and PyTorch beside them: {' and '.join(ways)}"
     lines: list[str] = []
     said: list[str] = []
     for name in steps.RECIPES:
-        # A file each, so that little is measured again.
+        # A file for each recipe, so that little is measured again after Ctrl-C.
         measure = functools.partial(bench_beside_pytorch, [name], ways, options)
         found = measured(f"steps_{name}", measure, folder)
         title, rule, *rows = table(found.rows, columns(found), markdown=True).splitlines()
@@ -90,7 +90,7 @@ def page(folder: Path, data_dir: str | None, ways: tuple[Way, ...]) -> Iterator[
 
 
 def main() -> None:
-    """The entry point."""
+    """Measure everything, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("benchmarks"))
     parser.add_argument("--data-dir", help="where tfds data lie")

@@ -2,7 +2,7 @@
 
     python experiments/studies/benchmarks/style.py
 
-Milliseconds, forward alone and with the gradient in everything, of each way in turn.
+Milliseconds of each variant, forward alone and with the gradient of all arguments.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SHAPES = ((32, 32, 16), (16, 64, 32), (4, 256, 16))
 
 
 def depthwise(x: jax.Array, up: int, down: int, before: int, after: int) -> jax.Array:
-    """The blur as XLA's convolution with a kernel for each channel."""
+    """Blur by XLA's convolution with a kernel for each channel."""
     channels = x.shape[3]
     kernel = np.outer(BINOMIAL, BINOMIAL).astype(np.float32) * up**2
     return lax.conv_general_dilated(
@@ -40,7 +40,7 @@ def depthwise(x: jax.Array, up: int, down: int, before: int, after: int) -> jax.
 
 
 def fused(x: jax.Array, kernel: jax.Array, styles: jax.Array) -> jax.Array:
-    """The modulated convolution as one with a kernel for each image, in groups."""
+    """Convolve with a modulated kernel for each image, as one grouped convolution."""
     batch, height, width, channels = x.shape
     kernels = kernel[None] * styles[:, None, None, :, None]
     squares = jnp.sum(kernels**2, axis=(1, 2, 3), keepdims=True)
@@ -58,7 +58,7 @@ def fused(x: jax.Array, kernel: jax.Array, styles: jax.Array) -> jax.Array:
 
 
 def by_image(x: jax.Array, kernel: jax.Array, styles: jax.Array) -> jax.Array:
-    """Ours, of one image after the other."""
+    """Convolve one image after the other with modulated kernels, by our convolution."""
     return lax.map(
         lambda each: modulated_conv(each[0][None], kernel, each[1][None])[0], (x, styles)
     )
@@ -88,7 +88,7 @@ def milliseconds(functions: dict[str, Callable[..., Any]], arguments: Any, round
 
 
 def main() -> None:
-    """Time all."""
+    """Time all variants."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds

@@ -1,4 +1,4 @@
-"""The functions of genjax.objectives under pytest-benchmark, for a developer's habit.
+"""The functions of genjax.objectives under pytest-benchmark.
 
     pip install -e '.[bench,test]'
     pytest -n 0 experiments/studies/benchmarks

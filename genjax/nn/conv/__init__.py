@@ -1,17 +1,17 @@
 """Convolution and transposed convolution, fast forward and backward on every platform.
 
-One geometry (kernel, stride, padding) ties three functions, each linear in both of its arguments:
+Three functions share a geometry (sizes, stride, padding); each is linear in both arguments:
 
     _conv(x, w) -> y            y[o] = sum_k x[stride * o + k - padding] w[k]
     _input_grad(y, w) -> x      its transpose in x: the transposed convolution
     _kernel_grad(x, y) -> w     its transpose in w
 
-The derivative of each is the other two, so `custom_vjp` closes over them: every order of gradient
-in reverse mode (a gradient penalty needs the second) runs on these three and nothing else. Forward
-mode (`jax.jvp`, `jax.jacfwd`) is not supported, as with every `custom_vjp`.
+The derivatives of each are the other two, so their `custom_vjp`s call only each other. Gradients of
+any order in reverse mode (a gradient penalty needs the second) use nothing else. Forward mode
+(`jax.jvp`, `jax.jacfwd`) is not supported, as with every `custom_vjp`.
 
-XLA's own transposes of a convolution (`xla`) are good on GPU and TPU and are used there. On a CPU
-they fall off its fast path; there each function has other forms (`cpu`).
+XLA's own transposes of a convolution (`xla`) are fast on GPU and TPU and are used there. They are
+slow on a CPU, where each function has other forms (`cpu`).
 """
 
 import functools
@@ -25,13 +25,13 @@ from genjax.nn.conv.geometry import Geometry
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
-    """Convolution (cross-correlation), as PyTorch's `conv2d`.
+    """Convolve (cross-correlate), like PyTorch's `conv2d`.
 
     Args:
-        x: [B, H, W, I].
-        kernel: [KH, KW, I, O].
-        stride: Of both axes.
-        padding: Zeros on each side of both axes.
+        x: Images [B, H, W, I].
+        kernel: Kernel [KH, KW, I, O].
+        stride: Stride of both axes.
+        padding: Number of zeros added to each side of both axes.
 
     Returns:
         [B, (H + 2 padding - KH) // stride + 1, (W + 2 padding - KW) // stride + 1, O].
@@ -52,23 +52,24 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> 
 def conv_transpose(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, output_padding: int = 0
 ) -> jax.Array:
-    """Transposed (fractionally strided) convolution, as PyTorch's `conv_transpose2d`.
+    """Apply a transposed (fractionally strided) convolution, like PyTorch's `conv_transpose2d`.
 
-    `y[stride * i + k - padding] += x[i] kernel[k]`: the transpose of `conv` with the same stride
-    and padding. (`lax.conv_transpose` flips the kernel and counts its padding another way.)
+    It computes `y[stride * i + k - padding] += x[i] kernel[k]`, the transpose of `conv` with the
+    same stride and padding. (`lax.conv_transpose` flips the kernel and defines padding otherwise.)
 
     Args:
-        x: [B, H, W, I].
-        kernel: [KH, KW, I, O].
-        stride: Of both axes.
-        padding: Cut from each side of both axes.
-        output_padding: Added to the end of both axes, less than the stride.
+        x: Images [B, H, W, I].
+        kernel: Kernel [KH, KW, I, O].
+        stride: Stride of both axes.
+        padding: Number of pixels cut from each side of both axes.
+        output_padding: Number of pixels added to the end of both axes, less than the stride.
 
     Returns:
-        [B, (H - 1) stride - 2 padding + KH + output_padding, and likewise for W, O].
+        [B, H', W', O], where H' = (H - 1) stride - 2 padding + KH + output_padding, and W' follows
+        from W and KW in the same way.
 
     Raises:
-        ValueError: The shapes do not fit, or the output would be empty.
+        ValueError: The shapes or `output_padding` do not fit, or the output would be empty.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(

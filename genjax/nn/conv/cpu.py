@@ -1,7 +1,7 @@
 """Convolution and its two transposes for a CPU, where XLA's own transposes are slow.
 
-Each is written as matrix products or as a plain convolution, and for many channels by Winograd's
-filters: by its shape, as measured (experiments/BENCHMARKS.md).
+Each function has several forms: matrix products, a plain convolution, and for many channels
+Winograd's filters. The shapes decide which is used, by measurements (experiments/BENCHMARKS.md).
 """
 
 import functools
@@ -17,15 +17,16 @@ from genjax.nn.conv.geometry import Geometry
 from genjax.nn.conv.groups import sum_groups
 from genjax.nn.replicas import is_split
 
-# Choices by shape, all measured on CPUs. Where both sides have as many channels, and a convolution
-# as many operations, Winograd's products are faster, if they are at most this share of the plain.
+# The thresholds below were measured on CPUs. Winograd's filters are faster if there are at least
+# this many channels on both sides and this many operations in the plain convolution, and if their
+# products are at most this fraction of the plain ones.
 FEW_CHANNELS, MANY_OPERATIONS, SHARE = 32, 250_000_000, 0.75
-# One convolution computes a margin beside the input gradient that is cut off; from this output
-# size on that costs less than it gains.
+# The least output size for an input gradient by one convolution. That form also computes a margin
+# that is cut off, which costs too much at smaller sizes.
 LARGE_OUTPUT = 8
-# What outputs see, side by side, is laid out for a few images at a time, so that it stays in the
-# cache: for a kernel gradient of few channels the fastest way. That of more channels is one product
-# for each row of taps, unless all of the batch's taps take as much as the second of these.
+# Kernel gradients lay out taps (the pixels that an output sees) for a few images at a time, so that
+# they stay in a cache of the first of these sizes. With many channels this is done only if the taps
+# of the whole batch take at least the second; otherwise there is a product for each row of taps.
 CACHED_BYTES, MANY_BYTES = 5_000_000, 24_000_000
 
 
@@ -47,11 +48,11 @@ def conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 def _winograd_group(
     geometry: Geometry, x: jax.Array, channels: int, features: int, summed: bool = False
 ) -> int:
-    """Return how many images of x Winograd's form takes at a time; 0 where another form is faster.
+    """Return the number of images for Winograd's filters at a time; 0 if another form is faster.
 
-    It divides the batch, and their blocks stay in the cache. Where kernels are summed over the
-    groups, the blocks may take as much memory as the kernels: smaller groups would spend more time
-    on the sum than they save.
+    The number divides the batch, and the blocks of so many images fit the cache. If kernels are
+    `summed` over the groups, the blocks may take as much memory as the kernels, because smaller
+    groups would spend more time on the sum than they save.
     """
     batch, itemsize = len(x), x.dtype.itemsize
     sizes = (*geometry.output_size, *geometry.kernel_size, channels, features)
@@ -69,12 +70,12 @@ def _winograd_group(
 
 
 def _bytes_of_taps(geometry: Geometry, x: jax.Array) -> int:
-    """Return the bytes of `_all_taps` of one image."""
+    """Return the bytes that `_all_taps` takes for one image."""
     return math.prod((*geometry.output_size, *geometry.kernel_size, x.shape[3])) * x.dtype.itemsize
 
 
 def _images_at_a_time(geometry: Geometry, x: jax.Array) -> int:
-    """Return a divisor of the batch: images whose taps stay in the cache; 0 for another form."""
+    """Return how many images' taps fit the cache, a divisor of the batch; 0 for another form."""
     batch, _, _, channels = x.shape
     size = _bytes_of_taps(geometry, x)
     if channels >= FEW_CHANNELS and (is_split() or size * batch < MANY_BYTES):
@@ -85,14 +86,15 @@ def _images_at_a_time(geometry: Geometry, x: jax.Array) -> int:
 def _divisor(batch: int, most: int) -> int:
     """Return the largest divisor of `batch` that is at most `most`, or 1.
 
-    Where devices share the batch it is all of it: they would work on one group after the other.
+    If devices share the batch, return all of it, because groups would be computed one after the
+    other and not on all devices at once.
     """
     fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n <= most]
     return batch if is_split() else max(fitting, default=1)
 
 
 def _all_taps(geometry: Geometry, x: jax.Array) -> jax.Array:
-    """Return the pixels that each output sees, side by side: [B * H' * W', KH * KW * C]."""
+    """Lay out the pixels that each output sees: [B, H, W, C] to [B * H' * W', KH * KW * C]."""
     around = (geometry.padding, geometry.padding)
     x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
     (rows, columns), stride = geometry.output_size, geometry.stride
@@ -104,19 +106,19 @@ def _all_taps(geometry: Geometry, x: jax.Array) -> jax.Array:
 
 
 def _patches_are_narrow(geometry: Geometry, few: int, many: int) -> bool:
-    """Tell whether all taps of `few` channels take no more memory than `many` channels."""
+    """Return whether all taps of `few` channels take no more memory than `many` channels."""
     return math.prod(geometry.kernel_size) * few <= many
 
 
 def _conv_as_product(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolve few channels at stride 1: one product of the pixels that each output sees."""
+    """Convolve few channels at stride 1, as one product with the pixels that each output sees."""
     patches = _patches(x, geometry.kernel_size, (geometry.padding, geometry.padding))
     y = patches.reshape(-1, patches.shape[3]) @ w.reshape(patches.shape[3], -1)
     return y.reshape(len(x), *geometry.output_size, -1)
 
 
 def _patches(x: jax.Array, kernel_size: tuple[int, ...], padding: tuple[int, int]) -> jax.Array:
-    """Return what each output at stride 1 sees: [B, H, W, C] to [B, H', W', KH * KW * C]."""
+    """Lay out what each output at stride 1 sees: [B, H, W, C] to [B, H', W', KH * KW * C]."""
     x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
     height, width = (
         size - extent + 1 for size, extent in zip(x.shape[1:3], kernel_size, strict=True)
@@ -126,7 +128,7 @@ def _patches(x: jax.Array, kernel_size: tuple[int, ...], padding: tuple[int, int
 
 
 def _conv_as_sum(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolve to few features at stride 1: one product for all taps, then a shifted sum."""
+    """Convolve to few features at stride 1, as one product for all taps and a shifted sum."""
     channels, features = w.shape[2:]
     taps = x.reshape(-1, channels) @ w.transpose(2, 0, 1, 3).reshape(channels, -1)
     around = (geometry.padding, geometry.padding)
@@ -141,7 +143,7 @@ def _conv_as_sum(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 def _stride_one(
     x: jax.Array, w: jax.Array, low: tuple[int, int], output_size: tuple[int, ...]
 ) -> jax.Array:
-    """Convolve at stride 1, with as much padding at the end as the output size asks for."""
+    """Convolve at stride 1, with padding `low` before, and after as `output_size` needs it."""
     sizes = zip(low, output_size, w.shape[:2], x.shape[1:3], strict=True)
     pads = [(before, out + extent - 1 - size - before) for before, out, extent, size in sizes]
     return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=xla.DIMENSIONS)
@@ -161,7 +163,7 @@ def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _input_grad_as_conv(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolve with the flipped kernel, which at stride 1 is the transpose."""
+    """Compute the input gradient at stride 1, as a convolution with the flipped kernel."""
     low = [extent - 1 - geometry.padding for extent in geometry.kernel_size]
     flipped = w[::-1, ::-1].swapaxes(2, 3)
     if low[0] == low[1] >= 0:
@@ -170,7 +172,7 @@ def _input_grad_as_conv(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.A
 
 
 def _input_grad_as_one_conv(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
-    """Compute all phases as channels of one convolution at stride 1, and interleave them."""
+    """Compute the input gradient's phases as channels of one convolution, and interleave them."""
     stride = geometry.stride
     channels, features = w.shape[2:]
     m, n = (extent // stride for extent in geometry.kernel_size)
@@ -193,11 +195,11 @@ def _interleave(geometry: Geometry, blocks: jax.Array) -> jax.Array:
 
 
 def _input_grad_as_product(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
-    """Multiply for what each pixel of `y` adds to a patch of x, then add overlapping patches.
+    """Compute the input gradient as a product for patches of x, and a sum of the patches.
 
-    With the kernel filled up to m x n strides, a patch is m x n blocks of stride x stride pixels.
-    So the sum is of m * n arrays, each shifted by whole pixels of `y`, and only that sum is
-    interleaved into an image: the phases of the transposed convolution, as they come.
+    Each pixel of `y` adds to a patch of x. With the kernel padded to m x n strides, a patch is
+    m x n blocks of stride x stride pixels. So the sum is that of m * n arrays, each shifted by
+    whole pixels of `y`, and only the sum has to be interleaved into an image.
     """
     stride = geometry.stride
     batch, rows, columns, features = y.shape
@@ -222,15 +224,15 @@ def _input_grad_as_product(geometry: Geometry, y: jax.Array, w: jax.Array) -> ja
 def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
     """Apply the transpose of `conv` in w: x with y to w [KH, KW, I, O].
 
-    By one product for all taps, of as many images, or bands of them, at a time as a cache holds.
-    With many channels, unless the batch is large, by a product for each row of taps.
+    There is one product for all taps, for as many images (or bands of them) at a time as the cache
+    holds. With many channels and a small batch there is a product for each row of taps instead.
     """
     stride, padding = geometry.stride, geometry.padding
     kernel_rows, kernel_columns = geometry.kernel_size
     channels, features = x.shape[3], y.shape[3]
     low = (kernel_rows - 1 - padding, kernel_columns - 1 - padding)
     if stride == 1 and min(low) >= 0 and _patches_are_narrow(geometry, features, channels):
-        # Few features: what each pixel of x gives to, side by side, from the last tap to the first.
+        # With few features, lay out the outputs that each pixel of x adds to; taps come in reverse.
         patches = _patches(y, geometry.kernel_size, low)
         w = x.reshape(-1, channels).T @ patches.reshape(-1, patches.shape[3])
         w = w.reshape(channels, kernel_rows, kernel_columns, features)
@@ -244,7 +246,7 @@ def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
         return _kernel_grad_in_groups(geometry, x, y, group)
     around = (geometry.padding, geometry.padding)
     x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-    # What each column of taps meets, over all rows of the image.
+    # The pixels that each column of taps sees, over all rows of the image.
     columns = [_every(x, stride, j, geometry.output_size[1], axis=2) for j in range(kernel_columns)]
     beside = lax.optimization_barrier(jnp.concatenate(columns, axis=3))
     # XLA's product is nearly twice as fast with its first factor transposed in memory beforehand,
@@ -261,7 +263,10 @@ def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
 def _in_bands(
     geometry: Geometry, x: jax.Array, y: jax.Array
 ) -> tuple[Geometry, jax.Array, jax.Array]:
-    """Cut images into bands of rows whose taps stay in the cache, for the same gradient."""
+    """Cut images into bands of rows whose taps fit the cache.
+
+    The bands become further images of the batch; the kernel gradient of both is the same.
+    """
     rows = geometry.output_size[0]
     fitting = [
         n

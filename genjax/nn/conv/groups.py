@@ -1,4 +1,4 @@
-"""Functions of a batch, computed for `group` images at a time, a divisor of the batch."""
+"""Computation of functions of a batch in groups of images; the group size divides the batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,10 @@ from jax import lax
 
 
 def map_groups(function: Callable[[jax.Array], jax.Array], group: int, x: jax.Array) -> jax.Array:
-    """Return `function(x)`, [B, ...] of [B, ...], for a function that treats each image alone."""
+    """Apply a function of images, [B, ...] to [B, ...], to `group` of them at a time.
+
+    The function must not mix images.
+    """
     if group == len(x):
         return function(x)
     y = lax.map(function, x.reshape(-1, group, *x.shape[1:]))
@@ -17,7 +20,13 @@ def map_groups(function: Callable[[jax.Array], jax.Array], group: int, x: jax.Ar
 
 
 def sum_groups(function: Callable[..., Any], group: int, *batches: jax.Array) -> Any:
-    """Return `function(*batches)`, a tree of arrays each of which is a sum over images."""
+    """Apply a function whose results are sums over images to `group` of them at a time.
+
+    Args:
+        function: Function from batches [B, ...] to a pytree of sums over B.
+        group: Number of images at a time.
+        batches: The batches, of the same B.
+    """
     if group == len(batches[0]):
         return function(*batches)
     shapes = jax.eval_shape(function, *(x[:group] for x in batches))

@@ -4,13 +4,13 @@ Two neighbouring outputs of a filter of r taps take r + 1 products in place of 2
 
     y = outputs (kernels w * inputs x),  x of r + 1, w of r and y of 2 numbers
 
-with the constant matrices of `TRANSFORMS`. In both directions that is (r + 1)^2 in place of (2 r)^2
-for a block of 2x2 outputs, 9/16 or 4/9 of them; with channels, each of them is a matrix product
-over all blocks. At stride s a kernel of s * r taps is s^2 kernels of r taps at stride 1, each of
-which meets the pixels of one phase: the phases stand side by side as channels.
+with the constant matrices of `TRANSFORMS`. In two dimensions a block of 2x2 outputs takes (r + 1)^2
+products in place of (2 r)^2, which is 9/16 or 4/9 of them. With channels, each product is a matrix
+product over all blocks. At stride s a kernel of s * r taps is s^2 kernels of r taps at stride 1,
+each of which sees the pixels of one phase; the phases become channels.
 
 The matrices hold 0, 1, -1 and 1/2, so that rounding errors are about those of a plain sum. Blocks
-are laid out for a few images at a time, so that they stay in the cache: `group` divides the batch.
+are laid out for `group` images at a time, a divisor of the batch, so that they stay in the cache.
 """
 
 import functools
@@ -27,6 +27,8 @@ from genjax.nn.conv.groups import map_groups, sum_groups
 
 
 class _Transform(NamedTuple):
+    """The matrices that transform the inputs, the kernels and the products, by row."""
+
     inputs: Sequence[Sequence[float]]
     kernels: Sequence[Sequence[float]]
     outputs: Sequence[Sequence[float]]
@@ -44,14 +46,14 @@ TRANSFORMS = {
         outputs=((1, 1, 1, 0), (0, 1, -1, -1)),
     ),
 }
-# The products' factors or results: by row and column of the transform, [B, rows, columns, C].
+# Factors or results of the products: [B, rows, columns, C], by row and column of the transform.
 Blocks = list[list[jax.Array]]
 
 
 def products(geometry: Geometry) -> float:
-    """Return the share of the plain sum's products that are left, filled-up last blocks included.
+    """Return the number of products over that of the plain sum, with the last blocks filled up.
 
-    Infinite where there is no transform for the kernel.
+    The result is infinite if there is no transform for the kernel.
     """
     rows, columns = geometry.kernel_size
     taps = rows // geometry.stride
@@ -98,8 +100,8 @@ def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> j
     """Apply the transpose of `conv` in w: x with y to w [KH, KW, I, O]."""
 
     def one(x: jax.Array, y: jax.Array) -> list[list[jax.Array]]:
-        # A product over the longer axis of both is fastest with one factor transposed beforehand,
-        # alone: neither within the product nor with what made the factor.
+        # The product sums over the longer axis of both factors. It is fastest if one factor is
+        # transposed before, in a step of its own, which the barriers enforce.
         factors = lax.optimization_barrier((_inputs(geometry, x), _to_blocks(geometry, y)))
         flat = jax.tree.map(lambda blocks: blocks.reshape(-1, blocks.shape[-1]), factors)
         transposed = lax.optimization_barrier(_each(jnp.transpose, flat[0]))
@@ -125,9 +127,9 @@ def _sizes(geometry: Geometry) -> list[tuple[int, int]]:
 
 
 def _paddings(geometry: Geometry) -> list[tuple[int, int]]:
-    """Return the zeros before and after each axis of an input, for a block more than of outputs.
+    """Return the zeros before and after each axis of an input.
 
-    A block is 2 * stride pixels long.
+    They fill it to one block more than the outputs have; a block is 2 * stride pixels long.
     """
     sizes = zip(_sizes(geometry), geometry.input_size, strict=True)
     return [
@@ -137,7 +139,7 @@ def _paddings(geometry: Geometry) -> list[tuple[int, int]]:
 
 
 def _combine(factors: Sequence[float], terms: Sequence[jax.Array]) -> jax.Array:
-    """Return the sum of factors * terms, without those whose factor is 0."""
+    """Return the sum of factors * terms, leaving out terms whose factor is 0."""
     parts = zip(factors, terms, strict=True)
     return functools.reduce(
         jnp.add, [term if factor == 1 else factor * term for factor, term in parts if factor]
@@ -149,7 +151,7 @@ def _transposed(matrix: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
 
 
 def _inputs(geometry: Geometry, x: jax.Array) -> Blocks:
-    """Transform images into the blocks that meet the kernels, of stride^2 times the channels."""
+    """Transform images into blocks to multiply with kernels, with stride^2 times the channels."""
     matrix, phases = _transform(geometry).inputs, range(geometry.stride)
     x = jnp.pad(x, ((0, 0), *_paddings(geometry), (0, 0)))
     by_row = _input_phases(x, 1, matrix, geometry.stride)
@@ -168,7 +170,7 @@ def _inputs(geometry: Geometry, x: jax.Array) -> Blocks:
 def _input_phases(
     x: jax.Array, axis: int, matrix: Sequence[Sequence[float]], stride: int
 ) -> list[list[jax.Array]]:
-    """Apply the matrix along an axis of pixels; return sums by its row, then by phase."""
+    """Apply the matrix along an axis of pixels; return sums by row of the matrix, then by phase."""
     count = x.shape[axis] // (2 * stride) - 1
     x = x.reshape(*x.shape[:axis], count + 1, 2 * stride, *x.shape[axis + 1 :])
 
@@ -185,7 +187,7 @@ def _input_phases(
 
 
 def _to_inputs(geometry: Geometry, blocks: Blocks) -> jax.Array:
-    """Apply the transpose of `_inputs`. Phases stay side by side to the end, which is faster."""
+    """Apply the transpose of `_inputs`; phases stay channels to the end, which is faster."""
     stride, (top, left) = geometry.stride, (geometry.padding,) * 2
     matrix = _transposed(_transform(geometry).inputs)
     x = _overlapped([_overlapped(row, 2, matrix) for row in blocks], 1, matrix)
@@ -197,7 +199,7 @@ def _to_inputs(geometry: Geometry, blocks: Blocks) -> jax.Array:
 
 
 def _overlapped(blocks: list[jax.Array], axis: int, matrix: Sequence[Sequence[float]]) -> jax.Array:
-    """Add what each block gives to its own two pixels and, with more taps, to the next."""
+    """Add each block's contributions to its own two pixels and, with more taps, to the next two."""
 
     def placed(x: jax.Array, later: int) -> jax.Array:
         return jnp.pad(x, [(later, 1 - later) if i == axis else (0, 0) for i in range(x.ndim)])

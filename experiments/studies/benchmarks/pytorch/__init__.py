@@ -1,4 +1,4 @@
-"""The families in plain PyTorch, as one would write them there: what train steps are held against.
+"""The families in plain PyTorch, to compare train steps with.
 
 One file a family: its networks under the names that `genjax.interop` reads, a check that both
 compute the same losses from the same parameters and draws, and a whole training step. PyTorch's
@@ -15,7 +15,7 @@ from genjax.types import Config, ImageSpec, UsageError
 if TYPE_CHECKING:
     from experiments.studies.benchmarks.pytorch.common import Counterpart
 
-# Where the counterpart of each family lies. They are imported when asked for: PyTorch is an extra.
+# The modules of the counterparts, imported only when asked for, because PyTorch is an extra.
 MODULES = {
     "gan": "gan",
     "dcgan": "dcgan",
@@ -32,7 +32,7 @@ Maker = Callable[[Config, ImageSpec, int, bool], "Counterpart"]
 
 
 def find(family: str) -> Maker:
-    """What makes a family's counterpart.
+    """Return the function that makes a family's counterpart.
 
     Raises:
         UsageError: PyTorch is not installed.

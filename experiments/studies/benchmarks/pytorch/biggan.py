@@ -30,7 +30,7 @@ from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
 CHECKED_IMAGES = 16
-# Turns of the power iteration after which one more changes nothing.
+# Iterations of the power method after which one more changes nothing.
 SETTLED = 100
 
 
@@ -38,12 +38,12 @@ class Spectral(nn.Module):
     """A layer whose weight is divided by its largest singular value."""
 
     def remember(self) -> None:
-        """Begin the power iteration."""
+        """Initialize the power iteration."""
         self.register_buffer("u0", torch.randn(1, self.weight.shape[0]))
         self.register_buffer("sv0", torch.ones(1))
 
     def normalized(self) -> Any:
-        """The weight to use."""
+        """Return the normalized weight."""
         matrix = self.weight.flatten(1)
         with torch.no_grad():
             v = functional.normalize(self.u0 @ matrix, eps=1e-6)
@@ -54,7 +54,7 @@ class Spectral(nn.Module):
 
 
 class Conv(nn.Conv2d, Spectral):
-    """Of a size that is kept."""
+    """A convolution that keeps the size."""
 
     def __init__(self, inputs: int, outputs: int, size: int, bias: bool = True):
         super().__init__(inputs, outputs, size, padding=size // 2, bias=bias)
@@ -76,7 +76,7 @@ class Linear(nn.Linear, Spectral):
 
 
 class Embedding(nn.Embedding, Spectral):
-    """Vectors of classes."""
+    """An embedding of classes."""
 
     def __init__(self, classes: int, features: int):
         super().__init__(classes, features)
@@ -87,7 +87,7 @@ class Embedding(nn.Embedding, Spectral):
 
 
 class Norm(nn.Module):
-    """Batch norm under a condition."""
+    """Conditional batch norm."""
 
     def __init__(self, features: int, conditions: int):
         super().__init__()
@@ -138,7 +138,7 @@ class Attention(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    """Twice the size."""
+    """A residual block that doubles the size."""
 
     def __init__(self, inputs: int, features: int, conditions: int):
         super().__init__()
@@ -153,7 +153,7 @@ class GeneratorBlock(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Half the size, or the same."""
+    """A residual block that halves or keeps the size."""
 
     def __init__(self, inputs: int, features: int, first: bool, down: bool):
         super().__init__()
@@ -170,7 +170,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """z, classes to images."""
+    """The generator, from noise and classes to images."""
 
     def __init__(self, config: biggan.BigganConfig, spec: ImageSpec):
         super().__init__()
@@ -211,7 +211,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images, classes to logits."""
+    """The discriminator, from images and classes to logits."""
 
     def __init__(self, config: biggan.BigganConfig, spec: ImageSpec):
         super().__init__()
@@ -241,7 +241,7 @@ class Discriminator(nn.Module):
 
 
 class Trainer:
-    """The steps of both."""
+    """The steps of both players."""
 
     def __init__(
         self, config: biggan.BigganConfig, generator: Any, discriminator: Any, compiled: bool
@@ -251,7 +251,7 @@ class Trainer:
             Optimizer(generator.parameters(), config.generator),
             Optimizer(discriminator.parameters(), config.discriminator),
         )
-        # Of G's regularization: every weight but those of the shared embedding.
+        # Weights that G's regularization covers: all but those of the shared embedding.
         self._weights = [
             layer.weight
             for layer in generator.modules()
@@ -261,7 +261,7 @@ class Trainer:
         self._generator, self._discriminator = map(compiler(compiled), (generator, discriminator))
 
     def discriminator_step(self, real: Any, z: Any, labels: Any) -> Any:
-        """By the hinge loss, real and generated images in one batch."""
+        """Take a step by the hinge loss, with real and generated images in one batch."""
         with mixed(self._config.dtype):
             with torch.no_grad():
                 fake = self._generator(z, labels)
@@ -272,7 +272,7 @@ class Trainer:
         return loss
 
     def generator_step(self, z: Any, labels: Any) -> Any:
-        """And of the moving average; gives the loss without the regularization."""
+        """Take a step of G and its moving average; return the loss without the regularization."""
         with mixed(self._config.dtype):
             loss = -self._discriminator(self._generator(z, labels), labels).float().mean()
         total = loss
@@ -291,7 +291,7 @@ class Trainer:
 def counterpart(
     config: biggan.BigganConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Of a conditional config, not deep, with the hinge loss."""
+    """Make the counterpart of a conditional config that is not deep and has the hinge loss."""
     require(config, deep=False, loss="hinge", conditional=True, ema_start=0)
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
     trainer = Trainer(config, generator, discriminator, compiled)
@@ -307,7 +307,7 @@ def counterpart(
 
 
 def check(config: biggan.BigganConfig, spec: ImageSpec) -> None:
-    """The losses of a step of each player."""
+    """Check the losses of a step of each player."""
     config = dataclasses.replace(config, dtype="float32")
     generator, discriminator = Generator(config, spec), Discriminator(config, spec)
     for layer in (*generator.modules(), *discriminator.modules()):

@@ -1,4 +1,4 @@
-"""What the counterparts share."""
+"""Functions and classes that the counterparts share."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Counterpart(NamedTuple):
-    """A model in PyTorch.
+    """The PyTorch version of a model.
 
     Attributes:
         check: Raises an `AssertionError` if it does not compute what ours does.
@@ -27,7 +27,7 @@ class Counterpart(NamedTuple):
 
 
 def require(config: Any, **values: Any) -> None:
-    """Raise a `UsageError` if the config asks for what the counterpart has not."""
+    """Raise a `UsageError` if the config asks for something that the counterpart does not have."""
     for name, value in values.items():
         if getattr(config, name) != value:
             raise UsageError(
@@ -36,20 +36,20 @@ def require(config: Any, **values: Any) -> None:
 
 
 def place(module: Any) -> Any:
-    """On the device, in the layout that is fast there."""
+    """Move to the device, in the layout that is fast there."""
     layout = torch.channels_last if DEVICE == "cuda" else torch.contiguous_format
     return module.to(DEVICE, memory_format=layout)
 
 
 def mixed(dtype: str) -> Any:
-    """A context in which networks compute in that type."""
+    """Return a context in which networks compute in a type."""
     if dtype == "float32":
         return contextlib.nullcontext()
     return torch.autocast(DEVICE, dtype=torch.bfloat16)
 
 
 class Optimizer:
-    """By one of our configs; schedules of its rate are left out."""
+    """The optimizer of one of our configs, without schedules of its rate."""
 
     def __init__(self, parameters: Any, config: AdamConfig | RMSPropConfig):
         self._parameters, self._clip_norm = list(parameters), 0.0
@@ -65,7 +65,7 @@ class Optimizer:
             )
 
     def minimize(self, loss: torch.Tensor) -> None:
-        """A step."""
+        """Take a step."""
         self._optimizer.zero_grad()
         loss.backward(inputs=self._parameters)
         if self._clip_norm:
@@ -82,23 +82,23 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the parameters as they are."""
+        """Move the average towards the current parameters."""
         if self._decay:
             torch._foreach_lerp_(self._average, self._parameters, 1 - self._decay)
 
 
 def compiler(compiled: bool) -> Callable[[Any], Any]:
-    """What modules go through: `torch.compile`, or nothing."""
+    """Return the function to apply to modules: `torch.compile`, or the identity."""
     return torch.compile if compiled else lambda module: module
 
 
 def scaled(images: torch.Tensor) -> torch.Tensor:
-    """Levels to [-1, 1]."""
+    """Scale gray levels to [-1, 1]."""
     return images / 127.5 - 1
 
 
 def to_numpy(module: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """A copy of its parameters and buffers, by name."""
+    """Copy a module's parameters and buffers to NumPy, by name."""
     return {
         prefix + name: tensor.detach().cpu().numpy().copy()
         for name, tensor in module.state_dict().items()
@@ -106,12 +106,12 @@ def to_numpy(module: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def nchw(images: np.ndarray) -> torch.Tensor:
-    """[B, H, W, C] as PyTorch has it."""
+    """Convert [B, H, W, C] to PyTorch's [B, C, H, W]."""
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
 def draw_images(spec: Any, batch_size: int) -> np.ndarray:
-    """Random images in [-1, 1], float32 [B, H, W, C]."""
+    """Draw random images in [-1, 1], float32 [B, H, W, C]."""
     rng = np.random.default_rng(0)
     return rng.uniform(-1, 1, (batch_size, *spec.shape)).astype(np.float32)
 
@@ -119,13 +119,13 @@ def draw_images(spec: Any, batch_size: int) -> np.ndarray:
 def assert_losses_agree(
     ours: Mapping[str, Any], theirs: Mapping[str, torch.Tensor], loose: Sequence[str] = ()
 ) -> None:
-    """To 1e-4 of each other.
+    """Assert that losses agree to 1e-4.
 
     Args:
-        ours: By name.
-        theirs: By the same names.
-        loose: Those that come after a step of Adam, whose first move is of the gradients' signs:
-            to a twentieth.
+        ours: Our losses by name.
+        theirs: PyTorch's losses, by the same names.
+        loose: Names of losses after a step of Adam. They agree to a twentieth, because Adam's first
+            step depends on the gradients' signs only.
     """
     for name, value in theirs.items():
         tolerance = 0.05 if name in loose else 1e-4

@@ -30,7 +30,7 @@ CHECKED_IMAGES = 32
 
 
 def generator_network(latent_size: int, features: int, spec: ImageSpec) -> Any:
-    """Noise [B, Z, 1, 1] to images, as in PyTorch's example."""
+    """Return the generator of PyTorch's example, from noise [B, Z, 1, 1] to images."""
     halvings, size = base_resolution(spec)
     widths = [features << i for i in reversed(range(halvings))]
     layers: list[Any] = [nn.ConvTranspose2d(latent_size, widths[0], size, 1, 0, bias=False)]
@@ -41,7 +41,7 @@ def generator_network(latent_size: int, features: int, spec: ImageSpec) -> Any:
 
 
 def discriminator_network(features: int, spec: ImageSpec, batch_norm: bool) -> Any:
-    """Images to logits [B, 1, 1, 1]; without batch norm a critic, with biases."""
+    """Return the discriminator, from images to logits [B, 1, 1, 1]; a critic has no batch norm."""
     halvings, size = base_resolution(spec)
     layers: list[Any] = []
     before = spec.channels
@@ -54,14 +54,14 @@ def discriminator_network(features: int, spec: ImageSpec, batch_norm: bool) -> A
 
 
 def begin_as_the_paper(module: Any) -> None:
-    """Weights of N(0, 0.02)."""
+    """Initialize weights from N(0, 0.02), as in the paper."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, 0, 0.02)
 
 
 def networks(config: dcgan.DcganConfig, spec: ImageSpec) -> tuple[Any, Any]:
-    """G and D."""
+    """Return G and D."""
     pair = (
         generator_network(config.latent_size, config.generator.features, spec),
         discriminator_network(config.discriminator.features, spec, batch_norm=True),
@@ -74,7 +74,7 @@ def networks(config: dcgan.DcganConfig, spec: ImageSpec) -> tuple[Any, Any]:
 def counterpart(
     config: dcgan.DcganConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Of an unconditional config with the non-saturating loss and no penalty."""
+    """Make the counterpart of an unconditional config, non-saturating and without penalty."""
     require(config, loss="non_saturating", dragan_weight=0.0, conditional=False)
     generator, discriminator = map(place, networks(config, spec))
     play = Round(config, generator, discriminator, compiled)
@@ -88,7 +88,7 @@ def counterpart(
 
 
 def check(config: dcgan.DcganConfig, spec: ImageSpec) -> None:
-    """The losses of one round."""
+    """Check the losses of a step of each player."""
     config = dataclasses.replace(config, dtype="float32")
     generator, discriminator = networks(config, spec)
     arrays = to_numpy(generator, "G.main.") | to_numpy(discriminator, "D.main.")

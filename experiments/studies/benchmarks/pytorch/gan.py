@@ -34,7 +34,7 @@ CHECKED_IMAGES = 32
 
 
 def mlp(sizes: list[int], slope: float, end: list[Any]) -> Any:
-    """Linear, LeakyReLU, ..., Linear, and what comes at the end."""
+    """Return the layers Linear, LeakyReLU, ..., Linear, and a last module."""
     layers: list[Any] = []
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.LeakyReLU(slope)]
@@ -42,7 +42,7 @@ def mlp(sizes: list[int], slope: float, end: list[Any]) -> Any:
 
 
 def networks(config: gan.GanConfig, spec: ImageSpec) -> tuple[Any, Any]:
-    """G from z to flat images, D from these to logits."""
+    """Return G, from z to flat images, and D, from these to logits."""
     pixels = math.prod(spec.shape)
     slope = gan.LEAKY_SLOPE
     sizes = [config.latent_size, *config.generator.hidden_sizes, pixels]
@@ -51,7 +51,7 @@ def networks(config: gan.GanConfig, spec: ImageSpec) -> tuple[Any, Any]:
 
 
 class Round:
-    """A step of each player, both on the fakes of one noise, and of the moving average."""
+    """A step of each player, on images from the same noise, and of the moving average."""
 
     def __init__(self, config: Any, generator: Any, discriminator: Any, compiled: bool):
         self._adams = (
@@ -81,7 +81,7 @@ class Round:
 def counterpart(
     config: gan.GanConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Of a config with the non-saturating loss."""
+    """Make the counterpart of a config with the non-saturating loss."""
     require(config, loss="non_saturating")
     generator, discriminator = map(place, networks(config, spec))
     play = Round(config, generator, discriminator, compiled)
@@ -95,7 +95,7 @@ def counterpart(
 
 
 def check(config: gan.GanConfig, spec: ImageSpec) -> None:
-    """The losses of one round."""
+    """Check the losses of a step of each player."""
     config = dataclasses.replace(config, dtype="float32")
     generator, discriminator = networks(config, spec)
     arrays = to_numpy(generator, "G.") | to_numpy(discriminator, "D.")

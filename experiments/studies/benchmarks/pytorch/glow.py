@@ -32,7 +32,7 @@ CHECKED_IMAGES = 4
 
 
 class ActNorm(nn.Module):
-    """Gain and shift of each channel."""
+    """A gain and a shift of each channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -45,7 +45,7 @@ class ActNorm(nn.Module):
 
 
 class InvConv(nn.Module):
-    """1x1 convolution by its LU decomposition."""
+    """A 1x1 convolution by its LU decomposition."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -67,7 +67,7 @@ class InvConv(nn.Module):
 
 
 class ZeroConv(nn.Module):
-    """3x3 convolution that begins at 0, on an image padded with 1."""
+    """A 3x3 convolution that is 0 at first, on an image padded with 1."""
 
     def __init__(self, channels: int, features: int):
         super().__init__()
@@ -81,7 +81,7 @@ class ZeroConv(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Affine coupling."""
+    """An affine coupling."""
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
@@ -142,7 +142,7 @@ class Block(nn.Module):
 
 
 class Glow(nn.Module):
-    """Images in [-1/2, 1/2) to bits/dim of their gray levels, [B]."""
+    """The model, from images in [-1/2, 1/2) to bits/dim of their gray levels, [B]."""
 
     def __init__(self, config: glow.GlowConfig, spec: ImageSpec):
         super().__init__()
@@ -168,7 +168,7 @@ class Glow(nn.Module):
 def counterpart(
     config: glow.GlowConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Of an unconditional config of affine couplings and LU-parameterized convolutions.
+    """Make the counterpart of an unconditional config with affine couplings and LU convolutions.
 
     Activations are stored, whatever `reversible` says; actnorms begin as the identity.
     """
@@ -200,7 +200,7 @@ def counterpart(
 
 
 def check(config: glow.GlowConfig, spec: ImageSpec) -> None:
-    """The bits/dim of a batch, weights moved a little from where they begin."""
+    """Check the bits/dim of a batch, with weights moved a little from the initial ones."""
     config = dataclasses.replace(config, dtype="float32")
     model = Glow(config, spec)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""PyTorch's training steps as rivals of ours, for `genjax.bench.steps`."""
+"""PyTorch's training steps as counterparts of ours, for `genjax.bench.steps`."""
 
 import dataclasses
 import importlib.metadata
@@ -24,28 +24,30 @@ def bench_beside_pytorch(
     options: Annotated[steps.Options, Flat] = steps.Options(),  # noqa: B008 - frozen
     devices: Sequence[int] = (1,),
 ) -> Results:
-    """Time whole training steps of recipes, and PyTorch's beside them in turn.
+    """Time training steps of recipes, in alternation with PyTorch's.
 
-    It is first checked that both compute the same losses.
+    First, a check makes sure that both compute the same losses.
 
     Args:
-        recipes: Names.
-        torch: PyTorch's steps eager, by torch.compile, or both.
-        options: What is measured of each.
-        devices: On how many, a row for each; on a CPU they are simulated.
+        recipes: Names of recipes.
+        torch: Whether PyTorch's steps are eager, by torch.compile, or both.
+        options: Options of the measurements.
+        devices: Numbers of devices, a row for each; on a CPU they are simulated.
 
     Returns:
-        As `bench_steps`; the rivals are called `eager` and `compiled`.
+        The results of `bench_steps`, with counterparts `eager` and `compiled`.
 
     Raises:
-        UsageError: PyTorch is not installed, or as `bench_steps`.
-        AssertionError: PyTorch computes something else.
+        UsageError: PyTorch is not installed, or `bench_steps` raises one.
+        AssertionError: PyTorch computes other losses.
     """
     for name in recipes:
         find(load_recipe(name).family)
-    known: dict[str, steps.Rival] = {"eager": eager, "compiled": compiled}
-    rivals = {name: rival for name, rival in known.items() if name in torch}
-    found = steps.bench_steps(recipes, dataclasses.replace(options, rivals=rivals), devices)
+    known: dict[str, steps.Counterpart] = {"eager": eager, "compiled": compiled}
+    counterparts = {name: counterpart for name, counterpart in known.items() if name in torch}
+    found = steps.bench_steps(
+        recipes, dataclasses.replace(options, counterparts=counterparts), devices
+    )
     versions = found.machine["versions"] | {"torch": importlib.metadata.version("torch")}
     return dataclasses.replace(found, machine=found.machine | {"versions": versions})
 

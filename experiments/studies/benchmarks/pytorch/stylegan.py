@@ -39,7 +39,7 @@ CHECKED_IMAGES = 8
 
 
 def blur(x: Any) -> Any:
-    """The filter [1, 2, 1] along both axes, at the same size."""
+    """Apply the filter [1, 2, 1] along both axes, at the same size."""
     channels = x.shape[1]
     taps = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
     rows = taps.reshape(1, 1, 3, 1).expand(channels, 1, 3, 1)
@@ -65,7 +65,7 @@ class Epilogue(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise to styles by `mapping`, styles and noise to images by `synthesize`."""
+    """The generator: noise to styles by `mapping`, styles and noise to images by `synthesize`."""
 
     def __init__(self, config: stylegan.StyleganConfig, spec: ImageSpec):
         super().__init__()
@@ -85,7 +85,7 @@ class Generator(nn.Module):
         self.synthesis.add_module(f"to_rgb_{halvings}", ToRgb(features, spec.channels))
 
     def synthesize(self, ws: Any, noise: Any) -> Any:
-        """[B, L, W] and noise of each layer to images."""
+        """Map styles [B, L, W] and the noise of each layer to images."""
         layers = self.synthesis
         x = layers.const[None].expand(len(ws), -1, -1, -1)
         for i in range(self.levels):
@@ -110,7 +110,7 @@ class ToRgb(Conv):
 
 
 class Discriminator(nn.Module):
-    """Images to logits."""
+    """The discriminator, from images to logits."""
 
     def __init__(self, config: stylegan.StyleganConfig, spec: ImageSpec):
         super().__init__()
@@ -163,13 +163,13 @@ class Trainer:
         self._style, self._judge = compile_(generator.mapping), compile_(discriminator)
 
     def draw(self, n: int) -> tuple[Any, list[Any]]:
-        """Styles, part of them mixed, and noise."""
+        """Draw styles, part of them mixed, and noise."""
         size = (n, self._config.latent_size)
         ws = mixed_styles(self._style, size, self._layers, self._config.style_mixing_prob)
         return ws, [torch.randn(n, 1, *size, device=DEVICE) for size in self._sizes]
 
     def discriminator_loss(self, real: Any, ws: Any, noise: Any) -> Any:
-        """With R1 in each step."""
+        """Compute the discriminator's loss, with R1 in each step."""
         real = real.detach().requires_grad_(True)
         with mixed(self._config.dtype):
             with torch.no_grad():
@@ -183,13 +183,13 @@ class Trainer:
         return loss + self._config.r1_gamma * penalty
 
     def generator_loss(self, ws: Any, noise: Any) -> Any:
-        """Non-saturating."""
+        """Compute the non-saturating loss of the generator."""
         with mixed(self._config.dtype):
             logits = self._judge(self._synthesize(ws, noise))
         return functional.softplus(-logits.float()).mean()
 
     def step(self, real: Any) -> Any:
-        """A step of each player."""
+        """Take a step of each player."""
         with torch.no_grad():
             drawn = self.draw(len(real))
         loss = self.discriminator_loss(real, *drawn)
@@ -202,7 +202,7 @@ class Trainer:
 def counterpart(
     config: stylegan.StyleganConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Of any config, once all of its layers have come in."""
+    """Make the counterpart of any config at its last stage, with all layers."""
     del batch_size
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
     trainer = Trainer(config, spec, generator, discriminator, compiled)
@@ -212,7 +212,7 @@ def counterpart(
 
 
 def _copy(params: Any, module: Any) -> None:
-    """Our parameters into a module whose layers have our names; other stages' layers stay out."""
+    """Copy our parameters to a module with our names, without the layers of other stages."""
     layouts = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,), 3: (2, 0, 1)}
     own = module.state_dict()
     for path, value in flatten_dict(params).items():
@@ -223,7 +223,7 @@ def _copy(params: Any, module: Any) -> None:
 
 
 def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
-    """The losses of both players and the penalty."""
+    """Check the losses of both players and the penalty."""
     config = dataclasses.replace(config, dtype="float32")
     state = stylegan.init(config, jax.random.key(0), spec)
     generator, discriminator = Generator(config, spec), Discriminator(config, spec)

@@ -33,7 +33,7 @@ CHECKED_IMAGES = 8
 
 
 def blur(x: Any, up: int = 1, down: int = 1, padding: Any = (0, 0)) -> Any:
-    """The filter [1, 3, 3, 1] along both axes, with zeros put in or samples left out."""
+    """Apply the filter [1, 3, 3, 1] along both axes, with zeros inserted or samples left out."""
     n, c, h, w = x.shape
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype)
     taps = taps / taps.sum() * up
@@ -47,7 +47,7 @@ def blur(x: Any, up: int = 1, down: int = 1, padding: Any = (0, 0)) -> Any:
 
 
 def convolve(x: Any, w: Any, up: bool = False, down: bool = False) -> Any:
-    """As `genjax.nn.equalized.resampling_conv`."""
+    """Convolve and resample like `genjax.nn.equalized.resampling_conv`."""
     size = w.shape[2]
     if up:
         x = functional.conv_transpose2d(x, w.transpose(0, 1), stride=2)
@@ -74,12 +74,12 @@ class Affine(nn.Module):
 
 
 def act(x: Any, gain: float = 2**0.5) -> Any:
-    """Leaky ReLU."""
+    """Apply leaky ReLU."""
     return functional.leaky_relu(x, 0.2) * gain
 
 
 class Layer(nn.Module):
-    """A modulated convolution, noise, bias, leaky ReLU; or to RGB."""
+    """A layer of modulated convolution, noise, bias and leaky ReLU; or a layer to RGB."""
 
     def __init__(self, style: int, inputs: int, outputs: int, size: int, up: bool = False):
         super().__init__()
@@ -103,7 +103,7 @@ class Layer(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One size."""
+    """The layers of one size."""
 
     def __init__(self, style: int, inputs: int, outputs: int, channels: int):
         super().__init__()
@@ -116,7 +116,7 @@ class SynthesisBlock(nn.Module):
 
 
 class Mapping(nn.Module):
-    """Noise [B, Z] to styles [B, W], whose running mean follows."""
+    """The mapping from noise [B, Z] to styles [B, W], with the running mean of styles."""
 
     def __init__(self, size: int, style: int, depth: int):
         super().__init__()
@@ -134,7 +134,7 @@ class Mapping(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise to styles by `mapping`, styles and noise to images by `synthesize`."""
+    """The generator: noise to styles by `mapping`, styles and noise to images by `synthesize`."""
 
     def __init__(self, config: stylegan2.Stylegan2Config, spec: ImageSpec):
         super().__init__()
@@ -150,7 +150,7 @@ class Generator(nn.Module):
             inputs = outputs
 
     def synthesize(self, ws: Any, noise: Any) -> Any:
-        """[B, L, W] and noise of each convolution to images."""
+        """Map styles [B, L, W] and the noise of each convolution to images."""
         image, i = None, 0
         for at in self.sizes:
             block = getattr(self.synthesis, f"b{at}")
@@ -174,7 +174,7 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def plain(self, x: Any) -> Any:
-        """Without bias and activation."""
+        """Convolve without bias and activation."""
         return convolve(x, self.weight / self.weight[0].numel() ** 0.5, down=self.down)
 
     def forward(self, x: Any, gain: float = 2**0.5) -> Any:
@@ -183,7 +183,7 @@ class Conv(nn.Module):
 
 
 def minibatch_std(x: Any, group: int) -> Any:
-    """One more feature: how much images of a group differ."""
+    """Append a feature: the standard deviation over the images of a group."""
     n, c, h, w = x.shape
     groups = x.reshape(group, -1, c, h, w)
     std = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
@@ -191,7 +191,7 @@ def minibatch_std(x: Any, group: int) -> Any:
 
 
 class Discriminator(nn.Module):
-    """Images to logits."""
+    """The discriminator, from images to logits."""
 
     def __init__(self, config: stylegan2.Stylegan2Config, spec: ImageSpec):
         super().__init__()
@@ -223,7 +223,7 @@ class Discriminator(nn.Module):
 
 
 def mixed_styles(style: Any, size: tuple[int, int], layers: int, share: float) -> Any:
-    """[n, L, W] of noise of a size [n, Z]; of a share a second style from some layer on."""
+    """Draw styles [n, L, W]; a part of them has a second style from a random layer on."""
     ws = style(torch.randn(size, device=DEVICE))[:, None].repeat(1, layers, 1)
     if not share:
         return ws
@@ -259,22 +259,22 @@ class Trainer:
         self.mean_length = torch.tensor(0.0, device=DEVICE)
 
     def styles(self, n: int) -> Any:
-        """[n, L, W] of new noise, part of them mixed."""
+        """Draw styles [n, L, W] of new noise, part of them mixed."""
         size = (n, self._config.latent_size)
         return mixed_styles(self._style, size, self._layers, self._config.style_mixing_prob)
 
     def noise(self, n: int) -> list[Any]:
-        """Of each convolution."""
+        """Draw the noise of each convolution."""
         return [torch.randn(n, 1, 4 << i, 4 << i, device=DEVICE) for i in self._levels]
 
     def generator_loss(self, ws: Any, noise: Any) -> Any:
-        """Non-saturating."""
+        """Compute the non-saturating loss of the generator."""
         with mixed(self._config.dtype):
             logits = self._judge(self._synthesize(ws, noise))
         return functional.softplus(-logits.float()).mean()
 
     def path_lengths(self, ws: Any, noise: Any, directions: Any) -> Any:
-        """[B]."""
+        """Compute the path lengths, [B]."""
         with mixed(self._config.dtype):
             fake = self._synthesize(ws, noise).float()
         total = (fake * directions).sum() / (fake.shape[2] * fake.shape[3]) ** 0.5
@@ -282,7 +282,7 @@ class Trainer:
         return grads.square().sum(2).mean(1).sqrt()
 
     def discriminator_loss(self, real: Any, ws: Any, noise: Any) -> Any:
-        """The other side."""
+        """Compute the loss of the discriminator."""
         with mixed(self._config.dtype):
             with torch.no_grad():
                 fake = self._synthesize(ws, noise)
@@ -290,7 +290,7 @@ class Trainer:
         return (functional.softplus(on_fake) + functional.softplus(-on_real)).mean()
 
     def r1(self, real: Any) -> Any:
-        """The mean of half the squared slope."""
+        """Compute the R1 penalty: half the mean squared norm of D's gradient at images."""
         real = real.detach().requires_grad_(True)
         with mixed(self._config.dtype):
             total = self._judge(real).float().sum()
@@ -298,7 +298,7 @@ class Trainer:
         return 0.5 * grads.square().sum((1, 2, 3)).mean()
 
     def step(self, index: int, real: Any) -> Any:
-        """A step of each player, and of a penalty where it is its turn."""
+        """Take a step of each player, and of each penalty that is due at this step."""
         config, n = self._config, len(real)
         self._g_adam.minimize(self.generator_loss(self.styles(n), self.noise(n)))
         if config.path_length_weight and index % config.path_length_interval == 0:
@@ -321,7 +321,7 @@ class Trainer:
 
 
 def _slower(player: stylegan2.PlayerConfig, share: float) -> stylegan2.PlayerConfig:
-    """Its Adam, as lazy regularization has it."""
+    """Return the optimizer with the changes for lazy regularization."""
     return dataclasses.replace(
         player,
         learning_rate=player.learning_rate * share,
@@ -342,7 +342,9 @@ def _require(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
 def counterpart(
     config: stylegan2.Stylegan2Config, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Of an unconditional config without augmentation or clamping, G by skips and D by residuals.
+    """Make the counterpart of an unconditional config without augmentation or clamping.
+
+    G has skip connections and D has residual ones.
 
     Convolutions are modulated as ours, by scaling inputs and outputs, which is PyTorch's faster
     way on a CPU too.
@@ -358,7 +360,7 @@ def counterpart(
 
 
 def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
-    """The losses of all four phases."""
+    """Check the losses of all four phases."""
     config = dataclasses.replace(config, dtype="float32")
     generator, discriminator = Generator(config, spec), Discriminator(config, spec)
     for name, value in generator.named_parameters():

@@ -33,7 +33,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class Vae(nn.Module):
-    """Flat images in [0, 1] and noise to the loss."""
+    """The model, from flat images in [0, 1] and noise to the loss."""
 
     def __init__(self, config: vae.VaeConfig, spec: ImageSpec):
         super().__init__()
@@ -66,7 +66,7 @@ class Vae(nn.Module):
 def counterpart(
     config: vae.VaeConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Of an unconditional config with the ELBO of one sample, of binary or gray images."""
+    """Make the counterpart of an unconditional config with the ELBO of one sample."""
     require(
         config,
         network="mlp",
@@ -112,7 +112,7 @@ def _entries(config: vae.VaeConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def check(config: vae.VaeConfig, spec: ImageSpec) -> None:
-    """The loss of gray images, with the noise that ours draws."""
+    """Check the loss of gray images, with the noise that ours draws."""
     config = dataclasses.replace(config, dtype="float32", binarization="none")
     module = Vae(config, spec)
     params = load_entries(_entries(config, spec), to_numpy(module))

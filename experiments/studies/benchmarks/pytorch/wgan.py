@@ -37,7 +37,7 @@ Config = wgan.WganConfig | wgan.WganGpConfig
 
 
 def networks(config: Config, spec: ImageSpec) -> tuple[Any, Any]:
-    """G and the critic; both take and give images [B, C, H, W]."""
+    """Return G and the critic, for images [B, C, H, W]."""
     if config.network == "mlp":
         pixels = math.prod(spec.shape)
         image = (spec.channels, spec.height, spec.width)
@@ -59,7 +59,7 @@ def networks(config: Config, spec: ImageSpec) -> tuple[Any, Any]:
 
 
 class Trainer:
-    """The steps of both."""
+    """The steps of both players."""
 
     def __init__(self, config: Config, generator: Any, critic: Any, compiled: bool):
         self._config, self._weights = config, list(critic.parameters())
@@ -71,21 +71,21 @@ class Trainer:
         self._generator, self._critic = map(compiler(compiled), (generator, critic))
 
     def generate(self, z: Any) -> Any:
-        """Images of [B, Z]."""
+        """Generate images from noise [B, Z]."""
         with mixed(self._config.dtype):
             flat = self._config.network == "mlp"
             images = self._generator(z if flat else z[:, :, None, None])
         return images.float()
 
     def value(self, images: Any) -> Any:
-        """Of the critic, [B]."""
+        """Return the critic's values, [B]."""
         with mixed(self._config.dtype):
             flat = self._config.network == "mlp"
             values = self._critic(images.flatten(1) if flat else images)
         return values.flatten().float()
 
     def critic_step(self, real: Any, fake: Any, alpha: Any) -> Any:
-        """Clipped, or with the gradient penalty at points between."""
+        """Take a step of the critic, with clipped weights or the gradient penalty."""
         loss = self.value(fake).mean() - self.value(real).mean()
         config = self._config
         if isinstance(config, wgan.WganGpConfig):
@@ -103,7 +103,7 @@ class Trainer:
         return loss
 
     def generator_step(self, z: Any) -> Any:
-        """And of the moving average."""
+        """Take a step of the generator and of the moving average."""
         loss = -self.value(self.generate(z)).mean()
         self._optimizers[0].minimize(loss)
         self._average.update()
@@ -111,7 +111,7 @@ class Trainer:
 
 
 def counterpart(config: Config, spec: ImageSpec, batch_size: int, compiled: bool) -> Counterpart:
-    """Of an unconditional config."""
+    """Make the counterpart of an unconditional config."""
     require(config, conditional=False)
     generator, critic = map(place, networks(config, spec))
     trainer = Trainer(config, generator, critic, compiled)
@@ -132,7 +132,7 @@ def counterpart(config: Config, spec: ImageSpec, batch_size: int, compiled: bool
 
 
 def check(config: Config, spec: ImageSpec) -> None:
-    """The loss of a step of the critic, and of one of G after it."""
+    """Check the loss of a step of the critic, and of a step of G after it."""
     config = dataclasses.replace(config, dtype="float32")
     generator, critic = networks(config, spec)
     main = "" if config.network == "mlp" else "main."

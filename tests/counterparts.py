@@ -1,4 +1,4 @@
-"""What a test of the benchmarks runs beside our steps; processes of its own import it."""
+"""Stand-ins for other implementations of a step, which processes of the benchmarks import."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ SECONDS, REASON = 10.0, "not on this machine"
 
 
 def slow(recipe: Recipe, spec: ImageSpec, count: int) -> Callable[[], float]:
-    """Take `SECONDS` a step, it says."""
+    """Return a function that claims to take `SECONDS` a step."""
     return lambda: SECONDS
 
 
 def absent(recipe: Recipe, spec: ImageSpec, count: int) -> Callable[[], float]:
-    """Refuse."""
+    """Raise the `UsageError` of an implementation that cannot run."""
     raise UsageError(REASON)

@@ -61,6 +61,7 @@ def test_a_first_session(genjax_command, tmp_path, monkeypatch):
     assert np.load("a.npy").shape == (9, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_session_with_a_vae(genjax_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = [*TINY, "--latent-size", "2"]

@@ -31,6 +31,7 @@ def found():
     return steps.bench_steps(["gan_digits"], options, devices=(1, 2))
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_measured(found):
     one, two = found.rows
     assert (one["devices"], two["devices"]) == (1, 2)
@@ -48,6 +49,7 @@ def test_rows_say_what_was_measured(found):
     assert markdown.count("\n") == 3
 
 
+@pytest.mark.slow
 def test_counterparts_alternate_with_a_recipe(found):
     for row in found.rows:
         assert row["slow_seconds"] == [counterparts.SECONDS] * 2
@@ -187,6 +189,7 @@ def test_a_trace_that_tells_nothing_is_refused(files, message, monkeypatch, tmp_
         profile(load_recipe("gan_digits"), folder)
 
 
+@pytest.mark.slow
 def test_startup_is_timed_from_outside():
     found = startup.bench_startup(("gan_digits",), rounds=1)
     assert [row["what"] for row in found.rows] == ["cold", "cached"]

@@ -130,6 +130,7 @@ def test_path_length_is_the_squared_speed_of_the_features(trained):
     assert half[f"{name}_error"] == pytest.approx(whole[f"{name}_error"] / 4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_the_path_length(trained):
     result = genjax.evaluate(trained, n=200, truncation=0.7, truncation_cutoff=2)
     assert result["metrics"]["perceptual_path_length"] > 0

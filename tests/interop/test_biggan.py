@@ -120,7 +120,7 @@ def test_losses_and_the_orthogonal_gradient_are_the_references(vectors):
         ({"shared_size": 0}, ImageSpec(16, 32, 1, 4)),
         ({"conditional": False}, ImageSpec(16, 16, 1, 10)),
         ({"conditional": False, "hierarchical": False}, ImageSpec(16, 16, 3)),
-        ({"deep": True}, ImageSpec(64, 64, 3, 5)),
+        ({"deep": True}, ImageSpec(16, 16, 3, 5)),
     ],
     ids=str,
 )

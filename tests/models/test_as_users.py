@@ -9,7 +9,7 @@ import pytest
 
 from genjax.models import FAMILIES
 
-FAST = ("gan", "vae")
+FAST = ("gan",)
 ROOT = Path(__file__).parents[2]
 
 

@@ -65,7 +65,7 @@ def test_biggan_deep_has_the_papers_parameters():
     [
         ({}, ImageSpec(28, 28, 1, 10)),
         pytest.param({"deep": True}, ImageSpec(8, 16, 3, 4), marks=pytest.mark.slow),
-        ({"shared_size": 0}, SPEC),
+        pytest.param({"shared_size": 0}, SPEC, marks=pytest.mark.slow),
         ({"conditional": False, "hierarchical": False}, ImageSpec(16, 16, 3)),
         pytest.param({"dtype": "bfloat16"}, SPEC, marks=pytest.mark.slow),
     ],

@@ -50,7 +50,6 @@ CASES = {
 FAST = [
     *((case, "pmap", 2) for case in CASES if not case.startswith(("glow", "stylegan2"))),
     ("dcgan-dragan", "jit", 2),
-    ("vae-iwae", "jit", 2),
 ]
 SLOW = [(case, parallel, 8) for case in CASES for parallel in ("jit", "pmap")]
 

@@ -227,7 +227,7 @@ def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
 
 
 @pytest.mark.parametrize("parallel", get_args(Parallel))
-@_slow_but("gan", "wgan_gp", "vae")
+@_slow_but("gan", "vae")
 def test_eight_devices_give_the_numbers_of_one(name, parallel):
     family = FAMILIES[name]
     assert len(jax.devices()) == 8
@@ -235,7 +235,7 @@ def test_eight_devices_give_the_numbers_of_one(name, parallel):
     _assert_same(eight, _on_one_device(family, SEEDS))
 
 
-@_slow_but(*SMALL)
+@_slow_but("gan", "vae")
 def test_bfloat16_gives_nearly_the_same_losses(name):
     """Of the first step, from the same parameters: the type has two to three digits."""
     family = FAMILIES[name]

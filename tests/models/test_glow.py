@@ -56,7 +56,7 @@ def _variables(state, dtype="float32"):
 
 
 @every_config
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_a_whole_glow_comes_back_and_its_log_det_is_the_oracles(config, dtype):
     spec = ImageSpec(4, 8, 1, 10)
     state = _state(config, spec)
@@ -114,7 +114,9 @@ def test_the_probabilities_of_all_images_sum_to_the_density_inside_the_cube(dequ
     np.testing.assert_allclose(total, inside, rtol=0.03)
 
 
-@pytest.mark.parametrize("name", ["glow", "RealNVP", "variational"])
+@pytest.mark.parametrize(
+    "name", ["glow", "variational", pytest.param("RealNVP", marks=pytest.mark.slow)]
+)
 def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
     config, batch = CONFIGS[name], _batch(32)
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, SPEC)

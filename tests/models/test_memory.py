@@ -233,7 +233,7 @@ REMAT_CONFIGS = CONFIGS | {
         levels=2, steps_per_level=2, hidden_features=8, optimizer=AdamConfig(1e-3, 0.9, epsilon=1.0)
     ),
 }
-SLOW_TO_COMPILE = ("biggan", "stylegan", "stylegan2", "glow")
+SLOW_TO_COMPILE = ("wgan", "wgan_gp", "biggan", "stylegan", "stylegan2", "glow")
 
 
 def _differences(one, other):

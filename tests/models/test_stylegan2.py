@@ -59,7 +59,11 @@ def test_parameters_are_as_many_as_the_references(shared, name, size, base, clas
 
 
 @pytest.mark.parametrize("architecture", ["original", "skip", "residual"])
-@pytest.mark.parametrize("spec", [ImageSpec(8, 16, 3), ImageSpec(28, 28, 1)], ids=str)
+@pytest.mark.parametrize(
+    "spec",
+    [ImageSpec(8, 16, 3), pytest.param(ImageSpec(28, 28, 1), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_every_pair_of_networks_draws_and_judges(architecture, spec):
     """Figure 7's pairs, of square and other images; a step is finite and moves both players."""
     player = dataclasses.replace(PLAYER, architecture=architecture)
@@ -95,6 +99,7 @@ def test_lazy_penalties_have_their_turns_and_their_adam():
     assert (lazy.beta1, lazy.beta2) == pytest.approx((0.1 ** (4 / 5), 0.99 ** (4 / 5)))
 
 
+@pytest.mark.slow
 def test_path_length_regularization_makes_lengths_alike():
     """Its own steps, of one generator: the spread of the lengths over their mean falls."""
     config = dataclasses.replace(SMALL, style_mixing_prob=0.0, path_length_weight=20.0)
@@ -206,6 +211,7 @@ def test_a_class_counts_if_conditional():
         stylegan2.init(config, KEY, ImageSpec(16, 16, 1))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     state = _init()
     z, labels = jax.random.normal(KEY, (4, 8)), jnp.zeros(4, int)

@@ -164,12 +164,17 @@ def test_forms_for_kernels_of_whole_strides(size, kernel_size, stride, padding):
 WINOGRADS = [
     ((8, 12), 4, 2, 1),
     ((14, 13), 4, 2, 1),
-    ((10, 13), 4, 2, 0),
     ((7, 8), 3, 1, 1),
-    ((9, 6), 3, 1, 0),
-    ((6, 6), 2, 1, 0),
     ((9, 9), 6, 2, 2),
-    ((12, 12), 9, 3, 3),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in (
+            ((10, 13), 4, 2, 0),
+            ((9, 6), 3, 1, 0),
+            ((6, 6), 2, 1, 0),
+            ((12, 12), 9, 3, 3),
+        )
+    ),
 ]
 
 

@@ -91,6 +91,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(trained, tmp_path):
     _assert_same_run(trained, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_streamed_data_give_the_same_run(tmp_path):
     """Bit for bit as users compile; the suite's quicker code may round two programs apart."""
     as_users = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
@@ -290,6 +291,7 @@ def test_samples_that_cannot_be_are_refused(trained, arguments, message):
         genjax.sample(trained, **arguments)
 
 
+@pytest.mark.slow
 def test_the_gan_learns_the_digits(tmp_path):
     """The sign of learning: samples come much closer to the data, and stay diverse."""
     recipe = dataclasses.replace(

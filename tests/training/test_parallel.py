@@ -62,7 +62,11 @@ def _recipe(name, parallel):
     ("name", "parallel"),
     [
         pytest.param(name, parallel, marks=[*marks, pytest.mark.xdist_group(f"parallel_{name}")])
-        for name, marks in (("gan", ()), ("dcgan", ()), ("biggan", [pytest.mark.slow]))
+        for name, marks in (
+            ("gan", ()),
+            ("dcgan", [pytest.mark.slow]),
+            ("biggan", [pytest.mark.slow]),
+        )
         for parallel in ("fsdp", "pmap")
     ],
 )

@@ -77,7 +77,7 @@ MODELS = {
         160,
     ),
 }
-FAST = ("gan", "dcgan", "vae")
+FAST = ("gan", "vae")
 LIKELIHOOD = ("vae", "glow")
 
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax.scipy.linalg import lu, solve_triangular
 
 from genjax import transforms
+from genjax.nn.batch import mean_over_replicas
 from genjax.nn.conv import Conv, conv
 from genjax.nn.labels import append_planes
 from genjax.nn.norm import along_last
 from genjax.nn.remat import end_of_block
-from genjax.nn.replicas import mean_over_replicas
 from genjax.transforms import Bijection
 
 Value = tuple[jax.Array, jax.Array]

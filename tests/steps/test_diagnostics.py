@@ -3,12 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.replicas import (
-    BATCH_AXIS,
-    mean_over_replicas,
-    normal_for_batch,
-    uniform_for_batch,
-)
+from genjax.nn.batch import BATCH_AXIS, batch_noise, mean_over_replicas
 from genjax.steps.diagnostics import active_units, discriminator_metrics, spread
 from genjax.steps.update import global_norm
 
@@ -52,8 +47,8 @@ def test_replicas_see_the_global_batch(devices):
         return (
             spread(images),
             mean_over_replicas(jnp.mean(images)),
-            normal_for_batch(key, (len(images), 5)),
-            uniform_for_batch(key, (len(images), 5)),
+            batch_noise(key, (len(images), 5)),
+            batch_noise(key, (len(images), 5), jax.random.uniform),
         )
 
     spreads, means, noise, uniform = jax.pmap(local, BATCH_AXIS, devices=jax.devices()[:devices])(

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from genjax.nn.batch import is_split
 from genjax.nn.conv import winograd, xla
 from genjax.nn.conv.geometry import Geometry
 from genjax.nn.conv.groups import sum_groups
-from genjax.nn.replicas import is_split
 
 # Choices by shape, all measured on CPUs. Where both sides have as many channels, and a convolution
 # as many operations, Winograd's products are faster, if they are at most this share of the plain.

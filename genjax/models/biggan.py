@@ -39,12 +39,12 @@ from genjax.nn.spectral import Conv, Dense, Embed
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import orthogonal_penalty
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state, init_networks, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
     GradientConfig,
     apply_network,
-    create_gan_state,
     create_player,
     update_ema,
     update_player,
@@ -359,14 +359,9 @@ def init(config: BigganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
             f"latent_size = {config.latent_size}: should be a multiple of {parts}, for the "
             f"{halvings} blocks of G and one more"
         )
-    generator, discriminator = networks(config, spec)
-    generator_key, discriminator_key = jax.random.split(key)
-    labels = jnp.zeros(1, jnp.int32) if is_conditional(config, spec) else None
-    z, images = jnp.zeros((1, config.latent_size)), jnp.zeros((1, *spec.shape))
-    variables = {
-        "generator": generator.init(generator_key, z, labels, train=False),
-        "discriminator": discriminator.init(discriminator_key, images, labels, train=False),
-    }
+    variables = init_networks(
+        networks(config, spec), key, config.latent_size, spec, is_conditional(config, spec)
+    )
     return from_variables(config, spec, variables)
 
 
@@ -456,21 +451,14 @@ def generator_step(
         `g_max_singular_value`, over the weights of all layers, which explodes when training
         collapses (section 4.1).
     """
-    generator, discriminator = networks(config, state.spec)
-    opponent = state.discriminator
-
-    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        z, labels = part
-        fake, carried = apply_network(generator, params, carried, z, labels)
-        logits, _ = apply_network(
-            discriminator, opponent.params, opponent.collections, fake, labels
-        )
-        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
-        return loss + orthogonal_loss(config, params), (carried, {"g_loss": loss})
-
-    optimizer = adam(config.generator)
-    player, metrics = update_player(
-        loss_fn, state.generator, (z, labels), optimizer, config, "g_grad_norm"
+    player, metrics = update_generator(
+        networks(config, state.spec),
+        adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss,
+        state,
+        (z, labels),
+        adam(config.generator),
+        config,
+        penalty=lambda params: orthogonal_loss(config, params),
     )
     g_steps = state.step // config.discriminator_steps
     decay = jnp.where(g_steps < config.ema_start, 0.0, config.ema_decay)

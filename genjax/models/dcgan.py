@@ -28,12 +28,12 @@ from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
 from genjax.steps.diagnostics import deviation, discriminator_metrics
+from genjax.steps.gan import create_gan_state, init_networks, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_network,
-    create_gan_state,
     create_player,
     update_ema,
     update_player,
@@ -168,14 +168,9 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
             without classes.
     """
     check_conditional(config.conditional, spec)
-    generator, discriminator = networks(config, spec)
-    generator_key, discriminator_key = jax.random.split(key)
-    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
-    z, images = jnp.zeros((1, config.latent_size)), jnp.zeros((1, *spec.shape))
-    variables = {
-        "generator": generator.init(generator_key, z, labels, train=False),
-        "discriminator": discriminator.init(discriminator_key, images, labels, train=False),
-    }
+    variables = init_networks(
+        networks(config, spec), key, config.latent_size, spec, config.conditional
+    )
     return from_variables(config, spec, variables)
 
 
@@ -255,21 +250,9 @@ def generator_step(
     Returns:
         The state with the new generator, and the metrics `g_loss` (nats) and `g_grad_norm`.
     """
-    generator, discriminator = networks(config, state.spec)
-    opponent = state.discriminator
-
-    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        z, labels = part
-        fake, carried = apply_network(generator, params, carried, z, labels)
-        logits, _ = apply_network(
-            discriminator, opponent.params, opponent.collections, fake, labels
-        )
-        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
-        return loss, (carried, {"g_loss": loss})
-
-    optimizer = adam(config.generator)
-    player, metrics = update_player(
-        loss_fn, state.generator, (z, labels), optimizer, config, "g_grad_norm"
+    loss = adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss
+    player, metrics = update_generator(
+        networks(config, state.spec), loss, state, (z, labels), adam(config.generator), config
     )
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step)
     return dataclasses.replace(state, generator=player, ema=ema), metrics

@@ -22,11 +22,11 @@ from genjax.nn.batch import batch_noise
 from genjax.nn.mlp import hidden_layers
 from genjax.objectives import adversarial
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
-    create_gan_state,
     create_player,
     update_player,
 )

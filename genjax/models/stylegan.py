@@ -42,11 +42,11 @@ from genjax.nn.style import (
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
-    create_gan_state,
     create_player,
     update_ema,
     update_player,

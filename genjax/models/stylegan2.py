@@ -50,12 +50,12 @@ from genjax.nn.style import (
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
-    create_gan_state,
     create_player,
     gradients,
     mean_by_parts,

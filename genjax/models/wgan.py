@@ -35,12 +35,12 @@ from genjax.nn.resolution import base_resolution
 from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from genjax.objectives.penalties import input_gradient_norm, interpolate
 from genjax.steps.diagnostics import diversity
+from genjax.steps.gan import create_gan_state, init_networks, update_generator
 from genjax.steps.optim import AdamConfig, RMSPropConfig, adam, rmsprop
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_network,
-    create_gan_state,
     create_player,
     update_ema,
     update_player,
@@ -254,14 +254,9 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
             without classes.
     """
     check_conditional(config.conditional, spec)
-    generator, critic = networks(config, spec)
-    generator_key, critic_key = jax.random.split(key)
-    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
-    z, images = jnp.zeros((1, config.latent_size)), jnp.zeros((1, *spec.shape))
-    variables = {
-        "generator": generator.init(generator_key, z, labels, train=False),
-        "discriminator": critic.init(critic_key, images, labels, train=False),
-    }
+    variables = init_networks(
+        networks(config, spec), key, config.latent_size, spec, config.conditional
+    )
     return from_variables(config, spec, variables)
 
 
@@ -341,19 +336,9 @@ def generator_step(
     Returns:
         The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
     """
-    generator, critic = networks(config, state.spec)
-    opponent = state.discriminator
-
-    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        z, labels = part
-        fake, carried = apply_network(generator, params, carried, z, labels)
-        values, _ = apply_network(critic, opponent.params, opponent.collections, fake, labels)
-        loss = jnp.mean(wasserstein_generator_loss(values))
-        return loss, (carried, {"g_loss": loss})
-
-    rule = optimizer(config.generator)
-    player, metrics = update_player(
-        loss_fn, state.generator, (z, labels), rule, config, "g_grad_norm"
+    loss, rule = wasserstein_generator_loss, optimizer(config.generator)
+    player, metrics = update_generator(
+        networks(config, state.spec), loss, state, (z, labels), rule, config
     )
     # The moving average counts steps of the generator, not training steps.
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step // config.n_critic)

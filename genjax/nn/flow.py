@@ -230,7 +230,7 @@ def _change(output: jax.Array, affine: bool, is_kept: jax.Array | None = None) -
 
 
 class Coupling(nn.Module):
-    """A coupling, which changes half of the channels, b, given the other half and a context.
+    """A coupling: `_change` of half of the channels, given the other half and a context.
 
     Attributes:
         features: Number of channels C.

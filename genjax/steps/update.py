@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 
 from genjax.nn.batch import in_parts, mean_over_replicas, one_part
 from genjax.nn.remat import Remat, remat
-from genjax.steps.state import GanState, Player
-from genjax.types import CHECKED, Config, ImageSpec, MaskedMetric, Metrics, UsageError
+from genjax.steps.state import Player
+from genjax.types import CHECKED, Config, MaskedMetric, Metrics, UsageError
 
 # `loss_fn(params, carried, part) -> (loss, (carried, metrics))`.
 LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]]
@@ -26,14 +26,6 @@ def create_player(variables: Any, optimizer: optax.GradientTransformation) -> Pl
     """Return a player with a new optimizer state, from a network's `{"params", "batch_stats"}`."""
     params = variables["params"]
     return Player(params, optimizer.init(params), variables.get("batch_stats", {}))
-
-
-def create_gan_state(
-    generator: Player, discriminator: Player, spec: ImageSpec, has_ema: bool
-) -> GanState:
-    """Return the state at step 0 of two players, with a moving average of G if `has_ema`."""
-    ema = jax.tree.map(jnp.copy, generator.variables) if has_ema else None
-    return GanState(jnp.zeros((), jnp.int32), generator, discriminator, spec, ema)
 
 
 def apply_gradients(

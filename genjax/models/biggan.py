@@ -490,7 +490,9 @@ def step(
     def update(state: GanState) -> tuple[GanState, Metrics]:
         return generator_step(config, state, batch_noise(g_key, shape), labels)
 
-    state, g_metrics = when((state.step + 1) % config.discriminator_steps == 0, update, state)
+    is_due = (state.step + 1) % config.discriminator_steps == 0
+    names = ["g_loss", "g_grad_norm", *["g_max_singular_value"] * config.generator.spectral_norm]
+    state, g_metrics = when(is_due, update, state, names)
     return dataclasses.replace(state, step=state.step + 1), {**metrics, **g_metrics}
 
 

@@ -707,6 +707,7 @@ def step(
             state.step % config.path_length_interval == 0,
             lambda state: path_length_step(config, state, keys[1], some, few),
             state,
+            ["path_length"],
         )
         metrics |= path_metrics
     state, d_metrics = discriminator_step(config, state, real, keys[2], labels)
@@ -716,6 +717,7 @@ def step(
             state.step % config.r1_interval == 0,
             lambda state: r1_step(config, state, real, keys[3], labels),
             state,
+            ["r1_penalty"],
         )
         metrics |= r1_metrics
     if config.augment == "ada":

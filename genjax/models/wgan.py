@@ -375,7 +375,8 @@ def update_players(
     def update(state: GanState) -> tuple[GanState, Metrics]:
         return generator_step(config, state, batch_noise(generator_key, shape), labels)
 
-    state, g_metrics = when((state.step + 1) % config.n_critic == 0, update, state)
+    is_due = (state.step + 1) % config.n_critic == 0
+    state, g_metrics = when(is_due, update, state, ["g_loss", "g_grad_norm"])
     return dataclasses.replace(state, step=state.step + 1), {**metrics, **g_metrics}
 
 

@@ -1,7 +1,7 @@
 """Gradients of a batch, one player's gradient step, and the moving average of weights."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import flax.linen as nn
@@ -125,7 +125,10 @@ def update_player(
 
 
 def when(
-    is_due: jax.Array, take_step: Callable[[State], tuple[State, Metrics]], state: State
+    is_due: jax.Array,
+    take_step: Callable[[State], tuple[State, Metrics]],
+    state: State,
+    names: Sequence[str],
 ) -> tuple[State, Metrics]:
     """Take a step where it is due.
 
@@ -133,14 +136,14 @@ def when(
         is_due: bool [].
         take_step: `take_step(state) -> (state, metrics)`.
         state: The state before the step.
+        names: Names of the step's metrics, each a scalar.
 
     Returns:
         The state, and the step's metrics, masked where it was not due.
     """
-    _, shapes = jax.eval_shape(take_step, state)
 
     def skip(state: State) -> tuple[State, Metrics]:
-        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return state, {name: jnp.zeros(()) for name in names}
 
     state, metrics = jax.lax.cond(is_due, take_step, skip, state)
     return state, {name: MaskedMetric(value, is_due) for name, value in metrics.items()}

@@ -47,7 +47,7 @@ def test_a_player_keeps_what_its_last_pass_left():
 
 def test_a_step_that_is_not_due_leaves_the_state_and_masks_its_metrics():
     def run(is_due):
-        return when(is_due, lambda state: (state + 1, {"seen": state}), jnp.float32(4))
+        return when(is_due, lambda state: (state + 1, {"seen": state}), jnp.float32(4), ["seen"])
 
     for is_due, after in ((True, 5), (False, 4)):
         state, metrics = jax.jit(run)(is_due)

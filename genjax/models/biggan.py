@@ -30,27 +30,27 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.attention import SelfAttention
+from genjax.nn.batch import batch_noise
 from genjax.nn.norm import BatchNorm, ConditionalBatchNorm
 from genjax.nn.remat import end_of_block
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
 from genjax.nn.resolution import base_resolution
 from genjax.nn.spectral import Conv, Dense, Embed
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import orthogonal_penalty
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state, init_networks, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
     GradientConfig,
-    apply_gradients,
-    create_gan_state,
+    apply_network,
     create_player,
-    global_norm,
-    gradients,
     update_ema,
+    update_player,
+    when,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics, UsageError
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, UsageError
 
 # Channels after each block of G, in units of its features, by the number of doublings of the size:
 # for 64 to 512 pixels from the paper's tables 4 to 9; up to 32 from its code for CIFAR-10.
@@ -359,14 +359,9 @@ def init(config: BigganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
             f"latent_size = {config.latent_size}: should be a multiple of {parts}, for the "
             f"{halvings} blocks of G and one more"
         )
-    generator, discriminator = networks(config, spec)
-    generator_key, discriminator_key = jax.random.split(key)
-    labels = jnp.zeros(1, jnp.int32) if is_conditional(config, spec) else None
-    z, images = jnp.zeros((1, config.latent_size)), jnp.zeros((1, *spec.shape))
-    variables = {
-        "generator": generator.init(generator_key, z, labels, train=False),
-        "discriminator": discriminator.init(discriminator_key, images, labels, train=False),
-    }
+    variables = init_networks(
+        networks(config, spec), key, config.latent_size, spec, is_conditional(config, spec)
+    )
     return from_variables(config, spec, variables)
 
 
@@ -383,42 +378,15 @@ def from_variables(config: BigganConfig, spec: ImageSpec, variables: dict) -> Ga
     return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
 
 
-def generate(
-    config: BigganConfig, state: GanState, params: Any, collections: Any, z: Any, labels: Any
-) -> tuple[jax.Array, Any]:
-    """Generate images in training mode, with G's new `batch_stats` and `spectral`."""
-    generator, _ = networks(config, state.spec)
-    images, updated = generator.apply(
-        {"params": params, **collections}, z, labels, train=True, mutable=list(collections)
-    )
-    return images, {**collections, **updated}
-
-
-def discriminate(
-    config: BigganConfig, state: GanState, params: Any, spectral: Any, images: Any, labels: Any
-) -> tuple[jax.Array, Any]:
-    """Return D's logits [B] of images in training mode, with its new `spectral`."""
-    _, discriminator = networks(config, state.spec)
-    logits, updated = discriminator.apply(
-        {"params": params, "spectral": spectral}, images, labels, train=True, mutable=["spectral"]
-    )
-    return logits, updated.get("spectral", {})
-
-
-def _collections(state: GanState) -> dict[str, Any]:
-    player: Any = state.generator
-    return {"batch_stats": player.stats, "spectral": player.spectral}
-
-
-def singular_values(spectral: Any) -> list[jax.Array]:
+def singular_values(player: Any) -> list[jax.Array]:
     """List the largest singular value, [], of each layer's weight, by which the layer divides."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(spectral)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(player.spectral)
     return [leaf for path, leaf in leaves if path[-1].key == "sigma"]
 
 
-def largest_singular_value(name: str, spectral: Any) -> Metrics:
+def largest_singular_value(name: str, player: Any) -> Metrics:
     """Return the largest singular value of all layers as metric `name`, or {} if there is none."""
-    values = singular_values(spectral)
+    values = singular_values(player)
     return {name: jnp.max(jnp.stack(values))} if values else {}
 
 
@@ -443,29 +411,27 @@ def discriminator_step(
         `discriminator_metrics`, `logit_gap` (the mean logit of real images minus that of generated
         ones: the hinge asks for 2), and `d_max_singular_value`, over the weights of all layers.
     """
+    generator, discriminator = networks(config, state.spec)
+    opponent = state.generator
 
-    def loss_fn(params: Any, spectral: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, z, labels = part
-        weights = state.generator.params
-        fake, _ = generate(config, state, weights, _collections(state), z, labels)
+        fake, _ = apply_network(generator, opponent.params, opponent.collections, z, labels)
         images = jnp.concatenate([real, fake])
         both = None if labels is None else jnp.concatenate([labels, labels])
-        logits, updated = discriminate(config, state, params, spectral, images, both)
+        logits, carried = apply_network(discriminator, params, carried, images, both)
         real_logits, fake_logits = jnp.split(logits, 2)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
         loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
-        return loss, (updated, metrics)
+        return loss, (carried, metrics)
 
-    player: Any = state.discriminator
-    batch = (real, z, labels)
-    grads, spectral, metrics = gradients(loss_fn, player.params, player.spectral, batch, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(player, grads, adam(config.discriminator))
-    player = dataclasses.replace(player, spectral=spectral)
-    metrics["d_grad_norm"] = global_norm(grads)
-    metrics |= largest_singular_value("d_max_singular_value", spectral)
+    batch, optimizer = (real, z, labels), adam(config.discriminator)
+    player, metrics = update_player(
+        loss_fn, state.discriminator, batch, optimizer, config, "d_grad_norm"
+    )
+    metrics |= largest_singular_value("d_max_singular_value", player)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -485,27 +451,19 @@ def generator_step(
         `g_max_singular_value`, over the weights of all layers, which explodes when training
         collapses (section 4.1).
     """
-
-    def loss_fn(params: Any, collections: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        z, labels = part
-        fake, updated = generate(config, state, params, collections, z, labels)
-        opponent: Any = state.discriminator
-        logits, _ = discriminate(config, state, opponent.params, opponent.spectral, fake, labels)
-        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
-        return loss + orthogonal_loss(config, params), (updated, {"g_loss": loss})
-
-    grads, collections, metrics = gradients(
-        *(loss_fn, state.generator.params, _collections(state), (z, labels), config)
+    player, metrics = update_generator(
+        networks(config, state.spec),
+        adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss,
+        state,
+        (z, labels),
+        adam(config.generator),
+        config,
+        penalty=lambda params: orthogonal_loss(config, params),
     )
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player: Any = apply_gradients(state.generator, grads, adam(config.generator))
-    spectral = collections["spectral"]
-    player = dataclasses.replace(player, stats=collections["batch_stats"], spectral=spectral)
     g_steps = state.step // config.discriminator_steps
     decay = jnp.where(g_steps < config.ema_start, 0.0, config.ema_decay)
     ema = update_ema(state.ema, player.variables, decay, g_steps)
-    metrics["g_grad_norm"] = global_norm(grads)
-    metrics |= largest_singular_value("g_max_singular_value", spectral)
+    metrics |= largest_singular_value("g_max_singular_value", player)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
@@ -527,23 +485,15 @@ def step(
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     z_key, g_key = jax.random.split(key)
     shape = (len(real), config.latent_size)
-    state, metrics = discriminator_step(config, state, real, normal_for_batch(z_key, shape), labels)
+    state, metrics = discriminator_step(config, state, real, batch_noise(z_key, shape), labels)
 
     def update(state: GanState) -> tuple[GanState, Metrics]:
-        return generator_step(config, state, normal_for_batch(g_key, shape), labels)
-
-    def skip(state: GanState) -> tuple[GanState, Metrics]:
-        names = [
-            "g_loss",
-            "g_grad_norm",
-            *["g_max_singular_value"] * config.generator.spectral_norm,
-        ]
-        return state, {name: jnp.zeros(()) for name in names}
+        return generator_step(config, state, batch_noise(g_key, shape), labels)
 
     is_due = (state.step + 1) % config.discriminator_steps == 0
-    state, g_metrics = jax.lax.cond(is_due, update, skip, state)
-    metrics |= {name: MaskedMetric(value, is_due) for name, value in g_metrics.items()}
-    return dataclasses.replace(state, step=state.step + 1), metrics
+    names = ["g_loss", "g_grad_norm", *["g_max_singular_value"] * config.generator.spectral_norm]
+    state, g_metrics = when(is_due, update, state, names)
+    return dataclasses.replace(state, step=state.step + 1), {**metrics, **g_metrics}
 
 
 def draw(config: BigganConfig, key: jax.Array, n: int, truncation: float | None) -> jax.Array:
@@ -562,7 +512,7 @@ def prepare(
     The running statistics do not fit: they come from earlier weights of G, and from noise that was
     not truncated (appendix C).
     """
-    variables = state.generator.variables if state.ema is None else state.ema
+    variables = state.sampling_variables
     generator, _ = networks(config, state.spec)
     momentum = BatchNorm.momentum
     collections = {"batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
@@ -601,9 +551,8 @@ def decode(
     The labels, int32 [n], are used if the model is conditional.
     """
     generator, _ = networks(config, state.spec)
-    variables = state.generator.variables if state.ema is None else state.ema
     seen = labels if is_conditional(config, state.spec) else None
-    images: Any = generator.apply(variables, latents, seen, train=False)
+    images: Any = generator.apply(state.sampling_variables, latents, seen, train=False)
     return images
 
 
@@ -638,7 +587,7 @@ def health(config: BigganConfig, state: GanState, batch: Batch) -> dict[str, jax
     del config, batch
     found = {}
     for name in ("generator", "discriminator"):
-        values = singular_values(getattr(state, name).spectral)
+        values = singular_values(getattr(state, name))
         if values:
             found[f"{name}_singular_value"] = jnp.stack(values)
     return found

@@ -19,26 +19,24 @@ import jax.numpy as jnp
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from genjax.nn.batch import batch_noise
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.norm import BatchNorm
 from genjax.nn.remat import end_of_block
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
-from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.diagnostics import deviation, discriminator_metrics
+from genjax.steps.gan import create_gan_state, init_networks, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
-    apply_gradients,
     apply_network,
-    create_gan_state,
     create_player,
-    global_norm,
-    gradients,
     update_ema,
+    update_player,
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
@@ -84,14 +82,14 @@ class DcganConfig(GradientConfig):
 
 
 class Generator(nn.Module):
-    """The generator: z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The generator: z [B, Z], labels int32 [B] or None -> images [B, H, W, C] in [-1, 1]."""
 
     spec: ImageSpec
     features: int
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, z: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         halvings, (height, width) = base_resolution(self.spec)
         widths = [self.features << i for i in reversed(range(halvings))]
         project = nn.Dense(
@@ -101,7 +99,8 @@ class Generator(nn.Module):
             dtype=self.dtype,
             name="project",
         )
-        x = project(z).reshape(-1, height, width, widths[0])
+        x = project(append_labels(z, labels, self.spec.classes))
+        x = x.reshape(-1, height, width, widths[0])
         for i, features in enumerate((*widths[1:], self.spec.channels)):
             x = nn.relu(BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train))
             up = ConvTranspose(
@@ -119,7 +118,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The discriminator: images [B, H, W, C] in [-1, 1] -> logits [B], float32.
+    """The discriminator: images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> logits [B].
 
     As a critic it has no batch norm; its convolutions then have a bias.
     """
@@ -130,9 +129,9 @@ class Discriminator(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         halvings, _ = base_resolution(self.spec)
-        x = images
+        x = append_labels(images, labels, self.spec.classes)
         for i in range(halvings):
             down = Conv(
                 self.features << i,
@@ -169,15 +168,9 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
             without classes.
     """
     check_conditional(config.conditional, spec)
-    generator, discriminator = networks(config, spec)
-    generator_key, discriminator_key = jax.random.split(key)
-    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
-    z = append_labels(jnp.zeros((1, config.latent_size)), labels, spec.classes)
-    images = append_labels(jnp.zeros((1, *spec.shape)), labels, spec.classes)
-    variables = {
-        "generator": generator.init(generator_key, z, train=False),
-        "discriminator": discriminator.init(discriminator_key, images, train=False),
-    }
+    variables = init_networks(
+        networks(config, spec), key, config.latent_size, spec, config.conditional
+    )
     return from_variables(config, spec, variables)
 
 
@@ -211,41 +204,35 @@ def discriminator_step(
         of `discriminator_metrics`, and with DRAGAN `gradient_penalty` (without its weight).
     """
     _, discriminator = networks(config, state.spec)
-    mean, square = mean_over_replicas((jnp.mean(real), jnp.mean(real**2)))
-    deviation = jnp.sqrt(square - mean**2)
+    std = deviation(real)
 
-    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
-
-        def logits(stats: Any, images: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-            images = append_labels(images, labels, state.spec.classes)
-            return apply_network(discriminator, params, stats, images, train)
-
-        real_logits, stats = logits(stats, real, True)
-        fake_logits, stats = logits(stats, fake, True)
+        real_logits, carried = apply_network(discriminator, params, carried, real, labels)
+        fake_logits, carried = apply_network(discriminator, params, carried, fake, labels)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
         loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         if config.dragan_weight:
-            noise = uniform_for_batch(key, real.shape)
-            # The penalty needs a D that treats each image on its own: with running statistics.
-            penalty = jnp.mean(
-                gradient_penalty(
-                    lambda images: logits(state.discriminator.stats, images, False)[0],
-                    perturb(real, deviation, noise),
-                )
-            )
-            metrics["gradient_penalty"] = penalty
-            loss += config.dragan_weight * penalty
-        return loss, (stats, metrics)
+            points = perturb(real, std, batch_noise(key, real.shape, jax.random.uniform))
 
-    player = state.discriminator
-    batch = (real, fake, labels)
-    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, batch, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(player, grads, adam(config.discriminator))
-    player = dataclasses.replace(player, stats=stats)
-    metrics["d_grad_norm"] = global_norm(grads)
+            # The penalty needs a D that treats each image on its own: with running statistics.
+            def logits(images: jax.Array) -> jax.Array:
+                running = state.discriminator.collections
+                return apply_network(discriminator, params, running, images, labels, False)[0]
+
+            metrics["gradient_penalty"] = jnp.mean(gradient_penalty(logits, points))
+            loss += config.dragan_weight * metrics["gradient_penalty"]
+        return loss, (carried, metrics)
+
+    player, metrics = update_player(
+        loss_fn,
+        state.discriminator,
+        (real, fake, labels),
+        adam(config.discriminator),
+        config,
+        "d_grad_norm",
+    )
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -263,26 +250,11 @@ def generator_step(
     Returns:
         The state with the new generator, and the metrics `g_loss` (nats) and `g_grad_norm`.
     """
-    generator, discriminator = networks(config, state.spec)
-    classes = state.spec.classes
-
-    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        z, labels = part
-        inputs = append_labels(z, labels, classes)
-        fake, stats = apply_network(generator, params, stats, inputs, True)
-        fake = append_labels(fake, labels, classes)
-        opponent = state.discriminator
-        logits, _ = apply_network(discriminator, opponent.params, opponent.stats, fake, True)
-        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(logits))
-        return loss, (stats, {"g_loss": loss})
-
-    player = state.generator
-    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, (z, labels), config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(player, grads, adam(config.generator))
-    player = dataclasses.replace(player, stats=stats)
+    loss = adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss
+    player, metrics = update_generator(
+        networks(config, state.spec), loss, state, (z, labels), adam(config.generator), config
+    )
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step)
-    metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
@@ -297,11 +269,10 @@ def step(
     chex.assert_shape(real, (None, *state.spec.shape))
     labels = jnp.asarray(batch.labels) if config.conditional else None
     z_key, penalty_key = jax.random.split(key)
-    z = normal_for_batch(z_key, (len(real), config.latent_size))
+    z = batch_noise(z_key, (len(real), config.latent_size))
     generator, _ = networks(config, state.spec)
-    inputs = append_labels(z, labels, state.spec.classes)
     player = state.generator
-    fake, _ = apply_network(generator, player.params, player.stats, inputs, True)
+    fake, _ = apply_network(generator, player.params, player.collections, z, labels)
     state, d_metrics = discriminator_step(config, state, real, fake, labels, penalty_key)
     state, g_metrics = generator_step(config, state, z, labels)
     return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
@@ -317,9 +288,7 @@ def decode(
     """
     generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
-    variables = state.generator.variables if state.ema is None else state.ema
-    inputs = append_labels(latents, seen, state.spec.classes)
-    images: Any = generator.apply(variables, inputs, train=False)
+    images: Any = generator.apply(state.sampling_variables, latents, seen, train=False)
     return images
 
 

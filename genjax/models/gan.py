@@ -18,17 +18,17 @@ import jax.numpy as jnp
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from genjax.nn.batch import batch_noise
 from genjax.nn.mlp import hidden_layers
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.objectives import adversarial
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state
 from genjax.steps.optim import AdamConfig, adam
-from genjax.steps.state import GanState, Player
+from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
-    apply_gradients,
-    global_norm,
-    gradients,
+    create_player,
+    update_player,
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
@@ -108,16 +108,9 @@ def networks(config: GanConfig, spec: ImageSpec) -> tuple[Generator, Discriminat
 
 def from_params(config: GanConfig, spec: ImageSpec, params: dict) -> GanState:
     """Return the state at step 0 with the given `{"generator": ..., "discriminator": ...}`."""
-
-    def player(name: str, player_config: PlayerConfig) -> Player:
-        return Player(params[name], adam(player_config).init(params[name]))
-
-    return GanState(
-        jnp.zeros((), jnp.int32),
-        player("generator", config.generator),
-        player("discriminator", config.discriminator),
-        spec,
-    )
+    generator = create_player({"params": params["generator"]}, adam(config.generator))
+    discriminator = create_player({"params": params["discriminator"]}, adam(config.discriminator))
+    return create_gan_state(generator, discriminator, spec, has_ema=False)
 
 
 def init(config: GanConfig, key: jax.Array, spec: ImageSpec) -> GanState:
@@ -144,22 +137,19 @@ def discriminator_step(
     """
     _, discriminator = networks(config, state.spec)
 
-    def loss_fn(params: dict, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake = part
         real_logits = apply(discriminator, params, real)
         fake_logits = apply(discriminator, params, fake)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
         loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
-        return loss, (
-            None,
-            {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)},
-        )
+        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
+        return loss, (carried, metrics)
 
-    params = state.discriminator.params
-    grads, _, metrics = gradients(loss_fn, params, None, (real, fake), config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(state.discriminator, grads, adam(config.discriminator))
-    metrics["d_grad_norm"] = global_norm(grads)
+    optimizer = adam(config.discriminator)
+    player, metrics = update_player(
+        loss_fn, state.discriminator, (real, fake), optimizer, config, "d_grad_norm"
+    )
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -171,17 +161,13 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
     """
     generator, discriminator = networks(config, state.spec)
 
-    def loss_fn(
-        params: dict, carried: None, z: jax.Array
-    ) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def loss_fn(params: Any, carried: Any, z: jax.Array) -> tuple[jax.Array, tuple[Any, Metrics]]:
         fake_logits = apply(discriminator, state.discriminator.params, apply(generator, params, z))
         loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(fake_logits))
-        return loss, (None, {"g_loss": loss})
+        return loss, (carried, {"g_loss": loss})
 
-    grads, _, metrics = gradients(loss_fn, state.generator.params, None, z, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(state.generator, grads, adam(config.generator))
-    metrics["g_grad_norm"] = global_norm(grads)
+    optimizer = adam(config.generator)
+    player, metrics = update_player(loss_fn, state.generator, z, optimizer, config, "g_grad_norm")
     return dataclasses.replace(state, generator=player), metrics
 
 
@@ -215,9 +201,7 @@ def step(
 ) -> tuple[GanState, Metrics]:
     """Take a step of each player on a batch of uint8 images; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    return update_players(
-        config, state, real, normal_for_batch(key, (len(real), config.latent_size))
-    )
+    return update_players(config, state, real, batch_noise(key, (len(real), config.latent_size)))
 
 
 def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax import transforms
+from genjax.nn.batch import batch_noise
 from genjax.nn.flow import (
     ActNorm,
     CheckerboardCoupling,
@@ -31,7 +32,6 @@ from genjax.nn.flow import (
     actnorm_params,
 )
 from genjax.nn.labels import append_planes, check_conditional
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.objectives.likelihood import (
     bits_per_dim,
     iwae_bound_in_chunks,
@@ -41,10 +41,8 @@ from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import DensityState, Player
 from genjax.steps.update import (
     GradientConfig,
-    apply_gradients,
-    global_norm,
-    gradients,
     update_ema,
+    update_player,
 )
 from genjax.transforms import Bijection, Layer
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Likelihood, Metrics, UsageError
@@ -329,8 +327,7 @@ def from_variables(
 
 def _variables(state: DensityState) -> Variables:
     """Return the variables for samples and evaluation, averaged if there is a moving average."""
-    params = state.model.params if state.ema is None else state.ema
-    return Variables(params, state.model.stats["constants"])
+    return Variables(state.sampling_params, state.model.stats["constants"])
 
 
 def quantize(config: GlowConfig, images: jax.Array) -> jax.Array:
@@ -356,8 +353,8 @@ def _noise(
 ) -> tuple[jax.Array, jax.Array | float]:
     """Draw noise u within gray levels, [B, H, W, C], and compute its `log q(u|x)`, [B]."""
     if config.dequantization == "uniform":
-        return uniform_for_batch(key, levels.shape), 0.0
-    normal = normal_for_batch(key, levels.shape)
+        return batch_noise(key, levels.shape, jax.random.uniform), 0.0
+    normal = batch_noise(key, levels.shape)
     # The noise flow sees each pixel at the middle of its level, scaled like the input of `flow`.
     noise, log_det = noise_flow(config, variables, scale(config, levels + 0.5)).forward(normal)
     return noise, standard_normal_log_prob(normal.reshape(len(normal), -1)) - log_det
@@ -418,7 +415,7 @@ def fit_actnorms(
     children = {}
     if config.dequantization == "variational":
         images, _ = transforms.squeeze.forward(scale(config, levels + 0.5))
-        normal, _ = transforms.squeeze.forward(normal_for_batch(key, levels.shape))
+        normal, _ = transforms.squeeze.forward(batch_noise(key, levels.shape))
         step = flow_step(config, images.shape[-1], images)
         _, children["dequantization"] = _fit_chain(step, variables.of("dequantization"), normal)
     noise, _ = _noise(config, _join(children), levels, key)
@@ -459,21 +456,20 @@ def step(
 
     params = jax.lax.cond(stats["is_fitted"], lambda params: params, fit, state.model.params)
 
-    def loss_fn(params: Any, carried: None, batch: Batch) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def loss_fn(params: Any, carried: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, Metrics]]:
         variables = Variables(params, constants)
         terms = log_prob_terms(config, state.spec, variables, batch, key)
         loss = jnp.mean(bits_per_dim(terms.nll(config, state.spec), dimensions))
         parts = {"log_prior": terms.log_prior, "log_det": terms.log_det}
         means = {name: jnp.mean(bits_per_dim(value, dimensions)) for name, value in parts.items()}
-        return loss, (None, {"loss": loss, **means})
+        return loss, (carried, {"loss": loss, **means})
 
     whole = Batch(jnp.asarray(batch.images), jnp.asarray(batch.labels))
-    grads, _, metrics = gradients(loss_fn, params, None, whole, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    metrics["grad_norm"] = global_norm(grads)
-    stats = {"constants": constants, "is_fitted": jnp.array(True)}
-    model = Player(params, state.model.opt_state, stats)
-    model = apply_gradients(model, grads, adam(config.optimizer))
+    model = Player(
+        params, state.model.opt_state, {"constants": constants, "is_fitted": jnp.array(True)}
+    )
+    optimizer = adam(config.optimizer)
+    model, metrics = update_player(loss_fn, model, whole, optimizer, config, "grad_norm")
     ema = state.ema
     if ema is not None:
         ema = jax.lax.cond(state.model.stats["is_fitted"], lambda: ema, lambda: params)

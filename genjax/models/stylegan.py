@@ -28,23 +28,28 @@ from pydantic.dataclasses import dataclass
 from genjax.nn import resample
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.remat import end_of_block
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch
 from genjax.nn.residual import downsample, upsample
 from genjax.nn.resolution import base_resolution
-from genjax.nn.style import Mapping, adain, mix, truncate
+from genjax.nn.style import (
+    Mapping,
+    adain,
+    broadcast,
+    draw_layer_noise,
+    draw_styles,
+    num_style_layers,
+    truncate,
+)
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
-    apply_gradients,
-    create_gan_state,
     create_player,
-    global_norm,
-    gradients,
     update_ema,
+    update_player,
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
@@ -240,24 +245,9 @@ def networks(config: StyleganConfig, spec: ImageSpec) -> tuple[Generator, Discri
     return Generator(config, spec), Discriminator(config, spec)
 
 
-def num_style_layers(spec: ImageSpec) -> int:
-    """Return the number L of layers that take a style of their own."""
-    halvings, _ = base_resolution(spec)
-    return 2 * (halvings + 1)
-
-
-def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
-    """Repeat a style for all layers: [B, W] -> [B, L, W]."""
-    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
-
-
 def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
     """Draw noise for each layer and `n` images, [n, H, W, 1], from the smallest size up."""
-    _, (height, width) = base_resolution(spec)
-    return [
-        normal_for_batch(jax.random.fold_in(key, i), (n, height << (i // 2), width << (i // 2), 1))
-        for i in range(num_style_layers(spec))
-    ]
+    return draw_layer_noise(key, spec, n, [i // 2 for i in range(num_style_layers(spec))])
 
 
 def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
@@ -301,23 +291,17 @@ def stage_of(
 def mixed_styles(
     config: StyleganConfig, state: GanState, variables: Any, key: jax.Array, n: int, stage: int
 ) -> tuple[jax.Array, Any]:
-    """Draw styles [n, L, W], some of them mixed (section 3.1), and return the new `batch_stats`.
+    """Draw styles [n, L, W], some of them mixed (section 3.1), and return G's new collections.
 
     The layer from which on a mixed image has the second style is one that the stage has.
     """
     generator, _ = networks(config, state.spec)
-    z_key, other_key, mix_key = jax.random.split(key, 3)
+    spec, shape, share = state.spec, (n, config.latent_size), config.style_mixing_prob
 
-    def style(key: jax.Array) -> tuple[jax.Array, Any]:
-        z = normal_for_batch(key, (n, config.latent_size))
+    def style(z: jax.Array) -> tuple[jax.Array, Any]:
         return generator.apply(variables, z, True, method="style", mutable=["batch_stats"])
 
-    w, updated = style(z_key)
-    ws = broadcast(w, state.spec)
-    if config.style_mixing_prob:
-        other, _ = style(other_key)
-        ws = mix(mix_key, ws, other, config.style_mixing_prob, 2 * (stage + 1))
-    return ws, updated["batch_stats"]
+    return draw_styles(style, key, shape, spec, share, layers=2 * (stage + 1))
 
 
 def stage_step(
@@ -356,19 +340,19 @@ def stage_step(
         logits: Any = discriminator.apply({"params": params}, images, stage, fade)
         return logits
 
-    def draw(params: Any, stats: Any, keys: jax.Array, n: int) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": stats}
-        ws, stats = mixed_styles(config, state, variables, keys[0], n, stage)
+    def draw(params: Any, carried: Any, keys: jax.Array, n: int) -> tuple[jax.Array, Any]:
+        variables = {"params": params, **carried}
+        ws, carried = mixed_styles(config, state, variables, keys[0], n, stage)
         noise = draw_noise(keys[1], state.spec, n)
         images: Any = generator.apply(
             {"params": params}, *(ws, noise, stage, fade), method="synthesize"
         )
-        return images, stats
+        return images, carried
 
     player, opponent = state.generator, state.discriminator
-    fake, _ = draw(player.params, player.stats, d_keys, len(real))
+    fake, _ = draw(player.params, player.collections, d_keys, len(real))
 
-    def d_loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def d_loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake = part
         real_logits, fake_logits = discriminate(params, real), discriminate(params, fake)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
@@ -378,29 +362,23 @@ def stage_step(
                 r1_penalty(lambda images: discriminate(params, images), real)
             )
             loss += config.r1_gamma * metrics["r1_penalty"]
-        return loss, (None, metrics)
+        return loss, (carried, metrics)
 
-    grads, _, metrics = gradients(d_loss_fn, opponent.params, None, (real, fake), config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    opponent = apply_gradients(opponent, grads, adam(config.discriminator))
-    metrics["d_grad_norm"] = global_norm(grads)
+    optimizer = adam(config.discriminator)
+    opponent, d_metrics = update_player(
+        d_loss_fn, opponent, (real, fake), optimizer, config, "d_grad_norm"
+    )
 
-    def g_loss_fn(
-        params: Any, stats: Any, rows: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        images, stats = draw(params, stats, g_keys, len(rows))
+    def g_loss_fn(params: Any, carried: Any, rows: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        images, carried = draw(params, carried, g_keys, len(rows))
         logits = discriminate(opponent.params, images)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
-        return loss, (stats, {"g_loss": loss})
+        return loss, (carried, {"g_loss": loss})
 
-    rows = jnp.arange(len(real))
-    grads, stats, g_metrics = gradients(g_loss_fn, player.params, player.stats, rows, config)
-    grads, g_metrics = mean_over_replicas((grads, g_metrics))
-    metrics |= g_metrics
-    player = apply_gradients(player, grads, adam(config.generator))
-    player = dataclasses.replace(player, stats=stats)
-    metrics["g_grad_norm"] = global_norm(grads)
-    return dataclasses.replace(state, generator=player, discriminator=opponent), metrics
+    rows, optimizer = jnp.arange(len(real)), adam(config.generator)
+    player, g_metrics = update_player(g_loss_fn, player, rows, optimizer, config, "g_grad_norm")
+    state = dataclasses.replace(state, generator=player, discriminator=opponent)
+    return state, {**d_metrics, **g_metrics}
 
 
 def step(
@@ -429,22 +407,13 @@ def style(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """Map latents to styles, one for each layer.
+    """Map latents [n, latent_size] to styles [n, L, style_size], as `truncate` moves them.
 
-    Args:
-        config: The model.
-        state: The state, of which the moving average is used if there is one.
-        latents: [n, latent_size].
-        labels: Ignored; the model is not conditional.
-        truncation: psi, from 0 (the mean style) to 1; None for 1.
-        truncation_cutoff: Number of layers to truncate, from the coarsest; None for all.
-
-    Returns:
-        [n, L, style_size].
+    The model is not conditional: it ignores the labels.
     """
     del labels
     generator, _ = networks(config, state.spec)
-    variables = state.generator.variables if state.ema is None else state.ema
+    variables = state.sampling_variables
     w: Any = generator.apply(variables, latents, False, method="style")
     mean = variables["batch_stats"]["mapping"]["mean"]
     return truncate(broadcast(w, state.spec), mean, truncation, truncation_cutoff)
@@ -462,12 +431,12 @@ def _show(
     """Draw images at the state's current stage, enlarged to the full size."""
     generator, _ = networks(config, state.spec)
     halvings, _ = base_resolution(state.spec)
-    variables = state.generator.variables if state.ema is None else state.ema
+    params = state.sampling_variables["params"]
     stage, fade = stage_of(config, state.spec, state.step)
 
     def show(level: int) -> jax.Array:
         image: Any = generator.apply(
-            {"params": variables["params"]}, *(styles, noise, level, fade), method="synthesize"
+            {"params": params}, *(styles, noise, level, fade), method="synthesize"
         )
         for _ in range(halvings - level):
             image = upsample(image)

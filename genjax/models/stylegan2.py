@@ -33,32 +33,36 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.augment import OperationName, ada, diff_augment
+from genjax.nn.batch import batch_noise, mean_over_replicas, number_of_replicas
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.labels import check_conditional
 from genjax.nn.remat import end_of_block
-from genjax.nn.replicas import (
-    mean_over_replicas,
-    normal_for_batch,
-    number_of_replicas,
-)
 from genjax.nn.resample import downsample, upsample
 from genjax.nn.resolution import base_resolution
-from genjax.nn.style import Mapping, mix, modulated_conv, truncate
+from genjax.nn.style import (
+    Mapping,
+    broadcast,
+    draw_layer_noise,
+    draw_styles,
+    modulated_conv,
+    truncate,
+)
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
+from genjax.steps.gan import create_gan_state
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
-    create_gan_state,
     create_player,
-    global_norm,
     gradients,
     mean_by_parts,
+    update_player,
+    when,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
 # The weight of the new mean in the running mean of path lengths, and the factor by which the batch
 # that measures them is smaller (Karras et al. 2020, appendix B).
@@ -395,12 +399,6 @@ def networks(config: Stylegan2Config, spec: ImageSpec) -> tuple[Generator, Discr
     return Generator(config, spec), Discriminator(config, spec)
 
 
-def num_style_layers(spec: ImageSpec) -> int:
-    """Return the number L of layers with their own style: convolutions, and the last to RGB."""
-    halvings, _ = base_resolution(spec)
-    return 2 * (halvings + 1)
-
-
 def convolutions(spec: ImageSpec) -> list[tuple[int, str]]:
     """List the level and name of each convolution that takes noise, in order."""
     halvings, _ = base_resolution(spec)
@@ -408,18 +406,9 @@ def convolutions(spec: ImageSpec) -> list[tuple[int, str]]:
     return blocks[1:]  # the first block begins with a constant
 
 
-def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
-    """Repeat a style for all layers: [B, W] -> [B, L, W]."""
-    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
-
-
 def draw_noise(key: jax.Array, spec: ImageSpec, n: int) -> list[jax.Array]:
     """Draw noise for each convolution and `n` images, [n, H, W, 1], from the smallest size up."""
-    _, (height, width) = base_resolution(spec)
-    return [
-        normal_for_batch(jax.random.fold_in(key, i), (n, height << level, width << level, 1))
-        for i, (level, _) in enumerate(convolutions(spec))
-    ]
+    return draw_layer_noise(key, spec, n, [level for level, _ in convolutions(spec)])
 
 
 def init(config: Stylegan2Config, key: jax.Array, spec: ImageSpec) -> Stylegan2State:
@@ -490,24 +479,17 @@ def mixed_styles(
     labels: jax.Array | None,
     n: int,
 ) -> tuple[jax.Array, Any]:
-    """Draw styles [n, L, W], some of them mixed, and return the new `batch_stats`.
+    """Draw styles [n, L, W], some of them mixed, and return G's new collections.
 
     With probability `style_mixing_prob` an image has, from a random layer on, the style of a second
     noise vector (Karras et al. 2019, section 3.1).
     """
     generator, _ = networks(config, state.spec)
-    z_key, other_key, mix_key = jax.random.split(key, 3)
 
-    def style(key: jax.Array) -> tuple[jax.Array, Any]:
-        z = normal_for_batch(key, (n, config.latent_size))
+    def style(z: jax.Array) -> tuple[jax.Array, Any]:
         return generator.apply(variables, z, labels, True, method="style", mutable=["batch_stats"])
 
-    w, updated = style(z_key)
-    ws = broadcast(w, state.spec)
-    if config.style_mixing_prob:
-        other, _ = style(other_key)
-        ws = mix(mix_key, ws, other, config.style_mixing_prob, num_style_layers(state.spec))
-    return ws, updated["batch_stats"]
+    return draw_styles(style, key, (n, config.latent_size), state.spec, config.style_mixing_prob)
 
 
 def synthesize_batch(
@@ -555,22 +537,19 @@ def generator_step(
     """
     style_key, noise_key, augment_key = jax.random.split(key, 3)
 
-    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         rows, labels = part
-        variables = {"params": params, "batch_stats": stats}
-        ws, stats = mixed_styles(config, state, variables, style_key, labels, len(rows))
+        variables = {"params": params, **carried}
+        ws, carried = mixed_styles(config, state, variables, style_key, labels, len(rows))
         fake = synthesize_batch(config, state, params, ws, noise_key)
         logits = discriminate(config, state, state.discriminator.params, fake, labels, augment_key)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
-        return loss, (stats, {"g_loss": loss})
+        return loss, (carried, {"g_loss": loss})
 
-    player = state.generator
-    batch = (jnp.arange(n), labels)
-    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, batch, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(player, grads, generator_optimizer(config))
-    player = dataclasses.replace(player, stats=stats)
-    metrics["g_grad_norm"] = global_norm(grads)
+    batch, optimizer = (jnp.arange(n), labels), generator_optimizer(config)
+    player, metrics = update_player(
+        loss_fn, state.generator, batch, optimizer, config, "g_grad_norm"
+    )
     return dataclasses.replace(state, generator=player), metrics
 
 
@@ -583,7 +562,7 @@ def path_length_step(
         The state with the new generator, and the metric `path_length`, the mean path length.
     """
     style_key, noise_key, direction_key = jax.random.split(key, 3)
-    directions = normal_for_batch(direction_key, (n, *state.spec.shape))
+    directions = batch_noise(direction_key, (n, *state.spec.shape))
     # The batch is smaller here, and has to divide into the parts.
     parts = dataclasses.replace(
         config, gradient_accumulation_steps=math.gcd(n, config.gradient_accumulation_steps)
@@ -591,7 +570,7 @@ def path_length_step(
 
     def lengths_of(params: Any, part: Any) -> jax.Array:
         directions, labels = part
-        variables = {"params": params, "batch_stats": state.generator.stats}
+        variables = {"params": params, **state.generator.collections}
         ws, _ = mixed_styles(config, state, variables, style_key, labels, len(directions))
         return path_lengths(
             lambda ws: synthesize_batch(config, state, params, ws, noise_key), ws, directions
@@ -619,7 +598,6 @@ def path_length_step(
 
     params = state.generator.params
     grads, _, metrics = gradients(loss_fn, params, None, batch, parts)
-    grads = mean_over_replicas(grads)
     player = apply_gradients(state.generator, grads, generator_optimizer(config))
     target = metrics.pop("target")
     return dataclasses.replace(state, generator=player, path_length=target), metrics
@@ -650,19 +628,18 @@ def discriminator_step(
     ws, _ = mixed_styles(config, state, state.generator.variables, style_key, labels, len(real))
     fake = synthesize_batch(config, state, state.generator.params, ws, noise_key)
 
-    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
         real_logits = discriminate(config, state, params, real, labels, real_key)
         fake_logits = discriminate(config, state, params, fake, labels, fake_key)
         loss = jnp.mean(adversarial.minimax_discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
-        return loss, (None, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))})
+        return loss, (carried, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))})
 
-    batch = (real, fake, labels)
-    grads, _, metrics = gradients(loss_fn, state.discriminator.params, None, batch, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(state.discriminator, grads, discriminator_optimizer(config))
-    metrics["d_grad_norm"] = global_norm(grads)
+    batch, optimizer = (real, fake, labels), discriminator_optimizer(config)
+    player, metrics = update_player(
+        loss_fn, state.discriminator, batch, optimizer, config, "d_grad_norm"
+    )
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -689,7 +666,6 @@ def r1_step(
 
     player = state.discriminator
     grads, _, metrics = gradients(loss_fn, player.params, None, (real, labels), config)
-    grads, metrics = mean_over_replicas((grads, metrics))
     player = apply_gradients(player, grads, discriminator_optimizer(config))
     return dataclasses.replace(state, discriminator=player), metrics
 
@@ -727,25 +703,23 @@ def step(
         few = max(1, n // PATH_LENGTH_SHRINK)
         # Every second label, so that all replicas together take those that one device would.
         some = None if labels is None else labels[::PATH_LENGTH_SHRINK][:few]
-        is_due = state.step % config.path_length_interval == 0
-        state, due = jax.lax.cond(
-            is_due,
+        state, path_metrics = when(
+            state.step % config.path_length_interval == 0,
             lambda state: path_length_step(config, state, keys[1], some, few),
-            lambda state: (state, {"path_length": jnp.zeros(())}),
             state,
+            ["path_length"],
         )
-        metrics |= {name: MaskedMetric(value, is_due) for name, value in due.items()}
+        metrics |= path_metrics
     state, d_metrics = discriminator_step(config, state, real, keys[2], labels)
     metrics |= d_metrics
     if config.r1_gamma:
-        is_due = state.step % config.r1_interval == 0
-        state, due = jax.lax.cond(
-            is_due,
+        state, r1_metrics = when(
+            state.step % config.r1_interval == 0,
             lambda state: r1_step(config, state, real, keys[3], labels),
-            lambda state: (state, {"r1_penalty": jnp.zeros(())}),
             state,
+            ["r1_penalty"],
         )
-        metrics |= {name: MaskedMetric(value, is_due) for name, value in due.items()}
+        metrics |= r1_metrics
     if config.augment == "ada":
         is_due = (state.step + 1) % ADAPT_INTERVAL == 0
         signs = state.real_sign + metrics["real_sign"]
@@ -784,21 +758,12 @@ def style(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> jax.Array:
-    """Map latents to styles, one for each layer.
+    """Map latents [n, latent_size] to styles [n, L, style_size], as `truncate` moves them.
 
-    Args:
-        config: The model.
-        state: The state, of which the moving average is used if there is one.
-        latents: [n, latent_size].
-        labels: int32 [n]; used if the model is conditional.
-        truncation: psi, from 0 (the mean style) to 1; None for 1.
-        truncation_cutoff: Number of layers to truncate, from the coarsest; None for all.
-
-    Returns:
-        [n, L, style_size].
+    The labels, int32 [n], are used if the model is conditional.
     """
     generator, _ = networks(config, state.spec)
-    variables = state.generator.variables if state.ema is None else state.ema
+    variables = state.sampling_variables
     seen = labels if is_conditional(config, state.spec) else None
     w: Any = generator.apply(variables, latents, seen, False, method="style")
     mean = variables["batch_stats"]["mapping"]["mean"]
@@ -815,8 +780,7 @@ def _show(
     config: Stylegan2Config, state: GanState, styles: jax.Array, noise: list[jax.Array]
 ) -> jax.Array:
     generator, _ = networks(config, state.spec)
-    variables = state.generator.variables if state.ema is None else state.ema
-    images: Any = generator.apply(variables, styles, noise, method="synthesize")
+    images: Any = generator.apply(state.sampling_variables, styles, noise, method="synthesize")
     return jnp.clip(images, -1, 1)
 
 

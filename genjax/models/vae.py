@@ -24,10 +24,10 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax import transforms
+from genjax.nn.batch import batch_noise
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.mlp import hidden_layers
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
 from genjax.nn.resolution import base_resolution
 from genjax.objectives import likelihood
@@ -36,12 +36,10 @@ from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import DensityState
 from genjax.steps.update import (
     GradientConfig,
-    apply_gradients,
     create_player,
-    global_norm,
-    gradients,
     mean_by_parts,
     update_ema,
+    update_player,
 )
 from genjax.types import (
     CHECKED,
@@ -279,7 +277,8 @@ def to_inputs(config: VaeConfig, images: jax.Array, key: jax.Array) -> jax.Array
     if config.binarization == "none":
         return gray
     if config.binarization == "dynamic":
-        return (uniform_for_batch(key, images.shape) < gray).astype(jnp.float32)
+        noise = batch_noise(key, images.shape, jax.random.uniform)
+        return (noise < gray).astype(jnp.float32)
     return (_own_noise(images) < gray).astype(jnp.float32)
 
 
@@ -296,7 +295,7 @@ def draw(posterior: Normal, key: jax.Array, samples: int) -> jax.Array:
     batch, size = posterior.mean.shape
     distribution = transforms.normal._replace(
         # Batch first: each of several devices then gets its share of what one device would draw.
-        noise=lambda key, _: normal_for_batch(key, (batch, samples, size)).swapaxes(0, 1)
+        noise=lambda key, _: batch_noise(key, (batch, samples, size)).swapaxes(0, 1)
     )
     sample = transforms.reparameterize(distribution)
     return sample((posterior.mean[None], jnp.exp(0.5 * posterior.log_var)[None]), key)
@@ -409,7 +408,7 @@ def step(
     whole = (images, labels)
     batch_kl = mean_by_parts(mean_kl, whole, config) if config.free_bits else None
 
-    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         images, labels = part
         terms = bound_terms(config, state.spec, params, images, labels, noise_key, config.samples)
         fit = jnp.mean(terms.log_likelihood, axis=0)
@@ -425,26 +424,20 @@ def step(
         else:
             loss = -jnp.mean(likelihood.elbo(fit, kl, beta))
         metrics = {"loss": loss, "elbo": jnp.mean(likelihood.elbo(fit, kl)), "kl": jnp.mean(kl)}
-        return loss, (None, metrics | {"active_units": active_units(terms.mean)})
+        return loss, (carried, metrics | {"active_units": active_units(terms.mean)})
 
-    grads, _, metrics = gradients(loss_fn, params, None, whole, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
+    optimizer = adam(config.optimizer)
+    model, metrics = update_player(loss_fn, state.model, whole, optimizer, config, "grad_norm")
     metrics["active_fraction"] = metrics["active_units"] / config.latent_size
-    metrics["grad_norm"] = global_norm(grads)
-    model = apply_gradients(state.model, grads, adam(config.optimizer))
     ema = update_ema(state.ema, model.params, config.ema_decay, state.step)
     return dataclasses.replace(state, step=state.step + 1, model=model, ema=ema), metrics
-
-
-def _params(state: DensityState) -> Any:
-    return state.model.params if state.ema is None else state.ema
 
 
 def encode(config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
     """Map uint8 images to the mean of q(z|x), [B, Z]; `key` draws their binarization."""
     images = to_inputs(config, jnp.asarray(batch.images), key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
-    return encoded(config, state.spec, _params(state), images, labels).mean
+    return encoded(config, state.spec, state.sampling_params, images, labels).mean
 
 
 def decode(
@@ -452,7 +445,7 @@ def decode(
 ) -> jax.Array:
     """Map latents [n, Z] to the mean of p(x|z), images float32 [n, H, W, C] in [-1, 1]."""
     seen = labels if config.conditional else None
-    output = decoded(config, state.spec, _params(state), latents[None], seen)
+    output = decoded(config, state.spec, state.sampling_params, latents[None], seen)
     if config.likelihood == "bernoulli":
         return 2 * jax.nn.sigmoid(output.location[0]) - 1
     return jnp.clip(output.location[0], -1, 1)
@@ -500,7 +493,7 @@ def evaluate(
     chunk = max(size for size in range(1, CHUNK + 1) if samples % size == 0)
 
     def terms(key: jax.Array) -> Terms:
-        return bound_terms(config, state.spec, _params(state), images, labels, key, chunk)
+        return bound_terms(config, state.spec, state.sampling_params, images, labels, key, chunk)
 
     def log_weights(key: jax.Array) -> jax.Array:
         parts = terms(key)

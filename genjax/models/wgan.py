@@ -25,29 +25,28 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.models import dcgan
+from genjax.nn.batch import batch_noise
 from genjax.nn.conv import Conv
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.mlp import hidden_layers
 from genjax.nn.norm import BatchNorm
-from genjax.nn.replicas import mean_over_replicas, normal_for_batch, uniform_for_batch
 from genjax.nn.residual import ResidualBlock
 from genjax.nn.resolution import base_resolution
 from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from genjax.objectives.penalties import input_gradient_norm, interpolate
 from genjax.steps.diagnostics import diversity
+from genjax.steps.gan import create_gan_state, init_networks, update_generator
 from genjax.steps.optim import AdamConfig, RMSPropConfig, adam, rmsprop
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
-    apply_gradients,
     apply_network,
-    create_gan_state,
     create_player,
-    global_norm,
-    gradients,
     update_ema,
+    update_player,
+    when,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, MaskedMetric, Metrics
+from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
 LEAKY_SLOPE = 0.2
 # Up to this size the ResNets have one width throughout, as in the paper's table for CIFAR-10; above
@@ -123,47 +122,51 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 class MlpGenerator(nn.Module):
-    """The MLP generator: z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The MLP generator: z [B, Z], labels int32 [B] or None -> images [B, H, W, C] in [-1, 1]."""
 
     spec: ImageSpec
     hidden_sizes: tuple[int, ...]
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, z: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         del train  # an MLP does the same in training and afterwards
-        x = hidden_layers(z, self.hidden_sizes, leaky_relu, self.dtype)
+        x = append_labels(z, labels, self.spec.classes)
+        x = hidden_layers(x, self.hidden_sizes, leaky_relu, self.dtype)
         x = nn.Dense(math.prod(self.spec.shape), dtype=self.dtype, name="output")(x)
         return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.spec.shape)
 
 
 class MlpCritic(nn.Module):
-    """The MLP critic: images [B, H, W, C] in [-1, 1] -> values [B], float32."""
+    """The MLP critic: images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> values [B]."""
 
+    spec: ImageSpec
     hidden_sizes: tuple[int, ...]
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         del train
-        x = images.reshape(len(images), -1)
+        x = append_labels(images, labels, self.spec.classes)
+        x = x.reshape(len(x), -1)
         x = hidden_layers(x, self.hidden_sizes, leaky_relu, self.dtype)
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
 
 class ResNetGenerator(nn.Module):
-    """The ResNet generator (appendix F): z [B, Z] -> images [B, H, W, C], float32 in [-1, 1]."""
+    """The ResNet generator (appendix F): z and labels -> images, as `MlpGenerator`."""
 
     spec: ImageSpec
     features: int
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, z: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         _, (height, width) = base_resolution(self.spec)
         widths = _resnet_widths(self.spec, self.features)[::-1]
         project = nn.Dense(height * width * widths[0], dtype=self.dtype, name="project")
-        x = project(z).reshape(-1, height, width, widths[0])
+        x = project(append_labels(z, labels, self.spec.classes))
+        x = x.reshape(-1, height, width, widths[0])
         for i, features in enumerate(widths):
             block = ResidualBlock(
                 features, resample="up", norm="batch", dtype=self.dtype, name=f"up_{i}"
@@ -175,15 +178,15 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetCritic(nn.Module):
-    """The ResNet critic (appendix F): images [B, H, W, C] in [-1, 1] -> values [B], float32."""
+    """The ResNet critic (appendix F): images and labels -> values, as `MlpCritic`."""
 
     spec: ImageSpec
     features: int
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        x = images.astype(self.dtype)
+    def __call__(self, images: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
+        x = append_labels(images, labels, self.spec.classes).astype(self.dtype)
         if _is_small(self.spec):
             for i in range(4):
                 block = ResidualBlock(
@@ -223,7 +226,7 @@ def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Mod
     if config.network == "mlp":
         return (
             MlpGenerator(spec, generator.hidden_sizes, dtype),
-            MlpCritic(critic.hidden_sizes, dtype),
+            MlpCritic(spec, critic.hidden_sizes, dtype),
         )
     if config.network == "dcgan":
         return (
@@ -251,15 +254,9 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
             without classes.
     """
     check_conditional(config.conditional, spec)
-    generator, critic = networks(config, spec)
-    generator_key, critic_key = jax.random.split(key)
-    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
-    z = append_labels(jnp.zeros((1, config.latent_size)), labels, spec.classes)
-    images = append_labels(jnp.zeros((1, *spec.shape)), labels, spec.classes)
-    variables = {
-        "generator": generator.init(generator_key, z, train=False),
-        "discriminator": critic.init(critic_key, images, train=False),
-    }
+    variables = init_networks(
+        networks(config, spec), key, config.latent_size, spec, config.conditional
+    )
     return from_variables(config, spec, variables)
 
 
@@ -296,33 +293,32 @@ def critic_step(
     """
     _, critic = networks(config, state.spec)
 
-    def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
 
         def value(images: jax.Array) -> jax.Array:
-            images = append_labels(images, labels, state.spec.classes)
-            return apply_network(critic, params, {}, images, True)[0]
+            return apply_network(critic, params, carried, images, labels)[0]
 
         distance = -jnp.mean(wasserstein_critic_loss(value(real), value(fake)))
         if isinstance(config, WganConfig):
-            return -distance, (None, {"d_loss": -distance, "wasserstein_estimate": distance})
-        alpha = uniform_for_batch(key, (len(real),))
+            return -distance, (carried, {"d_loss": -distance, "wasserstein_estimate": distance})
+        alpha = batch_noise(key, (len(real),), jax.random.uniform)
         slope = input_gradient_norm(value, interpolate(real, fake, alpha))
         penalty = jnp.mean((slope - 1) ** 2)
         loss = -distance + config.gradient_penalty_weight * penalty
         metrics = {"d_loss": loss, "wasserstein_estimate": distance, "gradient_penalty": penalty}
-        return loss, (None, {**metrics, "input_grad_norm": jnp.mean(slope)})
+        return loss, (carried, {**metrics, "input_grad_norm": jnp.mean(slope)})
 
-    batch = (real, fake, labels)
-    grads, _, metrics = gradients(loss_fn, state.discriminator.params, None, batch, config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(state.discriminator, grads, optimizer(config.critic))
+    batch, rule = (real, fake, labels), optimizer(config.critic)
+    player, metrics = update_player(
+        loss_fn, state.discriminator, batch, rule, config, "d_grad_norm"
+    )
     if isinstance(config, WganConfig):
         clipped = jax.tree.map(
             lambda w: jnp.clip(w, -config.weight_clip, config.weight_clip), player.params
         )
         player = dataclasses.replace(player, params=clipped)
-    metrics |= {"d_grad_norm": global_norm(grads), "diversity": diversity(real, fake)}
+    metrics["diversity"] = diversity(real, fake)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -340,26 +336,12 @@ def generator_step(
     Returns:
         The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
     """
-    generator, critic = networks(config, state.spec)
-    classes = state.spec.classes
-
-    def loss_fn(params: Any, stats: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        z, labels = part
-        inputs = append_labels(z, labels, classes)
-        fake, stats = apply_network(generator, params, stats, inputs, True)
-        fake = append_labels(fake, labels, classes)
-        values, _ = apply_network(critic, state.discriminator.params, {}, fake, True)
-        loss = jnp.mean(wasserstein_generator_loss(values))
-        return loss, (stats, {"g_loss": loss})
-
-    player = state.generator
-    grads, stats, metrics = gradients(loss_fn, player.params, player.stats, (z, labels), config)
-    grads, metrics = mean_over_replicas((grads, metrics))
-    player = apply_gradients(player, grads, optimizer(config.generator))
-    player = dataclasses.replace(player, stats=stats)
+    loss, rule = wasserstein_generator_loss, optimizer(config.generator)
+    player, metrics = update_generator(
+        networks(config, state.spec), loss, state, (z, labels), rule, config
+    )
     # The moving average counts steps of the generator, not training steps.
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step // config.n_critic)
-    metrics["g_grad_norm"] = global_norm(grads)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
@@ -386,21 +368,16 @@ def update_players(
     generator, _ = networks(config, state.spec)
     z_key, penalty_key, generator_key = jax.random.split(key, 3)
     shape = (len(real), config.latent_size)
-    inputs = append_labels(normal_for_batch(z_key, shape), labels, state.spec.classes)
-    player = state.generator
-    fake, _ = apply_network(generator, player.params, player.stats, inputs, True)
+    z, player = batch_noise(z_key, shape), state.generator
+    fake, _ = apply_network(generator, player.params, player.collections, z, labels)
     state, metrics = critic_step(config, state, real, fake, labels, penalty_key)
 
     def update(state: GanState) -> tuple[GanState, Metrics]:
-        return generator_step(config, state, normal_for_batch(generator_key, shape), labels)
-
-    def skip(state: GanState) -> tuple[GanState, Metrics]:
-        return state, {"g_loss": jnp.zeros(()), "g_grad_norm": jnp.zeros(())}
+        return generator_step(config, state, batch_noise(generator_key, shape), labels)
 
     is_due = (state.step + 1) % config.n_critic == 0
-    state, g_metrics = jax.lax.cond(is_due, update, skip, state)
-    metrics |= {name: MaskedMetric(value, is_due) for name, value in g_metrics.items()}
-    return dataclasses.replace(state, step=state.step + 1), metrics
+    state, g_metrics = when(is_due, update, state, ["g_loss", "g_grad_norm"])
+    return dataclasses.replace(state, step=state.step + 1), {**metrics, **g_metrics}
 
 
 def step(
@@ -422,9 +399,7 @@ def decode(
     """
     generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
-    variables = state.generator.variables if state.ema is None else state.ema
-    inputs = append_labels(latents, seen, state.spec.classes)
-    images: Any = generator.apply(variables, inputs, train=False)
+    images: Any = generator.apply(state.sampling_variables, latents, seen, train=False)
     return images
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.nn.replicas import normal_for_batch, uniform_for_batch
+from genjax.nn.batch import batch_noise
 from genjax.nn.resample import upfirdn
 
 OperationName = Literal["blit", "geometric", "color", "filter", "noise", "cutout"]
@@ -65,10 +65,10 @@ def ada(
     keys = (jax.random.fold_in(key, i) for i in itertools.count())
 
     def uniform(*shape: int) -> jax.Array:
-        return uniform_for_batch(next(keys), (n, *shape))
+        return batch_noise(next(keys), (n, *shape), jax.random.uniform)
 
     def normal(*shape: int) -> jax.Array:
-        return normal_for_batch(next(keys), (n, *shape))
+        return batch_noise(next(keys), (n, *shape))
 
     def chosen(value: jax.Array, otherwise: float, p: jax.Array = p) -> jax.Array:
         """Return `value` for a random part p of the images and `otherwise` for the rest."""
@@ -130,19 +130,21 @@ def diff_augment(key: jax.Array, images: jax.Array) -> jax.Array:
         [B, H, W, C].
     """
     n, height, width, _ = images.shape
-    keys = jax.random.split(key, 5)
-    brightness, saturation, contrast = (
-        uniform_for_batch(key, (n,)).reshape(n, 1, 1, 1) for key in keys[:3]
-    )
+    keys = iter(jax.random.split(key, 5))
+
+    def uniform(*shape: int) -> jax.Array:
+        return batch_noise(next(keys), (n, *shape), jax.random.uniform)
+
+    brightness, saturation, contrast = (uniform(1, 1, 1) for _ in range(3))
     images = images + brightness - 0.5
     gray = jnp.mean(images, axis=3, keepdims=True)
     images = gray + (images - gray) * 2 * saturation
     mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
     images = mean + (images - mean) * (contrast + 0.5)
     most = jnp.array([[round(height / 8), round(width / 8)]])
-    by = jnp.floor(uniform_for_batch(keys[3], (n, 2)) * (2 * most + 1)) - most
+    by = jnp.floor(uniform(2) * (2 * most + 1)) - most
     images = _shifted(images, by.astype(jnp.int32))
-    return cutout(images, uniform_for_batch(keys[4], (n, 2)), jnp.full(n, CUTOUT))
+    return cutout(images, uniform(2), jnp.full(n, CUTOUT))
 
 
 def _matrix(rows: list[list[jax.Array | float]], n: int) -> jax.Array:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from genjax.nn import resample
+from genjax.nn.batch import gather_over_replicas, own_rows
 from genjax.nn.conv import conv, conv_transpose
-from genjax.nn.replicas import gather_over_replicas, own_rows
 
 Activation = Callable[[jax.Array], jax.Array]
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax.scipy.linalg import lu, solve_triangular
 
 from genjax import transforms
+from genjax.nn.batch import mean_over_replicas
 from genjax.nn.conv import Conv, conv
 from genjax.nn.labels import append_planes
 from genjax.nn.norm import along_last
 from genjax.nn.remat import end_of_block
-from genjax.nn.replicas import mean_over_replicas
 from genjax.transforms import Bijection
 
 Value = tuple[jax.Array, jax.Array]
@@ -213,19 +213,24 @@ class CouplingNet(nn.Module):
         return end_of_block(ZeroConv(self.features, self.dtype, name="output")(x))
 
 
-def _coupled(output: jax.Array, affine: bool) -> tuple[jax.Array, jax.Array]:
-    """Split a network's output into the shift t and the log of the scale, `sigmoid(s + 2)`."""
-    if not affine:
-        return output, jnp.zeros_like(output)
-    s, shift = jnp.split(output, 2, axis=-1)
-    return shift, jax.nn.log_sigmoid(s + 2)
+def _change(output: jax.Array, affine: bool, is_kept: jax.Array | None = None) -> Bijection:
+    """Return what a coupling does to b, the part of its input that it changes.
+
+    The network sees the other part. An affine coupling gives `(b + t) sigmoid(s + 2)`, where s and
+    t are the halves of the network's output, [B, H, W, 2 C], an additive one `b + t`, where t is
+    all of it, [B, H, W, C] (Kingma and Dhariwal 2018, section 3.3). Values where `is_kept` stay.
+    """
+    t, log_scale = output, jnp.zeros_like(output)
+    if affine:
+        s, t = jnp.split(output, 2, axis=-1)
+        log_scale = jax.nn.log_sigmoid(s + 2)
+    if is_kept is not None:
+        t, log_scale = jnp.where(is_kept, 0, t), jnp.where(is_kept, 0, log_scale)
+    return transforms.affine(t, log_scale)
 
 
 class Coupling(nn.Module):
-    """A coupling, which changes half of the channels, b, given the other half and a context.
-
-    An affine coupling gives `(b + t) * sigmoid(s + 2)`, an additive one `b + t`; a network computes
-    s and t from the other half and the context (Kingma and Dhariwal 2018, section 3.3).
+    """A coupling: `_change` of half of the channels, given the other half and a context.
 
     Attributes:
         features: Number of channels C.
@@ -245,7 +250,7 @@ class Coupling(nn.Module):
 
     def _bijection(self, context: jax.Array | None) -> Bijection:
         def change(kept: jax.Array) -> Bijection:
-            return transforms.affine(*_coupled(self.net(kept, context), self.affine))
+            return _change(self.net(kept, context), self.affine)
 
         return transforms.chain(transforms.split(change), transforms.invert(transforms.split()))
 
@@ -283,9 +288,7 @@ class CheckerboardCoupling(nn.Module):
         row, column = jnp.arange(x.shape[1]), jnp.arange(x.shape[2])
         is_kept = (row[:, None] + column[None]) % 2 == self.parity
         is_kept = is_kept.reshape(1, *is_kept.shape, 1)
-        output = self.net(jnp.where(is_kept, x, 0), context)
-        shift, log_scale = _coupled(output, self.affine)
-        return transforms.affine(jnp.where(is_kept, 0, shift), jnp.where(is_kept, 0, log_scale))
+        return _change(self.net(jnp.where(is_kept, x, 0), context), self.affine, is_kept)
 
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> Value:
         return self._bijection(x, context).forward(x)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genjax.nn.replicas import mean_over_replicas, number_of_replicas
+from genjax.nn.batch import mean_over_replicas, number_of_replicas
 from genjax.nn.spectral import Dense
 
 

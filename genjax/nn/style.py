@@ -1,11 +1,16 @@
-"""The layers that apply styles: the mapping network, AdaIN and modulated convolutions."""
+"""Styles: the mapping network, their draws and noise, AdaIN and modulated convolutions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genjax.nn.batch import batch_noise, mean_over_replicas
 from genjax.nn.equalized import Dense, leaky_relu, resampling_conv
-from genjax.nn.replicas import mean_over_replicas, uniform_for_batch
+from genjax.nn.resolution import base_resolution
+from genjax.types import ImageSpec
 
 EPSILON = 1e-8
 
@@ -59,6 +64,21 @@ class Mapping(nn.Module):
         return w
 
 
+def num_style_layers(spec: ImageSpec) -> int:
+    """Return the number L of layers with a style of their own, two for each size.
+
+    In StyleGAN they are convolutions; in StyleGAN2 the last is the layer to RGB, as the smallest
+    size has one convolution only.
+    """
+    halvings, _ = base_resolution(spec)
+    return 2 * (halvings + 1)
+
+
+def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
+    """Repeat a style for all layers: [B, W] -> [B, L, W]."""
+    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
+
+
 def truncate(
     ws: jax.Array,
     mean: jax.Array,
@@ -103,10 +123,56 @@ def mix(key: jax.Array, ws: jax.Array, other: jax.Array, share: float, layers: i
     """
     cut_key, share_key = jax.random.split(key)
     batch, count, _ = ws.shape
-    cut = 1 + jnp.floor(uniform_for_batch(cut_key, (batch,)) * (layers - 1))
-    cut = jnp.where(uniform_for_batch(share_key, (batch,)) < share, cut, count)
+    cut = 1 + jnp.floor(batch_noise(cut_key, (batch,), jax.random.uniform) * (layers - 1))
+    is_mixed = batch_noise(share_key, (batch,), jax.random.uniform) < share
+    cut = jnp.where(is_mixed, cut, count)
     is_first = jnp.arange(count).reshape(1, -1) < cut.reshape(-1, 1)
     return jnp.where(is_first[..., None], ws, other[:, None])
+
+
+def draw_styles(
+    style: Callable[[jax.Array], tuple[jax.Array, Any]],
+    key: jax.Array,
+    shape: tuple[int, int],
+    spec: ImageSpec,
+    share: float,
+    layers: int | None = None,
+) -> tuple[jax.Array, Any]:
+    """Draw styles for training, some of them mixed of two.
+
+    Args:
+        style: Function from noise of `shape` to styles [n, W], and the variables that it updates.
+        key: The PRNG key of the draws.
+        shape: [n, Z].
+        spec: The shape of the images.
+        share: Probability that an image gets two styles; see `mix`.
+        layers: The second style begins at one of the first `layers`; None for all.
+
+    Returns:
+        The styles, [n, L, W], and the updated variables.
+    """
+    z_key, other_key, mix_key = jax.random.split(key, 3)
+    w, updated = style(batch_noise(z_key, shape))
+    ws = broadcast(w, spec)
+    if share:
+        other, _ = style(batch_noise(other_key, shape))
+        ws = mix(mix_key, ws, other, share, layers or num_style_layers(spec))
+    return ws, updated
+
+
+def draw_layer_noise(
+    key: jax.Array, spec: ImageSpec, n: int, levels: Sequence[int]
+) -> list[jax.Array]:
+    """Draw noise for `n` images and a layer at each of `levels`, of which 0 is the smallest size.
+
+    Returns:
+        [n, H, W, 1] of each layer.
+    """
+    _, (height, width) = base_resolution(spec)
+    return [
+        batch_noise(jax.random.fold_in(key, i), (n, height << level, width << level, 1))
+        for i, level in enumerate(levels)
+    ]
 
 
 def modulated_conv(

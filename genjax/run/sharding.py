@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from genjax.data.batches import Batches
-from genjax.nn.replicas import BATCH_AXIS
+from genjax.nn.batch import BATCH_AXIS
 from genjax.types import Batch, MaskedMetric, Metrics, State, UsageError
 
 Step = Callable[[State, Batch, jax.Array], tuple[State, Metrics]]

@@ -1,6 +1,7 @@
 """The state of a training run: one pytree, nothing hidden."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -23,9 +24,18 @@ class Player:
     stats: Any = flax.struct.field(default_factory=dict)
 
     @property
+    def collections(self) -> dict[str, Any]:
+        """The network's variables besides the parameters: a pass in training updates them."""
+        return {"batch_stats": self.stats}
+
+    @property
     def variables(self) -> dict[str, Any]:
         """The variables that the network's `apply` takes."""
-        return {"params": self.params, "batch_stats": self.stats}
+        return {"params": self.params, **self.collections}
+
+    def with_collections(self, collections: dict[str, Any]) -> Self:
+        """Return the player with other `collections`."""
+        return dataclasses.replace(self, stats=collections["batch_stats"])
 
 
 @flax.struct.dataclass
@@ -35,9 +45,15 @@ class SpectralPlayer(Player):
     spectral: Any = flax.struct.field(default_factory=dict)
 
     @property
-    def variables(self) -> dict[str, Any]:
-        """The variables that the network's `apply` takes."""
-        return {"params": self.params, "batch_stats": self.stats, "spectral": self.spectral}
+    def collections(self) -> dict[str, Any]:
+        """The network's variables besides the parameters: a pass in training updates them."""
+        return {"batch_stats": self.stats, "spectral": self.spectral}
+
+    def with_collections(self, collections: dict[str, Any]) -> Self:
+        """Return the player with other `collections`."""
+        return dataclasses.replace(
+            self, stats=collections["batch_stats"], spectral=collections["spectral"]
+        )
 
 
 @flax.struct.dataclass
@@ -58,6 +74,12 @@ class GanState:
     spec: ImageSpec = flax.struct.field(pytree_node=False)
     ema: Any = None
 
+    @property
+    def sampling_variables(self) -> dict[str, Any]:
+        """The generator's variables for samples: their moving average if there is one."""
+        variables: dict[str, Any] = self.generator.variables if self.ema is None else self.ema
+        return variables
+
 
 @flax.struct.dataclass
 class DensityState:
@@ -74,3 +96,8 @@ class DensityState:
     model: Player
     spec: ImageSpec = flax.struct.field(pytree_node=False)
     ema: Any = None
+
+    @property
+    def sampling_params(self) -> Any:
+        """The parameters for samples and evaluation: their moving average if there is one."""
+        return self.model.params if self.ema is None else self.ema

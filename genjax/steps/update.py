@@ -1,8 +1,8 @@
 """Gradients of a batch, one player's gradient step, and the moving average of weights."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -11,10 +11,15 @@ import optax
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from genjax.nn.batch import in_parts, mean_over_replicas, one_part
 from genjax.nn.remat import Remat, remat
-from genjax.nn.replicas import in_parts, mean_over_replicas, one_part
-from genjax.steps.state import GanState, Player
-from genjax.types import CHECKED, Config, ImageSpec, Metrics, UsageError
+from genjax.steps.state import Player
+from genjax.types import CHECKED, Config, MaskedMetric, Metrics, UsageError
+
+# `loss_fn(params, carried, part) -> (loss, (carried, metrics))`.
+LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]]
+State = TypeVar("State")
+AnyPlayer = TypeVar("AnyPlayer", bound=Player)
 
 
 def create_player(variables: Any, optimizer: optax.GradientTransformation) -> Player:
@@ -23,15 +28,9 @@ def create_player(variables: Any, optimizer: optax.GradientTransformation) -> Pl
     return Player(params, optimizer.init(params), variables.get("batch_stats", {}))
 
 
-def create_gan_state(
-    generator: Player, discriminator: Player, spec: ImageSpec, has_ema: bool
-) -> GanState:
-    """Return the state at step 0 of two players, with a moving average of G if `has_ema`."""
-    ema = jax.tree.map(jnp.copy, generator.variables) if has_ema else None
-    return GanState(jnp.zeros((), jnp.int32), generator, discriminator, spec, ema)
-
-
-def apply_gradients(player: Player, grads: Any, optimizer: optax.GradientTransformation) -> Player:
+def apply_gradients(
+    player: AnyPlayer, grads: Any, optimizer: optax.GradientTransformation
+) -> AnyPlayer:
     """Return the player after one step of its own optimizer."""
     updates, opt_state = optimizer.update(grads, player.opt_state, player.params)
     params = optax.apply_updates(player.params, updates)
@@ -52,11 +51,7 @@ class GradientConfig(Config):
 
 
 def gradients(
-    loss_fn: Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]],
-    params: Any,
-    carried: Any,
-    batch: Any,
-    config: GradientConfig,
+    loss_fn: LossFunction, params: Any, carried: Any, batch: Any, config: GradientConfig
 ) -> tuple[Any, Any, Metrics]:
     """Compute the gradient of a batch's mean loss, in parts of the batch if the config says so.
 
@@ -69,7 +64,8 @@ def gradients(
         config: The model's config.
 
     Returns:
-        The gradient, the values carried after the last part, and the metrics' means over the parts.
+        The gradient, the values carried after the last part, and the metrics; gradient and metrics
+        are means over the global batch.
 
     Raises:
         UsageError: The batch does not divide into `config.gradient_accumulation_steps` parts.
@@ -82,7 +78,8 @@ def gradients(
 
     parts = config.gradient_accumulation_steps
     if parts == 1:
-        return of_part(carried, batch)
+        grads, carried, metrics = of_part(carried, batch)
+        return mean_over_replicas(grads), carried, mean_over_replicas(metrics)
 
     def add(sums: Any, item: Any) -> tuple[Any, None]:
         index, part = item
@@ -95,8 +92,61 @@ def gradients(
     shapes = jax.eval_shape(of_part, carried, jax.tree.map(lambda x: x[0], split))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[2]))
     (carried, *sums), _ = jax.lax.scan(add, (carried, *zeros), (jnp.arange(parts), split))
-    grads, metrics = jax.tree.map(lambda x: x / parts, sums)
+    grads, metrics = mean_over_replicas(jax.tree.map(lambda x: x / parts, sums))
     return grads, carried, metrics
+
+
+def update_player(
+    loss_fn: LossFunction,
+    player: AnyPlayer,
+    batch: Any,
+    optimizer: optax.GradientTransformation,
+    config: GradientConfig,
+    norm: str,
+) -> tuple[AnyPlayer, Metrics]:
+    """Take one step of a player's optimizer down the gradient of a batch's mean loss.
+
+    Args:
+        loss_fn: As `gradients` takes it; it carries the player's `collections`.
+        player: The player, GAN's or alone.
+        batch: A pytree of arrays [B, ...].
+        optimizer: The player's optimizer.
+        config: The model's config.
+        norm: Name of the metric with the gradient's norm.
+
+    Returns:
+        The player after the step, and the metrics.
+    """
+    grads, collections, metrics = gradients(
+        loss_fn, player.params, player.collections, batch, config
+    )
+    player = apply_gradients(player, grads, optimizer).with_collections(collections)
+    return player, metrics | {norm: global_norm(grads)}
+
+
+def when(
+    is_due: jax.Array,
+    take_step: Callable[[State], tuple[State, Metrics]],
+    state: State,
+    names: Sequence[str],
+) -> tuple[State, Metrics]:
+    """Take a step where it is due.
+
+    Args:
+        is_due: bool [].
+        take_step: `take_step(state) -> (state, metrics)`.
+        state: The state before the step.
+        names: Names of the step's metrics, each a scalar.
+
+    Returns:
+        The state, and the step's metrics, masked where it was not due.
+    """
+
+    def skip(state: State) -> tuple[State, Metrics]:
+        return state, {name: jnp.zeros(()) for name in names}
+
+    state, metrics = jax.lax.cond(is_due, take_step, skip, state)
+    return state, {name: MaskedMetric(value, is_due) for name, value in metrics.items()}
 
 
 def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientConfig) -> Any:
@@ -134,16 +184,22 @@ def _split(batch: Any, parts: int) -> Any:
 
 
 def apply_network(
-    network: nn.Module, params: Any, stats: Any, x: jax.Array, train: bool
-) -> tuple[jax.Array, Any]:
-    """Apply a network that may have batch norm to `x`.
+    network: nn.Module,
+    params: Any,
+    collections: dict[str, Any],
+    x: jax.Array,
+    labels: jax.Array | None,
+    train: bool = True,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Apply a player's network to `x`, [B, ...], and to labels, int32 [B] or None.
 
     Returns:
-        The output and the new `batch_stats`, which without `train` are those given.
+        The output and the new `collections`, which without `train` are those given.
     """
-    variables = {"params": params, "batch_stats": stats}
-    output, updated = network.apply(variables, x, train=train, mutable=["batch_stats"])
-    return output, updated.get("batch_stats", {})
+    output, updated = network.apply(
+        {"params": params, **collections}, x, labels, train, mutable=list(collections)
+    )
+    return output, {**collections, **updated}
 
 
 def update_ema(ema: Any, new: Any, decay: float | jax.Array, step: jax.Array) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from genjax.interop import stylegan2 as interop
 from genjax.models import stylegan2
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
+from genjax.nn.style import broadcast
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.types import ImageSpec, UsageError
@@ -71,7 +72,7 @@ def test_the_mapping_is_the_references(vectors):
     variables = interop.load_generator(CONFIG, SPEC, reference["param"])
     out, z = reference["out"], reference["in"]["z"]
     w, _ = _styles(variables, z)
-    _close(stylegan2.broadcast(w, SPEC), out["ws"])
+    _close(broadcast(w, SPEC), out["ws"])
     _, updated = _styles(variables, z, train=True)
     _close(updated["batch_stats"]["mapping"]["mean"], out["w_avg_after_train_call"])
     state = stylegan2.from_variables(

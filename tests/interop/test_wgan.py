@@ -40,7 +40,7 @@ def test_penalty_its_gradient_and_the_loss_match_the_reference(shared):
     points = interpolate(real, fake, jnp.asarray(vectors["in/alpha"])[:, 0])
 
     def value(params):
-        return lambda x: critic.apply({"params": params}, x, train=True)
+        return lambda x: critic.apply({"params": params}, x, None, train=True)
 
     def penalty_fn(params):
         return jnp.mean(gradient_penalty(value(params), points))

@@ -50,9 +50,9 @@ def test_sizes_of_the_papers_kind(size, halvings, base):
         (generator, z, (2, *spec.shape)),
         (discriminator, images, (2,)),
     ):
-        init = functools.partial(network.init, train=False)
+        init = functools.partial(network.init, labels=None, train=False)
         variables = jax.eval_shape(init, jax.random.key(0), x)
-        apply = functools.partial(network.apply, train=False)
+        apply = functools.partial(network.apply, labels=None, train=False)
         assert jax.eval_shape(apply, variables, x).shape == output
         # Batch norm is on neither the output of G nor the input of D.
         norms = {name for name in variables["params"] if name.startswith("norm")}
@@ -121,7 +121,7 @@ def test_the_moving_average_lags_and_is_what_is_sampled():
     chex.assert_trees_all_close(after.ema, expected, rtol=1e-5, atol=1e-7)
     generator, _ = dcgan.networks(config, SPEC)
     z = jax.random.normal(jax.random.key(3), (4, 8))
-    expected = jax.jit(lambda z: generator.apply(after.ema, z, train=False))(z)
+    expected = jax.jit(lambda z: generator.apply(after.ema, z, None, train=False))(z)
     samples = jax.jit(dcgan.sample, static_argnums=0)(
         config, after, jax.random.key(3), jnp.arange(4)
     )

@@ -12,8 +12,8 @@ import pytest
 
 from genjax.data.batches import batch_indices
 from genjax.models import FAMILIES, dcgan, glow, vae
+from genjax.nn.batch import in_parts
 from genjax.nn.remat import end_of_block, remat
-from genjax.nn.replicas import in_parts
 from genjax.steps.optim import AdamConfig
 from genjax.types import ImageSpec
 from tests import stepping
@@ -120,7 +120,7 @@ def _logits(spec, params, stats, images):
     """Of D in training, and its statistics after it."""
     network = dcgan.Discriminator(spec, 4)
     variables = {"params": params, "batch_stats": stats}
-    logits, new = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    logits, new = network.apply(variables, images, None, train=True, mutable=["batch_stats"])
     return logits, new["batch_stats"]
 
 
@@ -175,7 +175,7 @@ def test_the_generators_batch_norm_sees_a_part_at_a_time():
         def loss(params):
             variables = {"params": params, "batch_stats": stats}
             images, new = dcgan.Generator(GAME_SPEC, 4).apply(
-                variables, z[part::2], train=True, mutable=["batch_stats"]
+                variables, z[part::2], None, train=True, mutable=["batch_stats"]
             )
             logits, _ = _logits(GAME_SPEC, opponent.params, opponent.stats, images)
             return -jnp.mean(jnp.log(jax.nn.sigmoid(logits))), new["batch_stats"]

@@ -120,7 +120,9 @@ def test_the_critic_treats_each_image_alone():
         _, critic = wgan.networks(config, SPEC)
         assert not state.discriminator.stats
         images = jax.random.normal(jax.random.key(1), (4, *SPEC.shape))
-        value = jax.jit(lambda x, c=critic, s=state: c.apply(s.discriminator.variables, x, True))
+        value = jax.jit(
+            lambda x, c=critic, s=state: c.apply(s.discriminator.variables, x, None, True)
+        )
         together, apart = value(images), jnp.concatenate([value(x[None]) for x in images])
         np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
 
@@ -132,13 +134,15 @@ def test_resnets_are_the_papers(size, widths):
     spec = ImageSpec(size, size, 3)
     config = wgan.WganGpConfig(network="resnet")
     generator, critic = wgan.networks(config, spec)
-    g = jax.eval_shape(
-        functools.partial(generator.init, train=True), jax.random.key(0), jnp.zeros((2, 128))
-    )["params"]
+    g, d = (
+        jax.eval_shape(
+            functools.partial(network.init, labels=None, train=True),
+            jax.random.key(0),
+            jnp.zeros((2, *shape)),
+        )["params"]
+        for network, shape in ((generator, (128,)), (critic, spec.shape))
+    )
     assert [g[f"up_{i}"]["conv_1"]["kernel"].shape[3] for i in range(len(widths))] == widths[::-1]
-    d = jax.eval_shape(
-        functools.partial(critic.init, train=True), jax.random.key(0), jnp.zeros((2, *spec.shape))
-    )["params"]
     blocks = [d[f"block_{i}"]["conv_1"]["kernel"].shape[3] for i in range(4)]
     assert blocks == ([64] * 4 if size <= 32 else [128, 256, 512, 512])
     assert ("norm_1" in d["block_0"]) == (size > 32)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from genjax import transforms
+from genjax.nn.batch import BATCH_AXIS
 from genjax.nn.flow import (
     ActNorm,
     CheckerboardCoupling,
@@ -14,7 +15,6 @@ from genjax.nn.flow import (
     ZeroConv,
     actnorm_params,
 )
-from genjax.nn.replicas import BATCH_AXIS
 
 C = 4
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genjax.nn.batch import BATCH_AXIS
 from genjax.nn.norm import BatchNorm
-from genjax.nn.replicas import BATCH_AXIS
 
 
 def _x(seed=0):

@@ -3,13 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax.nn.replicas import (
-    BATCH_AXIS,
-    mean_over_replicas,
-    normal_for_batch,
-    uniform_for_batch,
-)
-from genjax.steps.diagnostics import active_units, discriminator_metrics, spread
+from genjax.nn.batch import BATCH_AXIS, batch_noise, mean_over_replicas
+from genjax.steps.diagnostics import active_units, deviation, discriminator_metrics, spread
 from genjax.steps.update import global_norm
 
 
@@ -51,15 +46,17 @@ def test_replicas_see_the_global_batch(devices):
     def local(images):
         return (
             spread(images),
+            deviation(images),
             mean_over_replicas(jnp.mean(images)),
-            normal_for_batch(key, (len(images), 5)),
-            uniform_for_batch(key, (len(images), 5)),
+            batch_noise(key, (len(images), 5)),
+            batch_noise(key, (len(images), 5), jax.random.uniform),
         )
 
-    spreads, means, noise, uniform = jax.pmap(local, BATCH_AXIS, devices=jax.devices()[:devices])(
-        split
-    )
+    spreads, deviations, means, noise, uniform = jax.pmap(
+        local, BATCH_AXIS, devices=jax.devices()[:devices]
+    )(split)
     np.testing.assert_allclose(spreads, np.full(devices, spread(images)), rtol=1e-5)
+    np.testing.assert_allclose(deviations, np.full(devices, jnp.std(images)), rtol=1e-5)
     np.testing.assert_allclose(means, np.full(devices, jnp.mean(images)), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(uniform.reshape(16, 5), jax.random.uniform(key, (16, 5)))
     # Two programs may round the inverse error function apart, as they are vectorized.

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from genjax.nn.batch import is_split
 from genjax.nn.conv import winograd, xla
 from genjax.nn.conv.geometry import Geometry
 from genjax.nn.conv.groups import sum_groups
-from genjax.nn.replicas import is_split
 
 # The thresholds below were measured on CPUs. Winograd's filters are faster if there are at least
 # this many channels on both sides and this many operations in the plain convolution, and if their

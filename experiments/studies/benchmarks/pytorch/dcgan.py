@@ -100,7 +100,8 @@ def check(config: dcgan.DcganConfig, spec: ImageSpec) -> None:
     @jax.jit
     def ours(state: Any, real: jax.Array, z: jax.Array) -> dict[str, Any]:
         generator, _ = dcgan.networks(config, spec)
-        fake, _ = apply_network(generator, state.generator.params, state.generator.stats, z, True)
+        player = state.generator
+        fake, _ = apply_network(generator, player.params, player.collections, z, None)
         key = jax.random.key(0)
         state, d_metrics = dcgan.discriminator_step(config, state, real, fake, None, key)
         _, g_metrics = dcgan.generator_step(config, state, z, None)

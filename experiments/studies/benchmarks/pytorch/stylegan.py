@@ -32,6 +32,7 @@ from experiments.studies.benchmarks.pytorch.stylegan2 import (
 )
 from genjax.models import stylegan
 from genjax.nn.resolution import base_resolution
+from genjax.nn.style import broadcast, num_style_layers
 from genjax.objectives.penalties import r1_penalty
 from genjax.types import ImageSpec
 
@@ -150,7 +151,7 @@ class Trainer:
         discriminator: Any,
         compiled: bool,
     ):
-        self._config, self._layers = config, stylegan.num_style_layers(spec)
+        self._config, self._layers = config, num_style_layers(spec)
         _, (height, width) = base_resolution(spec)
         self._sizes = [(height << i // 2, width << i // 2) for i in range(self._layers)]
         self._adams = (
@@ -245,7 +246,7 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
 
         variables = {"params": g_params, "batch_stats": state.generator.stats}
         w: Any = networks[0].apply(variables, z, False, method="style")
-        given = (stylegan.broadcast(w, spec), noise, halvings, jnp.ones(()))
+        given = (broadcast(w, spec), noise, halvings, jnp.ones(()))
         fake: Any = networks[0].apply(variables, *given, method="synthesize")
         images = jnp.asarray(real)
         loss = jnp.mean(
@@ -255,9 +256,7 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
         return {"d_loss": loss, "g_loss": jnp.mean(jax.nn.softplus(-discriminate(fake)))}
 
     trainer = Trainer(config, spec, generator, discriminator, compiled=False)
-    ws = generator.mapping(torch.from_numpy(z))[:, None].repeat(
-        1, stylegan.num_style_layers(spec), 1
-    )
+    ws = generator.mapping(torch.from_numpy(z))[:, None].repeat(1, num_style_layers(spec), 1)
     noises = [torch.from_numpy(np.array(each).transpose(0, 3, 1, 2)) for each in noise]
     images = torch.from_numpy(real.transpose(0, 3, 1, 2).copy())
     theirs = {

@@ -26,6 +26,7 @@ from experiments.studies.benchmarks.pytorch.common import (
 from genjax.interop import stylegan2 as interop
 from genjax.models import stylegan2
 from genjax.nn.resolution import base_resolution
+from genjax.nn.style import num_style_layers
 from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.types import ImageSpec
 
@@ -247,7 +248,7 @@ class Trainer:
     ):
         self._config, self._module = config, generator
         self._levels = [level for level, _ in stylegan2.convolutions(spec)]
-        self._layers = stylegan2.num_style_layers(spec)
+        self._layers = num_style_layers(spec)
         share = config.path_length_interval / (config.path_length_interval + 1)
         self._g_adam = Optimizer(generator.parameters(), _slower(config.generator, share))
         share = config.r1_interval / (config.r1_interval + 1)
@@ -375,7 +376,7 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
         g_arrays[f"synthesis.b{size}.{conv}.noise_const"] = noise[-1][0, 0]
     g_variables = interop.load_generator(config, spec, g_arrays)
     d_params = interop.load_discriminator(config, spec, to_numpy(discriminator))["params"]
-    ws = rng.normal(size=(CHECKED_IMAGES, stylegan2.num_style_layers(spec), config.style_size))
+    ws = rng.normal(size=(CHECKED_IMAGES, num_style_layers(spec), config.style_size))
     ws = ws.astype(np.float32)
     z = rng.normal(size=(CHECKED_IMAGES, config.latent_size)).astype(np.float32)
     shape = (2, CHECKED_IMAGES, spec.channels, spec.height, spec.width)

@@ -147,10 +147,10 @@ def check(config: Config, spec: ImageSpec) -> None:
     def ours(state: Any, real: jax.Array, z: jax.Array, alpha: jax.Array) -> dict[str, Any]:
         generator, critic = wgan.networks(config, spec)
         player, params = state.generator, state.discriminator.params
-        fake, _ = apply_network(generator, player.params, player.stats, z, True)
+        fake, _ = apply_network(generator, player.params, player.collections, z, None)
 
         def value(images: jax.Array) -> jax.Array:
-            return apply_network(critic, params, {}, images, True)[0]
+            return apply_network(critic, params, {}, images, None)[0]
 
         loss = value(fake).mean() - value(real).mean()
         if isinstance(config, wgan.WganGpConfig):

@@ -58,35 +58,33 @@ def _caches(tmp_path_factory):
     classifier.STEPS = 100
 
 
-@pytest.fixture(scope="session", autouse=True)
-def real_curves():
-    """Turn off curves, which take longer than a small run; the context that it gives draws them."""
-    drawn = writer.curves
+@contextlib.contextmanager
+def _replaced(module, name, value):
+    """Replace an attribute of a module; the context that it gives brings the original back."""
+    original = getattr(module, name)
 
     @contextlib.contextmanager
-    def real():
+    def restored():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(writer, "curves", drawn)
+            patch.setattr(module, name, original)
             yield
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "curves", lambda records: b"")
+        patch.setattr(module, name, value)
+        yield restored
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_curves():
+    """Turn off curves, which take longer than a small run; the context that it gives draws them."""
+    with _replaced(writer, "curves", lambda records: b"") as real:
         yield real
 
 
 @pytest.fixture(scope="session", autouse=True)
 def eight_devices():
     """Let runs take one device, or all within `eight_devices()`, which takes thrice the time."""
-
-    @contextlib.contextmanager
-    def eight():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "Steps", Steps)
-            yield
-
-    with pytest.MonkeyPatch.context() as patch:
-        one = functools.partial(Steps, devices=jax.devices()[:1])
-        patch.setattr(loop, "Steps", one)
+    with _replaced(loop, "Steps", functools.partial(Steps, devices=jax.devices()[:1])) as eight:
         yield eight
 
 

@@ -159,6 +159,20 @@ def _fidelity(
     return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
+def _refuse_too_few(n: int, importance_samples: int) -> None:
+    for name, value, least in (("n", n, MIN_SAMPLES), ("samples", importance_samples, 1)):
+        if value < least:
+            raise UsageError(f"{name} = {value}: should be at least {least}")
+
+
+def _feature_net(
+    recipe: Recipe, extractor: ExtractorKind, weights: str | Path | None
+) -> tuple[FeatureNet, dict[str, Any]]:
+    """Create the feature net, which sees images without their border, and its protocol."""
+    bare = dataclasses.replace(recipe.data_options, border=0)
+    return create_extractor(extractor, recipe.data, bare, weights)
+
+
 def evaluate(
     run: Run,
     n: Annotated[int, N] = 10_000,
@@ -208,9 +222,7 @@ def evaluate(
     folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
     importance_samples = recipe.functions.importance_samples if samples is None else samples
-    for name, value, least in (("n", n, MIN_SAMPLES), ("samples", importance_samples, 1)):
-        if value < least:
-            raise UsageError(f"{name} = {value}: should be at least {least}")
+    _refuse_too_few(n, importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
@@ -224,8 +236,7 @@ def evaluate(
     metrics: dict[str, float] = {}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
-        bare = dataclasses.replace(recipe.data_options, border=0)
-        net, protocol["extractor"] = create_extractor(extractor, recipe.data, bare, weights)
+        net, protocol["extractor"] = _feature_net(recipe, extractor, weights)
         protocol |= {"samples": n, **how}
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
     if recipe.functions.evaluate is not None:

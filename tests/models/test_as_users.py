@@ -5,18 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.families import slow_but
 
-from genjax.models import FAMILIES
-
-FAST = ("gan",)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in FAMILIES],
-)
+@slow_but("gan")
 def test_whole_states_resume_and_eight_devices_learn_as_one(name):
     """See `tests/models/as_users.py`."""
     ours = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")

@@ -17,6 +17,7 @@ from genjax.data.batches import Resident
 from genjax.models import FAMILIES, biggan, stylegan, stylegan2, wgan
 from genjax.run.sharding import Parallel, Steps, as_array
 from genjax.types import Batch, ImageSpec, UsageError
+from tests.families import slow_but
 from tests.float64 import in_float64, to_float64
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -69,23 +70,6 @@ every_family = pytest.mark.parametrize(
 
 # Families whose steps compile in seconds.
 SMALL = ("gan", "dcgan", "wgan", "wgan_gp", "vae")
-
-
-def _slow_but(*fast):
-    """Parametrize by every family's name; those that are not `fast` are slow tests."""
-    return pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(
-                name,
-                marks=[
-                    pytest.mark.xdist_group(name),
-                    *([] if name in fast else [pytest.mark.slow]),
-                ],
-            )
-            for name in FAMILIES
-        ],
-    )
 
 
 # Smaller images for families that take long to compile, because they need fewer layers.
@@ -217,7 +201,7 @@ WHOLE = ("dcgan", "wgan", "wgan_gp", "biggan")
 OF_PARTS = ("diversity", "active_units", "active_fraction")
 
 
-@_slow_but(*SMALL)
+@slow_but(*SMALL)
 def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
     """Compare both in one program, as each takes long to compile."""
     family, parts = FAMILIES[name], 1 if name in WHOLE else 2
@@ -227,7 +211,7 @@ def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
 
 
 @pytest.mark.parametrize("parallel", get_args(Parallel))
-@_slow_but("gan", "vae")
+@slow_but("gan", "vae")
 def test_eight_devices_give_the_numbers_of_one(name, parallel):
     family = FAMILIES[name]
     assert len(jax.devices()) == 8
@@ -235,7 +219,7 @@ def test_eight_devices_give_the_numbers_of_one(name, parallel):
     _assert_same(eight, _on_one_device(family, SEEDS))
 
 
-@_slow_but("gan", "vae")
+@slow_but("gan", "vae")
 def test_bfloat16_gives_nearly_the_same_losses(name):
     """Of the first step, from the same parameters: the type has two to three digits."""
     family = FAMILIES[name]
@@ -285,7 +269,7 @@ def test_steps_are_the_same_however_they_are_grouped(name):
     chex.assert_trees_all_equal(metrics, joined)
 
 
-@_slow_but(*SMALL)
+@slow_but(*SMALL)
 def test_step_is_finite_and_scalar_in_every_metric(name):
     family = FAMILIES[name]
     images = jnp.zeros((BATCH, *_spec(family).shape), jnp.uint8)
@@ -298,7 +282,7 @@ def test_step_is_finite_and_scalar_in_every_metric(name):
     assert int(state.step) == 1
 
 
-@_slow_but(*SMALL)
+@slow_but(*SMALL)
 @pytest.mark.parametrize("spec", [SPEC, ImageSpec(12, 20, 3)], ids=str)
 def test_samples(name, spec):
     family = FAMILIES[name]

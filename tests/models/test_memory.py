@@ -17,6 +17,7 @@ from genjax.nn.remat import end_of_block, remat
 from genjax.steps.optim import AdamConfig
 from genjax.types import ImageSpec
 from tests import stepping
+from tests.families import slow_but
 from tests.models.test_families import CONFIGS
 
 SPEC = ImageSpec(8, 8, 1, 10)
@@ -233,7 +234,6 @@ REMAT_CONFIGS = CONFIGS | {
         levels=2, steps_per_level=2, hidden_features=8, optimizer=AdamConfig(1e-3, 0.9, epsilon=1.0)
     ),
 }
-SLOW_TO_COMPILE = ("wgan", "wgan_gp", "biggan", "stylegan", "stylegan2", "glow")
 
 
 def _differences(one, other):
@@ -245,13 +245,7 @@ def _differences(one, other):
             yield jax.tree_util.keystr(path), np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-3)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW_TO_COMPILE else ())
-        for name in FAMILIES
-    ],
-)
+@slow_but("gan", "dcgan", "vae")
 def test_a_gradient_that_keeps_only_products_is_the_same(name):
     """In the whole state after a step: a first moment of Adam is a share of the gradient."""
     family, config = FAMILIES[name], REMAT_CONFIGS[name]

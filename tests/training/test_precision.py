@@ -10,9 +10,10 @@ import pytest
 
 import genjax
 from genjax import Recipe
-from genjax.models import FAMILIES, biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
+from genjax.models import biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
 from genjax.steps.optim import AdamConfig
 from tests import runs
+from tests.families import slow_but
 
 pytestmark = pytest.mark.usefixtures("optimized_programs")
 
@@ -77,14 +78,10 @@ MODELS = {
         160,
     ),
 }
-FAST = ("gan", "vae")
 LIKELIHOOD = ("vae", "glow")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in FAMILIES],
-)
+@slow_but("gan", "vae")
 def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
     model, steps = MODELS[name]
     recipe = Recipe(

@@ -97,6 +97,16 @@ def optimized_programs():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(autouse=True)
+def _full_precision(request):
+    """Let an accelerator multiply float32 as a CPU does, where tests compare with references."""
+    if jax.default_backend() == "cpu" or request.path.parent.name not in ("interop", "nn"):
+        yield
+    else:
+        with jax.default_matmul_precision("highest"):
+            yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _free_programs():
     """Free compiled programs: they hold memory maps, of which a process may have 65,530."""

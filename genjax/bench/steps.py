@@ -173,34 +173,64 @@ def _surroundings(dtypes: Sequence[str]) -> tuple[dict[str, Any], Limits]:
 def measure(name: str, options: Options, devices: int, limits: Limits) -> Row:
     """Measure one recipe, in this process; see `bench_steps`."""
     recipe = _adapted(load_recipe(name), options)
+    row, runners = prepare(recipe, options.counterparts, devices, limits)
+    row = {"recipe": name, **row, **sample(runners, options.rounds), "loop_seconds": None}
+    if options.loop and devices == 1:
+        row["loop_seconds"] = loop_seconds(recipe, row["steps"])
+    return row
+
+
+def prepare(
+    recipe: Recipe,
+    counterparts: Mapping[str, Counterpart],
+    devices: int,
+    limits: Limits,
+    call_seconds: float = CALL_SECONDS,
+) -> tuple[Row, dict[str, Callable[[], float]]]:
+    """Compile a recipe's steps, and their counterparts'.
+
+    Args:
+        recipe: The recipe.
+        counterparts: Other implementations to time in alternation, by name.
+        devices: Number of devices.
+        limits: Limits of the machine.
+        call_seconds: Seconds that a call of many steps should take at most.
+
+    Returns:
+        The row but for its times, and functions that take steps and return the seconds of one, for
+        `sample`.
+    """
     spec = expected_spec(recipe.data, recipe.data_options)
     with tempfile.TemporaryDirectory() as folder:
         # The program is compiled once, for its time and text; to be run, it is found in this cache.
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        trainer = Trainer(recipe, spec, devices, limits)
+        trainer = Trainer(recipe, spec, devices, limits, call_seconds)
         row: Row = {
-            "recipe": name,
             "batch": recipe.batch_size,
             "dtype": dtype_of(recipe),
             "devices": devices,
+            "steps": trainer.steps,
             **trainer.costs,
         }
         trainer()
         row["peak_bytes"] = _peak_bytes()
         runners: dict[str, Callable[[], float]] = {"genjax": trainer}
-        for counterpart, make in options.counterparts.items():
+        for counterpart, make in counterparts.items():
             try:
                 runners[counterpart] = make(recipe, spec, trainer.steps)
             except UsageError as error:
                 row[f"{counterpart}_note"] = str(error)
-        times = alternating_times(runners, options.rounds)
-        row["seconds"] = times.pop("genjax")
-        row |= {f"{counterpart}_seconds": values for counterpart, values in times.items()}
-        row["loop_seconds"] = None
-        if options.loop and devices == 1:
-            row["loop_seconds"] = loop_seconds(recipe, trainer.steps)
-    return row
+    return row, runners
+
+
+def sample(runners: Mapping[str, Callable[[], float]], rounds: int) -> Row:
+    """Return the times of what `prepare` compiled, in alternation: `seconds`, `NAME_seconds`."""
+    times = alternating_times(runners, rounds)
+    return {
+        "seconds" if name == "genjax" else f"{name}_seconds": values
+        for name, values in times.items()
+    }
 
 
 class Trainer:
@@ -214,7 +244,14 @@ class Trainer:
         costs: `compile_seconds`, `flops`, `bytes` and `program_bytes`.
     """
 
-    def __init__(self, recipe: Recipe, spec: ImageSpec, devices: int, limits: Limits):
+    def __init__(
+        self,
+        recipe: Recipe,
+        spec: ImageSpec,
+        devices: int,
+        limits: Limits,
+        call_seconds: float = CALL_SECONDS,
+    ):
         rng = np.random.default_rng(0)
         count = max(IMAGES, recipe.batch_size)
         images = rng.integers(0, 256, (count, *spec.shape), np.uint8)
@@ -225,7 +262,7 @@ class Trainer:
         batch = Batch(images[: recipe.batch_size], labels[: recipe.batch_size])
         jaxpr = jax.make_jaxpr(step)(like, batch, jax.random.key(0))
         seconds = flops(jaxpr) / (SHARE * limits.product[dtype_of(recipe)])
-        self.steps = max([n for n in STEPS if n * seconds <= CALL_SECONDS], default=STEPS[0])
+        self.steps = max([n for n in STEPS if n * seconds <= call_seconds], default=STEPS[0])
         self._program = Steps(
             step,
             batches,

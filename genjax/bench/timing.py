@@ -25,8 +25,9 @@ SAMPLE_SECONDS = 0.01
 TOLERANCE = 1.1
 # Level of confidence intervals.
 CONFIDENCE = 0.99
-# Bytes of the copied array, more than a cache holds; rows of the multiplied square matrices.
-COPIED_BYTES, ROWS = 2**28, 2048
+# Bytes of the copied array, more than a cache holds; rows of the multiplied square matrices. On a
+# CPU and elsewhere, where smaller ones would not keep the device busy.
+COPIED_BYTES, ROWS = (2**28, 2**31), (2048, 8192)
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -96,15 +97,18 @@ class Limits(NamedTuple):
 
 def measure_limits(dtypes: Sequence[str], rounds: int = 5) -> Limits:
     """Time a copy and matrix products on the first device."""
-    x = jnp.zeros(COPIED_BYTES // 4, jnp.float32)
+    elsewhere = jax.default_backend() != "cpu"
+    copied_bytes, rows = COPIED_BYTES[elsewhere], ROWS[elsewhere]
+    x = jnp.zeros(copied_bytes // 4, jnp.float32)
     # An addition in place of a copy, because XLA would leave out the copy.
     copied = _shortest(jax.jit(lambda x: x + 1), x, rounds)
     product = {}
     for dtype in dtypes:
-        a = jnp.ones((ROWS, ROWS), dtype)
-        product[dtype] = 2 * ROWS**3 / _shortest(jax.jit(lambda a: a @ a), a, rounds)
+        # Random, because a GPU multiplies equal numbers faster.
+        a = jax.random.normal(jax.random.key(0), (rows, rows), dtype)
+        product[dtype] = 2 * rows**3 / _shortest(jax.jit(lambda a: a @ a), a, rounds)
     called = _shortest(jax.jit(lambda x: x + 1), jnp.ones(()), rounds)
-    return Limits(2 * COPIED_BYTES / copied, called, product)
+    return Limits(2 * copied_bytes / copied, called, product)
 
 
 def _shortest(function: Callable[[jax.Array], jax.Array], x: jax.Array, rounds: int) -> float:

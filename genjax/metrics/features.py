@@ -29,7 +29,8 @@ def over_devices(apply: Callable[[Any, jax.Array], Any], variables: Any, chunk: 
     mesh = Mesh(devices, ("batch",))
     everywhere, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
     variables = jax.device_put(variables, everywhere)
-    apply = jax.jit(apply)
+    # Distances between rounded features would be of the rounding too.
+    apply = jax.jit(jax.default_matmul_precision("highest")(apply))
 
     def net(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # All calls have the same size, so that one compiled program is enough.

@@ -111,7 +111,7 @@ class InvertibleConv1x1(nn.Module):
             return self.kernel
         if self.kind == "lu":
             lower, upper = self._factors()
-            return self.permutation.value @ _dot(lower, upper)
+            return _dot(self.permutation.value, _dot(lower, upper))
         return self.permutation.value
 
     def _inverse_weight(self) -> jax.Array:
@@ -138,7 +138,8 @@ class InvertibleConv1x1(nn.Module):
 
 
 def _dot(x: jax.Array, w: jax.Array) -> jax.Array:
-    # A TPU would otherwise round the factors to bfloat16, which no inverse can undo.
+    # Accelerators would otherwise round the factors, to bfloat16 on a TPU and to TF32 on a GPU,
+    # which no inverse can undo.
     return jnp.dot(x, w, precision="highest")
 
 

@@ -43,6 +43,8 @@ class Steps:
             like `jit`, by jax's older transform.
         like: A pytree with the shapes and types of the state.
         devices: The devices to run on. None: all devices of all processes.
+        deterministic: Take only operations whose results have the same bits in every run; not with
+            pmap.
 
     Attributes:
         saved: Shapes, types and shardings of the state in a checkpoint.
@@ -60,6 +62,7 @@ class Steps:
         parallel: Parallel,
         like: State,
         devices: Sequence[jax.Device] | None = None,
+        deterministic: bool = False,
     ):
         # Sorted by process, so that each process holds consecutive rows of the batch.
         devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
@@ -101,6 +104,7 @@ class Steps:
                 in_shardings=(shardings, self._replicated, self._batch_split),
                 out_shardings=(shardings, self._replicated),
                 donate_argnums=0,
+                compiler_options={"xla_gpu_deterministic_ops": True} if deterministic else None,
             )
         self._gather = jax.jit(lambda tree: tree, out_shardings=self._replicated)
         self._finite = jax.jit(

@@ -180,6 +180,7 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             step_key,
             recipe.parallel,
             abstract_state(recipe, source.spec),
+            deterministic=recipe.deterministic,
         )
         if start:
             state = steps.put(checkpoints.restore(start, steps.saved))

@@ -40,6 +40,7 @@ def test_without_pytorch_its_installation_is_told(monkeypatch):
         "wgan_digits",
         "wgan_gp_digits",
         "vae_digits",
+        "vae_mnist_iwae",
         "glow_digits",
         "biggan_digits",
         "stylegan_mnist",

@@ -46,6 +46,7 @@ def _images(x):
     return np.transpose(x, (0, 2, 3, 1))
 
 
+@pytest.mark.device
 def test_the_generator_is_the_references(vectors):
     """In evaluation and in training, gradients, statistics and spectral vectors after a pass."""
     reference = vectors("a_generator")
@@ -71,6 +72,7 @@ def test_the_generator_is_the_references(vectors):
         _close(after[name], out[key])
 
 
+@pytest.mark.device
 def test_the_discriminator_is_the_references(vectors):
     reference = vectors("a_discriminator")
     variables = interop.load_discriminator(CONFIG, SPEC, reference["param"])
@@ -96,6 +98,7 @@ def test_the_discriminator_is_the_references(vectors):
     _close(again[:, None], out["logits_train_2nd_call"])
 
 
+@pytest.mark.device
 def test_losses_and_the_orthogonal_gradient_are_the_references(vectors):
     reference = vectors("losses_a")
     inputs, out = reference["in"], reference["out"]

@@ -27,6 +27,7 @@ def _variables(config, spec):
     return {"generator": state.generator.variables, "discriminator": state.discriminator.variables}
 
 
+@pytest.mark.device
 def test_images_logits_and_statistics_match_the_reference(shared):
     vectors = np.load(shared / "reference/a/dcgan_a.npz")
     meta = json.loads(str(vectors["meta"]))

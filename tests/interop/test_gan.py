@@ -29,6 +29,7 @@ def _variables(config, spec):
     return jax.tree.map(lambda x: x + 0.1 * jnp.arange(x.size).reshape(x.shape), params)
 
 
+@pytest.mark.device
 def test_one_round_matches_the_reference(shared):
     """Losses, gradients and parameters after Adam's step of D, then of G, from PyTorch."""
     vectors = np.load(shared / "reference/a/gan_a.npz")
@@ -120,6 +121,7 @@ def test_every_entry_that_does_not_fit_is_listed():
         assert part in str(error.value)
 
 
+@pytest.mark.device
 def test_the_defaults_are_the_references_adam(shared):
     meta = json.loads(str(np.load(shared / "reference/a/gan_a.npz")["meta"]))
     ours = AdamConfig()

@@ -37,6 +37,7 @@ def _zs_before_priors(config, spec, variables, x):
     return [*zs, x], log_det
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("reversible", [True, False])
 def test_everything_matches_the_reference(shared, reversible):
     vectors = np.load(shared / "reference/a/glow_a.npz")

@@ -34,6 +34,7 @@ def weights():
     return {name: np.asarray(_weight(name, shape)) for name, shape in shapes.items()}
 
 
+@pytest.mark.device
 def test_features_and_logits_are_the_references(weights, tmp_path):
     """From a file, and for images that are resized: 40x56."""
     y, x, c = np.mgrid[:40, :56, :3]

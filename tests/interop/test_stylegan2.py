@@ -66,6 +66,7 @@ def _synthesize(variables, ws, noise):
     return call(variables["params"], ws, noise)
 
 
+@pytest.mark.device
 def test_the_mapping_is_the_references(vectors):
     """Styles, their running mean after a pass in training, and truncation."""
     reference = vectors("a_generator")
@@ -85,6 +86,7 @@ def test_the_mapping_is_the_references(vectors):
     _close(stylegan2.style(CONFIG, state, z, labels, 0.7), out["ws_trunc_all"])
 
 
+@pytest.mark.device
 def test_the_synthesis_is_the_references(vectors):
     """With its constant noise, without noise, and of two styles."""
     reference = vectors("a_generator")
@@ -96,6 +98,7 @@ def test_the_synthesis_is_the_references(vectors):
     _close(_synthesize(variables, mixed, variables["noise"]), _images(out["image_mixed"]))
 
 
+@pytest.mark.device
 def test_the_discriminator_is_the_references(vectors):
     reference = vectors("a_discriminator")
     variables = interop.load_discriminator(CONFIG, SPEC, reference["param"])
@@ -107,6 +110,7 @@ def test_the_discriminator_is_the_references(vectors):
     _close(discriminate(np.concatenate([noise, image])), out["logits_batch8"][:, 0])
 
 
+@pytest.mark.device
 def test_losses_and_the_adaptation_are_the_references(vectors):
     reference = vectors("losses_a")
     given, out = reference["in"], reference["out"]
@@ -120,6 +124,7 @@ def test_losses_and_the_adaptation_are_the_references(vectors):
         _close(p, out[f"ada_p_new{suffix}"], 1e-6)
 
 
+@pytest.mark.device
 def test_r1_is_the_references(vectors):
     """Its values, its gradient in the images, and that of its mean in every parameter."""
     reference = vectors("losses_a")
@@ -140,6 +145,7 @@ def test_r1_is_the_references(vectors):
     _check_gradients(interop.dump_discriminator, {"params": grads}, "r1_grad", out)
 
 
+@pytest.mark.device
 def test_path_lengths_are_the_references(vectors):
     """Lengths, the running mean, and the gradients of the penalty, also at a mean held constant."""
     reference = vectors("losses_a")

@@ -16,6 +16,7 @@ def _params(config, spec):
     return jax.jit(vae.init, static_argnums=(0, 2))(config, jax.random.key(0), spec).model.params
 
 
+@pytest.mark.device
 def test_bound_and_gradients_match_the_reference(shared):
     vectors = np.load(shared / "reference/a/vae_a.npz")
     meta = json.loads(str(vectors["meta"]))

@@ -18,6 +18,7 @@ def _variables(config, spec):
     return {"generator": state.generator.variables, "discriminator": state.discriminator.variables}
 
 
+@pytest.mark.device
 def test_penalty_its_gradient_and_the_loss_match_the_reference(shared):
     vectors = np.load(shared / "reference/a/wgan_gp_a.npz")
     meta = json.loads(str(vectors["meta"]))

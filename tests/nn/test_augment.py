@@ -51,6 +51,7 @@ def test_each_image_is_changed_with_the_probability(operation):
     assert changed == pytest.approx(1 - left, abs=0.07)  # three standard errors
 
 
+@pytest.mark.device
 def test_all_is_differentiable_and_finite():
     grad = jax.jit(
         jax.grad(lambda images: jnp.sum(ada(KEY, images, jnp.array(0.8), OPERATIONS) ** 2))
@@ -61,6 +62,7 @@ def test_all_is_differentiable_and_finite():
     assert np.all(np.isfinite(grad(_images())))
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(
     "matrix",
     [

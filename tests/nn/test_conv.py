@@ -63,6 +63,7 @@ def conv_transpose_by_definition(x, kernel, stride, padding, output_padding):
     return y[:, padding : full[0] - padding, padding : full[1] - padding]
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
 def test_conv_is_its_definition(size, kernel_size, stride, padding):
     x, kernel = arrays(size, kernel_size, 3, 5)
@@ -71,6 +72,7 @@ def test_conv_is_its_definition(size, kernel_size, stride, padding):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("output_padding", [0, 1])
 @pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
 def test_conv_transpose_is_pytorchs_and_laxs(size, kernel_size, stride, padding, output_padding):
@@ -91,6 +93,7 @@ def test_conv_transpose_is_pytorchs_and_laxs(size, kernel_size, stride, padding,
     np.testing.assert_allclose(y, by_lax, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(
     ("size", "kernel_size", "stride", "padding", "channels"),
     [(*geometry, 3) for geometry in GEOMETRIES] + [(*GEOMETRIES[1], 40), (*GEOMETRIES[6], 40)],
@@ -116,6 +119,7 @@ def test_gradients_are_those_of_xlas_convolution(size, kernel_size, stride, padd
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES[:3])
 def test_each_platforms_form_is_the_same_function(size, kernel_size, stride, padding):
     geometry = Geometry(size, kernel_size, stride, padding)
@@ -301,6 +305,7 @@ def test_output_padding_of_a_whole_stride_is_refused():
         conv_transpose(x, kernel, 2, 1, 2)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(("layer", "function"), [(Conv, conv), (ConvTranspose, conv_transpose)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_layers_add_a_bias_to_the_function(layer, function, dtype):

@@ -52,6 +52,7 @@ CASES = {
 }
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_layer_comes_back_and_its_log_det_is_the_oracles(name, dtype):
@@ -177,6 +178,7 @@ def test_a_checkerboard_keeps_one_colour():
         assert np.all(np.abs(y - x)[:, ~kept].max(axis=(0, 2)) > 1e-3)
 
 
+@pytest.mark.device
 def test_networks_in_bfloat16_leave_values_and_log_dets_in_float32():
     x, module = _x(), Coupling(C, 5, dtype="bfloat16")
     variables = _perturbed(module.init(jax.random.key(0), x), 0.1)

@@ -33,6 +33,7 @@ CASES = [
 ]
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(("taps", "up", "down", "padding"), CASES)
 def test_it_is_that_of_scipy(taps, up, down, padding):
     x = np.random.default_rng(0).normal(size=(2, 11, 9, 3)).astype(np.float32)
@@ -45,6 +46,7 @@ def test_it_is_that_of_scipy(taps, up, down, padding):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize(("taps", "up", "down", "padding"), CASES)
 def test_gradients_of_two_orders(taps, up, down, padding):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 7, 8, 1)), jnp.float32)
@@ -77,6 +79,7 @@ def test_impossible_shapes_are_refused():
         upfirdn(jnp.zeros((2, 2, 1)), BINOMIAL)
 
 
+@pytest.mark.device
 def test_it_is_the_references(shared):
     """Every case of the reference: filters flipped or not, of one axis or two, cut and padded."""
     file = np.load(shared / "reference/a/stylegan2_ops_a.npz")

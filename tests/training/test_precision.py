@@ -81,6 +81,7 @@ MODELS = {
 LIKELIHOOD = ("vae", "glow")
 
 
+@pytest.mark.device
 @slow_but("gan", "vae")
 def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
     model, steps = MODELS[name]

@@ -103,7 +103,11 @@ def main() -> None:
         return
     text = "\n\n".join(page(given.output, given.data_dir, tuple(given.torch)))
     about = json.loads((given.output / "losses.json").read_text())["machine"]
-    part = "cpu" if about["device"] == "cpu" else "gpu"
+    write_part("cpu" if about["device"] == "cpu" else "gpu", text)
+
+
+def write_part(part: str, text: str) -> None:
+    """Write the measured part of the page for `cpu` or `gpu`."""
     start, end = f"<!-- measured: {part} -->", f"<!-- end: {part} -->"
     old = PAGE.read_text()
     new = re.sub(f"{start}.*{end}", lambda _: f"{start}\n\n{text}\n\n{end}", old, flags=re.DOTALL)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
+import jax
 from tyro.conf import Positional
 
 from experiments.studies.benchmarks.pytorch import find
@@ -61,14 +62,16 @@ def columns(found: Results) -> list[Column]:
     ]
 
 
-def eager(recipe: Recipe, spec: ImageSpec, count: int) -> Callable[[], float]:
+def eager(recipe: Recipe, spec: ImageSpec, count: int, checked: bool = True) -> Callable[[], float]:
     """Make a function that takes `count` steps in PyTorch; it gives the seconds of one.
+
+    First, it is checked that both compute the same, but for `checked=False`.
 
     Raises:
         UsageError: It has not what the config asks for.
         AssertionError: It computes something else.
     """
-    return _runner(recipe, spec, count, is_compiled=False)
+    return _runner(recipe, spec, count, False, checked)
 
 
 def compiled(recipe: Recipe, spec: ImageSpec, count: int) -> Callable[[], float]:
@@ -78,7 +81,7 @@ def compiled(recipe: Recipe, spec: ImageSpec, count: int) -> Callable[[], float]
         UsageError: It has not what the config asks for, or cannot be compiled.
     """
     try:
-        return _runner(recipe, spec, count, is_compiled=True)
+        return _runner(recipe, spec, count, True, False)
     except UsageError:
         raise
     except Exception as error:  # what torch.compile cannot do comes in many forms
@@ -86,15 +89,18 @@ def compiled(recipe: Recipe, spec: ImageSpec, count: int) -> Callable[[], float]
         raise UsageError(f"{type(error).__name__}: {said[0]}") from error
 
 
-def _runner(recipe: Recipe, spec: ImageSpec, count: int, is_compiled: bool) -> Callable[[], float]:
+def _runner(
+    recipe: Recipe, spec: ImageSpec, count: int, is_compiled: bool, checked: bool
+) -> Callable[[], float]:
     maker = find(recipe.family)
     import torch
 
     from experiments.studies.benchmarks.pytorch.common import DEVICE
 
     counterpart = maker(recipe.model, spec, recipe.batch_size, is_compiled)
-    if not is_compiled:
-        counterpart.check()
+    if checked:
+        with jax.default_matmul_precision("highest"):
+            counterpart.check()
     shape = (steps.IMAGES, spec.channels, spec.height, spec.width)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=DEVICE)
     labels = torch.randint(0, max(1, spec.classes), (steps.IMAGES,), device=DEVICE)

@@ -1,4 +1,4 @@
-"""The VAE of fully connected layers."""
+"""The VAE of fully connected layers, by the ELBO or by IWAE's bound."""
 
 import dataclasses
 import math
@@ -33,10 +33,11 @@ ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class Vae(nn.Module):
-    """The model, from flat images in [0, 1] and noise to the loss."""
+    """The model, from flat images in [0, 1] and noise [samples, B, Z] to the loss."""
 
     def __init__(self, config: vae.VaeConfig, spec: ImageSpec):
         super().__init__()
+        self.bound = config.bound
         pixels, activation = math.prod(spec.shape), ACTIVATIONS[config.activation]
 
         def hidden(before: int, sizes: tuple[int, ...]) -> Any:
@@ -58,27 +59,34 @@ class Vae(nn.Module):
         mean, log_var = self.mean(h).float(), self.log_var(h).float()
         z = mean + noise * torch.exp(0.5 * log_var)
         logits = self.output(self.decoder(z)).float()
-        fit = functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
-        kl = -0.5 * torch.sum(1 + log_var - mean.square() - log_var.exp())
-        return (fit + kl) / len(x)
+        if self.bound == "elbo":
+            fit = functional.binary_cross_entropy_with_logits(logits[0], x, reduction="sum")
+            kl = -0.5 * torch.sum(1 + log_var - mean.square() - log_var.exp())
+            return (fit + kl) / len(x)
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, x.expand_as(logits), reduction="none"
+        )
+        log_ratio = 0.5 * (noise.square() - z.square() + log_var).sum(-1)
+        log_weights = log_ratio - losses.sum(-1)
+        return math.log(len(z)) - torch.logsumexp(log_weights, 0).mean()
 
 
 def counterpart(
     config: vae.VaeConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
-    """Make the counterpart of an unconditional config with the ELBO of one sample."""
+    """Make the counterpart of an unconditional config with the ELBO of one sample, or IWAE."""
     require(
         config,
         network="mlp",
         likelihood="bernoulli",
-        bound="elbo",
-        samples=1,
         beta=1.0,
         free_bits=0.0,
         kl_warmup_steps=0,
         sticking_the_landing=False,
         conditional=False,
     )
+    if config.bound == "elbo":
+        require(config, samples=1)
     module = place(Vae(config, spec))
     adam = Optimizer(module.parameters(), config.optimizer)
     average = Average(module, config.ema_decay)
@@ -90,7 +98,8 @@ def counterpart(
         if config.binarization == "dynamic":
             x = (torch.rand_like(x) < x).float()
         with mixed(config.dtype):
-            loss = forward(x, torch.randn(batch_size, config.latent_size, device=DEVICE))
+            shape = (config.samples, batch_size, config.latent_size)
+            loss = forward(x, torch.randn(shape, device=DEVICE))
         adam.minimize(loss)
         average.update()
         return loss
@@ -122,7 +131,7 @@ def check(config: vae.VaeConfig, spec: ImageSpec) -> None:
     batch = Batch(images, np.zeros(CHECKED_IMAGES, np.int32))
     _, ours = jax.jit(vae.step, static_argnums=0)(config, state, batch, key)
     standard = vae.Normal(jax.numpy.zeros(size), jax.numpy.zeros(size))
-    noise = np.array(vae.draw(standard, jax.random.split(key)[1], 1)[0])
+    noise = np.array(vae.draw(standard, jax.random.split(key)[1], config.samples))
     flat = images.transpose(0, 3, 1, 2).reshape(CHECKED_IMAGES, -1).astype(np.float32) / 255
     loss = module(torch.from_numpy(flat), torch.from_numpy(noise))
     assert_losses_agree(ours, {"loss": loss})

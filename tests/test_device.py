@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -14,14 +15,14 @@ import pytest
 import genjax
 from genjax import ImageSpec, Recipe
 from genjax.metrics.inception import inception, params_shapes
-from genjax.models import glow, stylegan2
+from genjax.models import gan, glow, stylegan2
 from genjax.nn.augment import ada
 from tests import runs
 
 pytestmark = pytest.mark.device
 
 KEY = jax.random.key(0)
-STYLE = {"channel_base": 64, "channel_max": 8, "learning_rate": 2e-3}
+STYLE: dict[str, Any] = {"channel_base": 64, "channel_max": 8, "learning_rate": 2e-3}
 ADA = stylegan2.Stylegan2Config(
     latent_size=16,
     style_size=16,
@@ -114,12 +115,14 @@ def test_adas_gradient_by_finite_differences():
     np.testing.assert_allclose(jnp.vdot(gradient, direction), difference, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.slow
-def test_a_deterministic_run_resumes_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("name", ["gan", "stylegan2"])
+def test_a_deterministic_run_resumes_bit_for_bit(name, tmp_path):
     """With ADA, whose gradients are sums over pixels in any order."""
+    if name == "stylegan2" and jax.default_backend() == "cpu":
+        pytest.skip("a CPU has no other operations")
     recipe = Recipe(
-        family="stylegan2",
-        model=ADA,
+        family=name,
+        model=ADA if name == "stylegan2" else gan.GanConfig(),
         steps=16,
         batch_size=16,
         log_interval=4,
@@ -133,3 +136,8 @@ def test_a_deterministic_run_resumes_bit_for_bit(tmp_path):
     resumed, resumed_records = runs.results(tmp_path / "run")
     chex.assert_trees_all_equal(state, resumed)
     assert records == resumed_records
+
+
+def test_what_pmap_cannot_is_refused():
+    with pytest.raises(ValueError, match="deterministic: wanted parallel = jit or fsdp, not pmap"):
+        Recipe(family="gan", model=gan.GanConfig(), parallel="pmap", deterministic=True)

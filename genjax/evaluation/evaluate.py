@@ -156,7 +156,7 @@ def _fidelity(
         pairs = min(n, MAX_PATH_PAIRS)
         metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
     rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
-    return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
+    return metrics, {"neighbours": grid(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
 def _refuse_too_few(n: int, importance_samples: int) -> None:
@@ -260,7 +260,7 @@ def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> Ima
     count = min(FIGURE_PATHS, len(test.images) // 2)
     ends = Batch(*(array[: 2 * count] for array in test))
     key = jax.random.key(seed)
-    return _in_rows(paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key))
+    return grid(paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key))
 
 
 def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:
@@ -279,11 +279,6 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
     with folder.to_append(folder.evaluations).open("a") as file:
         file.write(json.dumps(result) + "\n")
     folder.publish()
-
-
-def _in_rows(images: np.ndarray) -> Image.Image:
-    """Arrange images [rows, columns, H, W, C] in a grid."""
-    return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
 
 
 def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
-from genjax.evaluation.compare import to_csv, to_html, to_text
+from genjax.evaluation.compare import to_html
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 
@@ -51,14 +51,14 @@ def test_families_stand_side_by_side(runs):
     assert comparison.protocol["samples"] == 50
 
 
-def test_as_text_csv_and_page(runs):
-    comparison = genjax.compare(runs)
-    text = to_text(comparison)
+def test_as_text_csv_and_page(runs, tmp_path):
+    files = {"csv": tmp_path / "table.csv", "html": tmp_path / "page.html"}
+    text = str(genjax.compare(runs, **files))
     assert text.splitlines()[0].split() == ["a", "gan", "a", "<vae>"]
     assert "protocol: " in text
-    first, second = csv.DictReader(io.StringIO(to_csv(comparison)))
+    first, second = csv.DictReader(io.StringIO(files["csv"].read_text()))
     assert (first["run"], second["family"]) == ("a gan", "vae")
-    page = to_html(comparison, runs)
+    page = files["html"].read_text()
     assert "a &lt;vae&gt;" in page and "<vae>" not in page
     assert page.count("data:image/png;base64,") == 8
     assert not re.search(r"(src|href)=.(?!data:)", page)

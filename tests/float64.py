@@ -15,7 +15,7 @@ CALLS = ("jit", "pjit", "closed_call", "checkpoint", "remat2", "custom_jvp_call"
 
 
 def to_float64(tree: Any) -> Any:
-    """The same pytree with float64 leaves in place of float32 ones."""
+    """Convert the float32 leaves of a pytree to float64."""
     return jax.tree.map(lambda x: _widen(jnp.asarray(x)), tree)
 
 

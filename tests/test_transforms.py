@@ -66,7 +66,7 @@ SQUARE = {
 
 @pytest.mark.parametrize("name", SQUARE)
 def test_the_gradient_of_an_expectation_is_unbiased(name):
-    """Within 4 standard errors of the closed form."""
+    """The mean gradient is within 4 standard errors of the closed form."""
     distribution = ELEMENTWISE[name][0]
     params, expected = SQUARE[name]
     params = tuple(map(jnp.float32, params))
@@ -143,7 +143,7 @@ def test_samples_are_averaged_and_lower_the_variance():
 
 
 def test_sticking_the_landing():
-    """At the posterior itself the ELBO's gradient is 0 in every draw, not only in the mean."""
+    """The ELBO's gradient at the posterior itself is 0 in every draw, not only in the mean."""
     mean, std = 1.2, 0.6
 
     def integrand(z, log_q):
@@ -190,7 +190,7 @@ def test_noise_may_not_carry_gradients():
 
 
 def _linear_layer(params):
-    """A matrix over all values of an example; near the identity, so easily inverted."""
+    """Multiply all values of an example by a matrix, near the identity to be invertible."""
     weight = jnp.eye(len(params["w"])) + params["w"]
     inverse = jnp.linalg.inv(weight)
     log_det = jnp.linalg.slogdet(weight)[1]
@@ -222,7 +222,7 @@ def _normal(*shape):
 
 
 def _affine():
-    """The same for every example, so that the oracle may take them one by one."""
+    """Return an affine bijection, the same for all examples, so each can be checked alone."""
     shift, log_scale = _normal(1, 4), 0.3 * _normal(1, 4)[:, ::-1]
 
     def of(x):
@@ -343,7 +343,7 @@ def test_reversible_has_the_gradients_of_plain_autodiff(direction):
 
 
 def test_reversible_keeps_only_the_output():
-    """Memory of the gradient at four times the depth; beside it, that of plain autodiff."""
+    """The gradient's memory hardly grows from depth 16 to 64; that of plain autodiff does."""
     x = jnp.ones((64, 32))
 
     def temporary(make, depth):

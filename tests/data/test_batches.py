@@ -17,7 +17,7 @@ def _source(count=10, options=OPTIONS):
 
 
 class _WithBroken:
-    """The source above, with image 4 broken."""
+    """A source like `_source()`, with broken images."""
 
     def __init__(self, broken=(4,)):
         self._source, self._broken = _source(), broken

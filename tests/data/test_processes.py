@@ -21,7 +21,7 @@ OPTIONS = ("--log-interval", "10", "--save-interval", "20", "--batch-size", "32"
 
 
 def _start(arguments, devices, index=0, count=1, port=0):
-    """`genjax ...` as process `index` of `count`, with so many devices."""
+    """Start `genjax` as process `index` of `count`, with so many devices."""
     variables = {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(count),

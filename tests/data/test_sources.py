@@ -19,7 +19,7 @@ def _png(value, size=(6, 4), mode="L"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of 6x4 gray images whose value is 10 times their number."""
+    """Write two classes of 6x4 gray images whose value is 10 times their number."""
     for i in range(6):
         path = tmp_path / ("cat", "dog")[i % 2] / f"{i}.png"
         path.parent.mkdir(exist_ok=True)

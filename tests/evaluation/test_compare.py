@@ -22,7 +22,7 @@ OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, real_curves):
-    """A GAN and a VAE, evaluated alike."""
+    """Train and evaluate a GAN and a VAE with the same data and options."""
     folder = tmp_path_factory.mktemp("runs")
     recipes = {
         "a gan": Recipe(family="gan", model=GanConfig(), data_options=OPTIONS, **SHORT),
@@ -66,7 +66,7 @@ def test_as_text_csv_and_page(runs, tmp_path):
 
 @pytest.mark.skipif(BROWSER is None, reason="needs a Chromium, which no Python package brings")
 def test_the_page_renders(runs, tmp_path):
-    """In a browser every figure has loaded, and there is something to see."""
+    """A browser loads every figure, and shows text above and figures below."""
     page = to_html(genjax.compare(runs), runs)
     script = """<script>onload = () => { document.title = JSON.stringify(
         [...document.images].map(i => i.complete && i.naturalWidth)) }</script>"""

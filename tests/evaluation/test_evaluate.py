@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
 
 
 def test_the_vae_learns_the_digits(trained):
-    """The sign of learning: held-out images become likelier, and latents carry the image."""
+    """Held-out images become likelier, and latents carry the image."""
     records = read_records(RunFolder(trained))
     nll = [record["eval_nll"] for record in records if "eval_nll" in record]
     assert len(nll) == 3
@@ -95,7 +95,7 @@ def test_more_samples_give_a_tighter_bound(trained):
 
 
 def test_the_best_checkpoint_is_the_likeliest(tmp_path):
-    """A rate that ruins the model at the end leaves the best where it was."""
+    """A learning rate that ruins the model at the end leaves the best checkpoint where it was."""
     genjax.train(RECIPE, tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
     config["recipe"]["model"]["optimizer"]["learning_rate"] = 0.05
@@ -187,7 +187,7 @@ def test_what_cannot_be_evaluated_is_refused(trained):
 
 
 def test_posterior_collapse_is_called(tmp_path):
-    """With a KL of ten times its weight no latent is worth its cost."""
+    """A KL term of thirty times its weight costs more than any latent brings."""
     model = VaeConfig(hidden_sizes=(64,), latent_size=8, beta=30.0)
     recipe = dataclasses.replace(RECIPE, model=model, steps=900, log_interval=20)
     genjax.train(recipe, tmp_path / "run")

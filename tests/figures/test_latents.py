@@ -121,7 +121,7 @@ def test_labels_of_a_conditional_model(tmp_path):
 
 
 def test_manipulation_leads_to_the_class(vae):
-    """Judged in pixels, by the distance to the mean image of the class."""
+    """The distance in pixels to the mean image of the class falls."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

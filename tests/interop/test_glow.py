@@ -23,7 +23,7 @@ def _variables(config, spec):
 
 
 def _zs_before_priors(config, spec, variables, x):
-    """The latents as the reference has them, before its priors make them standard normal."""
+    """Return the latents as the reference has them, before its priors make them standard normal."""
     zs = []
     log_det = transforms.zero_log_det(x)
     for i, (_, _, channels) in enumerate(glow.levels_of(config, spec)):

@@ -67,7 +67,7 @@ def _synthesize(variables, ws, noise):
 
 
 def test_the_mapping_is_the_references(vectors):
-    """Styles, their running mean after a pass in training, and truncation."""
+    """Styles, their running mean after a pass in training, and truncated styles are the same."""
     reference = vectors("a_generator")
     variables = interop.load_generator(CONFIG, SPEC, reference["param"])
     out, z = reference["out"], reference["in"]["z"]
@@ -86,7 +86,7 @@ def test_the_mapping_is_the_references(vectors):
 
 
 def test_the_synthesis_is_the_references(vectors):
-    """With its constant noise, without noise, and of two styles."""
+    """Images with constant noise, without noise, and of two mixed styles are the same."""
     reference = vectors("a_generator")
     variables = interop.load_generator(CONFIG, SPEC, reference["param"])
     out = reference["out"]
@@ -121,7 +121,7 @@ def test_losses_and_the_adaptation_are_the_references(vectors):
 
 
 def test_r1_is_the_references(vectors):
-    """Its values, its gradient in the images, and that of its mean in every parameter."""
+    """Values, their gradient in the images, and that of their mean in each parameter agree."""
     reference = vectors("losses_a")
     variables = interop.load_discriminator(CONFIG, SPEC, vectors("a_discriminator")["param"])
     real, out = _images(reference["in"]["real_img"]), reference["out"]
@@ -141,7 +141,7 @@ def test_r1_is_the_references(vectors):
 
 
 def test_path_lengths_are_the_references(vectors):
-    """Lengths, the running mean, and the gradients of the penalty, also at a mean held constant."""
+    """Lengths, running mean and the penalty's gradients agree, also at a mean held constant."""
     reference = vectors("losses_a")
     variables = interop.load_generator(CONFIG, SPEC, vectors("a_generator")["param"])
     given, out = reference["in"], reference["out"]
@@ -170,7 +170,7 @@ def test_path_lengths_are_the_references(vectors):
 
 
 def _check_gradients(dump, variables, kind, out):
-    """Those that the reference has, and that there are none but them or zeros."""
+    """Check the gradients that the reference has, and that all others are zero."""
     found = dump(CONFIG, SPEC, variables)
     expected = {
         name.removeprefix(f"{kind}/"): value

@@ -34,7 +34,7 @@ BATCH, HALF = 16, 3
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def trained(request):
-    """A family's program on eight devices, and its states before, amid and after six steps."""
+    """Return a family's program on eight devices, and states before, amid and after six steps."""
     name = request.param
     family, spec = FAMILIES[name], SPECS.get(name, SPEC)
     config = dataclasses.replace(CONFIGS[name], **CHANGES.get(name, {}))
@@ -71,7 +71,7 @@ def test_resumed_is_uninterrupted_in_the_whole_state(trained, tmp_path):
 
 
 def _parts(state):
-    """Players' parameters, optimizers, statistics and vectors, averages, means, by name."""
+    """List the parts of a state with their names: those of each player, then averages and means."""
     parts = []
     for field in dataclasses.fields(state):
         value = getattr(state, field.name)

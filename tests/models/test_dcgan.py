@@ -78,7 +78,7 @@ def test_initial_weights_are_the_papers():
 
 
 def test_a_step_of_one_player_leaves_the_other_bit_identical():
-    """Statistics of batch norm included: G's step sees D's, and does not move them."""
+    """Batch norm's statistics are included: G's step passes through D, and does not move them."""
     config = _config()
     state, _, _ = _stepped(config)
     real = jax.random.uniform(jax.random.key(0), (8, *SPEC.shape))

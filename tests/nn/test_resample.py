@@ -11,7 +11,7 @@ from genjax.nn.resample import BINOMIAL, downsample, upfirdn, upsample
 
 
 def _along(x, taps, axis, up, down, before, after):
-    """SciPy's of one axis: zeros after the last sample, padding before it is filtered."""
+    """Resample along one axis by SciPy: insert zeros after each sample, pad, filter, select."""
     x = np.moveaxis(x, axis, -1)
     spread = np.zeros((*x.shape[:-1], x.shape[-1] * up))
     spread[..., ::up] = x
@@ -60,7 +60,7 @@ def test_it_is_linear_and_its_gradient_its_transpose():
 
 
 def test_sizes_are_doubled_and_halved_in_place():
-    """A ramp stays one away from the borders: nothing moves to a side."""
+    """A ramp stays the same ramp away from the borders, so nothing moves to a side."""
     x = jnp.tile(jnp.arange(16.0).reshape(1, 16, 1, 1), (1, 1, 16, 1))
     twice = upsample(x)
     assert twice.shape == (1, 32, 32, 1)
@@ -78,7 +78,7 @@ def test_impossible_shapes_are_refused():
 
 
 def test_it_is_the_references(shared):
-    """Every case of the reference: filters flipped or not, of one axis or two, cut and padded."""
+    """The reference has cases with flipped filters, of one axis or two, cropped and padded."""
     file = np.load(shared / "reference/a/stylegan2_ops_a.npz")
     calls = json.loads(str(file["meta"]))["calls"]
     x = file["in/x"].transpose(0, 2, 3, 1)

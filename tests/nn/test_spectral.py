@@ -61,7 +61,7 @@ def test_evaluation_leaves_the_vectors_and_training_moves_them_once():
 
 
 def test_gradients_go_through_the_singular_value():
-    """Along the weight itself a normalized layer does not change."""
+    """A normalized layer does not change as its weight is scaled."""
     layer, x, _ = LAYERS["dense"]
     variables = _converged(layer, layer.init(KEY, x, train=False), x)
 

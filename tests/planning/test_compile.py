@@ -199,13 +199,13 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
     ["wgan_digits", "wgan_gp_digits", pytest.param("biggan_digits", marks=pytest.mark.slow)],
 )
 def test_a_generators_own_step_is_divided_among_the_devices(name):
-    """Its noise is drawn in the program and meets no image of the batch."""
+    """The noise of such a step is drawn in the program, and meets no image of the batch."""
     recipe = load_recipe(name)
     assert compile_step(recipe).collectives["all-reduce"] >= _parameter_bytes(recipe)
 
 
 def test_samples_of_an_image_stay_on_its_device():
-    """Of a bound of several samples only the gradients are reduced, no samples or images."""
+    """A bound of several samples reduces its gradients alone, and moves no samples or images."""
     recipe = dataclasses.replace(load_recipe("vae_mnist_iwae"), batch_size=64)
     collectives = compile_step(recipe).collectives
     assert set(collectives) == {"all-reduce"}

@@ -22,7 +22,7 @@ PATIENCE = 400
 
 @pytest.fixture
 def bucket():
-    """The environment of commands for which the emulator is Google's service."""
+    """Start the emulator, and give the environment in which commands use it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

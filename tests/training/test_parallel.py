@@ -34,7 +34,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, eight_devices):
-    """A run of four steps that was never stopped, for a family and a way."""
+    """Return a function that trains a family for four steps without interruption."""
 
     @functools.cache
     def train(name, parallel):

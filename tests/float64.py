@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-# Instructions around a program of their own, which is evaluated in their place.
+# Instructions that hold a program of their own, which is evaluated in their place.
 CALLS = ("jit", "pjit", "closed_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call")
 
 

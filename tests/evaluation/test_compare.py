@@ -83,7 +83,7 @@ def test_the_page_renders(runs, tmp_path):
     assert len(widths) == 8 and min(widths) > 50
     shot = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
     assert shot.shape == (1600, 1200)
-    # Text above, figures below.
+    # There is text in the upper half, and figures in the lower.
     assert all(part.std() > 20 for part in np.split(shot, 2))
 
 
@@ -98,7 +98,7 @@ def test_unlike_protocols_are_refused_with_the_difference(runs, tmp_path):
     genjax.evaluate(tmp_path / "other", n=50, seed=1)
     with pytest.raises(genjax.UsageError, match="seed = 1"):
         genjax.compare([runs[0], tmp_path / "other"])
-    # Another feature net.
+    # The same evaluation is refused with another feature net.
     line = (runs[0] / "evaluations.jsonl").read_text().splitlines()[-1]
     result = json.loads(line)
     result["protocol"]["extractor"]["sha256"] = "0" * 16

@@ -39,7 +39,7 @@ def test_the_vae_learns_the_digits(trained):
     nll = [record["eval_nll"] for record in records if "eval_nll" in record]
     assert len(nll) == 3
     assert nll[-1] < nll[0]
-    # A model that knows only the mean of the training images, each pixel on its own.
+    # This is a model that knows only the mean of the training images, each pixel on its own.
     train, test = (
         np.stack([image for image, _ in source.read(range(len(source)))]) / 255
         for source in (

@@ -179,7 +179,7 @@ def _check_gradients(dump, variables, kind, out):
     }
     assert len(expected) >= 3
     for name, value in expected.items():
-        # Of some gradients little is left of large terms.
+        # Some gradients are small differences of large terms.
         scale = max(np.abs(value).max(), 1e-3)
         np.testing.assert_allclose(found[name], value, rtol=0, atol=5e-5 * scale, err_msg=name)
 

@@ -28,7 +28,7 @@ def test_frechet_distance_is_the_references(vectors):
         for name in ("real", "fake", "real_low_rank", "fake_low_rank")
     )
     np.testing.assert_allclose(frechet_distance(real, fake), vectors["out/frechet"], rtol=1e-9)
-    # Theirs takes the root of a product of rank-deficient matrices, which keeps half of the digits.
+    # SciPy takes the root of a product of rank-deficient matrices, which keeps half of the digits.
     found = frechet_distance(real_low, fake_low)
     np.testing.assert_allclose(found, vectors["out/frechet_low_rank"], rtol=1e-8)
     assert abs(frechet_distance(real, real)) < 1e-10

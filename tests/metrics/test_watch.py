@@ -40,7 +40,7 @@ def test_samples_at_the_edges_of_the_data_are_said():
 def test_a_discriminator_that_knows_its_images_by_heart_is_said():
     (warning,) = _warnings([{**HEALTHY, "real_sign": 0.97}] * 2 * PATIENCE)
     assert "by heart" in warning and "--augment ada" in warning
-    # StyleGAN2 on MNIST: the opening, and the target of adaptive augmentation.
+    # StyleGAN2 on MNIST begins like this, and 0.6 is the target of adaptive augmentation.
     assert _warnings([{**HEALTHY, "real_sign": sign} for sign in (0.87, 0.77, 0.6) * 20]) == []
 
 
@@ -94,7 +94,7 @@ def test_posterior_collapse_is_said_of_none_and_of_few_latents():
     for active, size in ((0, 4), (0, 50), (4, 50)):
         (warning,) = _warnings([{"active_units": active, "active_fraction": active / size}] * 99)
         assert "posterior collapse" in warning
-    # Two latents of two, and the 17 of 50 that MNIST takes of Burda's VAE.
+    # All of two latents are active, or 17 of 50, as in Burda's VAE on MNIST.
     for active, size in ((2, 2), (1, 2), (17, 50)):
         assert _warnings([{"active_units": active, "active_fraction": active / size}] * 99) == []
 

@@ -106,7 +106,7 @@ def test_one_players_step_leaves_the_other_bit_identical():
     after, metrics = jax.jit(biggan.generator_step, static_argnums=0)(SMALL, state, z, labels)
     chex.assert_trees_all_equal(after.discriminator, state.discriminator)
     assert metrics["g_max_singular_value"] > 0
-    # Vectors and statistics are those of the passes with training.
+    # Passes in training update spectral vectors and statistics.
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), after.generator, state.generator)
     assert all(jax.tree.leaves(moved.stats))
     vectors = jax.tree_util.tree_flatten_with_path(moved.spectral)[0]

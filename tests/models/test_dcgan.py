@@ -114,7 +114,7 @@ def test_real_and_fake_are_normalized_apart():
 def test_the_moving_average_lags_and_is_what_is_sampled():
     config = _config(ema_decay=0.999)
     state, after, _ = _stepped(config)
-    # The first step's weight is 1 / 10 for the old.
+    # The first update of the average gives its old value a weight of 1 / 10.
     expected = jax.tree.map(
         lambda old, new: 0.1 * old + 0.9 * new, state.ema, after.generator.variables
     )

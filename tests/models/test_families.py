@@ -197,7 +197,7 @@ def _assert_same(found, wanted, by_parts=False):
 
 # Their batch norm would see a part of the batch at a time, on purpose.
 WHOLE = ("dcgan", "wgan", "wgan_gp", "biggan")
-# Metrics that compare the images of a batch with one another; likewise.
+# These metrics compare the images of a batch with one another, so they see a part at a time too.
 OF_PARTS = ("diversity", "active_units", "active_fraction")
 
 
@@ -250,7 +250,7 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused(name):
         _first_step(family, config)
 
 
-# The others are held to their steps one by one above, to rounding.
+# The steps of the other families are compared one by one above, up to rounding.
 @pytest.mark.parametrize(
     "name",
     ["gan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wgan_gp", "vae"))],

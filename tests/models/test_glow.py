@@ -122,7 +122,7 @@ def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, SPEC)
     variables = _variables(state)
     fitted = jax.jit(functools.partial(glow.fit_actnorms, config, SPEC))(variables, batch, KEY)
-    # Of the first level's first step: what it sees is known without any network.
+    # The first actnorm is checked, because its input is known without any network.
     first = "checkerboard" if config.checkerboard_steps else "steps"
     actnorm = "actnorm_0" if config.checkerboard_steps else "actnorm"
     levels = glow.quantize(config, jnp.asarray(batch.images))

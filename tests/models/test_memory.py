@@ -23,7 +23,7 @@ from tests.models.test_families import CONFIGS
 SPEC = ImageSpec(8, 8, 1, 10)
 
 
-# Nats, of which the latents cost more or less: in the batch other ones than in its parts.
+# Nats that some latents cost more than and some less: other ones in the batch than in its parts.
 FREE_BITS = 0.0108
 BATCH = 64
 VAE = functools.partial(
@@ -110,7 +110,7 @@ def _game():
     """Return a state of the DCGAN, real and generated images, and noise; 16 of each."""
     rng = np.random.default_rng(0)
     state = stepping.initial_state(FAMILIES["dcgan"], DCGAN(), GAME_SPEC)
-    # Of any brightness, so that the parts have other statistics than the whole.
+    # Images differ in brightness, so that parts of a batch have other statistics than the whole.
     scale = rng.uniform(size=(2, 16, 1, 1, 1))
     real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 16, 1)) * scale, jnp.float32)
     z = jnp.asarray(rng.normal(size=(16, 8)) * (1 + np.arange(16)[:, None] % 2), jnp.float32)
@@ -189,7 +189,7 @@ def test_the_generators_batch_norm_sees_a_part_at_a_time():
 def test_the_penalty_around_the_data_is_that_of_the_whole_batch():
     """DRAGAN's points lie within a deviation of all images, and D judges each point on its own."""
     state, real, fake, _ = _game()
-    # With the slopes of the weights that D begins with the penalty is 1 anywhere.
+    # D's initial weights have slopes near 0, with which the penalty is 1 anywhere.
     steep = jax.tree.map(lambda x: 20 * x, state.discriminator.params)
     state = state.replace(discriminator=state.discriminator.replace(params=steep))
     step = jax.jit(dcgan.discriminator_step, static_argnums=0)

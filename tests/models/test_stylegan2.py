@@ -16,7 +16,7 @@ from genjax.types import Batch, ImageSpec, UsageError
 SPEC = ImageSpec(8, 8, 1, 10)
 PLAYER = PlayerConfig(channel_base=128, channel_max=16, mapping_layers=2)
 SMALL = Stylegan2Config(latent_size=8, style_size=8, generator=PLAYER, discriminator=PLAYER)
-# Without what makes a step slow to compile.
+# A config without the parts that make a step slow to compile.
 PLAIN = dataclasses.replace(SMALL, r1_gamma=0.0, path_length_weight=0.0, style_mixing_prob=0.0)
 KEY = jax.random.key(0)
 

@@ -75,7 +75,7 @@ def test_warp_is_that_of_scipy(matrix):
     """SciPy resamples a smooth image with cubic splines and mirrored borders."""
     images = _images(1)
     found = augment.warp(jnp.asarray(images), matrix)[0]
-    # Theirs is of (row, column) from the corner.
+    # SciPy's matrix is of (row, column), counted from the corner.
     swap = np.array([[0, 1], [1, 0]])
     inverse = swap @ np.asarray(matrix[0, :2, :2]) @ swap
     centre = (np.array(images.shape[1:3]) - 1) / 2
@@ -177,7 +177,7 @@ def test_diff_augment_shifts_by_an_eighth_and_cuts_a_quarter():
     found = np.asarray(diff_augment(KEY, images))
     assert not np.array_equal(found[0], found[1])
     is_cut = np.mean(found == 0, axis=(1, 2, 3))
-    # Half of both sides, less what of it lies beyond the border, and up to 2 rows that came in.
+    # The cutout is half of both sides, less what lies beyond the border; a shift adds up to 2 rows.
     assert is_cut.min() > 0.05 and is_cut.max() < 0.25 + 0.25
     values = np.array([image[image != 0].mean() for image in found])
     assert 0.5 <= values.min() < 0.6 and 1.4 < values.max() <= 1.5  # a brightness of half

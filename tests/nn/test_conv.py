@@ -160,7 +160,7 @@ def test_forms_for_kernels_of_whole_strides(size, kernel_size, stride, padding):
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-3)
 
 
-# With whole blocks of outputs, with blocks that reach beyond the image, and with both.
+# Cases with whole blocks of outputs, with blocks that reach beyond the image, and with both.
 WINOGRADS = [
     ((8, 12), 4, 2, 1),
     ((14, 13), 4, 2, 1),

@@ -89,7 +89,7 @@ def test_it_is_the_references(shared):
         if call.get("flip_filter", False):
             taps = taps[::-1] if taps.ndim == 1 else taps[::-1, ::-1]
         size = np.array(taps.shape if taps.ndim == 2 else (len(taps), len(taps)))
-        # Theirs are of (x, y) and, of four, in the order x, x, y, y.
+        # The reference has the order (x, y), and for four numbers x, x, y, y.
         up, down = (np.broadcast_to(call.get(key, 1), 2)[::-1] for key in ("up", "down"))
         padding = np.ravel(call.get("padding", 0))
         padding = {1: np.repeat(padding, 4), 2: np.repeat(padding, 2), 4: padding}[len(padding)]

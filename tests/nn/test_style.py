@@ -38,7 +38,7 @@ def test_modulated_convolutions_are_the_references(ops):
     for name, call in calls["modulated_conv2d"].items():
         kernel = file[f"in/mod_w{call.get('k', 3)}"].transpose(2, 3, 1, 0)
         up, down = call.get("up", 1) == 2, call.get("down", 1) == 2
-        # Theirs correlates unless told otherwise; ours too, but for the transposed convolution.
+        # The reference correlates unless told otherwise; ours too, unless it is transposed.
         if call.get("flip_weight", True) == (up and kernel.shape[0] > 1):
             kernel = kernel[::-1, ::-1]
         found = modulated_conv(x, kernel, styles, call.get("demodulate", True), up, down)
@@ -133,7 +133,7 @@ def test_minibatch_std_sees_how_much_a_group_varies():
     group = np.asarray(x[::2])
     expected = np.mean(np.sqrt(group.var(axis=0) + 1e-8))
     np.testing.assert_allclose(found[::2, ..., 3], expected, rtol=1e-5)
-    # Of six images a group of four does not come out even: three do.
+    # Six images cannot be divided into groups of four, so groups have three.
     np.testing.assert_allclose(minibatch_std(x[:6], 4), minibatch_std(x[:6], 3))
 
 

@@ -58,7 +58,7 @@ def _run(environment, *arguments, data=None):
     return result.stdout
 
 
-# As `tests/conftest.py` has it: feature nets are trained in a blink.
+# Feature nets are trained for a few steps only, as in `tests/conftest.py`.
 COMMAND = (
     "from genjax import cli; from genjax.metrics import classifier; "
     "classifier.STEPS = 100; cli.main()"

@@ -59,7 +59,7 @@ def test_an_evaluation_is_exact_and_says_its_protocol(trained):
     assert result["protocol"]["model"] == {"bits": 4, "dequantization": "uniform"}
     assert len(result["health"]["condition_number"]) == 4
     assert json.loads((trained / "evaluations.jsonl").read_text()) == json.loads(json.dumps(result))
-    # The bound that more draws of the noise tighten.
+    # More draws of the noise tighten the bound.
     more = genjax.evaluate(trained, n=20, samples=20)["metrics"]["nll"]
     assert more < result["metrics"]["nll"]
 

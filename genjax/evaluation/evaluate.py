@@ -159,9 +159,9 @@ def _fidelity(
     return metrics, {"neighbours": grid(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
-def _refuse_too_few(n: int, importance_samples: int) -> None:
-    for name, value, least in (("n", n, MIN_SAMPLES), ("samples", importance_samples, 1)):
-        if value < least:
+def _refuse_too_few(n: int, draws: int | None) -> None:
+    for name, value, least in (("n", n, MIN_SAMPLES), ("importance_samples", draws, 1)):
+        if value is not None and value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
 
 
@@ -176,7 +176,7 @@ def _feature_net(
 def evaluate(
     run: Run,
     n: Annotated[int, N] = 10_000,
-    samples: int | None = None,
+    importance_samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
@@ -194,8 +194,8 @@ def evaluate(
             those of this evaluation: samples, paths, and samples beside their nearest training
             images.
         n: Number of samples that are compared with images of the test split.
-        samples: Importance samples for the likelihood of each image: of the latents (vae), or of
-            the noise within gray levels (glow). None: the usual number, 5000 and 1.
+        importance_samples: Draws for the likelihood of each image: of the latents (vae), or of the
+            noise within gray levels (glow). None: the usual number, 5000 and 1.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: Temperature of the samples; see `genjax sample`.
@@ -221,8 +221,8 @@ def evaluate(
     """
     folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
-    importance_samples = recipe.functions.importance_samples if samples is None else samples
     _refuse_too_few(n, importance_samples)
+    draws = importance_samples or recipe.functions.importance_samples
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
@@ -240,8 +240,8 @@ def evaluate(
         protocol |= {"samples": n, **how}
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
     if recipe.functions.evaluate is not None:
-        protocol["importance_samples"] = importance_samples
-        metrics |= _likelihood(recipe, state, test, seed, importance_samples)
+        protocol["importance_samples"] = draws
+        metrics |= _likelihood(recipe, state, test, seed, draws)
     if recipe.functions.decode is not None:
         figures["interpolations"] = _interpolations(recipe, state, test, seed)
     result = {

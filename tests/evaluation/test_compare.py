@@ -31,7 +31,7 @@ def runs(tmp_path_factory, real_curves):
     for name, recipe in recipes.items():
         with real_curves():
             genjax.train(recipe, folder / name)
-        genjax.evaluate(folder / name, n=50, samples=2)
+        genjax.evaluate(folder / name, n=50, importance_samples=2)
     return [folder / name for name in recipes]
 
 

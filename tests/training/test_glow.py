@@ -60,7 +60,7 @@ def test_an_evaluation_is_exact_and_says_its_protocol(trained):
     assert len(result["health"]["condition_number"]) == 4
     assert json.loads((trained / "evaluations.jsonl").read_text()) == json.loads(json.dumps(result))
     # More draws of the noise tighten the bound.
-    more = genjax.evaluate(trained, n=20, samples=20)["metrics"]["nll"]
+    more = genjax.evaluate(trained, n=20, importance_samples=20)["metrics"]["nll"]
     assert more < result["metrics"]["nll"]
 
 

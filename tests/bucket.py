@@ -11,7 +11,7 @@ plain = objects.download
 
 
 def download(request, response, storage, *args, **kwargs):
-    """With the number of the object's version, as the real service sends and TensorStore wants."""
+    """Add the version of the object, which the real service sends and TensorStore wants."""
     plain(request, response, storage, *args, **kwargs)
     if response.status < 400:
         names = (request.params["bucket_name"], request.params["object_id"])

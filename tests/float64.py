@@ -10,12 +10,12 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-# Instructions around a program of their own, which is evaluated in their place.
+# Instructions that hold a program of their own, which is evaluated in their place.
 CALLS = ("jit", "pjit", "closed_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call")
 
 
 def to_float64(tree: Any) -> Any:
-    """The same pytree with float64 leaves in place of float32 ones."""
+    """Convert the float32 leaves of a pytree to float64."""
     return jax.tree.map(lambda x: _widen(jnp.asarray(x)), tree)
 
 

@@ -55,7 +55,7 @@ def take_steps(
     parallel: Parallel = "jit",
     devices: int = 1,
 ) -> tuple[State, dict[str, Any]]:
-    """The whole state after so many steps, and the metrics, [steps] each."""
+    """Return the whole state after so many steps, and the metrics, [steps] each."""
     compiled, batches = steps(
         family, config, data, batch_size, state, parallel, jax.devices()[:devices]
     )

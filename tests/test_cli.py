@@ -67,7 +67,7 @@ def test_a_session_with_a_vae(genjax_command, tmp_path, monkeypatch):
     tiny = [*TINY, "--latent-size", "2"]
     assert genjax_command("train", "vae_digits", *tiny)[0] == 0
     run = "runs/vae_digits"
-    code, out, err = genjax_command("evaluate", run, "--samples", 5, "-n", 50)
+    code, out, err = genjax_command("evaluate", run, "--importance-samples", 5, "-n", 50)
     assert code == 0
     assert json.loads(out)["protocol"]["importance_samples"] == 5
     assert "360 images of train[80%:], step" in err
@@ -186,7 +186,7 @@ BAD = {
     "train vae_digits --test-split test": "digits has no split 'test'",
     "train vae_digits --network resnet --size 30": "images of 30x30: these networks halve",
     "evaluate RUN -n 3": "n = 3: should be at least 10",
-    "evaluate RUN --samples 0": "samples = 0: should be at least 1",
+    "evaluate RUN --importance-samples 0": "importance_samples = 0: should be at least 1",
     "evaluate RUN -n 10 --temperature 0.5": "family 'gan' has no temperature",
     "sample RUN --truncation 0.5": "family 'gan' has no truncation; wanted a run of biggan",
     "sample RUN --label 3": "the model is not conditional",

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import genjax
-from genjax.evaluation.compare import to_csv, to_html, to_text
 from genjax.run.folder import RunFolder
 
 RECIPES = (
@@ -51,10 +50,8 @@ def main() -> None:
             sys.exit(128 + result.signal)
         if not RunFolder(run).evaluations.exists():
             genjax.evaluate(run)
-    comparison = genjax.compare(runs)
-    (args.output / "comparison.csv").write_text(to_csv(comparison))
-    (args.output / "comparison.html").write_text(to_html(comparison, runs))
-    print(to_text(comparison))
+    page = args.output / "comparison.html"
+    print(genjax.compare(runs, csv=page.with_suffix(".csv"), html=page))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
-from scipy.stats import bootstrap
 
 Name = TypeVar("Name")
 Dtype = Literal["float32", "bfloat16"]
@@ -163,6 +162,8 @@ def ratio_of_medians(new: Sequence[float], old: Sequence[float]) -> Change:
     ratio = float(np.median(new) / np.median(old))
     if min(len(new), len(old)) < 2:
         return Change(ratio, 0.0, float("inf"))
+    from scipy.stats import bootstrap  # slow to import, and seldom needed
+
     found = bootstrap(
         (new, old),
         lambda new, old, axis: np.median(new, axis=axis) / np.median(old, axis=axis),

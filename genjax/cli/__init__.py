@@ -14,8 +14,7 @@ import jax
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from genjax.cli import evaluation, figures, training
-from genjax.cli.command import run_command
+from genjax.cli import bench, evaluation, figures, training
 from genjax.data.processes import ProcessLost, is_joined
 from genjax.evaluation.extractor import cache_folder
 from genjax.run.checkpoint import SaveError
@@ -51,46 +50,39 @@ RECIPE is a name from `genjax list`, or the path of your own .py file.
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
-
+HELP = ("-h", "--help")
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
-BENCHMARKS = ("losses", "steps", "startup")
 
 
 def run(arguments: list[str]) -> int:
     """Run a command line, and return its exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP:
         print(USAGE)
         return 0 if arguments else 2
-    command, *rest = arguments
-    if command in training.RECIPE_COMMANDS:
-        return _run_recipe_command(command, rest)
-    if command == "bench":
-        return _run_benchmark(rest)
-    if command not in COMMANDS:
+    name, *rest = arguments
+    if name in training.RECIPE_COMMANDS:
+        return _run_with_recipe(name, rest)
+    if name == "bench":
+        kind, *rest = rest or [""]
+        if kind not in bench.COMMANDS:
+            given = repr(kind) if kind else "nothing"
+            raise UsageError(f"bench {given}: wanted {', '.join(bench.COMMANDS)}")
+        return bench.COMMANDS[kind].run(f"bench {kind}", rest)
+    if name not in COMMANDS:
         commands = ", ".join([*training.RECIPE_COMMANDS, *COMMANDS, "bench"])
-        raise UsageError(f"no command {command!r}: wanted {commands}")
-    return run_command(COMMANDS[command], command, rest)
+        raise UsageError(f"no command {name!r}: wanted {commands}")
+    return COMMANDS[name].run(name, rest)
 
 
-def _run_recipe_command(command: str, arguments: list[str]) -> int:
-    wants_help = bool(arguments) and arguments[0] in ("-h", "--help")
-    if not wants_help and (not arguments or arguments[0].startswith("-")):
-        raise UsageError(f"the recipe comes first: genjax {command} RECIPE [options]")
-    name, *rest = [EXAMPLE, *arguments] if wants_help else arguments
-    recipe = load_recipe(name)
-    if wants_help:
-        print(f"genjax {command} RECIPE [options]: the options of {name}, for example\n")
-    return run_command(training.recipe_command(command, recipe), f"{command} {name}", rest)
-
-
-def _run_benchmark(arguments: list[str]) -> int:
-    if not arguments or arguments[0] not in BENCHMARKS:
-        given = repr(arguments[0]) if arguments else "nothing"
-        raise UsageError(f"bench {given}: wanted {', '.join(BENCHMARKS)}")
-    from genjax.cli import bench  # slow to import, so only when asked for
-
-    kind, *rest = arguments
-    return run_command(bench.COMMANDS[kind], f"bench {kind}", rest)
+def _run_with_recipe(name: str, arguments: list[str]) -> int:
+    if arguments and arguments[0] in HELP:
+        print(f"genjax {name} RECIPE [options]: the options of {EXAMPLE}, for example\n")
+        arguments = [EXAMPLE, *arguments]
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError(f"the recipe comes first: genjax {name} RECIPE [options]")
+    recipe, *options = arguments
+    command = training.RECIPE_COMMANDS[name]
+    return command.run(f"{name} {recipe}", options, recipe=load_recipe(recipe))
 
 
 def main(run: Callable[[list[str]], int] = run) -> None:

@@ -1,7 +1,4 @@
-"""Commands that measure how fast the package is on this machine.
-
-This module is imported only when one of them is asked for, because it is slow to import.
-"""
+"""Commands that measure how fast the package is on this machine."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from genjax.bench import losses, results, startup, steps
-from genjax.cli.command import Call, Command, command
+from genjax.cli.command import Call, Command
 
 Json = tyro.conf.arg(
     aliases=["-o"],
@@ -43,7 +40,7 @@ def benchmark(
             print(f"\nagainst {against}:", *results.against(found, old), sep="\n")
         return 0
 
-    return command(function, print_results)
+    return Command(function, print_results)
 
 
 COMMANDS = {

@@ -7,7 +7,7 @@ import inspect
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import tyro
@@ -20,82 +20,69 @@ from genjax.types import UsageError
 Call = functools.partial[Any]
 
 
-class Command(NamedTuple):
-    """A command that `run_command` runs.
-
-    Attributes:
-        function: Function from the options to the work, which is called once all are accepted.
-        help: Text that says what the command does.
-    """
-
-    function: Callable[..., Callable[[], int]]
-    help: str
-
-
 def print_result(call: Call) -> int:
-    """Print the result of the call: text, or values as JSON."""
+    """Print the result of the call: values as JSON, anything else as text."""
     found = call()
-    print(found if isinstance(found, str) else json.dumps(found, indent=2), flush=True)
+    print(json.dumps(found, indent=2) if isinstance(found, dict) else found, flush=True)
     return 0
 
 
-def command(
-    function: Callable[..., Any], finish: Callable[..., int] = print_result, **defaults: Any
-) -> Command:
-    """Make a command of a public function.
+class Command(NamedTuple):
+    """A command made of a public function.
 
-    Args:
+    Attributes:
         function: The function; its signature and docstring are the options and the help.
         finish: Function that gets the call, makes it, and returns the exit code; its further
             parameters become options too.
-        defaults: Default values of parameters of the function, in place of its own.
-    """
-    call = Annotated[Any, tyro.conf.arg(name="", constructor=_later(function, defaults))]
-    text = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0].partition("\n\nReturns:")[0]
-    return Command(_later(finish, {}, call=call), text)
-
-
-def _later(
-    function: Callable[..., Any], defaults: Mapping[str, Any], **annotations: Any
-) -> Callable[..., Any]:
-    """Return a function with the same parameters that returns the call instead of making it.
-
-    `defaults` and `annotations` replace defaults and types of its parameters.
     """
 
-    def later(**options: Any) -> Call:
+    function: Callable[..., Any]
+    finish: Callable[..., int] = print_result
+
+    def run(self, name: str, arguments: list[str], **defaults: Any) -> int:
+        """Run the command with its part of a command line, and return its exit code.
+
+        Args:
+            name: Name in the help.
+            arguments: The options.
+            defaults: Default values of parameters of the function, in place of its own.
+
+        Raises:
+            UsageError: The arguments do not fit; tyro's message, without its frame, on one line.
+        """
+        call = functools.partial(_deferred(self.function), **defaults)
+        options = Annotated[Any, tyro.conf.arg(name="", constructor=call)]
+        text = re.split("\n\n(?:Args|Returns):", inspect.getdoc(self.function) or "")[0]
+        errors = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(errors):
+                work = tyro.cli(
+                    _deferred(self.finish, call=options),
+                    prog=f"genjax {name}",
+                    description=text,
+                    args=arguments,
+                )
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+            raise UsageError(_one_line(errors.getvalue(), stop)) from None
+        code: int = work()
+        return code
+
+
+def _deferred(function: Callable[..., Any], **annotations: Any) -> Callable[..., Call]:
+    """Return a function of the same parameters that returns the call instead of making it.
+
+    `annotations` replace those of its parameters.
+    """
+
+    def deferred(**options: Any) -> Call:
         return functools.partial(function, **options)
 
-    signature = inspect.signature(function)
-    parameters: dict[str, Any] = {
-        name: each.replace(
-            default=defaults.get(name, each.default), kind=inspect.Parameter.KEYWORD_ONLY
-        )
-        for name, each in signature.parameters.items()
-    }
-    later.__doc__ = function.__doc__
-    later.__annotations__ = function.__annotations__ | annotations
-    later.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore
-    return later
-
-
-def run_command(wanted: Command, name: str, arguments: list[str]) -> int:
-    """Run a command with its part of a command line, and return its exit code.
-
-    Raises:
-        UsageError: The arguments do not fit; tyro's message, without its frame and on one line.
-    """
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            work = tyro.cli(
-                wanted.function, prog=f"genjax {name}", description=wanted.help, args=arguments
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(_one_line(errors.getvalue(), stop)) from None
-    return work()
+    deferred.__doc__ = function.__doc__
+    deferred.__annotations__ = function.__annotations__ | annotations
+    deferred.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return deferred
 
 
 def _one_line(framed: str, stop: BaseException) -> str:

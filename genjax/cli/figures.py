@@ -7,85 +7,57 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from genjax.cli.command import Call, Command, command
+from genjax.cli.command import Call, Command
 from genjax.figures.grid import in_pairs
 from genjax.figures.inspect import inspect
 from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
-from genjax.figures.sample import ROW, check_output, sample, save_array, save_images, save_paths
+from genjax.figures.sample import ROW, check_output, sample, save_images
 from genjax.figures.styles import mix, project
-from genjax.types import UsageError
 
-MOST_COLUMNS = 16
-Output = tyro.conf.arg(aliases=["-o"], help="A .png for a grid, or a .npy for the array.")
+Grid = tyro.conf.arg(aliases=["-o"], help="A .png for a grid, or a .npy for the array.")
 Video = tyro.conf.arg(
     aliases=["-o"], help="A .png for a grid, a .gif for a video, or a .npy for the array."
 )
-Styles = tyro.conf.arg(help="A .npy to write the styles to, float32 [n, layers, size].")
-# Images uint8 [N, H, W, C], and the columns of their grid; None for one as square as it goes.
-Grid = tuple[np.ndarray, int | None]
 
 
-def figure(function: Callable[..., Any], name: str, lay_out: Callable[[Call], Grid]) -> Command:
-    """Make a command that saves the images that a function draws."""
+def figure(
+    function: Callable[..., Any],
+    name: str,
+    draw: Callable[[Call], np.ndarray] = lambda call: call(),
+    video: bool = False,
+) -> Command:
+    """Make a command that saves the images that a function draws.
 
-    def save(call: Call, output: Annotated[Path, Output] = Path(name)) -> int:
-        check_output(output)
-        images, columns = lay_out(call)
-        save_images(images, output, columns)
+    Args:
+        function: The function.
+        name: The file, unless an option says otherwise.
+        draw: Function that makes the call, and returns images as `save_images` takes them.
+        video: Whether the file may be a .gif.
+    """
+
+    def save(call: Call, output: Annotated[Path, Video if video else Grid] = Path(name)) -> int:
+        check_output(output, video)
+        save_images(draw(call), output)
         print(output)
         return 0
 
-    return command(function, save)
+    return Command(function, save)
 
 
-def _in_rows(call: Call) -> Grid:
-    images = call()  # [rows, columns, H, W, C]
-    return images.reshape(-1, *images.shape[2:]), images.shape[1]
-
-
-def _in_pairs(images: np.ndarray, copies: np.ndarray) -> Grid:
-    columns = min(len(images), MOST_COLUMNS)
-    return in_pairs(images, copies, columns), columns
-
-
-def save_projections(
-    call: Call,
-    styles: Annotated[Path | None, Styles] = None,
-    output: Annotated[Path, Output] = Path("projections.png"),
-) -> int:
-    """Save the images, each with the image of its style below it, and the styles."""
-    if styles is not None and styles.suffix != ".npy":
-        raise UsageError(f"styles {styles}: should end in .npy")
-    check_output(output)
-    images, found, values = call()
-    if styles is not None:
-        save_array(values, styles)
-    grid, columns = _in_pairs(images, found)
-    save_images(grid, output, columns)
-    print(output)
-    return 0
-
-
-def save_interpolations(
-    call: Call, output: Annotated[Path, Video] = Path("interpolations.png")
-) -> int:
-    """Save images along paths, [paths, steps, H, W, C]."""
-    check_output(output, video=True)
-    save_paths(call(), output)
-    print(output)
-    return 0
+def _draw_samples(call: Call) -> np.ndarray:
+    images = call()
+    is_in_rows = call.keywords["n"] is None  # each class is a row, if there are few
+    return images.reshape(-1, ROW, *images.shape[1:]) if is_in_rows else images
 
 
 COMMANDS = {
-    "sample": figure(
-        sample, "samples.png", lambda call: (call(), None if call.keywords["n"] else ROW)
-    ),
-    "reconstruct": figure(reconstruct, "reconstructions.png", lambda call: _in_pairs(*call())),
-    "interpolate": command(interpolate, save_interpolations),
-    "traverse": figure(traverse, "traversals.png", _in_rows),
-    "manipulate": figure(manipulate, "manipulations.png", _in_rows),
-    "manifold": figure(manifold, "manifold.png", _in_rows),
-    "mix": figure(mix, "mixed.png", _in_rows),
-    "project": command(project, save_projections),
-    "inspect": command(inspect),
+    "sample": figure(sample, "samples.png", _draw_samples),
+    "reconstruct": figure(reconstruct, "reconstructions.png", lambda call: in_pairs(*call())),
+    "interpolate": figure(interpolate, "interpolations.png", video=True),
+    "traverse": figure(traverse, "traversals.png"),
+    "manipulate": figure(manipulate, "manipulations.png"),
+    "manifold": figure(manifold, "manifold.png"),
+    "mix": figure(mix, "mixed.png"),
+    "project": figure(project, "projections.png", lambda call: in_pairs(*call()[:2])),
+    "inspect": Command(inspect),
 }

@@ -6,13 +6,13 @@ from typing import Annotated
 import jax
 import tyro
 
-from genjax.cli.command import Call, Command, command
+from genjax.bench import profile
+from genjax.cli.command import Call, Command
 from genjax.data.processes import is_first, join
 from genjax.figures.grid import as_text
 from genjax.figures.sample import sample
-from genjax.models import FAMILIES
 from genjax.planning.compile import compile_step, to_text
-from genjax.run.recipe import Recipe, recipe_paths, recipe_summary, to_json
+from genjax.run.recipe import list_all, to_json
 from genjax.training.loop import resume, train
 
 Top = tyro.conf.arg(help="Number of operations to print.")
@@ -48,32 +48,15 @@ def print_program(call: Call) -> int:
 
 def print_profile(call: Call, top: Annotated[int, Top] = 20) -> int:
     """Profile steps, and print the operations that take the longest."""
-    from genjax.bench import profile
-
     print(profile.to_text(call(), top))
     return 0
 
 
-def list_all() -> str:
-    """List the recipes that come with genjax, and the families."""
-    recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
-    families = [f"  {name:16} {family.paper}" for name, family in FAMILIES.items()]
-    return "\n".join(["recipes", *recipes, "families", *families])
-
-
-COMMANDS = {"resume": command(resume, print_outcome), "list": command(list_all)}
+COMMANDS = {"resume": Command(resume, print_outcome), "list": Command(list_all)}
 # Commands whose first argument is a recipe, because it decides which options there are.
-RECIPE_COMMANDS = ("train", "show", "compile", "profile")
-
-
-def recipe_command(name: str, recipe: Recipe) -> Command:
-    """Return one of `RECIPE_COMMANDS`, whose defaults are those of a recipe."""
-    if name == "train":
-        return command(train, print_outcome, recipe=recipe)
-    if name == "show":
-        return command(to_json, recipe=recipe)
-    if name == "compile":
-        return command(compile_step, print_program, recipe=recipe)
-    from genjax.bench.profile import profile  # slow to import, so only when asked for
-
-    return command(profile, print_profile, recipe=recipe)
+RECIPE_COMMANDS = {
+    "train": Command(train, print_outcome),
+    "show": Command(to_json),
+    "compile": Command(compile_step, print_program),
+    "profile": Command(profile.profile, print_profile),
+}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from tyro.conf import Positional
 
+from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
 from genjax.run.states import abstract_state
@@ -44,12 +45,23 @@ class Comparison(NamedTuple):
     rows: dict[str, list[str]]
     protocol: dict[str, Any]
 
+    def __str__(self) -> str:
+        return to_text(self)
 
-def compare(runs: Positional[Sequence[str | Path]]) -> Comparison:
+
+def compare(
+    runs: Positional[Sequence[str | Path]], csv: Path | None = None, html: Path | None = None
+) -> Comparison:
     """Compare runs of any family by their latest evaluations, which must have the same protocol.
 
     Args:
         runs: Run folders, each with an `evaluations.jsonl` of `genjax evaluate`.
+        csv: File to write the table to, a line for each run.
+        html: File to write a page to: the table, and each run's samples, paths in latent space,
+            nearest training images, and curves.
+
+    Returns:
+        The table; printed, it has aligned columns.
 
     Raises:
         UsageError: A folder has no run or no evaluation, or protocols differ; the message names the
@@ -77,7 +89,12 @@ def compare(runs: Positional[Sequence[str | Path]]) -> Comparison:
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = {name: [column.get(name, "") for column in columns] for name in names}
     rows = {name: texts for name, texts in rows.items() if any(texts)}
-    return Comparison([folder.path.name for folder in folders], rows, protocols[0])
+    comparison = Comparison([folder.path.name for folder in folders], rows, protocols[0])
+    if csv is not None:
+        write_atomically(csv, to_csv(comparison).encode())
+    if html is not None:
+        write_atomically(html, to_html(comparison, runs).encode())
+    return comparison
 
 
 def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:

@@ -156,12 +156,12 @@ def _fidelity(
         pairs = min(n, MAX_PATH_PAIRS)
         metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
     rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
-    return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
+    return metrics, {"neighbours": grid(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
-def _refuse_too_few(n: int, importance_samples: int) -> None:
-    for name, value, least in (("n", n, MIN_SAMPLES), ("samples", importance_samples, 1)):
-        if value < least:
+def _refuse_too_few(n: int, draws: int | None) -> None:
+    for name, value, least in (("n", n, MIN_SAMPLES), ("importance_samples", draws, 1)):
+        if value is not None and value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
 
 
@@ -176,7 +176,7 @@ def _feature_net(
 def evaluate(
     run: Run,
     n: Annotated[int, N] = 10_000,
-    samples: int | None = None,
+    importance_samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
@@ -194,8 +194,8 @@ def evaluate(
             those of this evaluation: samples, paths, and samples beside their nearest training
             images.
         n: Number of samples that are compared with images of the test split.
-        samples: Importance samples for the likelihood of each image: of the latents (vae), or of
-            the noise within gray levels (glow). None: the usual number, 5000 and 1.
+        importance_samples: Draws for the likelihood of each image: of the latents (vae), or of the
+            noise within gray levels (glow). None: the usual number, 5000 and 1.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: Temperature of the samples; see `genjax sample`.
@@ -221,8 +221,8 @@ def evaluate(
     """
     folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
-    importance_samples = recipe.functions.importance_samples if samples is None else samples
     _refuse_too_few(n, importance_samples)
+    draws = importance_samples or recipe.functions.importance_samples
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
@@ -240,8 +240,8 @@ def evaluate(
         protocol |= {"samples": n, **how}
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
     if recipe.functions.evaluate is not None:
-        protocol["importance_samples"] = importance_samples
-        metrics |= _likelihood(recipe, state, test, seed, importance_samples)
+        protocol["importance_samples"] = draws
+        metrics |= _likelihood(recipe, state, test, seed, draws)
     if recipe.functions.decode is not None:
         figures["interpolations"] = _interpolations(recipe, state, test, seed)
     result = {
@@ -260,7 +260,7 @@ def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> Ima
     count = min(FIGURE_PATHS, len(test.images) // 2)
     ends = Batch(*(array[: 2 * count] for array in test))
     key = jax.random.key(seed)
-    return _in_rows(paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key))
+    return grid(paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key))
 
 
 def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:
@@ -279,11 +279,6 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
     with folder.to_append(folder.evaluations).open("a") as file:
         file.write(json.dumps(result) + "\n")
     folder.publish()
-
-
-def _in_rows(images: np.ndarray) -> Image.Image:
-    """Arrange images [rows, columns, H, W, C] in a grid."""
-    return grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
 
 
 def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:

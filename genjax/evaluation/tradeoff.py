@@ -20,6 +20,7 @@ from genjax.figures.sample import accepts, sample_options, sample_state
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.neighbours import prdc
+from genjax.run.checkpoint import write_atomically
 from genjax.run.options import N, Run
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import UsageError
@@ -90,6 +91,12 @@ def tradeoff(
         rows.append(row)
         log.info("  ".join(f"{name} {number:.3g}" for name, number in row.items()))
     return rows
+
+
+def save(rows: Sequence[Row], output: Path) -> None:
+    """Write the curves to a .png, and the rows to a .csv beside it."""
+    write_atomically(output, to_figure(rows))
+    write_atomically(output.with_suffix(".csv"), to_csv(rows).encode())
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -12,6 +12,8 @@ WIDTH = 800
 # Width of a terminal in characters, and characters from dark to bright.
 TEXT_WIDTH = 80
 SHADES = " .:-=+*#%@"
+# Pairs in a row.
+MOST_PAIRS = 16
 # Width in pixels and gray level of the lines between images.
 GAP, GAP_GRAY = 1, 96
 
@@ -20,9 +22,11 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     """Arrange images in rows, left to right.
 
     Args:
-        images: uint8 [N, H, W, C], C 1 or 3.
-        columns: Images in a row. None: the square root of N, rounded up.
+        images: uint8 [N, H, W, C] or, in rows already, [rows, columns, H, W, C]; C is 1 or 3.
+        columns: Images in a row of [N, H, W, C]. None: the square root of N, rounded up.
     """
+    if images.ndim == 5:
+        columns, images = images.shape[1], images.reshape(-1, *images.shape[2:])
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -34,23 +38,23 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
-def in_pairs(images: np.ndarray, copies: np.ndarray, columns: int) -> np.ndarray:
-    """Order images and copies for a `grid` with each copy below its image.
+def in_pairs(images: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Arrange images and copies in rows for a `grid`, with each copy below its image.
 
     Args:
         images: uint8 [N, H, W, C].
         copies: uint8 [N, H, W, C].
-        columns: Images in a row; the last row is filled up with black.
 
     Returns:
-        uint8 [2 * rows * columns, H, W, C], a row of images and a row of copies in alternation.
+        uint8 [2 * rows, columns, H, W, C], a row of images and a row of copies in alternation, of
+        up to 16 columns; the last two rows are filled up with black.
     """
-    shape = images.shape[1:]
+    columns, shape = min(len(images), MOST_PAIRS), images.shape[1:]
     filler = np.zeros((-len(images) % columns, *shape), images.dtype)
     rows = [
         np.concatenate([part, filler]).reshape(-1, columns, *shape) for part in (images, copies)
     ]
-    return np.stack(rows, axis=1).reshape(-1, *shape)
+    return np.stack(rows, axis=1).reshape(-1, columns, *shape)
 
 
 def to_gif(frames: list[Image.Image], milliseconds: int = 80) -> bytes:

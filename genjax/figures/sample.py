@@ -216,22 +216,24 @@ def sample(
     return sample_state(recipe, state, jax.random.key(seed), labels, options)
 
 
-def save_images(images: np.ndarray, output: Path, columns: int | None = None) -> None:
-    """Save images as a grid in a .png, or as an array in a .npy.
+def save_images(images: np.ndarray, output: Path) -> None:
+    """Save images as a grid in a .png, as a .gif in which a grid moves, or as an array in a .npy.
 
     Args:
-        images: uint8 [n, H, W, C].
+        images: uint8 [n, H, W, C]; or [rows, columns, H, W, C], of which a .gif shows one column
+            after the other, and a .npy has [rows * columns, H, W, C].
         output: The file.
-        columns: Columns of the grid. None: the square root of n, rounded up.
 
     Raises:
         UsageError: The file has another ending, or its folder does not exist.
     """
-    check_output(output)
+    check_output(output, video=images.ndim == 5)
     if output.suffix == ".png":
-        write_atomically(output, to_png(grid(images, columns)))
+        write_atomically(output, to_png(grid(images)))
+    elif output.suffix == ".gif":
+        write_atomically(output, to_gif([grid(column) for column in images.swapaxes(0, 1)]))
     else:
-        save_array(images, output)
+        save_array(images.reshape(-1, *images.shape[-3:]), output)
 
 
 def save_array(array: np.ndarray, output: Path) -> None:
@@ -241,26 +243,8 @@ def save_array(array: np.ndarray, output: Path) -> None:
     write_atomically(output, buffer.getvalue())
 
 
-def save_paths(images: np.ndarray, output: Path) -> None:
-    """Save images along paths like `save_images`, or as a .gif with all paths in motion.
-
-    Args:
-        images: uint8 [paths, steps, H, W, C].
-        output: The file.
-
-    Raises:
-        UsageError: The file has another ending, or its folder does not exist.
-    """
-    check_output(output, video=True)
-    if output.suffix == ".gif":
-        frames = [grid(images[:, step]) for step in range(images.shape[1])]
-        write_atomically(output, to_gif(frames))
-    else:
-        save_images(images.reshape(-1, *images.shape[2:]), output, images.shape[1])
-
-
 def check_output(output: Path, video: bool = False) -> None:
-    """Raise a `UsageError` if `save_images` (or, with `video`, `save_paths`) cannot write there."""
+    """Raise a `UsageError` if `save_images` cannot write there; `video` allows a .gif."""
     wanted = {".png": "a grid", ".npy": "the array"} | ({".gif": "a video"} if video else {})
     if output.suffix not in wanted:
         endings = " or ".join(f"{ending} ({what})" for ending, what in wanted.items())

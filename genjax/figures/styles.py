@@ -20,6 +20,7 @@ from genjax.figures.sample import (
     is_conditional,
     map_in_chunks,
     sample_options,
+    save_array,
     style_functions,
 )
 from genjax.metrics.features import FeatureNet
@@ -114,6 +115,7 @@ def project(
     steps: int = 500,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
+    styles: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the styles whose images are nearest to given ones (Karras et al. 2020, appendix D).
 
@@ -130,6 +132,7 @@ def project(
         steps: Number of steps of the search.
         seed: Seed of the choice of images and of the noise of the search.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        styles: A .npy to write the styles to, float32 [n, layers, size].
 
     Returns:
         The images and the images of their styles, uint8 [n, H, W, C] each, and the styles, float32
@@ -141,6 +144,8 @@ def project(
     """
     if steps < 1:
         raise UsageError(f"steps = {steps}: should be at least 1")
+    if styles is not None and styles.suffix != ".npy":
+        raise UsageError(f"styles {styles}: should end in .npy")
     recipe, state, _ = load_state(run, checkpoint)
     _, synthesize = style_functions(recipe)
     batch = _read(recipe, state, images) if images else held_out(recipe, n, seed)
@@ -155,9 +160,10 @@ def project(
     centred = some - jnp.mean(some, axis=0, keepdims=True)
     spread = jnp.sqrt(jnp.mean(jnp.sum(centred**2, axis=1)))
     start = jnp.repeat(start[:, None], layers if space == "w+" else 1, axis=1)
-    styles = _descend(recipe, state, batch.images, start, spread, layers, steps, noise_key)
-    found = to_uint8(synthesize(state, styles))
-    return np.asarray(batch.images), found, np.asarray(styles)
+    found = _descend(recipe, state, batch.images, start, spread, layers, steps, noise_key)
+    if styles is not None:
+        save_array(np.asarray(found), styles)
+    return np.asarray(batch.images), to_uint8(synthesize(state, found)), np.asarray(found)
 
 
 def _descend(

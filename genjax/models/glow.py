@@ -336,7 +336,7 @@ def quantize(config: GlowConfig, images: jax.Array) -> jax.Array:
 
 
 def scale(config: GlowConfig, levels: jax.Array) -> jax.Array:
-    """Scale gray levels, with noise in [0, 1) added, to the range of `flow`, [-1/2, 1/2)."""
+    """Scale gray levels plus noise in [0, 1), [B, H, W, C], to `flow`'s range, [-1/2, 1/2)."""
     return levels / 2**config.bits - 0.5
 
 

@@ -54,7 +54,7 @@ class ActNorm(nn.Module):
 
 
 def actnorm_params(x: jax.Array) -> dict[str, jax.Array]:
-    """Return the params with which `ActNorm` normalizes each channel of the global batch x.
+    """Return the params by which `ActNorm` normalizes the channels of the batch x, [B, ..., C].
 
     Each channel of the output then has mean 0 and variance 1.
     """

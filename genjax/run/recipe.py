@@ -118,6 +118,13 @@ def recipe_summary(path: Path) -> str:
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 
+def list_all() -> str:
+    """List the recipes that come with genjax, and the families."""
+    recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
+    families = [f"  {name:16} {family.paper}" for name, family in FAMILIES.items()]
+    return "\n".join(["recipes", *recipes, "families", *families])
+
+
 def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
     """Return the recipe as plain JSON values, every default spelled out."""
     return json.loads(json.dumps(dataclasses.asdict(recipe)))

@@ -210,7 +210,7 @@ class Steps:
 
 
 def as_array(values: jax.Array | MaskedMetric) -> np.ndarray:
-    """Convert a metric of several steps to a numpy array, masked where it was not measured."""
+    """Convert a metric, [steps], to a numpy array, masked where it was not measured."""
     if isinstance(values, MaskedMetric):
         return np.ma.masked_array(values.value, ~np.asarray(values.mask))
     return np.asarray(values)

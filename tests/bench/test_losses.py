@@ -46,7 +46,7 @@ def test_rows_say_what_was_measured(found):
     penalty = found.rows[-1]
     assert len(penalty["seconds"]) == len(penalty["eager_seconds"]) == 3
     assert penalty["compile_seconds"] > 0
-    # Forward and backward of the critic, and both again for the gradient in weights and points.
+    # The critic's forward and backward pass, and both again for the gradient in weights and points.
     product = 2 * 8 * 3072 * losses.HIDDEN
     assert 4 * product <= penalty["flops"] < 8 * product
     assert penalty["bytes"] > 4 * 8 * 3072

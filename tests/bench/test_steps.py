@@ -84,7 +84,7 @@ def test_data_that_are_not_here_leave_the_loop_out(tmp_path, caplog):
 
 
 def test_operations_of_a_step_are_counted_where_its_turn_is_known():
-    """A critic that waits for its generator's turn: of five steps one has both."""
+    """A critic takes five steps for each of its generator: one step in five costs that of both."""
     recipe = load_recipe("wgan_digits")
     spec = expected_spec(recipe.data, recipe.data_options)
     trainer = steps.Trainer(recipe, spec, 1, LIMITS)

@@ -82,7 +82,7 @@ def test_programs_are_compiled_anew_for_a_time_only(tmp_path):
     before = {name: getattr(jax.config, name) for name in (*names, "jax_enable_compilation_cache")}
 
     def kept(number):
-        """How many programs there are after one more."""
+        """Compile one more program, and return how many the cache has then."""
         jax.jit(lambda x: x + number)(1.0)
         return len(list(tmp_path.glob("*-cache")))
 

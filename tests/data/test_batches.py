@@ -17,7 +17,7 @@ def _source(count=10, options=OPTIONS):
 
 
 class _WithBroken:
-    """The source above, with image 4 broken."""
+    """A source like `_source()`, with broken images."""
 
     def __init__(self, broken=(4,)):
         self._source, self._broken = _source(), broken
@@ -64,7 +64,7 @@ def test_resident_and_streamed_give_the_same_batches():
     streamed = open_batches(_source(), 4, 0, STREAM)
     assert isinstance(resident, Resident)
     assert isinstance(streamed, Streamed)
-    # In order, then back to an earlier step, as after a resume.
+    # Steps are read in order, then from an earlier one, as after a resume.
     for first, steps in ((0, 3), (3, 2), (1, 4)):
         stacked = streamed.feed(first, steps)
         for item, images, labels in zip(

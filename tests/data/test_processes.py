@@ -21,7 +21,7 @@ OPTIONS = ("--log-interval", "10", "--save-interval", "20", "--batch-size", "32"
 
 
 def _start(arguments, devices, index=0, count=1, port=0):
-    """`genjax ...` as process `index` of `count`, with so many devices."""
+    """Start `genjax` as process `index` of `count`, with so many devices."""
     variables = {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(count),
@@ -47,7 +47,7 @@ def _checkpoint(run, step):
 def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     run, alone = tmp_path / "run", tmp_path / "alone"
 
-    # A signal to one saves once, everywhere, at one step.
+    # A signal to one process saves once, at the same step on all.
     workers = _start_two("train", "gan_digits", "--steps", 10**6, "--run", run, *OPTIONS)
     commands.wait_for(_checkpoint(run, 20), *workers)
     workers[1].send_signal(signal.SIGTERM)
@@ -60,14 +60,14 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     assert f"saved at step {stopped};" in out
     assert _checkpoint(run, stopped).exists()
 
-    # One that is killed takes the other with it, soon and with a message.
+    # When one process is killed, the other ends soon, with a message.
     workers = _start_two("resume", run)
     last = stopped - stopped % 20 + 40
     commands.wait_for(_checkpoint(run, last), *workers)
     workers[1].kill()
     _, errors = workers[0].communicate(timeout=commands.PATIENCE)
     workers[1].communicate()
-    # It meets a closed connection, or in the middle of a wait a missed heartbeat, on which jax
+    # The other meets a closed connection or, amid a wait, a missed heartbeat, on which jax
     # aborts the process with a message of its own.
     ends = {1: "another process is gone", -signal.SIGABRT: "another task died"}
     assert ends[workers[0].returncode] in errors, errors

@@ -19,7 +19,7 @@ def _png(value, size=(6, 4), mode="L"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes of 6x4 gray images whose value is 10 times their number."""
+    """Write two classes of 6x4 gray images whose value is 10 times their number."""
     for i in range(6):
         path = tmp_path / ("cat", "dog")[i % 2] / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ def test_stacked_images_are_three_of_the_source():
         channels = [kinds[np.ascontiguousarray(image[..., c]).tobytes()] for c in range(3)]
         assert label == int("".join(map(str, channels)))
     assert len(np.unique(labels)) > 800
-    # The same whatever is read with it.
+    # An image does not depend on those that are read with it.
     np.testing.assert_array_equal(stacked.read([7])[0][0], images[7])
     with pytest.raises(UsageError, match="stacked:digits: only gray images stack"):
         open_source("stacked:digits", DataOptions(channels=3))

@@ -11,7 +11,7 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
-from genjax.evaluation.compare import to_csv, to_html, to_text
+from genjax.evaluation.compare import to_html
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 
@@ -22,7 +22,7 @@ OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, real_curves):
-    """A GAN and a VAE, evaluated alike."""
+    """Train and evaluate a GAN and a VAE with the same data and options."""
     folder = tmp_path_factory.mktemp("runs")
     recipes = {
         "a gan": Recipe(family="gan", model=GanConfig(), data_options=OPTIONS, **SHORT),
@@ -31,7 +31,7 @@ def runs(tmp_path_factory, real_curves):
     for name, recipe in recipes.items():
         with real_curves():
             genjax.train(recipe, folder / name)
-        genjax.evaluate(folder / name, n=50, samples=2)
+        genjax.evaluate(folder / name, n=50, importance_samples=2)
     return [folder / name for name in recipes]
 
 
@@ -51,14 +51,14 @@ def test_families_stand_side_by_side(runs):
     assert comparison.protocol["samples"] == 50
 
 
-def test_as_text_csv_and_page(runs):
-    comparison = genjax.compare(runs)
-    text = to_text(comparison)
+def test_as_text_csv_and_page(runs, tmp_path):
+    files = {"csv": tmp_path / "table.csv", "html": tmp_path / "page.html"}
+    text = str(genjax.compare(runs, **files))
     assert text.splitlines()[0].split() == ["a", "gan", "a", "<vae>"]
     assert "protocol: " in text
-    first, second = csv.DictReader(io.StringIO(to_csv(comparison)))
+    first, second = csv.DictReader(io.StringIO(files["csv"].read_text()))
     assert (first["run"], second["family"]) == ("a gan", "vae")
-    page = to_html(comparison, runs)
+    page = files["html"].read_text()
     assert "a &lt;vae&gt;" in page and "<vae>" not in page
     assert page.count("data:image/png;base64,") == 8
     assert not re.search(r"(src|href)=.(?!data:)", page)
@@ -66,7 +66,7 @@ def test_as_text_csv_and_page(runs):
 
 @pytest.mark.skipif(BROWSER is None, reason="needs a Chromium, which no Python package brings")
 def test_the_page_renders(runs, tmp_path):
-    """In a browser every figure has loaded, and there is something to see."""
+    """A browser loads every figure, and shows text above and figures below."""
     page = to_html(genjax.compare(runs), runs)
     script = """<script>onload = () => { document.title = JSON.stringify(
         [...document.images].map(i => i.complete && i.naturalWidth)) }</script>"""
@@ -83,7 +83,7 @@ def test_the_page_renders(runs, tmp_path):
     assert len(widths) == 8 and min(widths) > 50
     shot = np.asarray(Image.open(tmp_path / "page.png").convert("L"))
     assert shot.shape == (1600, 1200)
-    # Text above, figures below.
+    # There is text in the upper half, and figures in the lower.
     assert all(part.std() > 20 for part in np.split(shot, 2))
 
 
@@ -98,7 +98,7 @@ def test_unlike_protocols_are_refused_with_the_difference(runs, tmp_path):
     genjax.evaluate(tmp_path / "other", n=50, seed=1)
     with pytest.raises(genjax.UsageError, match="seed = 1"):
         genjax.compare([runs[0], tmp_path / "other"])
-    # Another feature net.
+    # The same evaluation is refused with another feature net.
     line = (runs[0] / "evaluations.jsonl").read_text().splitlines()[-1]
     result = json.loads(line)
     result["protocol"]["extractor"]["sha256"] = "0" * 16

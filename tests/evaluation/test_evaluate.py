@@ -34,12 +34,12 @@ def trained(tmp_path_factory):
 
 
 def test_the_vae_learns_the_digits(trained):
-    """The sign of learning: held-out images become likelier, and latents carry the image."""
+    """Held-out images become likelier, and latents carry the image."""
     records = read_records(RunFolder(trained))
     nll = [record["eval_nll"] for record in records if "eval_nll" in record]
     assert len(nll) == 3
     assert nll[-1] < nll[0]
-    # A model that knows only the mean of the training images, each pixel on its own.
+    # This is a model that knows only the mean of the training images, each pixel on its own.
     train, test = (
         np.stack([image for image, _ in source.read(range(len(source)))]) / 255
         for source in (
@@ -55,7 +55,7 @@ def test_the_vae_learns_the_digits(trained):
 
 
 def test_an_evaluation_carries_its_protocol(trained):
-    result = genjax.evaluate(trained, n=100, samples=100)
+    result = genjax.evaluate(trained, n=100, importance_samples=100)
     metrics = result["metrics"]
     assert metrics["nll"] < -metrics["elbo"]
     assert metrics["bits_per_dim"] == pytest.approx(metrics["nll"] / (64 * math.log(2)))
@@ -79,8 +79,8 @@ def test_an_evaluation_carries_its_protocol(trained):
         "seed": 0,
         "model": {"likelihood": "bernoulli", "binarization": "dynamic"},
     }
-    assert genjax.evaluate(trained, n=100, samples=100)["metrics"] == metrics
-    other = genjax.evaluate(trained, n=100, samples=100, seed=1)["metrics"]
+    assert genjax.evaluate(trained, n=100, importance_samples=100)["metrics"] == metrics
+    other = genjax.evaluate(trained, n=100, importance_samples=100, seed=1)["metrics"]
     assert all(other[name] != metrics[name] for name in ("nll", "frechet_distance"))
     lines = (trained / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["metrics"] == metrics
@@ -90,19 +90,21 @@ def test_an_evaluation_carries_its_protocol(trained):
 
 
 def test_more_samples_give_a_tighter_bound(trained):
-    few, many = (genjax.evaluate(trained, n=10, samples=n)["metrics"]["nll"] for n in (7, 200))
+    few, many = (
+        genjax.evaluate(trained, n=10, importance_samples=n)["metrics"]["nll"] for n in (7, 200)
+    )
     assert many < few
 
 
 def test_the_best_checkpoint_is_the_likeliest(tmp_path):
-    """A rate that ruins the model at the end leaves the best where it was."""
+    """A learning rate that ruins the model at the end leaves the best checkpoint where it was."""
     genjax.train(RECIPE, tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
     config["recipe"]["model"]["optimizer"]["learning_rate"] = 0.05
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     genjax.resume(tmp_path / "run", steps=800)
-    assert genjax.evaluate(tmp_path / "run", n=10, samples=1)["step"] == 600
-    latest = genjax.evaluate(tmp_path / "run", n=10, samples=1, checkpoint="latest")
+    assert genjax.evaluate(tmp_path / "run", n=10, importance_samples=1)["step"] == 600
+    latest = genjax.evaluate(tmp_path / "run", n=10, importance_samples=1, checkpoint="latest")
     assert latest["step"] == 800
 
 
@@ -134,7 +136,7 @@ def test_data_without_classes_have_a_likelihood_and_no_feature_net(tmp_path):
         batch_size=8,
     )
     genjax.train(recipe, tmp_path / "run")
-    result = genjax.evaluate(tmp_path / "run", samples=2)
+    result = genjax.evaluate(tmp_path / "run", importance_samples=2)
     assert "extractor" not in result["protocol"]
     assert "frechet_distance" not in result["metrics"]
     assert result["metrics"]["nll"] > 0
@@ -148,7 +150,8 @@ def test_features_are_those_of_images_without_their_border(tmp_path):
     genjax.train(recipe, tmp_path / "bordered")
     genjax.train(dataclasses.replace(RECIPE, **short), tmp_path / "bare")
     bordered, bare = (
-        genjax.evaluate(tmp_path / name, n=20, samples=1) for name in ("bordered", "bare")
+        genjax.evaluate(tmp_path / name, n=20, importance_samples=1)
+        for name in ("bordered", "bare")
     )
     assert bordered["protocol"]["model"].pop("border") == 4
     assert bordered["protocol"] == bare["protocol"]
@@ -178,8 +181,8 @@ def test_stacked_digits_count_a_thousand_modes(tmp_path):
 
 
 def test_what_cannot_be_evaluated_is_refused(trained):
-    with pytest.raises(genjax.UsageError, match="samples = 0"):
-        genjax.evaluate(trained, samples=0)
+    with pytest.raises(genjax.UsageError, match="importance_samples = 0"):
+        genjax.evaluate(trained, importance_samples=0)
     with pytest.raises(genjax.UsageError, match="n = 9"):
         genjax.evaluate(trained, n=9)
     with pytest.raises(genjax.UsageError, match="no Inception weights at"):
@@ -187,12 +190,15 @@ def test_what_cannot_be_evaluated_is_refused(trained):
 
 
 def test_posterior_collapse_is_called(tmp_path):
-    """With a KL of ten times its weight no latent is worth its cost."""
+    """A KL term of thirty times its weight costs more than any latent brings."""
     model = VaeConfig(hidden_sizes=(64,), latent_size=8, beta=30.0)
     recipe = dataclasses.replace(RECIPE, model=model, steps=900, log_interval=20)
     genjax.train(recipe, tmp_path / "run")
     assert "posterior collapse" in (tmp_path / "run/log.txt").read_text()
-    assert genjax.evaluate(tmp_path / "run", n=10, samples=10)["metrics"]["active_units"] == 0
+    assert (
+        genjax.evaluate(tmp_path / "run", n=10, importance_samples=10)["metrics"]["active_units"]
+        == 0
+    )
 
 
 def test_a_healthy_run_is_not_warned_of(trained):

@@ -14,7 +14,7 @@ TRAIN, TEST = DataOptions(split="train[:80%]"), DataOptions(split="train[80%:]")
 
 @pytest.fixture(scope="module")
 def judged():
-    """Metrics of each kind of samples."""
+    """Compute the metrics of each kind of samples."""
     source = open_source("digits", TRAIN)
     train, labels, _ = read_all(source)
     test = Batch(*read_all(open_source("digits", TEST))[:2])
@@ -60,7 +60,7 @@ def test_each_failure_shows_in_its_own_number(judged):
 
 
 def test_the_suspects_are_the_copies():
-    """Twenty samples of which three are training images; each is its own nearest neighbour."""
+    """Three of twenty samples are training images; each is its own nearest neighbour."""
     rng = np.random.default_rng(0)
     train = rng.integers(0, 200, (60, 4, 4, 1), np.uint8)
     samples, test = (rng.integers(0, 256, (20, 4, 4, 1), np.uint8) for _ in range(2))

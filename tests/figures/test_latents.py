@@ -121,7 +121,7 @@ def test_labels_of_a_conditional_model(tmp_path):
 
 
 def test_manipulation_leads_to_the_class(vae):
-    """Judged in pixels, by the distance to the mean image of the class."""
+    """The distance in pixels to the mean image of the class falls."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -136,7 +136,7 @@ def test_manipulation_leads_to_the_class(vae):
     )
     assert (there < here - 20).sum() >= 8
     assert there.mean() < here.mean() < away.mean()
-    # Of any class, away from all others.
+    # Without `from_class`, images of any class are moved away from all others.
     assert genjax.manipulate(vae, to=0, n=2, steps=2).shape == (2, 2, 8, 8, 1)
 
 

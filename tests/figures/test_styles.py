@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
 
 
 def test_mixed_images_have_layers_of_both(trained):
-    """The top row and the left column are other images, and what they share decides."""
+    """Images at the top and on the left differ; one inside is nearer to that of more layers."""
     figure = genjax.mix(trained, rows=2, columns=3, seed=1)
     assert figure.shape == (7, 4, 8, 8, 1) and figure.dtype == np.uint8
     assert not figure[0, 0].any()
@@ -57,14 +57,14 @@ def test_mixed_images_have_layers_of_both(trained):
 
 
 def test_the_mean_style_is_mixed_to_itself(trained):
-    """At truncation 0 there is one style."""
+    """Truncation 0 leaves one style, so all images are the same."""
     figure = genjax.mix(trained, rows=1, columns=2, truncation=0.0)
     images = figure.reshape(-1, 64)[1:]
     assert np.ptp(images.astype(int), axis=0).max() <= 1
 
 
 def test_a_projection_finds_the_image_of_a_style(trained, tmp_path):
-    """The model's own image comes back; an image it would not draw nearer in w+ than in w."""
+    """The model's own image comes back; another comes nearer in w+ than in w."""
     own = genjax.sample(trained, n=1, seed=3, truncation=0.9)
     path = tmp_path / "own.png"
     Image.fromarray(own[0, ..., 0]).save(path)
@@ -112,7 +112,7 @@ def test_paths_of_styles_are_a_video(trained, tmp_path, capsys):
 
 
 def test_path_length_is_the_squared_speed_of_the_features(trained):
-    """Of features that are pixels halved it is a quarter of that of the pixels."""
+    """Features that are half the pixels give a quarter of the length that pixels give."""
     recipe, state, _ = load_state(trained)
     key = jax.random.key(0)
 

@@ -48,7 +48,7 @@ def _images(x):
 
 @pytest.mark.device
 def test_the_generator_is_the_references(vectors):
-    """In evaluation and in training, gradients, statistics and spectral vectors after a pass."""
+    """Images in evaluation and training, gradients, statistics, spectral vectors are the same."""
     reference = vectors("a_generator")
     variables = interop.load_generator(CONFIG, SPEC, reference["param"])
     generator, _ = biggan.networks(CONFIG, SPEC)

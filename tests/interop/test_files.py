@@ -18,7 +18,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 
 @pytest.mark.parametrize("name", ["torch_zip", "torch_legacy"])
 def test_a_state_dict_of_pytorch(name):
-    """Written by `torch.save` of PyTorch 2.13, in both formats."""
+    """The file was written by `torch.save` of PyTorch 2.13; there is one of each format."""
     arrays = read_arrays(GOLDENS / f"{name}.pth")
     base = np.arange(12, dtype=np.float32).reshape(3, 4)
     expected = {
@@ -82,7 +82,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 
 def _tensor(count, offset, shape, strides):
-    """The pickle of `{"a": tensor}` over a storage of `count` floats, as PyTorch spells it."""
+    """Pickle `{"a": tensor}` over a storage of `count` floats, as PyTorch spells it."""
     storage = (
         b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
     )

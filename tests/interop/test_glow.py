@@ -15,7 +15,7 @@ from genjax.types import ImageSpec, UsageError
 
 def _variables(config, spec):
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, jax.random.key(0), spec)
-    # Nothing at a value that would hide a mistake.
+    # No parameter has a value that would hide a mistake, as 0 and 1 would.
     leaves, tree = jax.tree.flatten(state.model.params)
     rng = np.random.default_rng(0)
     leaves = [leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
@@ -23,7 +23,7 @@ def _variables(config, spec):
 
 
 def _zs_before_priors(config, spec, variables, x):
-    """The latents as the reference has them, before its priors make them standard normal."""
+    """Return the latents as the reference has them, before its priors make them standard normal."""
     zs = []
     log_det = transforms.zero_log_det(x)
     for i, (_, _, channels) in enumerate(glow.levels_of(config, spec)):

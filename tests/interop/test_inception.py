@@ -36,7 +36,7 @@ def weights():
 
 @pytest.mark.device
 def test_features_and_logits_are_the_references(weights, tmp_path):
-    """From a file, and for images that are resized: 40x56."""
+    """Weights come from a file, and images of 40x56 pixels are resized."""
     y, x, c = np.mgrid[:40, :56, :3]
     waves = [np.sin(x * (0.1 + 0.2 * i) + y * 0.17 + c) for i in range(2)]
     images = np.round((np.stack(waves) + 1) * 127.5).astype(np.uint8)

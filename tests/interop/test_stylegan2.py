@@ -68,7 +68,7 @@ def _synthesize(variables, ws, noise):
 
 @pytest.mark.device
 def test_the_mapping_is_the_references(vectors):
-    """Styles, their running mean after a pass in training, and truncation."""
+    """Styles, their running mean after a pass in training, and truncated styles are the same."""
     reference = vectors("a_generator")
     variables = interop.load_generator(CONFIG, SPEC, reference["param"])
     out, z = reference["out"], reference["in"]["z"]
@@ -88,7 +88,7 @@ def test_the_mapping_is_the_references(vectors):
 
 @pytest.mark.device
 def test_the_synthesis_is_the_references(vectors):
-    """With its constant noise, without noise, and of two styles."""
+    """Images with constant noise, without noise, and of two mixed styles are the same."""
     reference = vectors("a_generator")
     variables = interop.load_generator(CONFIG, SPEC, reference["param"])
     out = reference["out"]
@@ -126,7 +126,7 @@ def test_losses_and_the_adaptation_are_the_references(vectors):
 
 @pytest.mark.device
 def test_r1_is_the_references(vectors):
-    """Its values, its gradient in the images, and that of its mean in every parameter."""
+    """Values, their gradient in the images, and that of their mean in each parameter agree."""
     reference = vectors("losses_a")
     variables = interop.load_discriminator(CONFIG, SPEC, vectors("a_discriminator")["param"])
     real, out = _images(reference["in"]["real_img"]), reference["out"]
@@ -147,7 +147,7 @@ def test_r1_is_the_references(vectors):
 
 @pytest.mark.device
 def test_path_lengths_are_the_references(vectors):
-    """Lengths, the running mean, and the gradients of the penalty, also at a mean held constant."""
+    """Lengths, running mean and the penalty's gradients agree, also at a mean held constant."""
     reference = vectors("losses_a")
     variables = interop.load_generator(CONFIG, SPEC, vectors("a_generator")["param"])
     given, out = reference["in"], reference["out"]
@@ -176,7 +176,7 @@ def test_path_lengths_are_the_references(vectors):
 
 
 def _check_gradients(dump, variables, kind, out):
-    """Those that the reference has, and that there are none but them or zeros."""
+    """Check the gradients that the reference has, and that all others are zero."""
     found = dump(CONFIG, SPEC, variables)
     expected = {
         name.removeprefix(f"{kind}/"): value
@@ -185,7 +185,7 @@ def _check_gradients(dump, variables, kind, out):
     }
     assert len(expected) >= 3
     for name, value in expected.items():
-        # Of some gradients little is left of large terms.
+        # Some gradients are small differences of large terms.
         scale = max(np.abs(value).max(), 1e-3)
         np.testing.assert_allclose(found[name], value, rtol=0, atol=5e-5 * scale, err_msg=name)
 

@@ -31,7 +31,7 @@ def test_bound_and_gradients_match_the_reference(shared):
 
     def loss_fn(params):
         posterior = encoder.apply({"params": params["encoder"]}, images, None)
-        # As `vae.draw` has it, at the reference's noise.
+        # This is what `vae.draw` does, with the reference's noise.
         z = posterior.mean + jnp.exp(0.5 * posterior.log_var) * vectors["in/eps"]
         output = vae.decoded(config, spec, params, z[None], None)
         fit = vae.log_likelihood(config, images, output)[0]

@@ -23,7 +23,7 @@ def test_it_tells_held_out_digits_apart(trained):
     assert features.shape == (7, FEATURES)
     assert logits.shape == (7, 10)
     assert features.dtype == logits.dtype == np.float32
-    # The same in any company.
+    # Features do not depend on the other images of a batch.
     np.testing.assert_allclose(extractor(images)[0][:7], features, rtol=1e-4, atol=1e-5)
 
 

@@ -28,7 +28,7 @@ def test_frechet_distance_is_the_references(vectors):
         for name in ("real", "fake", "real_low_rank", "fake_low_rank")
     )
     np.testing.assert_allclose(frechet_distance(real, fake), vectors["out/frechet"], rtol=1e-9)
-    # Theirs takes the root of a product of rank-deficient matrices, which keeps half of the digits.
+    # SciPy takes the root of a product of rank-deficient matrices, which keeps half of the digits.
     found = frechet_distance(real_low, fake_low)
     np.testing.assert_allclose(found, vectors["out/frechet_low_rank"], rtol=1e-8)
     assert abs(frechet_distance(real, real)) < 1e-10
@@ -54,7 +54,7 @@ def test_prdc_are_the_references(vectors):
 
 
 def test_errors_of_prdc_are_those_of_other_samples():
-    """The spread over samples drawn anew, against the same data."""
+    """A standard error is the spread over samples that are drawn anew, against the same data."""
     real = _features(400, 0)
     found = [prdc(real, _features(300, seed, 0.3)) for seed in range(1, 41)]
     for name in ("precision", "density"):  # of samples that count one by one
@@ -100,7 +100,7 @@ def test_kernel_distance_is_seeded_and_has_an_error():
 
 
 def test_prdc_tell_fidelity_from_diversity():
-    """Two clusters of data; samples of one of them, of both, and far away."""
+    """The data have two clusters; samples are of one of them, of both, or far away."""
     clusters = [_features(200, seed, shift) for seed, shift in ((0, 0.0), (1, 20.0))]
     real = np.concatenate(clusters)
     both = np.concatenate([_features(200, 2, 0.0), _features(200, 3, 20.0)])

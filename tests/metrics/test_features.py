@@ -7,7 +7,7 @@ from genjax.metrics.features import for_each_channel, over_devices
 
 
 def _net(images):
-    """Brightness as the feature, and three classes of it."""
+    """Return the brightness as the feature, and three classes of it as logits."""
     features = images.reshape(len(images), -1).mean(axis=1, keepdims=True)
     return features, features * np.array([[0.1, -0.2, 0.3]])
 

@@ -31,7 +31,7 @@ def test_collapse_is_said():
 
 
 def test_samples_at_the_edges_of_the_data_are_said():
-    """25 Gaussians with ten times D's rate: records from step 900 on, beside those of plain GAN."""
+    """Records are of 25 Gaussians from step 900 on, at ten times D's rate and at the plain one."""
     (warning,) = _warnings([{**HEALTHY, "diversity": d} for d in (1.32, 1.26, 1.33, 1.35) * 20])
     assert "wider than the data" in warning
     assert _warnings([{**HEALTHY, "diversity": d} for d in (1.04, 1.0, 0.98, 0.96) * 20]) == []
@@ -40,12 +40,12 @@ def test_samples_at_the_edges_of_the_data_are_said():
 def test_a_discriminator_that_knows_its_images_by_heart_is_said():
     (warning,) = _warnings([{**HEALTHY, "real_sign": 0.97}] * 2 * PATIENCE)
     assert "by heart" in warning and "--augment ada" in warning
-    # StyleGAN2 on MNIST: the opening, and the target of adaptive augmentation.
+    # StyleGAN2 on MNIST begins like this, and 0.6 is the target of adaptive augmentation.
     assert _warnings([{**HEALTHY, "real_sign": sign} for sign in (0.87, 0.77, 0.6) * 20]) == []
 
 
 def test_a_slow_opening_is_no_collapse():
-    """WGAN-GP on MNIST: the diversity of the first records, one in four."""
+    """The diversity is that of the first records of WGAN-GP on MNIST, one in four."""
     opening = (
         0.12,
         0.2,
@@ -79,7 +79,7 @@ def test_samples_that_get_worse_are_said():
 
 
 def test_thresholds_on_recorded_runs():
-    """Rows of (diversity, accuracy_real, accuracy_fake, d_fake) as trainings logged them."""
+    """Rows are (diversity, accuracy_real, accuracy_fake, d_fake) as trainings logged them."""
     names = ("diversity", "accuracy_real", "accuracy_fake", "d_fake")
 
     def warnings(row):
@@ -94,7 +94,7 @@ def test_posterior_collapse_is_said_of_none_and_of_few_latents():
     for active, size in ((0, 4), (0, 50), (4, 50)):
         (warning,) = _warnings([{"active_units": active, "active_fraction": active / size}] * 99)
         assert "posterior collapse" in warning
-    # Two latents of two, and the 17 of 50 that MNIST takes of Burda's VAE.
+    # All of two latents are active, or 17 of 50, as in Burda's VAE on MNIST.
     for active, size in ((2, 2), (1, 2), (17, 50)):
         assert _warnings([{"active_units": active, "active_fraction": active / size}] * 99) == []
 

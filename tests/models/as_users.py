@@ -20,7 +20,7 @@ from genjax.run.checkpoint import Checkpoints
 from tests import stepping
 from tests.models.test_families import CONFIGS, SPEC, SPECS
 
-# With everything in the state that a step may change.
+# Changes with which the state has all that a step may change.
 CHANGES: dict[str, dict[str, Any]] = {
     "dcgan": {"ema_decay": 0.9},
     "wgan": {"ema_decay": 0.9},
@@ -34,7 +34,7 @@ BATCH, HALF = 16, 3
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def trained(request):
-    """A family's program on eight devices, and its states before, amid and after six steps."""
+    """Return a family's program on eight devices, and states before, amid and after six steps."""
     name = request.param
     family, spec = FAMILIES[name], SPECS.get(name, SPEC)
     config = dataclasses.replace(CONFIGS[name], **CHANGES.get(name, {}))
@@ -54,7 +54,7 @@ def test_resumed_is_uninterrupted_in_the_whole_state(trained, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", 2, "score", writable=True)
     checkpoints.save(HALF, steps.to_save(middle), None)
     checkpoints.close()
-    # As another process does it.
+    # Another process restores a state in this way.
     steps, batches = run(like=start)
     checkpoints = Checkpoints(tmp_path / "checkpoints", 2, "score", writable=True)
     state = steps.put(checkpoints.restore(HALF, steps.saved))
@@ -63,7 +63,7 @@ def test_resumed_is_uninterrupted_in_the_whole_state(trained, tmp_path):
     again = steps.get(again)
     chex.assert_trees_all_equal(again, end)
     chex.assert_trees_all_equal(again_metrics, metrics)
-    # Had a part of the state stayed at its beginning, it would have been no test of that part.
+    # A part of the state that never changes would not be tested.
     for (name, before), (_, after) in zip(_parts(start), _parts(end), strict=True):
         leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
         moved = [not np.array_equal(a, b) for a, b in leaves]
@@ -71,7 +71,7 @@ def test_resumed_is_uninterrupted_in_the_whole_state(trained, tmp_path):
 
 
 def _parts(state):
-    """Players' parameters, optimizers, statistics and vectors, averages, means, by name."""
+    """List the parts of a state with their names: those of each player, then averages and means."""
     parts = []
     for field in dataclasses.fields(state):
         value = getattr(state, field.name)

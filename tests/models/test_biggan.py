@@ -38,7 +38,7 @@ def _count(tree):
     [(128, 120, 64), (256, 140, 64), (256, 140, 128), (512, 128, 64)],
 )
 def test_the_papers_sizes_have_the_references_parameters(shared, size, latents, attention):
-    """Of the authors' PyTorch code, whose discriminator has no 512."""
+    """The numbers are those of the authors' PyTorch code, whose discriminator has no size 512."""
     counts = json.loads((shared / "reference/param_counts.json").read_text())["counts"]
     expected = counts[f"biggan_{size}_attn{attention}"]
     player = PlayerConfig(features=96, attention_resolutions=(attention,))
@@ -51,7 +51,7 @@ def test_the_papers_sizes_have_the_references_parameters(shared, size, latents, 
 
 
 def test_biggan_deep_has_the_papers_parameters():
-    """50.4M and 34.6M at 128x128 with ch = 128 (Brock et al. 2019, appendix B)."""
+    """G has 50.4M and D 34.6M at 128x128 with ch = 128 (Brock et al. 2019, appendix B)."""
     player = PlayerConfig(features=128)
     config = BigganConfig(latent_size=128, deep=True, generator=player, discriminator=player)
     spec = ImageSpec(128, 128, 3, 1000)
@@ -72,7 +72,7 @@ def test_biggan_deep_has_the_papers_parameters():
     ids=str,
 )
 def test_every_kind_plays_and_draws(changes, spec):
-    """SAGAN and SNGAN among them: with fewer parts."""
+    """The kinds include SAGAN and SNGAN, which leave parts out."""
     config = dataclasses.replace(SMALL, discriminator_steps=1, **changes)
     before = _state(config, spec)
     state, metrics = jax.jit(biggan.step, static_argnums=0)(config, before, _batch(4, spec), KEY)
@@ -106,7 +106,7 @@ def test_one_players_step_leaves_the_other_bit_identical():
     after, metrics = jax.jit(biggan.generator_step, static_argnums=0)(SMALL, state, z, labels)
     chex.assert_trees_all_equal(after.discriminator, state.discriminator)
     assert metrics["g_max_singular_value"] > 0
-    # Vectors and statistics are those of the passes with training.
+    # Passes in training update spectral vectors and statistics.
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), after.generator, state.generator)
     assert all(jax.tree.leaves(moved.stats))
     vectors = jax.tree_util.tree_flatten_with_path(moved.spectral)[0]
@@ -126,7 +126,7 @@ def test_the_generator_waits_for_its_turn():
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
-    """Without batch norm's statistics and the turns of the power iteration nothing differs."""
+    """Nothing differs where there are no statistics of batch norm and no power iteration."""
     player = dataclasses.replace(PLAYER, spectral_norm=False)
     config = dataclasses.replace(SMALL, generator=player, discriminator=player)
     state, real = _state(config), jnp.asarray(_batch().images / 127.5 - 1, jnp.float32)
@@ -150,7 +150,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 
 
 def test_standing_statistics_are_those_of_truncated_noise():
-    """So that, sampled with them, each layer's input has the mean that batch norm expects."""
+    """Truncated samples then have at each layer the mean that batch norm expects."""
     state = _state()
     prepare = jax.jit(functools.partial(biggan.prepare, SMALL))
     wide, narrow = prepare(state, KEY), prepare(state, KEY, 0.1)

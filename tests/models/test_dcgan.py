@@ -78,7 +78,7 @@ def test_initial_weights_are_the_papers():
 
 
 def test_a_step_of_one_player_leaves_the_other_bit_identical():
-    """Statistics of batch norm included: G's step sees D's, and does not move them."""
+    """Batch norm's statistics are included: G's step passes through D, and does not move them."""
     config = _config()
     state, _, _ = _stepped(config)
     real = jax.random.uniform(jax.random.key(0), (8, *SPEC.shape))
@@ -114,7 +114,7 @@ def test_real_and_fake_are_normalized_apart():
 def test_the_moving_average_lags_and_is_what_is_sampled():
     config = _config(ema_decay=0.999)
     state, after, _ = _stepped(config)
-    # The first step's weight is 1 / 10 for the old.
+    # The first update of the average gives its old value a weight of 1 / 10.
     expected = jax.tree.map(
         lambda old, new: 0.1 * old + 0.9 * new, state.ema, after.generator.variables
     )

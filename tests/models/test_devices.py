@@ -59,7 +59,7 @@ def _steps(case, parallel, devices):
     family, spec = case.split("-")[0], SPECS.get(case.split("-")[0], SPEC)
     state = stepping.initial_state(FAMILIES[family], CASES[case], spec)
     if case == "dcgan-dragan":
-        # With the slopes of the weights that D begins with the penalty is the same anywhere.
+        # D's initial weights have slopes near 0, with which the penalty is the same anywhere.
         steep = jax.tree.map(lambda x: 20 * x, state.discriminator.params)
         state = state.replace(discriminator=state.discriminator.replace(params=steep))
     data = stepping.random_images(spec, 32)

@@ -119,7 +119,7 @@ def _steps(family, config, like, parallel="jit", devices=None, wrap=lambda step:
 
 
 def _in_float64(family, config, parallel, devices, seeds):
-    """States and metrics after the steps, from the weights of each seed."""
+    """Return states and metrics after the steps, from the weights of each seed."""
     states = [_init(family, seed) for seed in seeds]
     with jax.enable_x64(True):
         states = [to_float64(state) for state in states]
@@ -139,7 +139,7 @@ def _compiled_step(family, config):
 
 
 def _first_step(family, config):
-    """The state and metrics after the first step, in the types of users."""
+    """Return the state and metrics after the first step, in float32, as users compute it."""
     batches = _batches(family)
     batch = batches.select(batches.arrays, batches.feed(0, 1)[0])
     return _compiled_step(family, config)(_init(family), batch, jax.random.key(1))
@@ -147,7 +147,7 @@ def _first_step(family, config):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_parameters_are_the_golden(name):
-    """Names and shapes; after a change on purpose, write the new ones and review the diff."""
+    """Names and shapes agree; after a change on purpose, write new ones and review the diff."""
     family = FAMILIES[name]
     init = functools.partial(family.init, family.config(), spec=SPEC)
     leaves, _ = jax.tree_util.tree_flatten_with_path(
@@ -197,7 +197,7 @@ def _assert_same(found, wanted, by_parts=False):
 
 # Their batch norm would see a part of the batch at a time, on purpose.
 WHOLE = ("dcgan", "wgan", "wgan_gp", "biggan")
-# Metrics that compare the images of a batch with one another; likewise.
+# These metrics compare the images of a batch with one another, so they see a part at a time too.
 OF_PARTS = ("diversity", "active_units", "active_fraction")
 
 
@@ -221,7 +221,7 @@ def test_eight_devices_give_the_numbers_of_one(name, parallel):
 
 @slow_but("gan", "vae")
 def test_bfloat16_gives_nearly_the_same_losses(name):
-    """Of the first step, from the same parameters: the type has two to three digits."""
+    """Losses are of the first step from the same parameters; bfloat16 has 2 to 3 digits."""
     family = FAMILIES[name]
     config = dataclasses.replace(_config(family), dtype="bfloat16")
     _, plain_metrics = _first_step(family, _config(family))
@@ -250,7 +250,7 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused(name):
         _first_step(family, config)
 
 
-# The others are held to their steps one by one above, to rounding.
+# The steps of the other families are compared one by one above, up to rounding.
 @pytest.mark.parametrize(
     "name",
     ["gan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wgan_gp", "vae"))],

@@ -20,7 +20,7 @@ def _round(config=CONFIG):
 
 
 def test_the_networks_are_those_of_the_exercise():
-    """64 -> 256 -> 784 tanh, 784 -> 128 -> 1, and LeakyReLU(0.01), by hand in numpy."""
+    """G is 64 -> 256 -> 784, tanh, and D 784 -> 128 -> 1, with LeakyReLU(0.01), here in NumPy."""
     spec = ImageSpec(28, 28, 1)
     state = gan.init(CONFIG, jax.random.key(0), spec)
     g, d = (

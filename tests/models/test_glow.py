@@ -41,7 +41,7 @@ def _batch(n=6, spec=SPEC):
 
 @functools.cache
 def _state(config, spec=SPEC, noise=0.05):
-    """Parameters that nothing is special about."""
+    """Return a state with parameters moved a little from the initial ones, many of which are 0."""
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, spec)
     leaves, tree = jax.tree.flatten(state.model.params)
     rng = np.random.default_rng(1)
@@ -86,7 +86,7 @@ def test_a_whole_glow_comes_back_and_its_log_det_is_the_oracles(config, dtype):
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
 def test_the_probabilities_of_all_images_sum_to_the_density_inside_the_cube(dequantization):
-    """All constants of the likelihood: sum of P(x) is the share of samples that lie in range."""
+    """The sum of P(x) is the fraction of samples in range, which checks each constant of it."""
     spec = ImageSpec(2, 2, 1)
     config = GlowConfig(
         levels=1, steps_per_level=2, hidden_features=4, bits=1, dequantization=dequantization
@@ -122,7 +122,7 @@ def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, SPEC)
     variables = _variables(state)
     fitted = jax.jit(functools.partial(glow.fit_actnorms, config, SPEC))(variables, batch, KEY)
-    # Of the first level's first step: what it sees is known without any network.
+    # The first actnorm is checked, because its input is known without any network.
     first = "checkerboard" if config.checkerboard_steps else "steps"
     actnorm = "actnorm_0" if config.checkerboard_steps else "actnorm"
     levels = glow.quantize(config, jnp.asarray(batch.images))
@@ -149,7 +149,7 @@ def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
 
 
 def test_reversible_has_the_gradients_of_plain_autodiff():
-    """Of all parts at once, in float64."""
+    """All gradients are compared at once, in float64."""
     everything = dataclasses.replace(
         SMALL, checkerboard_steps=1, conditional=True, dequantization="variational"
     )
@@ -275,7 +275,7 @@ def test_impossible_sizes_and_labels_are_refused_by_name():
 
 
 def test_the_papers_model_of_cifar10_has_its_size():
-    """44.0 million parameters (as counted of the reference implementation at L = 3, K = 32)."""
+    """The reference implementation has 44.0 million parameters too, at L = 3, K = 32."""
     config = GlowConfig(levels=3, steps_per_level=32, hidden_features=512)
     state = jax.eval_shape(lambda: glow.init(config, KEY, ImageSpec(32, 32, 3)))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.model.params))

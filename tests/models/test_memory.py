@@ -23,7 +23,7 @@ from tests.models.test_families import CONFIGS
 SPEC = ImageSpec(8, 8, 1, 10)
 
 
-# Nats, of which the latents cost more or less: in the batch other ones than in its parts.
+# Nats that some latents cost more than and some less: other ones in the batch than in its parts.
 FREE_BITS = 0.0108
 BATCH = 64
 VAE = functools.partial(
@@ -65,7 +65,7 @@ def test_the_whole_batch_says_which_bits_are_free():
     [(8, "jit", 1), (2, "jit", 8), (1, "pmap", 8), (8, "pmap", 8)],
 )
 def test_free_bits_of_parts_are_those_of_the_batch(parts, parallel, devices):
-    """In the whole state: after one step Adam's first moment is a tenth of the gradient."""
+    """The whole state agrees; after one step Adam's first moment is a tenth of the gradient."""
     one, one_metrics = _vae_step_of_the_whole()
     other, metrics = _vae_step(parts, parallel, devices)
     for name in ("active_units", "active_fraction"):  # they compare images
@@ -79,7 +79,7 @@ def test_free_bits_of_parts_are_those_of_the_batch(parts, parallel, devices):
 
 
 def _gradient(player, config):
-    """That of the step that was taken, the first: Adam's first moment is a share of it."""
+    """Return the gradient of a player's first step, of which Adam's first moment is a fraction."""
     return jax.tree.map(
         lambda moment: moment / (1 - config.beta1),
         optax.tree_utils.tree_get(player.opt_state, "mu"),
@@ -107,10 +107,10 @@ DCGAN = functools.partial(
 
 @functools.cache
 def _game():
-    """A state of the DCGAN, real and generated images, and noise; 16 of each."""
+    """Return a state of the DCGAN, real and generated images, and noise; 16 of each."""
     rng = np.random.default_rng(0)
     state = stepping.initial_state(FAMILIES["dcgan"], DCGAN(), GAME_SPEC)
-    # Of any brightness, so that the parts have other statistics than the whole.
+    # Images differ in brightness, so that parts of a batch have other statistics than the whole.
     scale = rng.uniform(size=(2, 16, 1, 1, 1))
     real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 16, 1)) * scale, jnp.float32)
     z = jnp.asarray(rng.normal(size=(16, 8)) * (1 + np.arange(16)[:, None] % 2), jnp.float32)
@@ -118,7 +118,7 @@ def _game():
 
 
 def _logits(spec, params, stats, images):
-    """Of D in training, and its statistics after it."""
+    """Return D's logits in training, and its statistics after the pass."""
     network = dcgan.Discriminator(spec, 4)
     variables = {"params": params, "batch_stats": stats}
     logits, new = network.apply(variables, images, None, train=True, mutable=["batch_stats"])
@@ -126,7 +126,7 @@ def _logits(spec, params, stats, images):
 
 
 def _assert_a_part_at_a_time(by_hand, before, after, whole):
-    """A step in two parts is that of the two in turn, and not that of the whole batch."""
+    """Assert that a step in two parts is that of one after the other, not of the whole batch."""
     stats, gradients = before.stats, []
     for part in (0, 1):
         gradient, stats = by_hand(before.params, stats, part)
@@ -187,9 +187,9 @@ def test_the_generators_batch_norm_sees_a_part_at_a_time():
 
 
 def test_the_penalty_around_the_data_is_that_of_the_whole_batch():
-    """DRAGAN's points lie within a deviation of all images, and D judges each on its own."""
+    """DRAGAN's points lie within a deviation of all images, and D judges each point on its own."""
     state, real, fake, _ = _game()
-    # With the slopes of the weights that D begins with the penalty is 1 anywhere.
+    # D's initial weights have slopes near 0, with which the penalty is 1 anywhere.
     steep = jax.tree.map(lambda x: 20 * x, state.discriminator.params)
     state = state.replace(discriminator=state.discriminator.replace(params=steep))
     step = jax.jit(dcgan.discriminator_step, static_argnums=0)
@@ -237,7 +237,7 @@ REMAT_CONFIGS = CONFIGS | {
 
 
 def _differences(one, other):
-    """Of each leaf, as a share of its largest value, or of 1e-3 where all are less."""
+    """Iterate over names of leaves and their largest differences, over the largest value."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(one)
     for (path, a), b in zip(leaves, jax.tree.leaves(other), strict=True):
         if np.size(a):
@@ -247,7 +247,7 @@ def _differences(one, other):
 
 @slow_but("gan", "dcgan", "vae")
 def test_a_gradient_that_keeps_only_products_is_the_same(name):
-    """In the whole state after a step: a first moment of Adam is a share of the gradient."""
+    """The whole state agrees after a step; Adam's first moment is a fraction of the gradient."""
     family, config = FAMILIES[name], REMAT_CONFIGS[name]
     state, data = stepping.initial_state(family, config, SPEC), stepping.random_images(SPEC, 8)
     one, other = (

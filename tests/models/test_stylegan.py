@@ -35,7 +35,7 @@ def _batch(spec=SPEC):
 
 
 def test_stages_fade_in_and_stay():
-    """6 steps at 4x4; then at each size 4 that fade in and 6 more; the last goes on."""
+    """A stage takes 6 steps, after 4 in which it fades in except at 4x4; the last one stays."""
     stages, fades = jax.vmap(lambda step: stylegan.stage_of(CONFIG, SPEC, step))(jnp.arange(40))
     np.testing.assert_array_equal(stages, [0] * 6 + [1] * 10 + [2] * 24)
     grown = [0.25, 0.5, 0.75, 1] + [1] * 6
@@ -43,7 +43,7 @@ def test_stages_fade_in_and_stay():
 
 
 def test_a_stage_trains_its_layers_alone():
-    """At 4x4 no layer of a later stage changes; state is carried over into the next."""
+    """Layers of later stages do not change at 4x4; the next stage takes over the state."""
     spec = ImageSpec(8, 8, 1)  # each stage is a program of its own to compile
     state, step = _init(spec=spec), jax.jit(functools.partial(stylegan.step, CONFIG))
 
@@ -73,7 +73,7 @@ def test_a_stage_trains_its_layers_alone():
 
 
 def test_a_stage_begins_as_the_one_before():
-    """With the new layers all but faded out, images and logits are those of the smaller stage."""
+    """While its new layers have hardly faded in, images and logits are the smaller stage's."""
     state = _init()
     generator, discriminator = stylegan.networks(CONFIG, SPEC)
     params = {"params": state.generator.params}
@@ -91,7 +91,7 @@ def test_a_stage_begins_as_the_one_before():
 
 @pytest.mark.parametrize(("step", "size"), [(0, 4), (10, 8), (30, 16)])
 def test_samples_are_of_the_stage(step, size):
-    """Enlarged from its size to that of the data."""
+    """Samples are enlarged from the size of the stage to that of the data."""
     state = dataclasses.replace(_init(), step=jnp.asarray(step))
     images = stylegan.sample(CONFIG, state, KEY, jnp.zeros(3, int))
     chex.assert_shape(images, (3, 16, 16, 1))
@@ -101,7 +101,7 @@ def test_samples_are_of_the_stage(step, size):
 
 
 def test_a_style_sets_scale_and_bias_of_its_layer():
-    """Other styles in the last two layers leave all before them as it was."""
+    """Other styles in the last two layers leave all layers before them as they were."""
     state = dataclasses.replace(_init(), step=jnp.asarray(30))
     z = jax.random.normal(KEY, (2, 8))
     ws = stylegan.style(CONFIG, state, z, jnp.zeros(2, int))

@@ -16,7 +16,7 @@ from genjax.types import Batch, ImageSpec, UsageError
 SPEC = ImageSpec(8, 8, 1, 10)
 PLAYER = PlayerConfig(channel_base=128, channel_max=16, mapping_layers=2)
 SMALL = Stylegan2Config(latent_size=8, style_size=8, generator=PLAYER, discriminator=PLAYER)
-# Without what makes a step slow to compile.
+# A config without the parts that make a step slow to compile.
 PLAIN = dataclasses.replace(SMALL, r1_gamma=0.0, path_length_weight=0.0, style_mixing_prob=0.0)
 KEY = jax.random.key(0)
 
@@ -65,7 +65,7 @@ def test_parameters_are_as_many_as_the_references(shared, name, size, base, clas
     ids=str,
 )
 def test_every_pair_of_networks_draws_and_judges(architecture, spec):
-    """Figure 7's pairs, of square and other images; a step is finite and moves both players."""
+    """A step of figure 7's pairs, for square and other images, is finite, moves both players."""
     player = dataclasses.replace(PLAYER, architecture=architecture)
     config = dataclasses.replace(PLAIN, generator=player, discriminator=player)
     state = _init(config, spec)
@@ -83,7 +83,7 @@ def test_every_pair_of_networks_draws_and_judges(architecture, spec):
 
 
 def test_lazy_penalties_have_their_turns_and_their_adam():
-    """Metrics say when; Adam's step size and decays are those of the paper's appendix B."""
+    """Metrics say when a penalty was due; Adam's step size and decays follow appendix B."""
     config = dataclasses.replace(SMALL, r1_interval=3, path_length_interval=2)
     state, step = _init(config), jax.jit(functools.partial(stylegan2.step, config))
     turns = []
@@ -101,7 +101,7 @@ def test_lazy_penalties_have_their_turns_and_their_adam():
 
 @pytest.mark.slow
 def test_path_length_regularization_makes_lengths_alike():
-    """Its own steps, of one generator: the spread of the lengths over their mean falls."""
+    """Steps on path lengths alone lower the ratio of the lengths' deviation to their mean."""
     config = dataclasses.replace(SMALL, style_mixing_prob=0.0, path_length_weight=20.0)
     state = _init(config)
 
@@ -145,7 +145,7 @@ def test_styles_are_mixed_from_a_random_layer_on():
 
 
 def test_the_probability_follows_how_sure_the_discriminator_is():
-    """It changes at every fourth step, by the images since, and not below 0."""
+    """It changes every fourth step in proportion to the images since then, and not below 0."""
     config = dataclasses.replace(
         PLAIN, augment="ada", augment_p=0.2, ada_images=400, augment_operations=("cutout",)
     )
@@ -169,7 +169,7 @@ def test_a_probability_without_augmentation_is_refused():
 
 
 def test_the_average_has_the_half_life():
-    """Of so many images, after the ramp no longer; the mean style is taken as it is."""
+    """The half-life, in images, rises to its final value; the mean style is not averaged."""
     config = dataclasses.replace(SMALL, ema_images=80, ema_rampup=0.5)
     state = _init(config)
     moved = jax.tree.map(lambda x: x + 1, state.generator.params)

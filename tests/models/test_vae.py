@@ -84,7 +84,7 @@ def test_binarization():
     one, other = (vae.to_inputs(static, images, key) for key in keys)
     np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(jnp.mean(one, axis=(1, 2, 3)), [0, 64 / 255, 1], atol=0.03)
-    # Of the image, wherever it is in the batch; and not the same noise for all.
+    # The noise depends on the image, not on its place in the batch.
     np.testing.assert_array_equal(vae.to_inputs(static, images[1:2], keys[0]), one[1:2])
     changed = vae.to_inputs(static, images[1:2].at[0, 0, 0, 0].add(1), keys[0])
     assert np.mean(changed != one[1:2]) > 0.2
@@ -135,7 +135,7 @@ def test_a_step_is_finite_and_moves_every_parameter(fields):
 
 
 def test_the_bounds_order():
-    """IWAE of more samples is higher; all of an untrained model, on the same images."""
+    """IWAE's bound on the same images rises with the number of samples, above the ELBO."""
     config = _config()
     state = _init(config)
     run = jax.jit(vae.evaluate, static_argnums=(0, 4))
@@ -149,7 +149,7 @@ def test_the_bounds_order():
 
 
 def test_evaluate_is_the_likelihood_by_integration():
-    """With one latent log p(x) is an integral over a line."""
+    """The model has one latent, so log p(x) is an integral over a line."""
     config = _config(latent_size=1, binarization="static")
     state, batch = _init(config), _batch(3)
     found = jax.jit(vae.evaluate, static_argnums=(0, 4))(
@@ -191,7 +191,7 @@ def test_the_loss_is_the_bound_that_was_asked_for():
 
 
 def test_iwae_of_one_sample_has_the_gradient_of_the_elbo_in_the_mean():
-    """Its KL is sampled, so only the mean over many draws agrees."""
+    """IWAE's KL is sampled, so only the mean over many draws agrees."""
     state = _init(_config())
     images = jax.tree.map(lambda x: jnp.repeat(x, 500, axis=0), _batch(2))
     elbo, iwae = (
@@ -204,7 +204,7 @@ def test_iwae_of_one_sample_has_the_gradient_of_the_elbo_in_the_mean():
 def test_the_moving_average_lags_and_is_what_is_used():
     config = _config(ema_decay=0.999)
     state, after, _ = _stepped(config)
-    # The first step's weight is 1 / 10 for the old.
+    # The first update of the average gives its old value a weight of 1 / 10.
     expected = jax.tree.map(
         lambda old, new: 0.1 * old + 0.9 * new, state.model.params, after.model.params
     )

@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def _images(n=4, height=24, width=32, channels=3):
-    """Noise that is smooth enough for any good way of resampling to agree on it."""
+    """Return noise that is smooth enough for any good way of resampling to agree on it."""
     noise = np.random.default_rng(0).normal(size=(n, height, width, channels))
     smooth = ndimage.gaussian_filter(noise, (0, 2.5, 2.5, 0), mode="mirror")
     return (smooth / np.abs(smooth).max()).astype(np.float32)
@@ -74,10 +74,10 @@ def test_all_is_differentiable_and_finite():
     ids=["scaling", "rotation", "shift", "both"],
 )
 def test_warp_is_that_of_scipy(matrix):
-    """With cubic splines and mirrored borders, on a smooth image."""
+    """SciPy resamples a smooth image with cubic splines and mirrored borders."""
     images = _images(1)
     found = augment.warp(jnp.asarray(images), matrix)[0]
-    # Theirs is of (row, column) from the corner.
+    # SciPy's matrix is of (row, column), counted from the corner.
     swap = np.array([[0, 1], [1, 0]])
     inverse = swap @ np.asarray(matrix[0, :2, :2]) @ swap
     centre = (np.array(images.shape[1:3]) - 1) / 2
@@ -110,7 +110,7 @@ def test_colors_are_those_of_pillow_and_colorsys():
     bytes_ = np.round((images + 1) * 127.5)
 
     def pillow(matrix):
-        """Maps of the values from 0 to 255, whose zero is the gray of -1 in ours."""
+        """Transform colours by Pillow, on values from 0 to 255 in place of -1 to 1."""
         m = np.asarray(matrix[0], float)
         shift = (m[:3, 3] + 1 - m[:3, :3].sum(axis=1)) * 127.5
         image = Image.fromarray(bytes_[0].astype(np.uint8))
@@ -144,7 +144,7 @@ def test_colors_are_those_of_pillow_and_colorsys():
 
 
 def test_bands_are_octaves_and_add_up():
-    """Their filters' sum is the identity; each lets pass its octave, by the Fourier transform."""
+    """The filters' sum is the identity; by the Fourier transform, each lets one octave pass."""
     bands = augment.BAND_FILTERS
     response = np.abs(np.fft.rfft(bands, 1024, axis=1))
     np.testing.assert_allclose(response.sum(axis=0), 1, atol=1e-6)
@@ -179,17 +179,17 @@ def test_diff_augment_shifts_by_an_eighth_and_cuts_a_quarter():
     found = np.asarray(diff_augment(KEY, images))
     assert not np.array_equal(found[0], found[1])
     is_cut = np.mean(found == 0, axis=(1, 2, 3))
-    # Half of both sides, less what of it lies beyond the border, and up to 2 rows that came in.
+    # The cutout is half of both sides, less what lies beyond the border; a shift adds up to 2 rows.
     assert is_cut.min() > 0.05 and is_cut.max() < 0.25 + 0.25
     values = np.array([image[image != 0].mean() for image in found])
     assert 0.5 <= values.min() < 0.6 and 1.4 < values.max() <= 1.5  # a brightness of half
 
 
 def test_a_generator_cannot_hide_in_it():
-    """The augmented distribution of p < 1 tells which images it is of: nothing leaks.
+    """Augmentation with p < 1 leaves visible which way up the images are.
 
-    Of images that are bright at the top the mean of augmented ones is too; it would be lost with
-    turns that are always made.
+    The mean of augmented images is bright at the top if the images are. If each were turned, images
+    that are upside down would give the same distribution, and the generator could draw those.
     """
     image = jnp.tile(jnp.linspace(1, -1, 16).reshape(1, 16, 1, 1), (2000, 1, 16, 1))
     found = jax.jit(functools.partial(ada, operations=("blit",)))(KEY, image, jnp.array(0.6))

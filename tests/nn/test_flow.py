@@ -24,7 +24,7 @@ def _x(*shape, dtype="float32"):
 
 
 def _perturbed(variables, scale):
-    """Parameters that nothing is special about; constants stay as they are."""
+    """Return variables with parameters moved a little from the initial ones; constants stay."""
     leaves, tree = jax.tree.flatten(variables.get("params", {}))
     keys = jax.random.split(jax.random.key(7), len(leaves) or 1)
     moved = [
@@ -143,7 +143,7 @@ def test_permutations_permute():
 
 
 def test_a_zero_conv_is_padded_with_one():
-    """Against lax, by hand: the padding is how the network can tell the border."""
+    """The expected values are from lax; by the padding the network can tell where the border is."""
     x = _x(2, 5, 4, 3)
     module = ZeroConv(6)
     variables = _perturbed(module.init(jax.random.key(0), x), 0.3)

@@ -11,7 +11,7 @@ from genjax.nn.resample import BINOMIAL, downsample, upfirdn, upsample
 
 
 def _along(x, taps, axis, up, down, before, after):
-    """SciPy's of one axis: zeros after the last sample, padding before it is filtered."""
+    """Resample along one axis by SciPy: insert zeros after each sample, pad, filter, select."""
     x = np.moveaxis(x, axis, -1)
     spread = np.zeros((*x.shape[:-1], x.shape[-1] * up))
     spread[..., ::up] = x
@@ -62,7 +62,7 @@ def test_it_is_linear_and_its_gradient_its_transpose():
 
 
 def test_sizes_are_doubled_and_halved_in_place():
-    """A ramp stays one away from the borders: nothing moves to a side."""
+    """A ramp stays the same ramp away from the borders, so nothing moves to a side."""
     x = jnp.tile(jnp.arange(16.0).reshape(1, 16, 1, 1), (1, 1, 16, 1))
     twice = upsample(x)
     assert twice.shape == (1, 32, 32, 1)
@@ -81,7 +81,7 @@ def test_impossible_shapes_are_refused():
 
 @pytest.mark.device
 def test_it_is_the_references(shared):
-    """Every case of the reference: filters flipped or not, of one axis or two, cut and padded."""
+    """The reference has cases with flipped filters, of one axis or two, cropped and padded."""
     file = np.load(shared / "reference/a/stylegan2_ops_a.npz")
     calls = json.loads(str(file["meta"]))["calls"]
     x = file["in/x"].transpose(0, 2, 3, 1)
@@ -92,7 +92,7 @@ def test_it_is_the_references(shared):
         if call.get("flip_filter", False):
             taps = taps[::-1] if taps.ndim == 1 else taps[::-1, ::-1]
         size = np.array(taps.shape if taps.ndim == 2 else (len(taps), len(taps)))
-        # Theirs are of (x, y) and, of four, in the order x, x, y, y.
+        # The reference has the order (x, y), and for four numbers x, x, y, y.
         up, down = (np.broadcast_to(call.get(key, 1), 2)[::-1] for key in ("up", "down"))
         padding = np.ravel(call.get("padding", 0))
         padding = {1: np.repeat(padding, 4), 2: np.repeat(padding, 2), 4: padding}[len(padding)]

@@ -39,7 +39,7 @@ def test_sigma_becomes_the_largest_singular_value(name):
     matrix = np.asarray(params[weight]).reshape(-1, params[weight].shape[-1])
     largest = np.linalg.svd(matrix, compute_uv=False)[0]
     assert after["spectral"]["sigma"] == pytest.approx(largest, rel=1e-4)
-    # The layer is the plain one with the weight over it.
+    # The layer is the plain one with its weight divided by the largest singular value.
     plain = layer.clone(spectral_norm=False)
     scaled = {**params, weight: params[weight] / largest}
     chex.assert_trees_all_close(
@@ -61,7 +61,7 @@ def test_evaluation_leaves_the_vectors_and_training_moves_them_once():
 
 
 def test_gradients_go_through_the_singular_value():
-    """Along the weight itself a normalized layer does not change."""
+    """A normalized layer does not change as its weight is scaled."""
     layer, x, _ = LAYERS["dense"]
     variables = _converged(layer, layer.init(KEY, x, train=False), x)
 
@@ -83,7 +83,7 @@ def test_attention_begins_as_the_identity_and_then_sees_all_pixels():
         return jnp.sum(layer.apply(variables, x, train=False)[0, 0, 0] ** 2)
 
     reach = np.abs(jax.grad(corner)(x)).max(axis=-1)
-    # Of each 2x2 pixels at least the largest value counts; nothing of another image does.
+    # At least the largest value of each 2x2 pixels has an effect, and no other image has.
     assert np.all(reach[0].reshape(4, 2, 2, 2).max(axis=(1, 3)) > 0)
     assert np.all(reach[1] == 0)
 

@@ -30,7 +30,7 @@ def _close(found, expected, name):
 
 
 def test_modulated_convolutions_are_the_references(ops):
-    """All of the reference's, its fused and its other form: sizes, noise, kernels flipped."""
+    """Both forms of the reference, fused and not, are compared: sizes, noise, flipped kernels."""
     file, calls = ops
     x, styles = _images(file["in/mod_x"]), file["in/mod_s"]
     noises = {0: None, 1: file["in/mod_noise"][None, ..., None]}
@@ -38,7 +38,7 @@ def test_modulated_convolutions_are_the_references(ops):
     for name, call in calls["modulated_conv2d"].items():
         kernel = file[f"in/mod_w{call.get('k', 3)}"].transpose(2, 3, 1, 0)
         up, down = call.get("up", 1) == 2, call.get("down", 1) == 2
-        # Theirs correlates unless told otherwise; ours too, but for the transposed convolution.
+        # The reference correlates unless told otherwise; ours too, unless it is transposed.
         if call.get("flip_weight", True) == (up and kernel.shape[0] > 1):
             kernel = kernel[::-1, ::-1]
         found = modulated_conv(x, kernel, styles, call.get("demodulate", True), up, down)
@@ -49,7 +49,7 @@ def test_modulated_convolutions_are_the_references(ops):
 
 
 def test_a_modulated_convolution_is_one_with_a_kernel_for_each_image():
-    """Equations 1 and 3 as they stand, one image after the other."""
+    """Equations 1 and 3 are computed as they stand, one image after the other."""
     keys = jax.random.split(KEY, 3)
     x = jax.random.normal(keys[0], (3, 8, 8, 5))
     kernel = jax.random.normal(keys[1], (3, 3, 5, 4))
@@ -94,7 +94,7 @@ def test_bias_and_activation_are_the_references(ops):
 
 
 def test_layers_keep_the_size_of_their_inputs():
-    """That is what the equalized constants are for, at any width and learning rate."""
+    """The equalized constants are there for this, at any width and learning rate."""
     x = jax.random.normal(KEY, (64, 8, 8, 48))
     blurred = np.sum(np.square(BINOMIAL)) ** 2  # what is left of white noise
     for layer, power in ((Conv(32, 3), 1), (Conv(32, 1), 1), (Conv(32, 3, down=True), blurred)):
@@ -112,7 +112,7 @@ def test_layers_keep_the_size_of_their_inputs():
 
 
 def test_parameters_are_left_as_they_are():
-    """Also those of numpy, which could be changed in place."""
+    """Parameters may be NumPy arrays, which could be changed in place."""
     x = np.ones((1, 4, 4, 2), np.float32)
     for layer, value in (
         (Conv(3, 3), x),
@@ -133,7 +133,7 @@ def test_minibatch_std_sees_how_much_a_group_varies():
     group = np.asarray(x[::2])
     expected = np.mean(np.sqrt(group.var(axis=0) + 1e-8))
     np.testing.assert_allclose(found[::2, ..., 3], expected, rtol=1e-5)
-    # Of six images a group of four does not come out even: three do.
+    # Six images cannot be divided into groups of four, so groups have three.
     np.testing.assert_allclose(minibatch_std(x[:6], 4), minibatch_std(x[:6], 3))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from genjax.objectives import adversarial
 
-# Where the formulas as they stand in the paper keep 6 digits in float64.
+# Logits at which the formulas, as they stand in the paper, keep 6 digits in float64.
 LOGITS = np.linspace(-20, 20, 81)
 
 

@@ -21,7 +21,7 @@ def test_normal_kl_is_the_integral():
 
 
 def test_normal_kl_near_the_prior_keeps_its_digits():
-    """`v^2 / 4` for a small log variance v, where exp(v) - v - 1 is 0 in float32."""
+    """The KL is `v^2 / 4` for a small log variance v, where exp(v) - v - 1 is 0 in float32."""
     kl = likelihood.normal_kl(jnp.zeros(1), jnp.array([1e-3]))
     np.testing.assert_allclose(kl, [0.25e-6], rtol=1e-2)
     np.testing.assert_array_equal(likelihood.normal_kl(jnp.zeros(3), jnp.zeros(3)), 0)
@@ -134,7 +134,7 @@ def test_chunks_give_the_bound_of_all_samples():
 
 
 def test_the_bound_rises_with_samples_to_the_evidence():
-    """z ~ N(0, 1), x|z ~ N(z, 1), q the prior: log p(x) = log N(x; 0, 2) is known."""
+    """If z ~ N(0, 1), x|z ~ N(z, 1) and q is the prior, log p(x) = log N(x; 0, 2) is known."""
     x = jnp.array([0.5, -2.0])
 
     def log_weights(key):

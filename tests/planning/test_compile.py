@@ -44,7 +44,7 @@ def test_products_and_convolutions_are_counted():
     wanted = 5 * 6 * 6 * 8 * 2 * (3 * 3 * 2)
     options = {"window_strides": (1, 1), "padding": "VALID"}
     assert _flops(lambda x, k: conv(x, k, **options), (5, 8, 8, 2), (3, 3, 2, 8)) == wanted
-    # Of a dilated input three of four values are zeros.
+    # Three of four values of a dilated input are zeros.
     dilated = options | {"lhs_dilation": (2, 2), "padding": ((1, 2), (1, 2))}
     found = _flops(lambda x, k: conv(x, k, **dilated), (5, 4, 4, 2), (3, 3, 2, 8))
     assert found == 5 * 8 * 8 * 8 * 2 * (3 * 3 * 2) // 4
@@ -183,7 +183,7 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
     assert plain.devices == 8
     # On CPUs XLA reduces D's gradients of real and of generated images apart.
     assert size <= plain.collectives["all-reduce"] <= 1.5 * size
-    # Parameters and two moments: three eighths of what each had, and the program.
+    # Parameters and two moments are three eighths of what each device had, beside the program.
     assert split.needed_gib < 0.75 * plain.needed_gib
     assert split.collectives["all-gather"] >= 0.9 * size
     assert plain.flops == split.flops
@@ -199,13 +199,13 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
     ["wgan_digits", "wgan_gp_digits", pytest.param("biggan_digits", marks=pytest.mark.slow)],
 )
 def test_a_generators_own_step_is_divided_among_the_devices(name):
-    """Its noise is drawn in the program and meets no image of the batch."""
+    """The noise of such a step is drawn in the program, and meets no image of the batch."""
     recipe = load_recipe(name)
     assert compile_step(recipe).collectives["all-reduce"] >= _parameter_bytes(recipe)
 
 
 def test_samples_of_an_image_stay_on_its_device():
-    """Of a bound of several samples only the gradients are reduced, no samples or images."""
+    """A bound of several samples reduces its gradients alone, and moves no samples or images."""
     recipe = dataclasses.replace(load_recipe("vae_mnist_iwae"), batch_size=64)
     collectives = compile_step(recipe).collectives
     assert set(collectives) == {"all-reduce"}

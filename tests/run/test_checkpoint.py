@@ -88,7 +88,7 @@ def test_damage_to_any_file_is_found_and_named(tmp_path, kind, caplog):
     assert "00000002 cannot be used" in caplog.text
     assert (again.latest, again.steps) == (1, [1])
     chex.assert_trees_all_equal(_restore(again, 1), _state(1))
-    # It is put aside, and its step can be saved anew.
+    # The damaged checkpoint is put aside, and its step can be saved anew.
     assert (tmp_path / "damaged/00000002-0").is_dir()
     _save(again, {2: 2.0})
     assert again.steps == [1, 2]

@@ -8,7 +8,7 @@ from genjax.steps.optim import AdamConfig, adam
 
 
 def _moves(config, steps):
-    """How far each step goes for a gradient that never changes."""
+    """Return how far each step goes for a gradient that never changes."""
     optimizer = adam(config)
     params = jnp.zeros(())
     state, moves = optimizer.init(params), []

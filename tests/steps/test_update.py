@@ -11,7 +11,7 @@ KEY = jax.random.key(0)
 
 
 def _loss(weight, carried, x):
-    """The mean distance of x from noise, times the weight: both have their share in it."""
+    """Return the mean squared distance of x from noise, times the squared weight."""
     distance = jnp.mean((x - batch_noise(KEY, x.shape)) ** 2)
     return weight**2 * distance, (carried, {"distance": distance})
 

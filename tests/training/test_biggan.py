@@ -51,7 +51,7 @@ def test_it_records_what_tells_of_a_collapse(trained):
     saved = [record for record in records if "energy_distance" in record]
     assert len(saved) == 2
     assert all(record["generator_singular_value"] > 0 for record in saved)
-    # A row for each of the ten classes.
+    # There is a row for each of the ten classes.
     with Image.open(trained / "samples/step_00000060.png") as picture:
         width, height = picture.size
     assert height > 1.2 * width

@@ -22,7 +22,7 @@ PATIENCE = 400
 
 @pytest.fixture
 def bucket():
-    """The environment of commands for which the emulator is Google's service."""
+    """Start the emulator, and give the environment in which commands use it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,7 +58,7 @@ def _run(environment, *arguments, data=None):
     return result.stdout
 
 
-# As `tests/conftest.py` has it: feature nets are trained in a blink.
+# Feature nets are trained for a few steps only, as in `tests/conftest.py`.
 COMMAND = (
     "from genjax import cli; from genjax.metrics import classifier; "
     "classifier.STEPS = 100; cli.main()"

@@ -59,8 +59,8 @@ def test_an_evaluation_is_exact_and_says_its_protocol(trained):
     assert result["protocol"]["model"] == {"bits": 4, "dequantization": "uniform"}
     assert len(result["health"]["condition_number"]) == 4
     assert json.loads((trained / "evaluations.jsonl").read_text()) == json.loads(json.dumps(result))
-    # The bound that more draws of the noise tighten.
-    more = genjax.evaluate(trained, n=20, samples=20)["metrics"]["nll"]
+    # More draws of the noise tighten the bound.
+    more = genjax.evaluate(trained, n=20, importance_samples=20)["metrics"]["nll"]
     assert more < result["metrics"]["nll"]
 
 
@@ -91,7 +91,7 @@ def test_latents_lead_from_image_to_image(trained):
 
 
 def test_a_resumed_flow_is_the_one_that_was_never_stopped(tmp_path, trained):
-    """The actnorms are fitted once: the resumed run does not fit them anew."""
+    """Actnorms are fitted once, so the resumed run does not fit them anew."""
     genjax.train(dataclasses.replace(RECIPE, steps=150), tmp_path / "run")
     genjax.resume(tmp_path / "run", steps=300)
     ours, theirs = (genjax.sample(run, n=16, checkpoint=300) for run in (tmp_path / "run", trained))
@@ -99,7 +99,7 @@ def test_a_resumed_flow_is_the_one_that_was_never_stopped(tmp_path, trained):
 
 
 def test_a_flow_that_cannot_be_inverted_is_called(tmp_path):
-    """A rate far too high, without clipping: the log says so, and nothing is NaN in an image."""
+    """A rate far too high, without clipping, is told in the log, and no image has a NaN."""
     optimizer = AdamConfig(learning_rate=0.3, beta1=0.9)
     model = dataclasses.replace(RECIPE.model, optimizer=optimizer)
     recipe = dataclasses.replace(RECIPE, model=model, steps=4, log_interval=1, save_interval=1)

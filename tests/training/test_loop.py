@@ -37,7 +37,7 @@ def _assert_same_run(one, other):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, real_curves):
-    """A run of 40 steps, never interrupted."""
+    """Train a run of 40 steps without interruption."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     with real_curves():
         genjax.train(dataclasses.replace(RECIPE, steps=40), run)
@@ -71,7 +71,7 @@ def test_what_a_run_writes(trained):
 
 
 def test_what_not_every_step_measures_is_averaged_over_those_that_did(tmp_path):
-    """With 3 steps of the critic for one of the generator, and 2 steps a record."""
+    """The critic takes 3 steps for one of the generator, and a record has 2 steps."""
     player = AdamPlayer(learning_rate=1e-4, hidden_sizes=(8,))
     model = WganGpConfig(network="mlp", n_critic=3, generator=player, critic=player)
     recipe = Recipe(
@@ -93,7 +93,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(trained, tmp_path):
 
 @pytest.mark.slow
 def test_streamed_data_give_the_same_run(tmp_path):
-    """Bit for bit as users compile; the suite's quicker code may round two programs apart."""
+    """Runs as users compile are bit-identical; the quicker code of tests may round otherwise."""
     as_users = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     options = ("--steps", 40, "--batch-size", 16, "--log-interval", 5, "--save-interval", 10)
     for gib in ("4", "0"):
@@ -293,7 +293,7 @@ def test_samples_that_cannot_be_are_refused(trained, arguments, message):
 
 @pytest.mark.slow
 def test_the_gan_learns_the_digits(tmp_path):
-    """The sign of learning: samples come much closer to the data, and stay diverse."""
+    """Samples come much closer to the data, and stay diverse."""
     recipe = dataclasses.replace(
         RECIPE, batch_size=128, steps=2500, log_interval=100, save_interval=500
     )

@@ -34,7 +34,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, eight_devices):
-    """A run of four steps that was never stopped, for a family and a way."""
+    """Return a function that trains a family for four steps without interruption."""
 
     @functools.cache
     def train(name, parallel):
@@ -79,7 +79,7 @@ def test_a_run_over_many_devices_resumes_and_agrees_with_jit(
         assert genjax.resume(tmp_path / "run", steps=4).step == 4
     resumed, resumed_records = runs.results(tmp_path / "run")
     chex.assert_trees_all_equal(uninterrupted, resumed)
-    # At step 3 one was saved, and so judged, and the other was not.
+    # The run that ended at step 3 was saved, and so evaluated, there; the whole one was not.
     judged = [record.keys() - records[2].keys() for record in resumed_records]
     assert "energy_distance" in judged[2]
     for metric in judged[2]:

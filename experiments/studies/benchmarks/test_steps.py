@@ -18,7 +18,7 @@ def limits() -> Limits:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_call(benchmark: Any, name: str, limits: Limits) -> None:
-    """A compiled call of several steps; how many is in `extra_info`."""
+    """Time a compiled call of several steps; how many is in `extra_info`."""
     recipe = load_recipe(name)
     spec = expected_spec(recipe.data, recipe.data_options)
     trainer = Trainer(recipe, spec, jax.device_count(), limits)

@@ -6,12 +6,13 @@
 Without recipes it is one of each family, for a small machine.
 """
 
+import functools
+
 from experiments.studies.benchmarks.pytorch.steps import bench_beside_pytorch, columns
 from genjax.cli import main
 from genjax.cli.bench import benchmark
-from genjax.cli.command import run_command
 
 COMMAND = benchmark("steps", bench_beside_pytorch, columns)
 
 if __name__ == "__main__":
-    main(lambda arguments: run_command(COMMAND, "bench steps", arguments))
+    main(functools.partial(COMMAND.run, "bench steps"))

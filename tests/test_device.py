@@ -35,7 +35,7 @@ ADA = stylegan2.Stylegan2Config(
 
 
 def _noisy(shapes, scale):
-    """Parameters that nothing is special about."""
+    """Return parameters moved a little from the given ones."""
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(1)
     return jax.tree.unflatten(
@@ -45,7 +45,7 @@ def _noisy(shapes, scale):
 
 
 def test_a_flow_of_32_steps_comes_back():
-    """At the default precision, in which networks multiply; `watch` warns at 1e-3."""
+    """The flow is inverted at the default precision of products; `watch` warns at 1e-3."""
     spec = ImageSpec(16, 16, 3)
     config = glow.GlowConfig(levels=1, steps_per_level=32, hidden_features=64)
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, spec)
@@ -117,7 +117,7 @@ def test_adas_gradient_by_finite_differences():
 
 @pytest.mark.parametrize("name", ["gan", "stylegan2"])
 def test_a_deterministic_run_resumes_bit_for_bit(name, tmp_path):
-    """With ADA, whose gradients are sums over pixels in any order."""
+    """ADA's gradients are sums over pixels, which a GPU would otherwise take in any order."""
     if name == "stylegan2" and jax.default_backend() == "cpu":
         pytest.skip("a CPU has no other operations")
     recipe = Recipe(

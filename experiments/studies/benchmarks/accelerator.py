@@ -50,14 +50,14 @@ DTYPES = ("float32", "bfloat16")
 TEST_SECONDS, CALL_SECONDS, COMPILE_SECONDS = 120, 0.3, 90
 TRAIN_SECONDS, SAVE_SECONDS = 40, 20
 ROUNDS = 3
-# Cases that compile at the same time; of more, each would take the GPU from another that measures
-# its algorithms to choose the fastest.
+# Cases that compile at the same time; more would disturb one another as each measures which
+# algorithms are the fastest.
 PROCESSES = 3
-# Cases of which PyTorch's compiled step is measured too: of the others it takes minutes to compile,
-# or has a second-order gradient, which it cannot.
+# Cases whose step is measured with `torch.compile` too. The others would compile for minutes, or
+# have a second-order gradient, which it cannot compile.
 COMPILED = ("gan", "vae", "dcgan")
 
-# Name of a case, its recipe, and what of it is changed.
+# For each case, by name, its recipe and the fields that are changed.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vae_mnist_iwae": ("vae_mnist_iwae", {}),
     "dcgan, 64x64": ("dcgan_cifar10", {"batch_size": 128, "data_options.size": (64,)}),
@@ -97,7 +97,7 @@ def load_case(recipe: str, changes: dict[str, Any], dtype: str) -> Recipe:
 class Measurement:
     """A process that compiles a case's steps when it is made, and times them when it is told.
 
-    So several can compile at the same time, and each is timed alone.
+    Several can thus compile at the same time, and each is timed alone.
     """
 
     def __init__(self, name: str, recipe: Recipe, limits: Limits):
@@ -128,7 +128,7 @@ class Measurement:
 def _measure(connection: Connection, name: str, recipe: Recipe, limits: Limits) -> None:
     start = time.monotonic()
     try:
-        # That both compute the same is a test of its own.
+        # A test checks that both compute the same; here it would take time.
         counterparts: dict[str, steps.Counterpart]
         counterparts = {"eager": functools.partial(eager, checked=False)}
         if recipe.family in COMPILED:
@@ -160,7 +160,7 @@ def measure_steps(
         ]
         end = min(until, time.monotonic() + COMPILE_SECONDS)
         ready = [(p, m) for p, m in running if m.ready(max(0, end - time.monotonic()))]
-        # What is not ready would disturb the others.
+        # A case that is still compiling would disturb the others.
         for each in running:
             if each not in ready:
                 print("not measured:", *each[0], flush=True)
@@ -178,7 +178,7 @@ def measure_steps(
 def run_tests(rehearse: bool, folder: Path) -> dict[str, Any]:
     """Run the device tests; return how many passed, which failed, the seconds, whether to the end.
 
-    What they said is in `tests.log`.
+    Their output is in `tests.log`.
     """
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-W", "default"]
     command += ["-m", "device", "-n", str(min(8, os.cpu_count() or 1))]
@@ -312,7 +312,7 @@ def main() -> None:
 
     path = given.output / "steps.json"
     if not path.exists():
-        # In a process of its own, whose memory is free afterwards.
+        # This runs in a process of its own, whose memory is free afterwards.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             about, limits = pool.apply(_about)
         save(Results("steps", about, limits, []), path)

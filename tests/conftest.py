@@ -16,6 +16,8 @@ if not os.environ.get("GENJAX_TEST_AS_USERS"):
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # the flag is gone since
         FLAGS += " --xla_cpu_use_fusion_emitters=false"  # a third of the time
+# Each worker has a core; more threads of the matrix products only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # All workers share the compiled programs, which are kept for the next run.
 os.environ.setdefault(
@@ -27,7 +29,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 
+from genjax.evaluation import fidelity
 from genjax.metrics import classifier
+from genjax.metrics.frechet import frechet_distance_error
+from genjax.metrics.kernel import kernel_distance
 from genjax.run.sharding import Steps
 from genjax.training import loop, writer
 
@@ -53,9 +58,11 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory):
-    """Keep tests away from the user's cache folder, and train feature nets for a few steps only."""
+    """Keep tests away from the user's cache folder; train and resample a little only."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     classifier.STEPS = 100
+    fidelity.frechet_distance_error = functools.partial(frechet_distance_error, resamplings=3)
+    fidelity.kernel_distance = functools.partial(kernel_distance, subsets=10)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from genjax.models import dcgan
 from genjax.nn.resolution import base_resolution
 from genjax.steps.update import apply_network
 from genjax.types import ImageSpec, UsageError
+from tests.states import drawn_state
 
 
 def _config(latent=6, g=4, d=3, **fields):
@@ -23,7 +24,7 @@ def _config(latent=6, g=4, d=3, **fields):
 
 
 def _variables(config, spec):
-    state = jax.jit(dcgan.init, static_argnums=(0, 2))(config, jax.random.key(0), spec)
+    state = drawn_state(dcgan.init, config, spec)
     return {"generator": state.generator.variables, "discriminator": state.discriminator.variables}
 
 

@@ -11,15 +11,7 @@ from genjax.interop import glow as interop
 from genjax.models import glow
 from genjax.objectives.likelihood import bits_per_dim, standard_normal_log_prob
 from genjax.types import ImageSpec, UsageError
-
-
-def _variables(config, spec):
-    state = jax.jit(glow.init, static_argnums=(0, 2))(config, jax.random.key(0), spec)
-    # No parameter has a value that would hide a mistake, as 0 and 1 would.
-    leaves, tree = jax.tree.flatten(state.model.params)
-    rng = np.random.default_rng(0)
-    leaves = [leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
-    return glow.Variables(jax.tree.unflatten(tree, leaves), state.model.stats["constants"])
+from tests.states import drawn_flow
 
 
 def _zs_before_priors(config, spec, variables, x):
@@ -105,7 +97,7 @@ def test_dump_and_load_are_inverse_at_any_size(spec, coupling, permutation):
     config = glow.GlowConfig(
         levels=3, steps_per_level=2, hidden_features=5, coupling=coupling, permutation=permutation
     )
-    variables = _variables(config, spec)
+    variables = drawn_flow(config, spec, noise=0.1)
     arrays = interop.dump(config, spec, variables)
     assert arrays["blocks.2.flows.1.invconv.w_s"].shape == (16 * spec.channels,)
     assert ("blocks.0.flows.0.invconv.weight" in arrays) == (permutation == "plain")
@@ -121,7 +113,7 @@ def test_dump_and_load_are_inverse_at_any_size(spec, coupling, permutation):
 
 def test_what_does_not_fit_is_named():
     spec, config = ImageSpec(8, 8, 1), glow.GlowConfig(steps_per_level=1, hidden_features=5)
-    arrays = interop.dump(config, spec, _variables(config, spec))
+    arrays = interop.dump(config, spec, drawn_flow(config, spec, noise=0.1))
     del arrays["blocks.0.prior.scale"]
     arrays["blocks.2.prior.scale"] = np.zeros(1)
     with pytest.raises(UsageError, match=r"missing blocks.0.prior.scale.*unknown blocks.2.prior"):

@@ -11,10 +11,11 @@ from genjax.models import wgan
 from genjax.objectives.adversarial import wasserstein_critic_loss
 from genjax.objectives.penalties import gradient_penalty, input_gradient_norm, interpolate
 from genjax.types import ImageSpec, UsageError
+from tests.states import drawn_state
 
 
 def _variables(config, spec):
-    state = jax.jit(wgan.init, static_argnums=(0, 2))(config, jax.random.key(0), spec)
+    state = drawn_state(wgan.init, config, spec)
     return {"generator": state.generator.variables, "discriminator": state.discriminator.variables}
 
 

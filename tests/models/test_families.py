@@ -19,6 +19,7 @@ from genjax.run.sharding import Parallel, Steps, as_array
 from genjax.types import Batch, ImageSpec, UsageError
 from tests.families import slow_but
 from tests.float64 import in_float64, to_float64
+from tests.states import drawn_state
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 SPEC = ImageSpec(16, 16, 1, 10)
@@ -170,6 +171,26 @@ def test_a_seed_changes_every_kernel(family):
             begins_at_zero = jax.tree_util.keystr(path, simple=True, separator="/").endswith(ZEROS)
             assert np.any(a) != begins_at_zero, path
             assert np.array_equal(a, b) == begins_at_zero, path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xdist_group(name))
+        for name in FAMILIES
+        if name != "glow"
+    ],
+)
+def test_drawn_states_are_like_initial_ones(name):
+    family = FAMILIES[name]
+    one, other = (_init(family, seed) for seed in (0, 1))
+    drawn = drawn_state(family.init, _config(family), _spec(family))
+    leaves = zip(*map(jax.tree.leaves, (one, other, drawn)), strict=True)
+    for a, b, ours in leaves:
+        if np.array_equal(a, b):
+            np.testing.assert_array_equal(ours, a)
+        elif name.startswith("stylegan"):
+            assert 0.5 < np.std(ours) / np.std(a) < 2
 
 
 # In float64 the order of sums changes the sixteenth digit: no activation that lies within rounding

@@ -10,6 +10,7 @@ import pytest
 from genjax.models import stylegan
 from genjax.models.stylegan import PlayerConfig, StyleganConfig
 from genjax.types import Batch, ImageSpec
+from tests.states import drawn_state
 
 SPEC = ImageSpec(16, 16, 1)
 PLAYER = PlayerConfig(channel_base=64, channel_max=16)
@@ -23,10 +24,11 @@ CONFIG = StyleganConfig(
     discriminator=PLAYER,
 )
 KEY = jax.random.key(0)
+SAMPLE, STYLE = (jax.jit(f, static_argnums=0) for f in (stylegan.sample, stylegan.style))
 
 
 def _init(config=CONFIG, spec=SPEC):
-    return jax.jit(lambda key: stylegan.init(config, key, spec))(KEY)
+    return drawn_state(stylegan.init, config, spec)
 
 
 def _batch(spec=SPEC):
@@ -77,13 +79,21 @@ def test_a_stage_begins_as_the_one_before():
     state = _init()
     generator, discriminator = stylegan.networks(CONFIG, SPEC)
     params = {"params": state.generator.params}
-    ws = stylegan.style(CONFIG, state, jax.random.normal(KEY, (4, 8)), jnp.zeros(4, int))
+    ws = STYLE(CONFIG, state, jax.random.normal(KEY, (4, 8)), jnp.zeros(4, int))
     noise = stylegan.draw_noise(KEY, SPEC, 4)
-    draw = functools.partial(generator.apply, params, ws, noise, method="synthesize")
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def draw(stage, fade):
+        return generator.apply(params, ws, noise, stage, fade, method="synthesize")
+
     small, large = draw(1, jnp.ones(())), draw(2, jnp.zeros(()))
     assert small.shape[1:3] == (8, 8)
     np.testing.assert_allclose(large, stylegan.upsample(small), atol=1e-6)
-    discriminate = functools.partial(discriminator.apply, {"params": state.discriminator.params})
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def discriminate(images, stage, fade):
+        return discriminator.apply({"params": state.discriminator.params}, images, stage, fade)
+
     np.testing.assert_allclose(
         discriminate(large, 2, jnp.zeros(())), discriminate(small, 1, jnp.ones(())), atol=1e-5
     )
@@ -93,7 +103,7 @@ def test_a_stage_begins_as_the_one_before():
 def test_samples_are_of_the_stage(step, size):
     """Samples are enlarged from the size of the stage to that of the data."""
     state = dataclasses.replace(_init(), step=jnp.asarray(step))
-    images = stylegan.sample(CONFIG, state, KEY, jnp.zeros(3, int))
+    images = SAMPLE(CONFIG, state, KEY, jnp.zeros(3, int))
     chex.assert_shape(images, (3, 16, 16, 1))
     for blocks, is_flat in ((size, True), (size // 2, False)):
         parts = np.asarray(images).reshape(3, blocks, 16 // blocks, blocks, 16 // blocks)
@@ -104,10 +114,11 @@ def test_a_style_sets_scale_and_bias_of_its_layer():
     """Other styles in the last two layers leave all layers before them as they were."""
     state = dataclasses.replace(_init(), step=jnp.asarray(30))
     z = jax.random.normal(KEY, (2, 8))
-    ws = stylegan.style(CONFIG, state, z, jnp.zeros(2, int))
+    ws = STYLE(CONFIG, state, z, jnp.zeros(2, int))
     mixed = ws.at[0, -2:].set(ws[1, -2:])
-    images = stylegan.synthesize(CONFIG, state, mixed)
-    assert not np.array_equal(images[0], stylegan.synthesize(CONFIG, state, ws)[0])
-    half = stylegan.style(CONFIG, state, z, jnp.zeros(2, int), 0.5)
+    synthesize = jax.jit(functools.partial(stylegan.synthesize, CONFIG))
+    images = synthesize(state, mixed)
+    assert not np.array_equal(images[0], synthesize(state, ws)[0])
+    half = STYLE(CONFIG, state, z, jnp.zeros(2, int), 0.5)
     mean = state.ema["batch_stats"]["mapping"]["mean"][None, None]
     np.testing.assert_allclose(half - mean, 0.5 * (ws - mean), atol=1e-6)

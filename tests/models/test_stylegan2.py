@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from genjax.models import stylegan2
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
 from genjax.types import Batch, ImageSpec, UsageError
+from tests.states import drawn_state
 
 SPEC = ImageSpec(8, 8, 1, 10)
 PLAYER = PlayerConfig(channel_base=128, channel_max=16, mapping_layers=2)
@@ -19,10 +20,11 @@ SMALL = Stylegan2Config(latent_size=8, style_size=8, generator=PLAYER, discrimin
 # A config without the parts that make a step slow to compile.
 PLAIN = dataclasses.replace(SMALL, r1_gamma=0.0, path_length_weight=0.0, style_mixing_prob=0.0)
 KEY = jax.random.key(0)
+DECODE = jax.jit(stylegan2.decode, static_argnums=0)
 
 
 def _init(config=SMALL, spec=SPEC):
-    return jax.jit(lambda key: stylegan2.init(config, key, spec))(KEY)
+    return drawn_state(stylegan2.init, config, spec)
 
 
 def _batch(spec=SPEC, n=8):
@@ -58,7 +60,9 @@ def test_parameters_are_as_many_as_the_references(shared, name, size, base, clas
     assert found == [expected["G_params"], expected["D_params"]]
 
 
-@pytest.mark.parametrize("architecture", ["original", "skip", "residual"])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param("original", marks=pytest.mark.slow), "skip", "residual"]
+)
 @pytest.mark.parametrize(
     "spec",
     [ImageSpec(8, 16, 3), pytest.param(ImageSpec(28, 28, 1), marks=pytest.mark.slow)],
@@ -136,7 +140,8 @@ def test_styles_are_mixed_from_a_random_layer_on():
     config = dataclasses.replace(SMALL, style_mixing_prob=0.5)
     state = _init(config)
     variables = state.generator.variables
-    ws, _ = stylegan2.mixed_styles(config, state, variables, KEY, None, 400)
+    draw = jax.jit(functools.partial(stylegan2.mixed_styles, config), static_argnums=4)
+    ws, _ = draw(state, variables, KEY, None, 400)
     changes = np.any(np.asarray(ws[:, 1:] != ws[:, :-1]), axis=2)
     assert set(changes.sum(axis=1)) == {0, 1}
     assert changes.any(axis=1).mean() == pytest.approx(0.5, abs=0.08)
@@ -185,25 +190,27 @@ def test_the_average_has_the_half_life():
 def test_truncation_brings_styles_nearer_to_their_mean():
     state = _init()
     z, labels = jax.random.normal(KEY, (5, 8)), jnp.zeros(5, int)
-    full = stylegan2.style(SMALL, state, z, labels)
+    style = jax.jit(functools.partial(stylegan2.style, SMALL), static_argnums=4)
+    full = style(state, z, labels)
     mean = state.ema["batch_stats"]["mapping"]["mean"]
-    half = stylegan2.style(SMALL, state, z, labels, 0.5, 2)
+    half = style(state, z, labels, 0.5, 2)
     mean = mean[None, None]
     np.testing.assert_allclose(half[:, :2] - mean, 0.5 * (full[:, :2] - mean), atol=1e-6)
     np.testing.assert_array_equal(half[:, 2:], full[:, 2:])
-    images = stylegan2.sample(SMALL, state, KEY, labels, 0.0)
-    assert np.std(images, axis=0).max() < np.std(stylegan2.sample(SMALL, state, KEY, labels))
+    sample = jax.jit(functools.partial(stylegan2.sample, SMALL))
+    images = sample(state, KEY, labels, 0.0)
+    assert np.std(images, axis=0).max() < np.std(sample(state, KEY, labels))
 
 
 def test_a_class_counts_if_conditional():
     config = dataclasses.replace(SMALL, conditional=True)
     state = _init(config)
     z = jnp.repeat(jax.random.normal(KEY, (1, 8)), 3, axis=0)
-    images = stylegan2.decode(config, state, z, jnp.array([0, 0, 1]))
+    images = DECODE(config, state, z, jnp.array([0, 0, 1]))
     np.testing.assert_allclose(images[0], images[1], atol=1e-5)
     assert np.abs(images[0] - images[2]).max() > 1e-3
     _, discriminator = stylegan2.networks(config, SPEC)
-    logits = discriminator.apply(
+    logits = jax.jit(discriminator.apply)(
         {"params": state.discriminator.params}, images[:1].repeat(2, 0), jnp.array([0, 1])
     )
     assert logits[0] != logits[1]
@@ -216,7 +223,7 @@ def test_bfloat16_is_near_float32():
     state = _init()
     z, labels = jax.random.normal(KEY, (4, 8)), jnp.zeros(4, int)
     half = dataclasses.replace(PLAIN, dtype="bfloat16")
-    found, expected = (stylegan2.decode(c, state, z, labels) for c in (half, SMALL))
+    found, expected = (DECODE(c, state, z, labels) for c in (half, SMALL))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=0.15)
     assert np.mean(np.abs(found - expected)) < 0.02

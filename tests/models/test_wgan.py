@@ -9,6 +9,7 @@ import pytest
 
 from genjax.models import wgan
 from genjax.types import Batch, ImageSpec, UsageError
+from tests.states import drawn_state
 
 SPEC = ImageSpec(16, 16, 1, 3)
 
@@ -29,7 +30,7 @@ def _batch(count=8):
 
 
 def _init(config, spec=SPEC):
-    return jax.jit(wgan.init, static_argnums=(0, 2))(config, jax.random.key(0), spec)
+    return drawn_state(wgan.init, config, spec)
 
 
 STEP = jax.jit(wgan.step, static_argnums=0)
@@ -149,7 +150,9 @@ def test_resnets_are_the_papers(size, widths):
     assert "norm_0" not in d["block_0"] or size > 32
 
 
-@pytest.mark.parametrize("network", ["mlp", "dcgan", "resnet"])
+@pytest.mark.parametrize(
+    "network", ["mlp", "dcgan", pytest.param("resnet", marks=pytest.mark.slow)]
+)
 def test_labels_and_the_moving_average_work_with_each_network(network):
     config = _config(network=network, conditional=True, ema_decay=0.9)
     state, metrics = STEP(config, _init(config), _batch(), jax.random.key(0))

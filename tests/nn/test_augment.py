@@ -13,6 +13,8 @@ from genjax.nn.augment import OperationName, ada, diff_augment
 
 OPERATIONS = OperationName.__args__  # type: ignore[attr-defined]
 KEY = jax.random.key(0)
+WARP = jax.jit(augment.warp)
+DIFF_AUGMENT = jax.jit(diff_augment)
 
 
 def _images(n=4, height=24, width=32, channels=3):
@@ -76,7 +78,7 @@ def test_all_is_differentiable_and_finite():
 def test_warp_is_that_of_scipy(matrix):
     """SciPy resamples a smooth image with cubic splines and mirrored borders."""
     images = _images(1)
-    found = augment.warp(jnp.asarray(images), matrix)[0]
+    found = WARP(jnp.asarray(images), matrix)[0]
     # SciPy's matrix is of (row, column), counted from the corner.
     swap = np.array([[0, 1], [1, 0]])
     inverse = swap @ np.asarray(matrix[0, :2, :2]) @ swap
@@ -97,11 +99,12 @@ def test_warp_is_that_of_scipy(matrix):
 
 def test_blits_are_those_of_numpy():
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-    flipped = augment.blit(images, augment._scaling(-jnp.ones(2), jnp.ones(2)))
+    blit = jax.jit(augment.blit)
+    flipped = blit(images, augment._scaling(-jnp.ones(2), jnp.ones(2)))
     np.testing.assert_array_equal(flipped, images[:, :, ::-1])
-    turned = augment.blit(images, augment._rotation(jnp.full(2, jnp.pi / 2)))
+    turned = blit(images, augment._rotation(jnp.full(2, jnp.pi / 2)))
     np.testing.assert_array_equal(turned, np.rot90(images, 1, (1, 2)))
-    shifted = augment.blit(images, augment._shift(jnp.array([[3.0, -2.0]] * 2)))
+    shifted = blit(images, augment._shift(jnp.array([[3.0, -2.0]] * 2)))
     np.testing.assert_array_equal(shifted[:, :-2, 3:], images[:, 2:, :-3])
 
 
@@ -117,6 +120,7 @@ def test_colors_are_those_of_pillow_and_colorsys():
         rows = np.concatenate([m[:3, :3], shift[:, None]], axis=1)
         return np.asarray(image.convert("RGB", tuple(rows.ravel())), float)
 
+    recolor = jax.jit(augment.recolor)
     for matrix in (
         augment._brightness(jnp.array([0.3])),
         augment._contrast(jnp.array([0.6])),
@@ -124,22 +128,22 @@ def test_colors_are_those_of_pillow_and_colorsys():
         augment._hue(jnp.array([0.9])),
         augment._saturation(jnp.array([0.4])),
     ):
-        found = augment.recolor(jnp.asarray(images), matrix)[0]
+        found = recolor(jnp.asarray(images), matrix)[0]
         expected = pillow(matrix)
         np.testing.assert_allclose(
             np.clip((found + 1) * 127.5, 0, 255), expected, atol=1.6, err_msg=str(matrix)
         )
     # A third of a turn takes red to green to blue, and so does a hue of a third.
     red = jnp.array([[[[0.7, -0.2, -0.2]]]])
-    turned = augment.recolor(red, augment._hue(jnp.array([2 * np.pi / 3])))[0, 0, 0]
+    turned = recolor(red, augment._hue(jnp.array([2 * np.pi / 3])))[0, 0, 0]
     hue, lightness, saturation = colorsys.rgb_to_hls(*np.asarray((red[0, 0, 0] + 1) / 2))
     expected = colorsys.hls_to_rgb(hue + 1 / 3, lightness, saturation)
     np.testing.assert_allclose((turned + 1) / 2, expected, atol=1e-5)
     # Without saturation all is gray, of the mean; the luma flip mirrors the mean.
-    gray = augment.recolor(jnp.asarray(images), augment._saturation(jnp.zeros(1)))
+    gray = recolor(jnp.asarray(images), augment._saturation(jnp.zeros(1)))
     mean = images.mean(axis=3, keepdims=True)
     np.testing.assert_allclose(gray, np.broadcast_to(mean, images.shape), atol=1e-5)
-    flipped = augment.recolor(jnp.asarray(images), augment._luma_flip(jnp.ones(1)))
+    flipped = recolor(jnp.asarray(images), augment._luma_flip(jnp.ones(1)))
     np.testing.assert_allclose(flipped.mean(axis=3, keepdims=True), -mean, atol=1e-5)
 
 
@@ -154,7 +158,7 @@ def test_bands_are_octaves_and_add_up():
 
     images = _images()
     gains = jnp.array([[1.0, 1, 1, 1], [2, 1, 1, 1], [0.5, 1, 2, 1], [1, 1, 1, 3]])
-    found = augment.amplify(jnp.asarray(images), gains)
+    found = jax.jit(augment.amplify)(jnp.asarray(images), gains)
     for image, gain, result in zip(images, gains, found, strict=True):
         kernel = np.asarray(gain) @ bands
         expected = ndimage.correlate1d(image, kernel, axis=0, mode="mirror")
@@ -164,7 +168,9 @@ def test_bands_are_octaves_and_add_up():
 
 def test_cut_is_a_rectangle():
     images = jnp.ones((2, 20, 10, 1))
-    found = augment.cutout(images, jnp.array([[0.5, 0.5], [0.0, 1.0]]), jnp.array([0.5, 0.5]))
+    found = jax.jit(augment.cutout)(
+        images, jnp.array([[0.5, 0.5], [0.0, 1.0]]), jnp.array([0.5, 0.5])
+    )
     expected = np.ones((2, 20, 10, 1))
     expected[0, 5:15, 3:7] = 0  # the middle of a pixel decides: 2.5 to 7.5 are columns 3 to 6
     expected[1, :5, 8:] = 0
@@ -176,7 +182,7 @@ def test_cut_is_a_rectangle():
 
 def test_diff_augment_shifts_by_an_eighth_and_cuts_a_quarter():
     images = jnp.ones((300, 16, 16, 1))
-    found = np.asarray(diff_augment(KEY, images))
+    found = np.asarray(DIFF_AUGMENT(KEY, images))
     assert not np.array_equal(found[0], found[1])
     is_cut = np.mean(found == 0, axis=(1, 2, 3))
     # The cutout is half of both sides, less what lies beyond the border; a shift adds up to 2 rows.

@@ -271,7 +271,7 @@ def test_second_order_gradients_by_finite_differences(function, stride, kernel_s
         x = jnp.asarray(rng.normal(size=(1, 5, 5, 2)))
         kernel = jnp.asarray(rng.normal(size=(*kernel_size, 2, 2)))
         check_grads(
-            lambda x, kernel: jnp.tanh(function(x, kernel, stride, 1)),
+            jax.jit(lambda x, kernel: jnp.tanh(function(x, kernel, stride, 1))),
             (x, kernel),
             order=2,
             modes=["rev"],
@@ -281,9 +281,9 @@ def test_second_order_gradients_by_finite_differences(function, stride, kernel_s
 def test_works_under_vmap_and_scan():
     x, kernel = arrays((8, 8), (4, 4), 3, 5)
     y = conv_transpose(x, kernel, 2, 1)
-    mapped = jax.vmap(lambda x: conv_transpose(x[None], kernel, 2, 1)[0])(x)
+    mapped = jax.jit(jax.vmap(lambda x: conv_transpose(x[None], kernel, 2, 1)[0]))(x)
     np.testing.assert_allclose(mapped, y, rtol=1e-5, atol=1e-5)
-    grad = jax.grad(lambda kernel, x: jnp.sum(conv_transpose(x, kernel, 2, 1) ** 2))
+    grad = jax.jit(jax.grad(lambda kernel, x: jnp.sum(conv_transpose(x, kernel, 2, 1) ** 2)))
     total, _ = lax.scan(
         lambda total, x: (total + grad(kernel, x[None]), None), jnp.zeros(kernel.shape), x
     )

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -115,9 +116,15 @@ def test_it_is_the_references(shared):
                 np.add(pad, [(n - 1) // 2, (n - 2) // 2])
                 for pad, n in zip((rows, columns), size, strict=True)
             )
-        found = upfirdn(
-            x, taps, tuple(map(int, up)), tuple(map(int, down)), (*rows, *columns), gain
+        run = functools.partial(
+            upfirdn,
+            taps=taps,
+            up=tuple(map(int, up)),
+            down=tuple(map(int, down)),
+            padding=(*rows, *columns),
+            gain=gain,
         )
+        found = jax.jit(run)(x)
         expected = file[f"out/upfirdn2d/{name}"].transpose(0, 2, 3, 1)
         np.testing.assert_allclose(
             found, expected, rtol=0, atol=2e-6 * np.abs(expected).max(), err_msg=name

@@ -196,7 +196,10 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
 
 @pytest.mark.parametrize(
     "name",
-    ["wgan_digits", "wgan_gp_digits", pytest.param("biggan_digits", marks=pytest.mark.slow)],
+    [
+        "wgan_gp_digits",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wgan_digits", "biggan_digits")),
+    ],
 )
 def test_a_generators_own_step_is_divided_among_the_devices(name):
     """The noise of such a step is drawn in the program, and meets no image of the batch."""

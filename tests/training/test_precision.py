@@ -82,7 +82,7 @@ LIKELIHOOD = ("vae", "glow")
 
 
 @pytest.mark.device
-@slow_but("gan", "vae")
+@slow_but("gan")
 def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
     model, steps = MODELS[name]
     recipe = Recipe(

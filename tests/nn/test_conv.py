@@ -64,59 +64,69 @@ def conv_transpose_by_definition(x, kernel, stride, padding, output_padding):
 
 
 @pytest.mark.device
-@pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
-def test_conv_is_its_definition(size, kernel_size, stride, padding):
-    x, kernel = arrays(size, kernel_size, 3, 5)
-    y = jax.jit(lambda x, kernel: conv(x, kernel, stride, padding))(x, kernel)
-    expected = conv_by_definition(x, kernel, stride, padding)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+def test_conv_is_its_definition():
+    """One program computes all geometries, as in the tests below."""
+    inputs = [arrays(*geometry[:2], 3, 5) for geometry in GEOMETRIES]
+
+    @jax.jit
+    def all_of_them(inputs):
+        return [
+            conv(*each, *geometry[2:]) for each, geometry in zip(inputs, GEOMETRIES, strict=True)
+        ]
+
+    for y, each, geometry in zip(all_of_them(inputs), inputs, GEOMETRIES, strict=True):
+        expected = conv_by_definition(*each, *geometry[2:])
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5, err_msg=str(geometry))
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("output_padding", [0, 1])
-@pytest.mark.parametrize(("size", "kernel_size", "stride", "padding"), GEOMETRIES)
-def test_conv_transpose_is_pytorchs_and_laxs(size, kernel_size, stride, padding, output_padding):
-    output_padding = min(output_padding, stride - 1)
-    x, kernel = arrays(size, kernel_size, 3, 5)
+def test_conv_transpose_is_pytorchs_and_laxs():
+    """Where there is a stride, output padding is tried too."""
+    cases = [(*each, extra) for each in GEOMETRIES for extra in (0, 1) if extra < each[2]]
+    inputs = [arrays(*case[:2], 3, 5) for case in cases]
 
-    @jax.jit
-    def both(x, kernel):
+    def both(x, kernel, kernel_size, stride, padding, output_padding):
         pads = [(n - 1 - padding, n - 1 - padding + output_padding) for n in kernel_size]
         return (
             conv_transpose(x, kernel, stride, padding, output_padding),
             lax.conv_transpose(x, kernel[::-1, ::-1], (stride, stride), pads),
         )
 
-    y, by_lax = both(x, kernel)
-    expected = conv_transpose_by_definition(x, kernel, stride, padding, output_padding)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(y, by_lax, rtol=1e-5, atol=1e-5)
+    @jax.jit
+    def all_of_them(inputs):
+        return [both(*each, *case[1:]) for each, case in zip(inputs, cases, strict=True)]
+
+    for (y, by_lax), each, case in zip(all_of_them(inputs), inputs, cases, strict=True):
+        expected = conv_transpose_by_definition(*each, *case[2:])
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5, err_msg=str(case))
+        np.testing.assert_allclose(y, by_lax, rtol=1e-5, atol=1e-5, err_msg=str(case))
 
 
 @pytest.mark.device
-@pytest.mark.parametrize(
-    ("size", "kernel_size", "stride", "padding", "channels"),
-    [(*geometry, 3) for geometry in GEOMETRIES] + [(*GEOMETRIES[1], 40), (*GEOMETRIES[6], 40)],
-)
-def test_gradients_are_those_of_xlas_convolution(size, kernel_size, stride, padding, channels):
-    x, kernel = arrays(size, kernel_size, channels, 5)
+def test_gradients_are_those_of_xlas_convolution():
+    cases = [(*each, 3) for each in GEOMETRIES] + [(*GEOMETRIES[1], 40), (*GEOMETRIES[6], 40)]
+    inputs = [arrays(*case[:2], case[4], 5) for case in cases]
 
-    def by_lax(x, kernel):
-        pads = [(padding, padding)] * 2
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), pads, dimension_numbers=dimensions
-        )
+    def both(x, kernel, stride, padding):
+        def by_lax(x, kernel):
+            pads = [(padding, padding)] * 2
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(
+                x, kernel, (stride, stride), pads, dimension_numbers=dimensions
+            )
 
-    @jax.jit
-    def both(x, kernel):
         y, vjp = jax.vjp(lambda x, kernel: conv(x, kernel, stride, padding), x, kernel)
         expected_y, expected_vjp = jax.vjp(by_lax, x, kernel)
         cotangent = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
         return (y, *vjp(cotangent)), (expected_y, *expected_vjp(cotangent))
 
-    for value, expected in zip(*both(x, kernel), strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-5)
+    @jax.jit
+    def all_of_them(inputs):
+        return [both(*each, *case[2:4]) for each, case in zip(inputs, cases, strict=True)]
+
+    for found, case in zip(all_of_them(inputs), cases, strict=True):
+        for value, expected in zip(*found, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-5, err_msg=str(case))
 
 
 @pytest.mark.device
@@ -164,7 +174,7 @@ def test_forms_for_kernels_of_whole_strides(size, kernel_size, stride, padding):
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-3)
 
 
-# Cases with whole blocks of outputs, with blocks that reach beyond the image, and with both.
+# With whole blocks of outputs, with blocks that reach beyond the image, and with both.
 WINOGRADS = [
     ((8, 12), 4, 2, 1),
     ((14, 13), 4, 2, 1),
@@ -184,7 +194,7 @@ WINOGRADS = [
 
 @pytest.mark.parametrize(("size", "extent", "stride", "padding"), WINOGRADS)
 def test_winograds_forms_are_the_plain_functions(size, extent, stride, padding):
-    """Images are taken in groups of one, two and four; all forms are one program."""
+    """In groups of one, two and four images, as one program."""
     geometry = Geometry(size, (extent, extent), stride, padding)
     assert winograd.products(geometry) < 2
     with jax.enable_x64(True):
@@ -225,7 +235,7 @@ def test_winograds_products_are_counted():
 
 @pytest.mark.parametrize(("stride", "kernel_size"), [(1, (3, 3)), (2, (4, 4))])
 def test_many_channels_take_winograds_form(monkeypatch, stride, kernel_size):
-    """All three functions are reached on a CPU, and are as exact as float32 allows."""
+    """The choice by shape: all three are reached on a CPU, and are as exact as float32 allows."""
     taken = set()
 
     def spy_on(name):
@@ -323,7 +333,7 @@ def test_layers_add_a_bias_to_the_function(layer, function, dtype):
 
 @pytest.mark.parametrize(("stride", "kernel_size", "padding"), [(1, (3, 3), 1), (2, (4, 4), 1)])
 def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, padding):
-    """Large batches take this path; here a small one does, in groups of 2 of 6 images."""
+    """What large batches take: forced on a small one, in groups of 2 of 6 images."""
     geometry = Geometry((8, 8), kernel_size, stride, padding)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, 8, 8, 40)), jnp.float32)
@@ -345,7 +355,7 @@ def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, 
 def test_large_images_are_seen_in_bands(
     monkeypatch, stride, kernel_size, padding, channels, features
 ):
-    """Images that no cache holds take this path; here small ones do, in 3 bands of 2 rows."""
+    """What no cache holds of one image: forced on a small one, in 3 bands of 2 rows of outputs."""
     height = 6 * stride + kernel_size[0] - stride - 2 * padding
     geometry = Geometry((height, 8), kernel_size, stride, padding)
     rng = np.random.default_rng(0)

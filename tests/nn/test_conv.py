@@ -323,7 +323,7 @@ def test_layers_add_a_bias_to_the_function(layer, function, dtype):
 
 @pytest.mark.parametrize(("stride", "kernel_size", "padding"), [(1, (3, 3), 1), (2, (4, 4), 1)])
 def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, padding):
-    """Large batches take this path; here a small one does, in groups of 2 of 6 images."""
+    """Treat a small batch as a large one: 6 images in groups of 2."""
     geometry = Geometry((8, 8), kernel_size, stride, padding)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, 8, 8, 40)), jnp.float32)
@@ -345,7 +345,7 @@ def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, 
 def test_large_images_are_seen_in_bands(
     monkeypatch, stride, kernel_size, padding, channels, features
 ):
-    """Images that no cache holds take this path; here small ones do, in 3 bands of 2 rows."""
+    """Treat small images as ones that no cache holds: in 3 bands of 2 rows."""
     height = 6 * stride + kernel_size[0] - stride - 2 * padding
     geometry = Geometry((height, 8), kernel_size, stride, padding)
     rng = np.random.default_rng(0)

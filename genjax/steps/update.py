@@ -179,9 +179,7 @@ def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientCo
 def _split(batch: Any, parts: int) -> Any:
     size = len(jax.tree.leaves(batch)[0])
     if size % parts:
-        raise UsageError(
-            f"gradient_accumulation_steps = {parts}: should divide the {size} images"
-        )
+        raise UsageError(f"gradient_accumulation_steps = {parts}: should divide the {size} images")
     return jax.tree.map(lambda x: in_parts(x, parts), batch)
 
 

@@ -72,13 +72,13 @@ def expectation(
     """Return the pathwise Monte Carlo estimator of `E f(x)`.
 
     Args:
-        f: Function from one draw to an array or a pytree of arrays.
+        f: Function from one draw x, [...], to an array or a pytree of arrays.
         distribution: The distribution of x.
         samples: Number of draws to average over.
 
     Returns:
-        `estimate(params, key)`. It is unbiased, and so is its `jax.grad` with respect to `params`
-        for a differentiable f (Kingma and Welling 2014, equation 5).
+        `estimate(params, key)`, of the shape of `f(x)`. It is unbiased, and so is its `jax.grad`
+        with respect to `params` for a differentiable f (Kingma and Welling 2014, equation 5).
     """
     return expectation_with_log_prob(lambda x, _: f(x), distribution, samples, False)
 
@@ -92,7 +92,7 @@ def expectation_with_log_prob(
     """Return the pathwise estimator of `E f(x, log q)`, where f uses the density, as in an ELBO.
 
     Args:
-        f: Function of one draw x and of `log_q`, itself a function of x; for an ELBO
+        f: Function of one draw x, [...], and of `log_q`, itself a function of x; for an ELBO
             `lambda z, log_q: log_joint(z) - log_q(z)`.
         distribution: The distribution q of x; it needs a `log_prob`.
         samples: Number of draws to average over.
@@ -102,7 +102,7 @@ def expectation_with_log_prob(
             posterior (Roeder et al. 2017).
 
     Returns:
-        `estimate(params, key)`.
+        `estimate(params, key)`, a pytree like that of f.
     """
     sample = reparameterize(distribution)
 
@@ -117,7 +117,10 @@ def expectation_with_log_prob(
 
 
 def log_prob(distribution: Distribution, params: Params, x: jax.Array) -> jax.Array:
-    """Return the log density at x, in nats; see `Distribution.log_prob`.
+    """Return the log density at x, in nats.
+
+    It is elementwise, [...] to [...], for distributions of numbers, and over the last axis,
+    [..., D] to [...], for those of vectors.
 
     Raises:
         ValueError: The distribution has no `log_prob`.
@@ -137,7 +140,8 @@ def location_scale(
 ) -> Distribution:
     """Return the distribution of `location + scale * noise`.
 
-    Its params are `(location, scale)`, two arrays of one shape, the scale positive.
+    Its params are `(location, scale)`, two arrays of one shape [...], the scale positive; draws and
+    log densities have that shape too.
 
     Args:
         draw: `(key, shape) -> noise`, a draw from the standard distribution.
@@ -162,7 +166,7 @@ def mapped(
     f: Callable[[jax.Array], jax.Array],
     inverse: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Distribution:
-    """Return the distribution of `f(x)`, f elementwise and deterministic.
+    """Return the distribution of f(x); f maps an array [...] to one of its shape, elementwise.
 
     Args:
         distribution: The distribution of x.
@@ -306,7 +310,7 @@ def chain(*bijections: Bijection) -> Bijection:
 def elementwise(
     f: Callable[[jax.Array], jax.Array], inverse: Callable[[jax.Array], jax.Array]
 ) -> Bijection:
-    """Return the bijection that applies f to each number.
+    """Return the bijection that applies f to each number: x [B, ...] -> y [B, ...], log-det [B].
 
     The log-determinant is the sum of `log |f'|`, from one forward-mode derivative.
 
@@ -336,7 +340,7 @@ sigmoid = Bijection(_sigmoid, _logit)
 
 
 def affine(shift: jax.Array, log_scale: jax.Array) -> Bijection:
-    """Return the bijection `(x + shift) * exp(log_scale)`, with arguments of the shape of x."""
+    """Return the bijection `(x + shift) * exp(log_scale)`; all three are of one shape, [B, ...]."""
     log_det = sum_of_each(log_scale)
     return Bijection(
         lambda x: ((x + shift) * jnp.exp(log_scale), log_det),

@@ -45,7 +45,7 @@ def _noisy(shapes, scale):
 
 
 def test_a_flow_of_32_steps_comes_back():
-    """The flow is inverted at the default precision of products; `watch` warns at 1e-3."""
+    """Invert a flow at the default precision of products; `watch` would warn at 1e-3."""
     spec = ImageSpec(16, 16, 3)
     config = glow.GlowConfig(levels=1, steps_per_level=32, hidden_features=64)
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, spec)
@@ -81,7 +81,7 @@ def test_reversible_gradients_are_those_of_the_stored_activations():
 
 
 def test_inceptions_features_do_not_depend_on_the_default_precision():
-    """FID would otherwise be that of rounded products."""
+    """Compare features at two precisions; FID would otherwise be that of rounded products."""
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: (
@@ -117,7 +117,7 @@ def test_adas_gradient_by_finite_differences():
 
 @pytest.mark.parametrize("name", ["gan", "stylegan2"])
 def test_a_deterministic_run_resumes_bit_for_bit(name, tmp_path):
-    """ADA's gradients are sums over pixels, which a GPU would otherwise take in any order."""
+    """Stop and resume; a GPU would otherwise add up the pixels of ADA's gradients in any order."""
     if name == "stylegan2" and jax.default_backend() == "cpu":
         pytest.skip("a CPU has no other operations")
     recipe = Recipe(

@@ -1,4 +1,4 @@
-"""Each module imports only from its own package and from the layers above it."""
+"""The layout: modules import only from their package and the layers above; functions are short."""
 
 import ast
 import subprocess
@@ -84,6 +84,16 @@ def test_only_the_registry_and_interop_name_a_family():
     for path in PACKAGE.rglob("*.py"):
         if path.parent.name not in ("models", "interop"):
             assert not any(name.startswith("genjax.models.") for name in _imports(path)), path
+
+
+def test_no_function_is_longer_than_80_lines():
+    assert not [
+        f"{path.relative_to(PACKAGE)}: {node.name} has {length} lines"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > 80
+    ]
 
 
 def test_a_command_waits_for_no_import_that_it_does_not_need():

@@ -150,7 +150,13 @@ def _processor() -> str:
 
 
 class Change(NamedTuple):
-    """The ratio of two medians of times, and its confidence interval, of level `CONFIDENCE`."""
+    """The ratio of two median times, with its confidence interval at level `CONFIDENCE`.
+
+    Attributes:
+        ratio: The ratio.
+        low: The lower end of the interval.
+        high: Its upper end.
+    """
 
     ratio: float
     low: float

@@ -22,42 +22,34 @@ from genjax.run.recipe import describe, load_recipe
 from genjax.training.loop import Diverged
 from genjax.types import UsageError
 
-USAGE = """\
-usage: genjax COMMAND ...
-
-  genjax train RECIPE [options]   train from the beginning
-  genjax resume RUN [options]     continue a run that was stopped, or train it for longer
-  genjax sample RUN [options]     images from a trained run
-  genjax evaluate RUN [options]   quality of its samples, likelihood of test images
-  genjax compare RUN RUN ...      evaluations of runs side by side
-  genjax tradeoff RUN             fidelity against diversity, over truncations of the latents
-  genjax reconstruct RUN          images and their reconstructions
-  genjax interpolate RUN          paths between images in latent space
-  genjax traverse RUN             an image as one latent changes at a time
-  genjax manipulate RUN --to K    images moved towards a class
-  genjax manifold RUN             images over the plane of two latents
-  genjax mix RUN                  images that mix two styles in different layers
-  genjax project RUN              the styles whose images are nearest to given ones
-  genjax list                     the recipes and the families
-  genjax show RECIPE [options]    a recipe with every default spelled out
-  genjax compile RECIPE [options] memory and time of a step, here or on a TPU slice elsewhere
-  genjax profile RECIPE [options] the time of each operation of a step, and its bound
-  genjax bench losses|steps|startup   how fast they are on this machine
-  genjax inspect DATA [options]   a data set's sizes, classes and broken files
-
-RECIPE is a name from `genjax list`, or the path of your own .py file.
-`genjax COMMAND --help` lists the options."""
-
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
 HELP = ("-h", "--help")
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
 
 
+def usage() -> str:
+    """List the commands, each with its first argument and the first line of its help."""
+    measured = {f"bench {kind}": command for kind, command in bench.COMMANDS.items()}
+    commands = training.RECIPE_COMMANDS | COMMANDS | measured
+    lines = [
+        f"  {f'{name} {command.argument}':17}{command.description.splitlines()[0]}"
+        for name, command in commands.items()
+    ]
+    return "\n".join(
+        [
+            "usage: genjax COMMAND ...\n",
+            *lines,
+            "\nRECIPE is a name from `genjax list`, or the path of your own .py file.",
+            "`genjax COMMAND --help` lists the options.",
+        ]
+    )
+
+
 def run(arguments: list[str]) -> int:
     """Run a command line, and return its exit code."""
     if not arguments or arguments[0] in HELP:
-        print(USAGE)
+        print(usage())
         return 0 if arguments else 2
     name, *rest = arguments
     if name in training.RECIPE_COMMANDS:

@@ -39,6 +39,17 @@ class Command(NamedTuple):
     function: Callable[..., Any]
     finish: Callable[..., int] = print_result
 
+    @property
+    def argument(self) -> str:
+        """The function's first parameter in capitals, such as RECIPE, or "" if it has a default."""
+        first = next(iter(inspect.signature(self.function).parameters.values()), None)
+        return first.name.upper() if first and first.default is first.empty else ""
+
+    @property
+    def description(self) -> str:
+        """The function's docstring without its sections."""
+        return re.split("\n\n(?:Args|Returns|Raises):", inspect.getdoc(self.function) or "")[0]
+
     def run(self, name: str, arguments: list[str], **defaults: Any) -> int:
         """Run the command with its part of a command line, and return its exit code.
 
@@ -52,14 +63,13 @@ class Command(NamedTuple):
         """
         call = functools.partial(_deferred(self.function), **defaults)
         options = Annotated[Any, tyro.conf.arg(name="", constructor=call)]
-        text = re.split("\n\n(?:Args|Returns):", inspect.getdoc(self.function) or "")[0]
         errors = io.StringIO()
         try:
             with contextlib.redirect_stderr(errors):
                 work = tyro.cli(
                     _deferred(self.finish, call=options),
                     prog=f"genjax {name}",
-                    description=text,
+                    description=self.description,
                     args=arguments,
                 )
         except SystemExit as stop:
@@ -79,7 +89,8 @@ def _deferred(function: Callable[..., Any], **annotations: Any) -> Callable[...,
     def deferred(**options: Any) -> Call:
         return functools.partial(function, **options)
 
-    deferred.__doc__ = function.__doc__
+    # Each parameter's text on one line, because tyro would keep the breaks.
+    deferred.__doc__ = re.sub(r"\n {8,}", " ", inspect.getdoc(function) or "")
     deferred.__annotations__ = function.__annotations__ | annotations
     deferred.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return deferred

@@ -107,7 +107,7 @@ class Resident:
 
     @staticmethod
     def select(arrays: Batch, item: jax.Array) -> Batch:
-        """Gather the images and labels at the indices."""
+        """Gather the images [B, H, W, C] and labels [B] at the indices, `item` int32 [B]."""
         return Batch(arrays.images[item], arrays.labels[item])
 
 
@@ -191,7 +191,7 @@ def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Exam
 
 
 def read_batch(source: Source, indices: np.ndarray) -> Batch:
-    """Read the images at `indices`, leaving out those that cannot be read."""
+    """Read images [n, H, W, C] and labels [n] at `indices` [N], without broken ones (n <= N)."""
     examples = source.read(indices.tolist())
     images, labels = zip(*(e for e in examples if not isinstance(e, BrokenImage)), strict=True)
     return Batch(np.stack(images), np.asarray(labels, np.int32))

@@ -52,7 +52,7 @@ def to_array(
         resample: The filter of the scaling.
 
     Returns:
-        A uint8 array of `shape`.
+        uint8 [H, W, C] of `shape`.
     """
     height, width, channels = shape
     image = to_8_bit(image).convert("L" if channels == 1 else "RGB")

@@ -52,7 +52,9 @@ class Comparison(NamedTuple):
 def compare(
     runs: Positional[Sequence[str | Path]], csv: Path | None = None, html: Path | None = None
 ) -> Comparison:
-    """Compare runs of any family by their latest evaluations, which must have the same protocol.
+    """Compare runs of any family by their latest evaluations.
+
+    The evaluations must have the same protocol.
 
     Args:
         runs: Run folders, each with an `evaluations.jsonl` of `genjax evaluate`.

@@ -87,7 +87,7 @@ def _health(recipe: Recipe) -> Callable[[State, Batch], dict[str, jax.Array]]:
 
 
 def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
-    """Measure signs of numerical trouble on the first 100 images; the largest values are the worst.
+    """Measure signs of numerical trouble on 100 images, each [n]; the largest values are the worst.
 
     The result is empty for a family that has no such signs.
     """

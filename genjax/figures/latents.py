@@ -30,7 +30,7 @@ CLASS_MEAN_IMAGES = 2000
 
 @functools.lru_cache(maxsize=8)
 def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
-    """Return the family's compiled `encode`.
+    """Return the compiled `encode` of a family: (state, batch, key) to latents [B, Z].
 
     Raises:
         UsageError: The family has no encoder.
@@ -315,7 +315,7 @@ def manipulate(
             images are of any class.
         n: Number of images, a row each.
         steps: Number of images in a row.
-        extent: The furthest move in differences of the means; a row begins at its negative.
+        extent: Images are moved from -extent to extent times the difference of the class means.
         seed: Seed of the choice of images.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 

@@ -80,7 +80,7 @@ def is_conditional(recipe: Recipe, spec: ImageSpec) -> bool:
 
 
 def grid_labels(recipe: Recipe, spec: ImageSpec) -> tuple[np.ndarray | int, int | None]:
-    """Return labels for a grid of samples, as `sample_state` takes them, and its columns.
+    """Return labels for a grid of samples, int32 [n] or n, and its columns.
 
     If there are few classes and they can be chosen, each is a row. Otherwise the labels are the
     usual number of images, and the columns are None.
@@ -129,7 +129,10 @@ def sample_state(
 def style_functions(
     recipe: Recipe,
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """Return the family's compiled `style` and `synthesize`.
+    """Return compiled functions of a family with styles.
+
+    The first maps (state, latents [n, Z], labels [n], ...) to styles [n, L, W], the second
+    (state, styles) to images, float32 [n, H, W, C] in [-1, 1].
 
     Raises:
         UsageError: The family has no styles.
@@ -237,7 +240,7 @@ def save_images(images: np.ndarray, output: Path) -> None:
 
 
 def save_array(array: np.ndarray, output: Path) -> None:
-    """Save an array in a .npy."""
+    """Save an array [...] in a .npy."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_atomically(output, buffer.getvalue())

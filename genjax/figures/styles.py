@@ -258,10 +258,10 @@ def perceptual_path_length(
     Args:
         recipe: The recipe of the state.
         state: The state.
-        net: The feature net; it gets images that are not rounded.
+        net: The feature net; it gets float images [B, H, W, C] in [0, 255], not rounded.
         n: Number of pairs.
         key: Key of all draws.
-        crop: Function that is applied to images before the net.
+        crop: Function that is applied to images [N, H, W, C] before the net.
 
     Returns:
         `perceptual_path_length`, the mean, and its standard error.

@@ -17,7 +17,7 @@ from genjax.models.biggan import DEPTH, BigganConfig, init
 from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
-# Their names of our leaves; gains of batch norm are weights where they follow a condition.
+# The authors' names of the leaves; gains of batch norm are weights where they follow a condition.
 LEAVES = {
     "kernel": "weight",
     "embedding": "weight",
@@ -31,7 +31,7 @@ LAYERS = {"norm": "output_layer.0", "output": "output_layer.2", "input": "input_
 
 
 def _name(path: tuple[str, ...], deep: bool) -> str:
-    """Return their name for our path within a player: collection, layers, leaf."""
+    """Return the authors' name for a path within a player: collection, layers, leaf."""
     _, top, *inner, leaf = path
     kind, _, index = top.partition("_")
     if kind == "block":
@@ -79,7 +79,9 @@ def _entry(
 def load_generator(
     config: BigganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return G's `{"params", "batch_stats", "spectral"}` from their arrays.
+    """Convert the authors' PyTorch arrays of G to `{"params", "batch_stats", "spectral"}`.
+
+    The arrays' names and shapes are those that `init` gives for the config, transposed.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
@@ -90,19 +92,19 @@ def load_generator(
 def load_discriminator(
     config: BigganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return D's `{"params", "spectral"}` from their arrays; see `load_generator`."""
+    """Convert the authors' arrays of D to `{"params", "spectral"}`; see `load_generator`."""
     return load_entries(_entries(config, spec, "discriminator"), arrays)
 
 
 def dump_generator(
     config: BigganConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return their arrays of G: the inverse of `load_generator`."""
+    """Convert G's variables to the authors' arrays: the inverse of `load_generator`."""
     return dump_entries(_entries(config, spec, "generator"), variables)
 
 
 def dump_discriminator(
     config: BigganConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return their arrays of D: the inverse of `load_discriminator`."""
+    """Convert D's variables to the authors' arrays: the inverse of `load_discriminator`."""
     return dump_entries(_entries(config, spec, "discriminator"), variables)

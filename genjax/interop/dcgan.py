@@ -88,7 +88,10 @@ def _entries(config: DcganConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def load(config: DcganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return `{"generator": variables, "discriminator": variables}` from their arrays.
+    """Convert PyTorch's arrays to `{"generator": variables, "discriminator": variables}`.
+
+    A convolution's weight is [KH, KW, I, O] here, [O, I, KH, KW] in PyTorch (transposed ones
+    [I, O, KH, KW]).
 
     Args:
         config: The model.
@@ -108,5 +111,5 @@ def load(config: DcganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray])
 def dump(
     config: DcganConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return our variables under their names, in their layouts: the inverse of `load`."""
+    """Convert variables to PyTorch's names and layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)

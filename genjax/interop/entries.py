@@ -1,4 +1,8 @@
-"""Conversion of arrays by a table of entries, in both directions."""
+"""Conversion of arrays by a table of entries, in both directions.
+
+In all of `interop`, *theirs* is the other implementation, which is PyTorch's, and *ours* is genjax:
+a state dict of names on their side, nested dicts of arrays on ours.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -30,9 +34,9 @@ class Entry(NamedTuple):
 
 
 def dense_kernel(name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray) -> Entry:
-    """Return the entry of a Linear's weight.
+    """Return the entry of a Linear's weight: [I, O] here, [O, I] in PyTorch.
 
-    `rows` and `columns` hold the index of each of our inputs and outputs in theirs.
+    `rows` [I] and `columns` [O] hold the index of each of our inputs and outputs in theirs.
     """
     to_rows, to_columns = np.argsort(rows), np.argsort(columns)
     return Entry(
@@ -47,7 +51,7 @@ def dense_kernel(name: str, path: tuple[str, ...], rows: np.ndarray, columns: np
 def linear(
     name: str, path: tuple[str, ...], rows: np.ndarray, columns: np.ndarray
 ) -> Iterator[Entry]:
-    """Iterate over the entries of a Linear layer; see `dense_kernel`."""
+    """Iterate over the entries of a Linear layer, weight and bias [O]; see `dense_kernel`."""
     to_columns = np.argsort(columns)
     yield dense_kernel(name, path, rows, columns)
     yield Entry(
@@ -101,7 +105,7 @@ def check_entries(wanted: Mapping[str, tuple[int, ...]], arrays: Mapping[str, Ar
 
 
 def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Return our variables from their arrays.
+    """Convert PyTorch's arrays, by name, to nested dicts of genjax's arrays.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
@@ -112,6 +116,6 @@ def load_entries(entries: Iterable[Entry], arrays: Mapping[str, Array]) -> dict[
 
 
 def dump_entries(entries: Iterable[Entry], variables: Mapping[str, Any]) -> dict[str, Array]:
-    """Return their arrays from our variables: the inverse of `load_entries`."""
+    """Convert nested dicts of arrays to PyTorch's arrays by name: the inverse of `load_entries`."""
     flat = flatten_dict(variables)
     return {e.name: e.to_theirs(np.asarray(flat[e.path])) for e in entries}

@@ -40,7 +40,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             format.
 
     Returns:
-        The arrays by name.
+        The arrays by name, of any shapes [...], as in the file.
 
     Raises:
         UsageError: There is no such file, it is of another kind, or it holds more than arrays.

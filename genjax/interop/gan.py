@@ -26,9 +26,9 @@ def mlp(
     Args:
         letter: Prefix of their names.
         path: Path of our network's parameters.
-        inputs: Index of each of our inputs in theirs.
+        inputs: Index of each of our inputs in theirs, int [I].
         hidden_sizes: Units of the hidden layers.
-        outputs: Index of each of our outputs in theirs.
+        outputs: Index of each of our outputs in theirs, int [O].
     """
     orders = [inputs, *(np.arange(size) for size in hidden_sizes), outputs]
     names = [*(f"hidden_{i}" for i in range(len(hidden_sizes))), "output"]
@@ -50,7 +50,7 @@ def _entries(config: GanConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def load(config: GanConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return `{"generator": params, "discriminator": params}` from `G.0.weight`, ..., `D.2.bias`.
+    """Convert `G.0.weight`, [O, I], ..., `D.2.bias` to `{"generator", "discriminator"}` params.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
@@ -59,5 +59,5 @@ def load(config: GanConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -
 
 
 def dump(config: GanConfig, spec: ImageSpec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return our parameters under their names, in their layouts: the inverse of `load`."""
+    """Convert parameters to PyTorch's names and layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)

@@ -16,7 +16,7 @@ from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entrie
 from genjax.models.glow import GlowConfig, Variables
 from genjax.types import ImageSpec, UsageError
 
-# The parts of a convolution by LU decomposition: their name, ours, and our collection.
+# The parts of a convolution by LU decomposition: the name there, and the name and collection here.
 LU = (
     ("w_l", "lower", "params"),
     ("w_u", "upper", "params"),
@@ -106,7 +106,7 @@ def _entries(config: GlowConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def _derived(config: GlowConfig, spec: ImageSpec) -> dict[str, np.ndarray]:
-    """Return the arrays of their state dict that follow from the sizes."""
+    """Return the arrays of the PyTorch state dict that follow from the sizes."""
     arrays: dict[str, np.ndarray] = {}
     for i, channels in enumerate(_channels(config, spec)):
         for k in range(config.steps_per_level):
@@ -121,7 +121,7 @@ def _derived(config: GlowConfig, spec: ImageSpec) -> dict[str, np.ndarray]:
 
 
 def _last_convolutions(config: GlowConfig) -> list[str]:
-    """List their names of the convolutions that are LU in theirs and plain in ours."""
+    """List the convolutions, by PyTorch name, that are LU there and plain here."""
     if config.permutation == "lu":
         return []
     last = config.levels - 1
@@ -129,7 +129,7 @@ def _last_convolutions(config: GlowConfig) -> list[str]:
 
 
 def load(config: GlowConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> Variables:
-    """Return our variables from their state dict.
+    """Convert the PyTorch state dict to `Variables`; steps are stacked, [K, ...], in each level.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
@@ -157,7 +157,7 @@ def load(config: GlowConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) 
 
 
 def dump(config: GlowConfig, spec: ImageSpec, variables: Variables) -> dict[str, np.ndarray]:
-    """Return our variables as their state dict: the inverse of `load`."""
+    """Convert `Variables`, steps [K, ...], to the PyTorch state dict: the inverse of `load`."""
     _check(config)
     apart: dict[str, Any] = {}
     for collection, levels in variables._asdict().items():

@@ -23,7 +23,7 @@ UNUSED = ("num_batches_tracked", "fc.bias")
 
 
 def entries() -> dict[str, tuple[int, ...]]:
-    """Return the shape of each of their arrays by name."""
+    """Return the shape of each array of the state dict, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, shape in _kernels().items():
         name = ".".join(layer)
@@ -42,7 +42,9 @@ def _kernels() -> dict[tuple[str, ...], tuple[int, ...]]:
 
 
 def load(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the parameters of `InceptionV3`, each batch norm folded into its convolution.
+    """Convert the state dict to parameters of `InceptionV3`: kernels [KH, KW, I, O], biases [O].
+
+    Each batch norm is folded into its convolution.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.

@@ -25,12 +25,12 @@ from genjax.nn.resample import BINOMIAL
 from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec, UsageError
 
-# Their filter, which is the same in all layers.
+# The authors' filter [4, 4], which is the same in all layers.
 FILTER = np.outer(BINOMIAL, BINOMIAL).astype(np.float32)
 
 
 def _name(player: str, inner: tuple[str, ...]) -> str:
-    """Return their name for our path: `block_1` is `b8`, and D's last layers are in `b4`."""
+    """Return the authors' name for a path: `block_1` is `b8`, and D's last layers are in `b4`."""
     parts = []
     for layer in inner:
         kind, _, level = layer.partition("_")
@@ -114,7 +114,9 @@ def _dump(
 def load_generator(
     config: Stylegan2Config, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return G's `{"params", "batch_stats", "noise"}`, the last as a list for `Synthesis`.
+    """Convert the authors' arrays of G to `{"params", "batch_stats", "noise"}`.
+
+    The noise is a list for `Synthesis`, [1, H, W, 1] for each convolution.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
@@ -128,16 +130,16 @@ def load_generator(
 def load_discriminator(
     config: Stylegan2Config, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return D's `{"params"}`; see `load_generator`."""
+    """Convert the authors' arrays of D to `{"params"}`; see `load_generator`."""
     return _load(config, spec, "discriminator", arrays)
 
 
 def dump_generator(
     config: Stylegan2Config, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return their arrays of G: the inverse of `load_generator`.
+    """Convert G's variables to the authors' arrays: the inverse of `load_generator`.
 
-    `noise` is that of one image, as `draw_noise` returns it.
+    `noise` is that of one image, [1, H, W, 1] for each convolution, as `draw_noise` returns it.
     """
     noise = {f"{i}": array for i, array in enumerate(variables["noise"])}
     return _dump(config, spec, "generator", {**variables, "noise": noise})
@@ -146,5 +148,5 @@ def dump_generator(
 def dump_discriminator(
     config: Stylegan2Config, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return their arrays of D: the inverse of `load_discriminator`."""
+    """Convert D's variables to the authors' arrays: the inverse of `load_discriminator`."""
     return _dump(config, spec, "discriminator", variables)

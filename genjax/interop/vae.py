@@ -36,7 +36,7 @@ def _entries(config: VaeConfig, spec: ImageSpec) -> Iterator[Entry]:
 
 
 def load(config: VaeConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return `{"encoder": params, "decoder": params}` from `fc1.weight`, ..., `fc4.bias`.
+    """Convert `fc1.weight`, [O, I], ..., `fc4.bias`, [O], to `{"encoder", "decoder"}` params.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
@@ -46,5 +46,5 @@ def load(config: VaeConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -
 
 
 def dump(config: VaeConfig, spec: ImageSpec, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return our parameters under their names, in their layouts: the inverse of `load`."""
+    """Convert parameters to PyTorch's names and layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), params)

@@ -36,7 +36,9 @@ def _entries(config: WganConfig | WganGpConfig, spec: ImageSpec) -> Iterator[Ent
 def load(
     config: WganConfig | WganGpConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Return `{"generator": variables, "discriminator": variables}`; the latter is the critic.
+    """Convert PyTorch's arrays to `{"generator": variables, "discriminator": variables}`.
+
+    The latter is the critic. Layouts are those of `interop.gan` and `interop.dcgan`.
 
     Raises:
         UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
@@ -49,5 +51,5 @@ def load(
 def dump(
     config: WganConfig | WganGpConfig, spec: ImageSpec, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Return our variables under their names, in their layouts: the inverse of `load`."""
+    """Convert variables to PyTorch's names and layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)

@@ -53,7 +53,10 @@ def _join(*branches: jax.Array) -> jax.Array:
 
 
 class MixedA(nn.Module):
-    """A block at 35x35 pixels: 1x1, 5x5, two 3x3, and a pooled branch of `pooled` features."""
+    """A block of a 1x1, a 5x5, a 3x3-3x3 and a pooled branch.
+
+    [B, 35, 35, C] -> [B, 35, 35, 224 + pooled].
+    """
 
     pooled: int
 
@@ -73,7 +76,7 @@ class MixedA(nn.Module):
 
 
 class MixedB(nn.Module):
-    """The block from 35x35 to 17x17 pixels."""
+    """The block that halves to 17 pixels: [B, 35, 35, 288] -> [B, 17, 17, 768]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -86,7 +89,10 @@ class MixedB(nn.Module):
 
 
 class MixedC(nn.Module):
-    """A block at 17x17 pixels: 7x7 kernels as rows and columns, with `width` features inside."""
+    """A block of 7x7 kernels as rows and columns, with `width` features inside.
+
+    [B, 17, 17, 768] -> [B, 17, 17, 768].
+    """
 
     width: int
 
@@ -114,7 +120,7 @@ class MixedC(nn.Module):
 
 
 class MixedD(nn.Module):
-    """The block from 17x17 to 8x8 pixels."""
+    """The block that halves to 8 pixels: [B, 17, 17, 768] -> [B, 8, 8, 1280]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -131,7 +137,7 @@ class MixedD(nn.Module):
 
 
 class MixedE(nn.Module):
-    """A block at 8x8 pixels, with 2048 output features."""
+    """A block of 1x1 and 3x3 kernels in parallel: [B, 8, 8, C] -> [B, 8, 8, 2048]."""
 
     max_pool: bool
 

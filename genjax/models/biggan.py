@@ -479,7 +479,10 @@ def orthogonal_loss(config: BigganConfig, params: Any) -> jax.Array:
 def step(
     config: BigganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """Take a step of D on uint8 images, and after every `discriminator_steps` of them one of G."""
+    """Take a step of D on uint8 images [B, H, W, C], and at times one of G.
+
+    G takes a step after every `discriminator_steps` of D.
+    """
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None

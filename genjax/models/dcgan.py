@@ -47,7 +47,7 @@ WEIGHTS = nn.initializers.normal(0.02)
 
 
 def gains(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Draw the initial gains of batch norm."""
+    """Draw the initial scales of batch norm, normal around 1: [C], the given shape."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
@@ -261,7 +261,7 @@ def generator_step(
 def step(
     config: DcganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """Take a step of D on a batch of uint8 images, then one of G.
+    """Take a step of D on uint8 images [B, H, W, C], then one of G.
 
     Both players get images from the same noise, so the compiler generates them once.
     """

@@ -60,7 +60,7 @@ class GanConfig(GradientConfig):
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Apply the activation of both networks."""
+    """Apply the activation of both networks to an array [...]."""
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
@@ -93,7 +93,7 @@ class Discriminator(nn.Module):
 
 
 def apply(network: nn.Module, params: Any, x: jax.Array) -> jax.Array:
-    """Return the network's output for `x`."""
+    """Return the network's output for x, [B, ...]."""
     output: Any = network.apply({"params": params}, x)
     return output
 
@@ -199,7 +199,7 @@ def update_players(
 def step(
     config: GanConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """Take a step of each player on a batch of uint8 images; see `update_players`."""
+    """Take a step of each player on uint8 images [B, H, W, C]; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     return update_players(config, state, real, batch_noise(key, (len(real), config.latent_size)))
 

@@ -111,7 +111,10 @@ Step = dict[str, tuple[nn.Module, tuple]]
 
 
 def flow_step(config: GlowConfig, channels: int, context: jax.Array | None) -> Step:
-    """Return a step of flow: actnorm, invertible 1x1 convolution, coupling (figure 2a)."""
+    """Return a step of flow: actnorm, invertible 1x1 convolution, coupling (figure 2a).
+
+    `channels` are those of its input, [B, H, W, C]; the context is [B, H or 1, W or 1, K] or None.
+    """
     is_affine = config.coupling == "affine"
     coupling = Coupling(channels, config.hidden_features, is_affine, config.dtype)
     return {
@@ -122,7 +125,10 @@ def flow_step(config: GlowConfig, channels: int, context: jax.Array | None) -> S
 
 
 def checkerboard_step(config: GlowConfig, channels: int, context: jax.Array | None) -> Step:
-    """Return a step of two couplings, one for each checkerboard colour (Dinh et al. 2017, 3.6)."""
+    """Return a step of two couplings, one for each checkerboard colour (Dinh et al. 2017, 3.6).
+
+    Channels and context are as in `flow_step`.
+    """
     is_affine = config.coupling == "affine"
     step: Step = {}
     for parity in (0, 1):
@@ -151,7 +157,10 @@ def chain_of(config: GlowConfig, step: Step, variables: Variables) -> Bijection:
 
 
 def init_chain(key: jax.Array, step: Step, count: int, x: jax.Array) -> Variables:
-    """Initialize `count` steps from independent keys, stacked; `x` has the shape of their input."""
+    """Initialize `count` steps from independent keys: variables stacked to [count, ...].
+
+    x [B, H, W, C] has the shape of their input.
+    """
     children = {}
     for (name, (module, args)), layer_key in zip(
         step.items(), jax.random.split(key, len(step)), strict=True
@@ -386,7 +395,7 @@ def log_prob_terms(
     batch: Batch,
     key: jax.Array,
 ) -> Terms:
-    """Compute the parts of the log-likelihood of uint8 images, with noise from `key`."""
+    """Compute the parts, [B] each, of the log-likelihood of uint8 images, with noise from `key`."""
     levels = quantize(config, jnp.asarray(batch.images))
     noise, log_noise = _noise(config, variables, levels, key)
     bijection = flow(config, spec, variables, jnp.asarray(batch.labels))
@@ -410,7 +419,10 @@ def unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple[
 def fit_actnorms(
     config: GlowConfig, spec: ImageSpec, variables: Variables, batch: Batch, key: jax.Array
 ) -> Variables:
-    """Fit the actnorms so that their outputs have mean 0 and variance 1 (section 3.1)."""
+    """Fit the actnorms: on uint8 images [B, H, W, C] each channel gets mean 0 and variance 1.
+
+    See section 3.1.
+    """
     levels = quantize(config, jnp.asarray(batch.images))
     children = {}
     if config.dequantization == "variational":
@@ -439,7 +451,7 @@ def fit_actnorms(
 def step(
     config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array
 ) -> tuple[DensityState, Metrics]:
-    """Take one step of Adam on a batch of uint8 images.
+    """Take one step of Adam on uint8 images [B, H, W, C].
 
     Returns:
         The state after the step, and the metrics `loss` (bits/dim of the batch), its parts

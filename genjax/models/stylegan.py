@@ -109,7 +109,10 @@ class StyleganConfig(GradientConfig):
 
 
 class Epilogue(nn.Module):
-    """The operations after a convolution: noise, bias, leaky ReLU, AdaIN (figure 1b)."""
+    """The operations after a convolution: noise, bias, leaky ReLU, AdaIN (figure 1b).
+
+    x [B, H, W, C], the layer's style w [B, W] and its noise [B, H, W, 1] -> [B, H, W, C].
+    """
 
     dtype: str
 
@@ -168,7 +171,7 @@ class Synthesis(nn.Module):
         return old + fade * (image - old)
 
     def all_stages(self, ws: jax.Array, noise: list[jax.Array]) -> jax.Array:
-        """Run all stages, so that all layers are initialized."""
+        """Initialize all layers by running each stage; return the last images [B, H, W, C]."""
         images = [self(ws, noise, stage, jnp.ones(())) for stage in range(len(self.conv1))]
         return images[-1]
 
@@ -179,7 +182,10 @@ def blur(x: jax.Array) -> jax.Array:
 
 
 class Generator(nn.Module):
-    """The generator: the mapping and the synthesis network, each a method."""
+    """The generator: z [B, Z] and the noise of each layer [B, H, W, 1] -> images [B, H, W, C].
+
+    The mapping and the synthesis network are methods, too.
+    """
 
     config: StyleganConfig
     spec: ImageSpec
@@ -235,7 +241,10 @@ class Discriminator(nn.Module):
         return self.output(x)[:, 0]
 
     def all_stages(self, images: list[jax.Array]) -> jax.Array:
-        """Run all stages on images of their sizes, so that all layers are initialized."""
+        """Initialize all layers by running each stage on its images, a list of [B, H, W, C].
+
+        Returns the last stage's logits [B].
+        """
         logits = [self(each, stage, jnp.ones(())) for stage, each in enumerate(images)]
         return logits[-1]
 
@@ -384,7 +393,7 @@ def stage_step(
 def step(
     config: StyleganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """Take a step of each player on a batch of uint8 images, at the stage of `state.step`."""
+    """Take a step of each player on uint8 images [B, H, W, C], at the stage of `state.step`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
     halvings, _ = base_resolution(state.spec)

@@ -293,7 +293,10 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """The generator: z [B, Z], labels int32 [B] or None, noise -> images [B, H, W, C]."""
+    """The generator: z [B, Z], labels int32 [B] or None -> images, float32 [B, H, W, C].
+
+    The noise is [B, H', W', 1] for each convolution, from the smallest size up, or None.
+    """
 
     config: Stylegan2Config
     spec: ImageSpec
@@ -556,10 +559,10 @@ def generator_step(
 def path_length_step(
     config: Stylegan2Config, state: Stylegan2State, key: jax.Array, labels: jax.Array | None, n: int
 ) -> tuple[Stylegan2State, Metrics]:
-    """Take one step of G towards equal path lengths, on `n` images.
+    """Take one step of G towards equal path lengths, on `n` images with labels int32 [n] or None.
 
     Returns:
-        The state with the new generator, and the metric `path_length`, the mean path length.
+        The state with the new generator, and the metric `path_length`, [], the mean path length.
     """
     style_key, noise_key, direction_key = jax.random.split(key, 3)
     directions = batch_noise(direction_key, (n, *state.spec.shape))
@@ -650,7 +653,7 @@ def r1_step(
     key: jax.Array,
     labels: jax.Array | None,
 ) -> tuple[Stylegan2State, Metrics]:
-    """Take one step of D by R1 alone.
+    """Take one step of D by R1 alone, on real images [B, H, W, C] in [-1, 1].
 
     Returns:
         The state with the new discriminator, and the metric `r1_penalty`, without its weight.
@@ -691,7 +694,10 @@ def adapt(
 def step(
     config: Stylegan2Config, state: Stylegan2State, batch: Batch, key: jax.Array
 ) -> tuple[Stylegan2State, Metrics]:
-    """Take a step of each player on uint8 images, and of each regularization that is due."""
+    """Take a step of each player on uint8 images [B, H, W, C], and of what is due besides.
+
+    R1 and path lengths are due at their intervals.
+    """
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     chex.assert_shape(real, (None, *state.spec.shape))
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None

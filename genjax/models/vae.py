@@ -384,7 +384,7 @@ def bound_terms(
 def step(
     config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array
 ) -> tuple[DensityState, Metrics]:
-    """Take one step of Adam on a batch of uint8 images.
+    """Take one step of Adam on uint8 images [B, H, W, C].
 
     Returns:
         The state after the step, and the metrics `loss`, `elbo` and `kl` in nats an image,

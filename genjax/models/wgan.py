@@ -117,7 +117,7 @@ class WganGpConfig(WganBaseConfig):
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Apply the activation of the MLPs."""
+    """Apply the activation of the MLPs to an array [...]."""
     return nn.leaky_relu(x, LEAKY_SLOPE)
 
 
@@ -154,7 +154,10 @@ class MlpCritic(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """The ResNet generator (appendix F): z and labels -> images, as `MlpGenerator`."""
+    """The ResNet generator (appendix F).
+
+    z [B, Z], labels int32 [B] or None -> images [B, H, W, C] in [-1, 1].
+    """
 
     spec: ImageSpec
     features: int
@@ -178,7 +181,10 @@ class ResNetGenerator(nn.Module):
 
 
 class ResNetCritic(nn.Module):
-    """The ResNet critic (appendix F): images and labels -> values, as `MlpCritic`."""
+    """The ResNet critic (appendix F).
+
+    Images [B, H, W, C] in [-1, 1], labels int32 [B] or None -> values [B].
+    """
 
     spec: ImageSpec
     features: int
@@ -383,7 +389,7 @@ def update_players(
 def step(
     config: WganConfig | WganGpConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
-    """Take one training step on a batch of uint8 images; see `update_players`."""
+    """Take one training step on uint8 images [B, H, W, C]; see `update_players`."""
     real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
     labels = jnp.asarray(batch.labels) if config.conditional else None
     return update_players(config, state, real, labels, key)

@@ -169,7 +169,10 @@ def _shift(by: jax.Array) -> jax.Array:
 
 
 def blit(images: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Apply maps that take pixels to whole pixels, mirroring beyond the borders; see `warp`."""
+    """Apply affine maps that take pixels to whole pixels, mirroring beyond the borders.
+
+    Images are [B, H, W, C], before and after; `inverse` is [B, 3, 3], as `warp` takes it.
+    """
     _, height, width, _ = images.shape
     rows, columns = jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
     x, y = _places(inverse, rows, columns)
@@ -317,7 +320,10 @@ BAND_FILTERS = _band_filters()
 
 
 def amplify(images: jax.Array, gains: jax.Array) -> jax.Array:
-    """Amplify four frequency bands of images by gains [B, 4], along rows and columns."""
+    """Scale four frequency bands of images by gains [B, 4], along rows and columns.
+
+    Images are [B, H, W, C], before and after.
+    """
     kernels = gains @ BAND_FILTERS.astype(np.float32)
     half = kernels.shape[1] // 2
     for axis, contraction in ((1, "boi,bihc->bohc"), (2, "boi,bhic->bhoc")):

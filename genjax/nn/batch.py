@@ -85,7 +85,7 @@ _part: contextvars.ContextVar[tuple[int, Any]] = contextvars.ContextVar("part", 
 
 @contextlib.contextmanager
 def one_part(parts: int, index: jax.Array) -> Iterator[None]:
-    """Make code traced in this context draw the noise of part `index` of `in_parts(x, parts)`."""
+    """Make code traced in this context draw the noise of part `index`, int32 [], of `parts`."""
     token = _part.set((parts, index))
     try:
         yield

@@ -20,7 +20,7 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
-    """Apply the leaky ReLU of slope 0.2."""
+    """Apply the leaky ReLU of slope 0.2 to an array [...]."""
     return nn.leaky_relu(x, 0.2)
 
 

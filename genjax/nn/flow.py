@@ -31,6 +31,7 @@ def _per_pixel(x: jax.Array, log_det: jax.Array) -> jax.Array:
 class ActNorm(nn.Module):
     """Actnorm, `scale * (x + loc)` for each channel (Kingma and Dhariwal 2018, section 3.1).
 
+    x [B, H, W, C] -> [B, H, W, C] and log-det [B].
     `actnorm_params` computes the initial values from the first batch.
 
     Attributes:
@@ -50,6 +51,7 @@ class ActNorm(nn.Module):
         return along_last(self.scale, x) * (x + along_last(self.loc, x)), self._log_det(x)
 
     def inverse(self, y: jax.Array) -> Value:
+        """Return x, [B, H, W, C], for the value `y`, and the log-det of the inverse, [B]."""
         return y / along_last(self.scale, y) - along_last(self.loc, y), -self._log_det(y)
 
 
@@ -66,9 +68,10 @@ def actnorm_params(x: jax.Array) -> dict[str, jax.Array]:
 
 
 class InvertibleConv1x1(nn.Module):
-    """A matrix over the channels of each pixel, `y = W x` (Kingma and Dhariwal 2018, section 3.2).
+    """An invertible 1x1 convolution: y = W x at each pixel (Kingma and Dhariwal 2018, section 3.2).
 
-    W is learned, from a random rotation at first, or a fixed permutation.
+    x [B, H, W, C] -> [B, H, W, C] and log-det [B]. W is learned, from a random rotation at first,
+    or a fixed permutation.
 
     Attributes:
         features: Number of channels C.
@@ -134,6 +137,7 @@ class InvertibleConv1x1(nn.Module):
         return _dot(x, self.weight().T.astype(x.dtype)), self._log_det(x)
 
     def inverse(self, y: jax.Array) -> Value:
+        """Return x, [B, H, W, C], for the value `y`, and the log-det of the inverse, [B]."""
         return _dot(y, self._inverse_weight().T.astype(y.dtype)), -self._log_det(y)
 
 
@@ -215,11 +219,9 @@ class CouplingNet(nn.Module):
 
 
 def _change(output: jax.Array, affine: bool, is_kept: jax.Array | None = None) -> Bijection:
-    """Return what a coupling does to b, the part of its input that it changes.
+    """Return the bijection of b, [B, H, W, C], by the output of the network; see `Coupling`.
 
-    The network sees the other part. An affine coupling gives `(b + t) sigmoid(s + 2)`, where s and
-    t are the halves of the network's output, [B, H, W, 2 C], an additive one `b + t`, where t is
-    all of it, [B, H, W, C] (Kingma and Dhariwal 2018, section 3.3). Values where `is_kept` stay.
+    The output is s and t, [B, H, W, 2 C], or t, [B, H, W, C]. Values where `is_kept` stay.
     """
     t, log_scale = output, jnp.zeros_like(output)
     if affine:
@@ -231,7 +233,11 @@ def _change(output: jax.Array, affine: bool, is_kept: jax.Array | None = None) -
 
 
 class Coupling(nn.Module):
-    """A coupling: `_change` of half of the channels, given the other half and a context.
+    """A coupling of halves of the channels, a and b (Kingma and Dhariwal 2018, section 3.3).
+
+    x [B, H, W, C], context [B, H or 1, W or 1, K] or None -> [B, H, W, C] and log-det [B].
+    The half a stays; a network computes s and t from it and the context. An affine coupling changes
+    b to `(b + t) sigmoid(s + 2)`, an additive one to `b + t`.
 
     Attributes:
         features: Number of channels C.
@@ -259,13 +265,15 @@ class Coupling(nn.Module):
         return self._bijection(context).forward(x)
 
     def inverse(self, y: jax.Array, context: jax.Array | None = None) -> Value:
+        """Return x, [B, H, W, C], for the value `y`, and the log-det of the inverse, [B]."""
         return self._bijection(context).inverse(y)
 
 
 class CheckerboardCoupling(nn.Module):
     """A coupling of the two colours of a checkerboard of pixels (Dinh et al. 2017, section 3.4).
 
-    It is `Coupling` with the pixels of one colour in the place of half of the channels.
+    x [B, H, W, C], context [B, H or 1, W or 1, K] or None -> [B, H, W, C] and log-det [B]. It is
+    `Coupling` with the pixels of one colour in the place of half of the channels.
 
     Attributes:
         features: Number of channels C.
@@ -295,13 +303,15 @@ class CheckerboardCoupling(nn.Module):
         return self._bijection(x, context).forward(x)
 
     def inverse(self, y: jax.Array, context: jax.Array | None = None) -> Value:
+        """Return x, [B, H, W, C], for the value `y`, and the log-det of the inverse, [B]."""
         return self._bijection(y, context).inverse(y)
 
 
 class Prior(nn.Module):
     """A learned normal distribution of z given h, as a bijection (Dinh et al. 2017, section 3.6).
 
-    The bijection maps z onto a standard normal distribution, by `(z - mean) / exp(log_scale)`.
+    z [B, H, W, C] and h [B, H, W, I] -> [B, H, W, C] and log-det [B]. The bijection maps z onto a
+    standard normal distribution, by `(z - mean) / exp(log_scale)`.
 
     Attributes:
         features: Number of channels of z.
@@ -318,6 +328,7 @@ class Prior(nn.Module):
         return self._bijection(h).forward(z)
 
     def inverse(self, y: jax.Array, h: jax.Array) -> Value:
+        """Return x, [B, H, W, C], for the value `y`, and the log-det of the inverse, [B]."""
         return self._bijection(h).inverse(y)
 
     def _bijection(self, h: jax.Array) -> Bijection:

@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable)
 
 
 def end_of_block(x: jax.Array) -> jax.Array:
-    """Mark x as the output of a block, the only kind that policy `blocks` keeps, and return it."""
+    """Return x, [...], marked as the output of a block, which is all that policy `blocks` keeps."""
     return checkpoint_name(x, BLOCK)
 
 

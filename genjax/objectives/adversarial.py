@@ -137,7 +137,7 @@ def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
 
 
 class AdversarialLoss(NamedTuple):
-    """A pair of losses per example, [B], of D's logits, [B].
+    """The losses of both players; each maps D's logits [B] to a loss per example [B].
 
     Attributes:
         discriminator_loss: Function of the logits of real and of generated images.

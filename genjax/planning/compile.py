@@ -59,7 +59,7 @@ class Roofline(NamedTuple):
 
     Attributes:
         compute: Seconds of arithmetic.
-        memory: Seconds of memory traffic, at the same time as arithmetic.
+        memory: Seconds of memory traffic, assumed to overlap with arithmetic.
         collectives: Seconds of communication, after both.
     """
 

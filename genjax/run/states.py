@@ -15,7 +15,7 @@ Checkpoint = Literal["best", "latest"] | int
 
 
 def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
-    """Compute the state that training begins with."""
+    """Compute the state that training of images [H, W, C] of `spec` begins with."""
     return jax.jit(recipe.functions.init, static_argnums=(0, 2))(recipe.model, key, spec)
 
 

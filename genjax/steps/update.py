@@ -108,7 +108,7 @@ def update_player(
 
     Args:
         loss_fn: As `gradients` takes it; it carries the player's `collections`.
-        player: The player, GAN's or alone.
+        player: One of a GAN's two, or a model that is trained alone.
         batch: A pytree of arrays [B, ...].
         optimizer: The player's optimizer.
         config: The model's config.
@@ -130,7 +130,7 @@ def when(
     state: State,
     names: Sequence[str],
 ) -> tuple[State, Metrics]:
-    """Take a step where it is due.
+    """Take a step if `is_due`; otherwise return the state unchanged and masked metrics.
 
     Args:
         is_due: bool [].
@@ -139,7 +139,7 @@ def when(
         names: Names of the step's metrics, each a scalar.
 
     Returns:
-        The state, and the step's metrics, masked where it was not due.
+        The state, and the step's metrics.
     """
 
     def skip(state: State) -> tuple[State, Metrics]:
@@ -150,7 +150,9 @@ def when(
 
 
 def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientConfig) -> Any:
-    """Compute means over the global batch, part by part, which a loss of one part needs.
+    """Compute means over the global batch, a part at a time.
+
+    They are for losses that are computed part by part, and need means of the whole batch.
 
     Args:
         function: Function from a part to a pytree of means over the part.
@@ -177,9 +179,7 @@ def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientCo
 def _split(batch: Any, parts: int) -> Any:
     size = len(jax.tree.leaves(batch)[0])
     if size % parts:
-        raise UsageError(
-            f"gradient_accumulation_steps = {parts}: should divide the {size} images of a replica"
-        )
+        raise UsageError(f"gradient_accumulation_steps = {parts}: should divide the {size} images")
     return jax.tree.map(lambda x: in_parts(x, parts), batch)
 
 

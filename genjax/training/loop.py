@@ -73,7 +73,9 @@ def train(
     recipe: Annotated[Recipe | str, tyro.conf.arg(name="", constructor=Recipe)],
     run: str | Path | None = None,
 ) -> Result:
-    """Train from the beginning. Ctrl-C saves and stops; `genjax resume` continues.
+    """Train from the beginning.
+
+    Ctrl-C saves and stops; `genjax resume` continues.
 
     Args:
         recipe: A recipe, or the name or file of one, as `load_recipe` takes it.

@@ -118,10 +118,10 @@ class NullWriter:
     """A writer that writes nothing, for all processes but the first."""
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """See `Writer.record`."""
+        """Ignore the record."""
 
     def report(self) -> None:
-        """See `Writer.report`."""
+        """Report nothing."""
 
 
 def _panel(name: str) -> str:

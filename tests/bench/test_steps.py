@@ -83,8 +83,8 @@ def test_data_that_are_not_here_leave_the_loop_out(tmp_path, caplog):
     assert "was not measured" in caplog.text
 
 
-def test_operations_of_a_step_are_counted_where_its_turn_is_known():
-    """A critic takes five steps for each of its generator: one step in five costs that of both."""
+def test_operations_of_a_step_are_counted_where_it_is_known_what_is_due():
+    """The generator trains at one step in five; the mean cost counts it a fifth."""
     recipe = load_recipe("wgan_digits")
     spec = expected_spec(recipe.data, recipe.data_options)
     trainer = steps.Trainer(recipe, spec, 1, LIMITS)
@@ -98,10 +98,10 @@ def test_operations_of_a_step_are_counted_where_its_turn_is_known():
     costliest = flops(jaxpr)
     assert 0.6 * costliest < trainer.costs["flops"] < 0.95 * costliest
 
-    def turn(step):
+    def every_fifth(step):
         return jax.lax.cond(step % 5 == 4, lambda x: x @ x, lambda x: x, jnp.ones((8, 8)))
 
-    jaxpr = jax.make_jaxpr(turn)(0)
+    jaxpr = jax.make_jaxpr(every_fifth)(0)
     assert [flops(jaxpr, [np.int32(i)]) for i in range(5)] == [0, 0, 0, 0, 2 * 8**3]
     assert flops(jaxpr) == flops(jaxpr, [None]) == 2 * 8**3
 

@@ -194,7 +194,7 @@ WINOGRADS = [
 
 @pytest.mark.parametrize(("size", "extent", "stride", "padding"), WINOGRADS)
 def test_winograds_forms_are_the_plain_functions(size, extent, stride, padding):
-    """In groups of one, two and four images, as one program."""
+    """Images are taken in groups of one, two and four; all forms are one program."""
     geometry = Geometry(size, (extent, extent), stride, padding)
     assert winograd.products(geometry) < 2
     with jax.enable_x64(True):
@@ -235,7 +235,7 @@ def test_winograds_products_are_counted():
 
 @pytest.mark.parametrize(("stride", "kernel_size"), [(1, (3, 3)), (2, (4, 4))])
 def test_many_channels_take_winograds_form(monkeypatch, stride, kernel_size):
-    """The choice by shape: all three are reached on a CPU, and are as exact as float32 allows."""
+    """All three functions are reached on a CPU, and are as exact as float32 allows."""
     taken = set()
 
     def spy_on(name):
@@ -333,7 +333,7 @@ def test_layers_add_a_bias_to_the_function(layer, function, dtype):
 
 @pytest.mark.parametrize(("stride", "kernel_size", "padding"), [(1, (3, 3), 1), (2, (4, 4), 1)])
 def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, padding):
-    """What large batches take: forced on a small one, in groups of 2 of 6 images."""
+    """Treat a small batch as a large one: 6 images in groups of 2."""
     geometry = Geometry((8, 8), kernel_size, stride, padding)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, 8, 8, 40)), jnp.float32)
@@ -355,7 +355,7 @@ def test_a_few_images_at_a_time_give_the_same(monkeypatch, stride, kernel_size, 
 def test_large_images_are_seen_in_bands(
     monkeypatch, stride, kernel_size, padding, channels, features
 ):
-    """What no cache holds of one image: forced on a small one, in 3 bands of 2 rows of outputs."""
+    """Treat small images as ones that no cache holds: in 3 bands of 2 rows."""
     height = 6 * stride + kernel_size[0] - stride - 2 * padding
     geometry = Geometry((height, 8), kernel_size, stride, padding)
     rng = np.random.default_rng(0)

@@ -94,7 +94,7 @@ def test_bias_and_activation_are_the_references(ops):
 
 
 def test_layers_keep_the_size_of_their_inputs():
-    """The equalized constants are there for this, at any width and learning rate."""
+    """Measure outputs of random weights: equalized constants keep their variance at any width."""
     x = jax.random.normal(KEY, (64, 8, 8, 48))
     blurred = np.sum(np.square(BINOMIAL)) ** 2  # what is left of white noise
     for layer, power in ((Conv(32, 3), 1), (Conv(32, 1), 1), (Conv(32, 3, down=True), blurred)):

@@ -90,14 +90,14 @@ def kernel_usual() -> Callable[[], Any]:
 
 
 def prdc_genjax() -> Callable[[], Any]:
-    """Prepare our precision, recall, density and coverage, in blocks."""
+    """Prepare precision, recall, density and coverage as genjax computes them, in blocks."""
     from genjax.metrics.neighbours import prdc
 
     return functools.partial(prdc, *_features())
 
 
 def prdc_usual() -> Callable[[], Any]:
-    """Prepare them with three whole matrices of distances."""
+    """Prepare precision, recall, density and coverage with three whole distance matrices."""
     from sklearn.metrics import pairwise_distances
 
     real, fake = _features()
@@ -128,7 +128,7 @@ def classifier_genjax() -> Callable[[], Any]:
 
 
 def classifier_usual() -> Callable[[], Any]:
-    """Prepare the same features in PyTorch, with the same network and weights."""
+    """Prepare features by the small classifier in PyTorch, with `classifier_genjax`'s weights."""
     import torch
     from torch import nn
 
@@ -178,7 +178,7 @@ def inception_genjax() -> Callable[[], Any]:
 
 
 def inception_usual() -> Callable[[], Any]:
-    """Prepare the same features by torch-fidelity's network, with the same weights."""
+    """Prepare features by torch-fidelity's Inception, with the weights of `inception_genjax`."""
     import tempfile
 
     import torch

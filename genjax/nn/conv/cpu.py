@@ -222,10 +222,11 @@ def _input_grad_as_product(geometry: Geometry, y: jax.Array, w: jax.Array) -> ja
 
 
 def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Apply the transpose of `conv` in w: x with y to w [KH, KW, I, O].
+    """Return the kernel's gradient [KH, KW, I, O] of inputs x and output gradients y.
 
-    There is one product for all taps, for as many images (or bands of them) at a time as the cache
-    holds. With many channels and a small batch there is a product for each row of taps instead.
+    x is [B, H, W, I], y [B, H', W', O]. There is one product for all taps, for as many images (or
+    bands of them) at a time as the cache holds. With many channels and a small batch there is a
+    product for each row of taps instead.
     """
     stride, padding = geometry.stride, geometry.padding
     kernel_rows, kernel_columns = geometry.kernel_size

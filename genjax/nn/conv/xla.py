@@ -26,6 +26,9 @@ def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Apply the transpose of `conv` in w: x with y to w [KH, KW, I, O]."""
+    """Return the kernel's gradient [KH, KW, I, O] of inputs x and output gradients y.
+
+    x is [B, H, W, I], y [B, H', W', O].
+    """
     w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[3], y.shape[3]), y.dtype)
     return jax.linear_transpose(lambda w: conv(geometry, x, w), w)(y)[0]

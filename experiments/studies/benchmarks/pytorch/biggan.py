@@ -1,4 +1,4 @@
-"""BigGAN."""
+"""BigGAN in plain PyTorch, as a counterpart of `genjax.models.biggan`."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""DCGAN."""
+"""DCGAN in plain PyTorch, as a counterpart of `genjax.models.dcgan`."""
 
 import dataclasses
 from typing import Any

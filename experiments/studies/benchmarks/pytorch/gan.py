@@ -1,4 +1,4 @@
-"""The MLP GAN."""
+"""The MLP GAN in plain PyTorch, as a counterpart of `genjax.models.gan`."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Glow."""
+"""Glow in plain PyTorch, as a counterpart of `genjax.models.glow`."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""StyleGAN, at its last stage."""
+"""StyleGAN at its last stage in plain PyTorch, as a counterpart of `genjax.models.stylegan`."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""StyleGAN2."""
+"""StyleGAN2 in plain PyTorch, as a counterpart of `genjax.models.stylegan2`."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""The VAE of fully connected layers, by the ELBO or by IWAE's bound."""
+"""The VAE in plain PyTorch, as a counterpart of `genjax.models.vae` with the network `mlp`."""
 
 import dataclasses
 import math

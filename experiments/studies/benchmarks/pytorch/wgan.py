@@ -1,4 +1,7 @@
-"""WGAN and WGAN-GP, on the networks of the MLP GAN or of DCGAN."""
+"""WGAN and WGAN-GP in plain PyTorch, as counterparts of `genjax.models.wgan`.
+
+The networks are `mlp` and `dcgan`.
+"""
 
 import dataclasses
 import math

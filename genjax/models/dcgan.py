@@ -12,7 +12,6 @@ For 64x64 and 64 features:
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,9 @@ from genjax.nn.remat import end_of_block
 from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
+from genjax.steps import gan
 from genjax.steps.diagnostics import deviation, discriminator_metrics
-from genjax.steps.gan import create_gan_state, init_networks, update_generator
+from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
@@ -265,8 +265,7 @@ def step(
 
     Both players get images from the same noise, so the compiler generates them once.
     """
-    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    chex.assert_shape(real, (None, *state.spec.shape))
+    real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     z_key, penalty_key = jax.random.split(key)
     z = batch_noise(z_key, (len(real), config.latent_size))
@@ -286,10 +285,8 @@ def decode(
     This uses the moving average of the generator if there is one, and running batch statistics.
     The labels, int32 [n], are used if the model is conditional.
     """
-    generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
-    images: Any = generator.apply(state.sampling_variables, latents, seen, train=False)
-    return images
+    return gan.decode(networks(config, state.spec), state, latents, seen)
 
 
 def sample(config: DcganConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:

@@ -294,7 +294,7 @@ def draw(posterior: Normal, key: jax.Array, samples: int) -> jax.Array:
     """Draw reparameterized latents, [samples, B, Z]."""
     batch, size = posterior.mean.shape
     distribution = transforms.normal._replace(
-        # Batch first: each of several devices then gets its share of what one device would draw.
+        # `batch_noise` draws for rows of the batch, so that is the first axis.
         noise=lambda key, _: batch_noise(key, (batch, samples, size)).swapaxes(0, 1)
     )
     sample = transforms.reparameterize(distribution)
@@ -318,7 +318,7 @@ def decoded(
     _, decoder = networks(config, spec)
     if labels is not None:
         labels = jnp.repeat(labels, samples)
-    # Batch first: several devices then keep their shares of it.
+    # The batch stays the first axis, as in all arrays that are spread.
     z = z.swapaxes(0, 1).reshape(-1, size)
     output: Any = decoder.apply({"params": params["decoder"]}, z, labels)
     location = output.location.reshape(batch, samples, *spec.shape).swapaxes(0, 1)

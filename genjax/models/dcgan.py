@@ -27,7 +27,7 @@ from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
 from genjax.steps import gan
-from genjax.steps.diagnostics import deviation, discriminator_metrics
+from genjax.steps.diagnostics import discriminator_metrics, standard_deviation
 from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
@@ -46,7 +46,7 @@ LEAKY_SLOPE = 0.2
 WEIGHTS = nn.initializers.normal(0.02)
 
 
-def gains(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def scale_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Draw the initial scales of batch norm, normal around 1: [C], the given shape."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
@@ -102,7 +102,7 @@ class Generator(nn.Module):
         x = project(append_labels(z, labels, self.spec.classes))
         x = x.reshape(-1, height, width, widths[0])
         for i, features in enumerate((*widths[1:], self.spec.channels)):
-            x = nn.relu(BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train))
+            x = nn.relu(BatchNorm(scale_init=scale_init, name=f"norm_{i}")(x, train))
             up = ConvTranspose(
                 features,
                 kernel_size=4,
@@ -145,7 +145,7 @@ class Discriminator(nn.Module):
             )
             x = down(x)
             if self.batch_norm and i > 0:
-                x = BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train)
+                x = BatchNorm(scale_init=scale_init, name=f"norm_{i}")(x, train)
             x = end_of_block(nn.leaky_relu(x, LEAKY_SLOPE))
         x = x.reshape(len(x), -1)
         output = nn.Dense(1, use_bias=False, kernel_init=WEIGHTS, dtype=self.dtype, name="output")
@@ -204,7 +204,7 @@ def discriminator_step(
         of `discriminator_metrics`, and with DRAGAN `gradient_penalty` (without its weight).
     """
     _, discriminator = networks(config, state.spec)
-    std = deviation(real)
+    std = standard_deviation(real)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part

@@ -62,7 +62,9 @@ def test_shapes(network, spec):
     )
     chex.assert_shape([posterior.mean, posterior.log_var], (5, 4))
     z = jax.ShapeDtypeStruct((7, 5, 4), jnp.float32)
-    output = jax.eval_shape(lambda params, z: vae.decoded(config, spec, params, z, None), params, z)
+    output = jax.eval_shape(
+        lambda params, z: vae.apply_decoder(config, spec, params, z, None), params, z
+    )
     assert output.location.shape == (7, 5, *spec.shape)
     assert output.log_scale.shape == (spec.channels,)
 
@@ -158,7 +160,7 @@ def test_evaluate_is_the_likelihood_by_integration():
     z = jnp.linspace(-6, 6, 2001)
     images = vae.to_inputs(config, batch.images, jax.random.key(0))
     latents = jnp.broadcast_to(z[:, None, None], (len(z), 3, 1))
-    output = vae.decoded(config, SPEC, state.model.params, latents, None)
+    output = vae.apply_decoder(config, SPEC, state.model.params, latents, None)
     log_joint = vae.log_likelihood(config, images, output)
     log_joint += jax.scipy.stats.norm.logpdf(z)[:, None]
     expected = jax.scipy.special.logsumexp(log_joint, axis=0) + jnp.log(z[1] - z[0])

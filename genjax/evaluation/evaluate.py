@@ -194,8 +194,8 @@ def evaluate(
             those of this evaluation: samples, paths, and samples beside their nearest training
             images.
         n: Number of samples that are compared with images of the test split.
-        importance_samples: Draws for the likelihood of each image: of the latents (vae), or of the
-            noise within gray levels (glow). None: the usual number, 5000 and 1.
+        importance_samples: Draws for the likelihood of each image: of the latents or, for a flow,
+            of the noise within gray levels. None: as many as the family's papers take.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: Temperature of the samples; see `genjax sample`.

@@ -14,6 +14,7 @@ from genjax.data.batches import read_batch
 from genjax.data.sources import Source, open_source
 from genjax.figures.grid import to_uint8
 from genjax.figures.sample import cyclic_labels, map_in_chunks, style_functions
+from genjax.models import FAMILIES
 from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
@@ -36,7 +37,10 @@ def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
         UsageError: The family has no encoder.
     """
     if recipe.functions.encode is None:
-        raise UsageError(f"family {recipe.family!r} has no encoder; wanted a run of vae, glow")
+        having = [name for name, each in FAMILIES.items() if each.encode is not None]
+        raise UsageError(
+            f"family {recipe.family!r} has no encoder; wanted a run of {', '.join(having)}"
+        )
     return jax.jit(functools.partial(recipe.functions.encode, recipe.model))
 
 

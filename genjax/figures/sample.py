@@ -181,12 +181,12 @@ def sample(
             classes.
         seed: Seed of the latents; with the same seed, the first images are the same for any n.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
-        temperature: glow: standard deviation of the latents; below 1 for cleaner, less varied
+        temperature: For flows, standard deviation of the latents; below 1 for cleaner, less varied
             images. None: 1.
-        truncation: biggan: noise values further from 0 than this are drawn again; 0.5 for cleaner,
-            less varied images. None: all are kept. stylegan, stylegan2: psi, the factor of the
-            styles' distance from their mean; 0.7 for cleaner, less varied images. None: 1.
-        truncation_cutoff: stylegan, stylegan2: number of layers that are truncated, from the
+        truncation: For families with styles, psi, the factor of the styles' distance from their
+            mean; 0.7 for cleaner, less varied images. For others that have it, noise values further
+            from 0 than this are drawn again; 0.5 for cleaner, less varied images. None: all kept.
+        truncation_cutoff: For families with styles, number of layers that are truncated, from the
             coarsest. None: all.
         label: The class of all images, for conditional models. None: all classes.
 

@@ -22,7 +22,6 @@ all of z to every block.
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,7 @@ from pydantic.dataclasses import dataclass
 
 from genjax.nn.attention import SelfAttention
 from genjax.nn.batch import batch_noise
+from genjax.nn.labels import is_conditional
 from genjax.nn.norm import BatchNorm, ConditionalBatchNorm
 from genjax.nn.remat import end_of_block
 from genjax.nn.residual import downsample, upsample
@@ -38,8 +38,9 @@ from genjax.nn.resolution import base_resolution
 from genjax.nn.spectral import Conv, Dense, Embed
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import orthogonal_penalty
+from genjax.steps import gan
 from genjax.steps.diagnostics import discriminator_metrics
-from genjax.steps.gan import create_gan_state, init_networks, update_generator
+from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
@@ -123,11 +124,6 @@ class BigganConfig(GradientConfig):
     """The generator."""
     discriminator: PlayerConfig = PlayerConfig(learning_rate=2e-4, beta1=0.0)
     """The discriminator."""
-
-
-def is_conditional(config: BigganConfig, spec: ImageSpec) -> bool:
-    """Return whether the players see the class label."""
-    return config.conditional and spec.classes > 1
 
 
 class GeneratorBlock(nn.Module):
@@ -483,8 +479,7 @@ def step(
 
     G takes a step after every `discriminator_steps` of D.
     """
-    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    chex.assert_shape(real, (None, *state.spec.shape))
+    real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     z_key, g_key = jax.random.split(key)
     shape = (len(real), config.latent_size)
@@ -553,10 +548,8 @@ def decode(
     This uses the moving average of the generator if there is one, and the state's batch statistics.
     The labels, int32 [n], are used if the model is conditional.
     """
-    generator, _ = networks(config, state.spec)
     seen = labels if is_conditional(config, state.spec) else None
-    images: Any = generator.apply(state.sampling_variables, latents, seen, train=False)
-    return images
+    return gan.decode(networks(config, state.spec), state, latents, seen)
 
 
 def sample(

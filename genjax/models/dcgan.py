@@ -12,7 +12,6 @@ For 64x64 and 64 features:
 import dataclasses
 from typing import Annotated, Any, Literal
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,9 @@ from genjax.nn.remat import end_of_block
 from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
-from genjax.steps.diagnostics import deviation, discriminator_metrics
-from genjax.steps.gan import create_gan_state, init_networks, update_generator
+from genjax.steps import gan
+from genjax.steps.diagnostics import discriminator_metrics, standard_deviation
+from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
@@ -46,7 +46,7 @@ LEAKY_SLOPE = 0.2
 WEIGHTS = nn.initializers.normal(0.02)
 
 
-def gains(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def scale_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Draw the initial scales of batch norm, normal around 1: [C], the given shape."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
@@ -102,7 +102,7 @@ class Generator(nn.Module):
         x = project(append_labels(z, labels, self.spec.classes))
         x = x.reshape(-1, height, width, widths[0])
         for i, features in enumerate((*widths[1:], self.spec.channels)):
-            x = nn.relu(BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train))
+            x = nn.relu(BatchNorm(scale_init=scale_init, name=f"norm_{i}")(x, train))
             up = ConvTranspose(
                 features,
                 kernel_size=4,
@@ -145,7 +145,7 @@ class Discriminator(nn.Module):
             )
             x = down(x)
             if self.batch_norm and i > 0:
-                x = BatchNorm(scale_init=gains, name=f"norm_{i}")(x, train)
+                x = BatchNorm(scale_init=scale_init, name=f"norm_{i}")(x, train)
             x = end_of_block(nn.leaky_relu(x, LEAKY_SLOPE))
         x = x.reshape(len(x), -1)
         output = nn.Dense(1, use_bias=False, kernel_init=WEIGHTS, dtype=self.dtype, name="output")
@@ -204,7 +204,7 @@ def discriminator_step(
         of `discriminator_metrics`, and with DRAGAN `gradient_penalty` (without its weight).
     """
     _, discriminator = networks(config, state.spec)
-    std = deviation(real)
+    std = standard_deviation(real)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
@@ -265,8 +265,7 @@ def step(
 
     Both players get images from the same noise, so the compiler generates them once.
     """
-    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    chex.assert_shape(real, (None, *state.spec.shape))
+    real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     z_key, penalty_key = jax.random.split(key)
     z = batch_noise(z_key, (len(real), config.latent_size))
@@ -286,10 +285,8 @@ def decode(
     This uses the moving average of the generator if there is one, and running batch statistics.
     The labels, int32 [n], are used if the model is conditional.
     """
-    generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
-    images: Any = generator.apply(state.sampling_variables, latents, seen, train=False)
-    return images
+    return gan.decode(networks(config, state.spec), state, latents, seen)
 
 
 def sample(config: DcganConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:

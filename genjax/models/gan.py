@@ -22,7 +22,7 @@ from genjax.nn.batch import batch_noise
 from genjax.nn.mlp import hidden_layers
 from genjax.objectives import adversarial
 from genjax.steps.diagnostics import discriminator_metrics
-from genjax.steps.gan import create_gan_state
+from genjax.steps.gan import create_gan_state, real_images
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
@@ -200,7 +200,7 @@ def step(
     config: GanConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
     """Take a step of each player on uint8 images [B, H, W, C]; see `update_players`."""
-    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
+    real = real_images(batch, state.spec)
     return update_players(config, state, real, batch_noise(key, (len(real), config.latent_size)))
 
 

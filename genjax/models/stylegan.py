@@ -18,7 +18,6 @@ import dataclasses
 import functools
 from typing import Annotated, Any, Literal
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -37,12 +36,12 @@ from genjax.nn.style import (
     draw_layer_noise,
     draw_styles,
     num_style_layers,
-    truncate,
+    style_latents,
 )
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
-from genjax.steps.gan import create_gan_state
+from genjax.steps.gan import create_gan_state, real_images
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
@@ -198,9 +197,9 @@ class Generator(nn.Module):
         ws = broadcast(self.mapping(z, None, False), self.spec)
         return self.synthesis.all_stages(ws, noise)
 
-    def style(self, z: jax.Array, train: bool) -> jax.Array:
-        """Map noise [B, Z] to styles [B, W]."""
-        return self.mapping(z, None, train)
+    def style(self, z: jax.Array, labels: None, train: bool) -> jax.Array:
+        """Map noise [B, Z] to styles [B, W]; the model has no labels."""
+        return self.mapping(z, labels, train)
 
     def synthesize(
         self, ws: jax.Array, noise: list[jax.Array], stage: int, fade: jax.Array
@@ -308,7 +307,7 @@ def mixed_styles(
     spec, shape, share = state.spec, (n, config.latent_size), config.style_mixing_prob
 
     def style(z: jax.Array) -> tuple[jax.Array, Any]:
-        return generator.apply(variables, z, True, method="style", mutable=["batch_stats"])
+        return generator.apply(variables, z, None, True, method="style", mutable=["batch_stats"])
 
     return draw_styles(style, key, shape, spec, share, layers=2 * (stage + 1))
 
@@ -394,8 +393,7 @@ def step(
     config: StyleganConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
     """Take a step of each player on uint8 images [B, H, W, C], at the stage of `state.step`."""
-    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    chex.assert_shape(real, (None, *state.spec.shape))
+    real = real_images(batch, state.spec)
     halvings, _ = base_resolution(state.spec)
     stage, fade = stage_of(config, state.spec, state.step)
     branches = [
@@ -422,10 +420,9 @@ def style(
     """
     del labels
     generator, _ = networks(config, state.spec)
-    variables = state.sampling_variables
-    w: Any = generator.apply(variables, latents, False, method="style")
-    mean = variables["batch_stats"]["mapping"]["mean"]
-    return truncate(broadcast(w, state.spec), mean, truncation, truncation_cutoff)
+    return style_latents(
+        generator, state.sampling_variables, latents, None, truncation, truncation_cutoff
+    )
 
 
 def synthesize(config: StyleganConfig, state: GanState, styles: jax.Array) -> jax.Array:

@@ -20,10 +20,8 @@ probability, augmentations do not leak into the samples.
 """
 
 import dataclasses
-import math
 from typing import Annotated, Any, Literal, Self
 
-import chex
 import flax.linen as nn
 import flax.struct
 import jax
@@ -33,9 +31,9 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.augment import OperationName, ada, diff_augment
-from genjax.nn.batch import batch_noise, mean_over_replicas, number_of_replicas
+from genjax.nn.batch import batch_noise, batch_size
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
-from genjax.nn.labels import check_conditional
+from genjax.nn.labels import check_conditional, is_conditional
 from genjax.nn.remat import end_of_block
 from genjax.nn.resample import downsample, upsample
 from genjax.nn.resolution import base_resolution
@@ -45,20 +43,21 @@ from genjax.nn.style import (
     draw_layer_noise,
     draw_styles,
     modulated_conv,
-    truncate,
+    style_latents,
 )
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
-from genjax.steps.gan import create_gan_state
+from genjax.steps.gan import create_gan_state, real_images
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
     apply_gradients,
+    batch_mean,
     create_player,
+    fewer_parts,
     gradients,
-    mean_by_parts,
     update_player,
     when,
 )
@@ -170,11 +169,6 @@ class Stylegan2State(GanState):
     path_length: Any = 0.0
     augment_p: Any = 0.0
     real_sign: Any = 0.0
-
-
-def is_conditional(config: Stylegan2Config, spec: ImageSpec) -> bool:
-    """Return whether the players see the class label."""
-    return config.conditional and spec.classes > 1
 
 
 def _clamp(config: Stylegan2Config, gain: float = 1.0) -> float | None:
@@ -533,7 +527,7 @@ def generator_step(
         state: The state before the step.
         key: The PRNG key of all draws.
         labels: int32 [n] if conditional, else None.
-        n: Number of images on this replica.
+        n: Number of images.
 
     Returns:
         The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
@@ -566,10 +560,7 @@ def path_length_step(
     """
     style_key, noise_key, direction_key = jax.random.split(key, 3)
     directions = batch_noise(direction_key, (n, *state.spec.shape))
-    # The batch is smaller here, and has to divide into the parts.
-    parts = dataclasses.replace(
-        config, gradient_accumulation_steps=math.gcd(n, config.gradient_accumulation_steps)
-    )
+    parts = fewer_parts(config, n)
 
     def lengths_of(params: Any, part: Any) -> jax.Array:
         directions, labels = part
@@ -583,15 +574,11 @@ def path_length_step(
         return jnp.mean(lengths_of(state.generator.params, part))
 
     batch = (directions, labels)
-    # The target is of the whole batch, which one part does not see.
-    known = (
-        mean_by_parts(mean_length, batch, parts) if parts.gradient_accumulation_steps > 1 else None
-    )
+    of_batch = batch_mean(mean_length, batch, parts)
 
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         lengths = lengths_of(params, part)
-        mean = mean_over_replicas(jnp.mean(lengths)) if known is None else known
-        mean = jax.lax.stop_gradient(mean)
+        mean = jax.lax.stop_gradient(of_batch(jnp.mean(lengths)))
         target = state.path_length + PATH_LENGTH_DECAY * (mean - state.path_length)
         loss = jnp.mean((lengths - target) ** 2)
         # The target moves with the batch's mean, and its share of the gradient is that of this.
@@ -698,16 +685,15 @@ def step(
 
     R1 and path lengths are due at their intervals.
     """
-    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    chex.assert_shape(real, (None, *state.spec.shape))
+    real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     keys = jax.random.split(key, 4)
     n = len(real)
-    images = n * number_of_replicas()
+    images = batch_size(real)
     state, metrics = generator_step(config, state, keys[0], labels, n)
     if config.path_length_weight:
         few = max(1, n // PATH_LENGTH_SHRINK)
-        # Every second label, so that all replicas together take those that one device would.
+        # Every second label, not the first half, which would depend on how the batch is spread.
         some = None if labels is None else labels[::PATH_LENGTH_SHRINK][:few]
         state, path_metrics = when(
             state.step % config.path_length_interval == 0,
@@ -769,11 +755,10 @@ def style(
     The labels, int32 [n], are used if the model is conditional.
     """
     generator, _ = networks(config, state.spec)
-    variables = state.sampling_variables
     seen = labels if is_conditional(config, state.spec) else None
-    w: Any = generator.apply(variables, latents, seen, False, method="style")
-    mean = variables["batch_stats"]["mapping"]["mean"]
-    return truncate(broadcast(w, state.spec), mean, truncation, truncation_cutoff)
+    return style_latents(
+        generator, state.sampling_variables, latents, seen, truncation, truncation_cutoff
+    )
 
 
 def synthesize(config: Stylegan2Config, state: GanState, styles: jax.Array) -> jax.Array:

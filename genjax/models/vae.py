@@ -294,14 +294,14 @@ def draw(posterior: Normal, key: jax.Array, samples: int) -> jax.Array:
     """Draw reparameterized latents, [samples, B, Z]."""
     batch, size = posterior.mean.shape
     distribution = transforms.normal._replace(
-        # Batch first: each of several devices then gets its share of what one device would draw.
+        # `batch_noise` draws for rows of the batch, so that is the first axis.
         noise=lambda key, _: batch_noise(key, (batch, samples, size)).swapaxes(0, 1)
     )
     sample = transforms.reparameterize(distribution)
     return sample((posterior.mean[None], jnp.exp(0.5 * posterior.log_var)[None]), key)
 
 
-def encoded(
+def apply_encoder(
     config: VaeConfig, spec: ImageSpec, params: Any, images: jax.Array, labels: jax.Array | None
 ) -> Normal:
     """Return q(z|x) for inputs [B, H, W, C] from `to_inputs`, and labels [B] or None."""
@@ -310,7 +310,7 @@ def encoded(
     return Normal(*posterior)
 
 
-def decoded(
+def apply_decoder(
     config: VaeConfig, spec: ImageSpec, params: Any, z: jax.Array, labels: jax.Array | None
 ) -> Output:
     """Decode latents [samples, B, Z], with the labels [B] of the images or None."""
@@ -318,7 +318,7 @@ def decoded(
     _, decoder = networks(config, spec)
     if labels is not None:
         labels = jnp.repeat(labels, samples)
-    # Batch first: several devices then keep their shares of it.
+    # The batch stays the first axis, as in all arrays that are spread.
     z = z.swapaxes(0, 1).reshape(-1, size)
     output: Any = decoder.apply({"params": params["decoder"]}, z, labels)
     location = output.location.reshape(batch, samples, *spec.shape).swapaxes(0, 1)
@@ -367,9 +367,9 @@ def bound_terms(
     samples: int,
 ) -> Terms:
     """Compute the parts of the bounds for inputs [B, H, W, C] from `to_inputs`."""
-    posterior = encoded(config, spec, params, images, labels)
+    posterior = apply_encoder(config, spec, params, images, labels)
     z = draw(posterior, key, samples)
-    output = decoded(config, spec, params, z, labels)
+    output = apply_decoder(config, spec, params, z, labels)
     seen = jax.lax.stop_gradient(posterior) if config.sticking_the_landing else posterior
     scale = jnp.exp(0.5 * seen.log_var)
     log_q = transforms.log_prob(transforms.normal, (seen.mean[None], scale[None]), z)
@@ -401,7 +401,7 @@ def step(
     params = state.model.params
 
     def mean_kl(part: Any) -> jax.Array:
-        posterior = encoded(config, state.spec, params, *part)
+        posterior = apply_encoder(config, state.spec, params, *part)
         return jnp.mean(likelihood.normal_kl(*posterior), axis=0)
 
     # The whole batch decides which latents are above their free bits, before it is cut into parts.
@@ -437,7 +437,7 @@ def encode(config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array)
     """Map uint8 images to the mean of q(z|x), [B, Z]; `key` draws their binarization."""
     images = to_inputs(config, jnp.asarray(batch.images), key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
-    return encoded(config, state.spec, state.sampling_params, images, labels).mean
+    return apply_encoder(config, state.spec, state.sampling_params, images, labels).mean
 
 
 def decode(
@@ -445,7 +445,7 @@ def decode(
 ) -> jax.Array:
     """Map latents [n, Z] to the mean of p(x|z), images float32 [n, H, W, C] in [-1, 1]."""
     seen = labels if config.conditional else None
-    output = decoded(config, state.spec, state.sampling_params, latents[None], seen)
+    output = apply_decoder(config, state.spec, state.sampling_params, latents[None], seen)
     if config.likelihood == "bernoulli":
         return 2 * jax.nn.sigmoid(output.location[0]) - 1
     return jnp.clip(output.location[0], -1, 1)

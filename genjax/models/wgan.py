@@ -34,8 +34,9 @@ from genjax.nn.residual import ResidualBlock
 from genjax.nn.resolution import base_resolution
 from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
 from genjax.objectives.penalties import input_gradient_norm, interpolate
+from genjax.steps import gan
 from genjax.steps.diagnostics import diversity
-from genjax.steps.gan import create_gan_state, init_networks, update_generator
+from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
 from genjax.steps.optim import AdamConfig, RMSPropConfig, adam, rmsprop
 from genjax.steps.state import GanState
 from genjax.steps.update import (
@@ -390,7 +391,7 @@ def step(
     config: WganConfig | WganGpConfig, state: GanState, batch: Batch, key: jax.Array
 ) -> tuple[GanState, Metrics]:
     """Take one training step on uint8 images [B, H, W, C]; see `update_players`."""
-    real = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
+    real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     return update_players(config, state, real, labels, key)
 
@@ -403,10 +404,8 @@ def decode(
     This uses the moving average of the generator if there is one, and running batch statistics.
     The labels, int32 [n], are used if the model is conditional.
     """
-    generator, _ = networks(config, state.spec)
     seen = labels if config.conditional else None
-    images: Any = generator.apply(state.sampling_variables, latents, seen, train=False)
-    return images
+    return gan.decode(networks(config, state.spec), state, latents, seen)
 
 
 def sample(

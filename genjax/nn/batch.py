@@ -1,13 +1,14 @@
-"""The batch that a step is written for, which is spread in several ways: only this file knows how.
+"""The batch that a step is written for, which is spread in several ways.
 
 The mesh of jax says how devices share it. Under jit the global batch is one array, on one device or
 split over axis `BATCH_AXIS`; means are plain means. Under pmap over that axis a step sees the rows
 of one replica, and these functions communicate with the others. In both cases a loss may be
 computed part by part, to fit into memory; within `one_part` it sees one part of those rows.
 
-A model draws its noise with `batch_noise`, and otherwise knows nothing of this: `steps.update`
-averages gradients and metrics. `mean_over_replicas` and what follows it are for layers and metrics
-that compare the images of a batch with one another.
+A model draws its noise with `batch_noise`, asks for the size of the batch with `batch_size`, and
+otherwise knows nothing of this: `steps.update` averages gradients, metrics, and what a loss needs
+of the whole batch. `mean_over_replicas` and what follows it are for layers and metrics that compare
+the images of a batch with one another. `run.sharding` places the batch, and compiles the step.
 """
 
 import contextlib
@@ -44,6 +45,11 @@ def batch_noise(
         noise = jax.lax.with_sharding_constraint(noise, PartitionSpec(BATCH_AXIS))
     noise = own_rows(noise)
     return noise if parts == 1 else in_parts(noise, parts)[index]
+
+
+def batch_size(x: jax.Array) -> int:
+    """Return the number of images in the global batch, of which a step sees x, [B, ...]."""
+    return number_of_replicas() * len(x)
 
 
 def is_split() -> bool:

@@ -1,5 +1,7 @@
 """Class labels as inputs of a network."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,11 @@ def check_conditional(conditional: bool, spec: ImageSpec) -> None:
     """Raise a `UsageError` if a conditional model gets data without classes."""
     if conditional and not spec.classes:
         raise UsageError("conditional = True: the data has no classes; should be False")
+
+
+def is_conditional(config: Any, spec: ImageSpec) -> bool:
+    """Return whether a model with a field `conditional` sees the class: there must be several."""
+    return bool(config.conditional) and spec.classes > 1
 
 
 def append_planes(x: jax.Array, planes: jax.Array | None) -> jax.Array:

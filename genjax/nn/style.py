@@ -106,6 +106,29 @@ def truncate(
     return jnp.where(is_cut.reshape(1, -1, 1), truncated, ws)
 
 
+def style_latents(
+    generator: Any,
+    variables: Any,
+    latents: jax.Array,
+    labels: jax.Array | None,
+    psi: float | None,
+    cutoff: int | None,
+) -> jax.Array:
+    """Map latents [n, Z] to styles [n, L, W] by the mapping of a generator, and truncate them.
+
+    Args:
+        generator: A module with a `spec`, and a method `style(z, labels, train)` to styles [n, W].
+        variables: Its variables, with the mean style in the mapping's `batch_stats`.
+        latents: [n, Z].
+        labels: int32 [n] if conditional, else None.
+        psi: See `truncate`.
+        cutoff: See `truncate`.
+    """
+    w: Any = generator.apply(variables, latents, labels, False, method="style")
+    mean = variables["batch_stats"]["mapping"]["mean"]
+    return truncate(broadcast(w, generator.spec), mean, psi, cutoff)
+
+
 def mix(key: jax.Array, ws: jax.Array, other: jax.Array, share: float, layers: int) -> jax.Array:
     """Replace the styles of some images by others, from a random layer on (style mixing).
 

@@ -57,7 +57,7 @@ def diversity(real: jax.Array, fake: jax.Array) -> jax.Array:
     return spread(fake) / jnp.maximum(spread(real), 1e-6)
 
 
-def deviation(images: jax.Array) -> jax.Array:
+def standard_deviation(images: jax.Array) -> jax.Array:
     """Compute the standard deviation over all values of a batch of images, [B, ...]: []."""
     mean, square = mean_over_replicas((jnp.mean(images), jnp.mean(images**2)))
     return jnp.sqrt(square - mean**2)

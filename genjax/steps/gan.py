@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import optax
 
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import GradientConfig, apply_network, update_player
-from genjax.types import ImageSpec, Metrics
+from genjax.types import Batch, ImageSpec, Metrics
 
 
 def create_gan_state(
@@ -45,6 +46,35 @@ def init_networks(
         "generator": generator.init(generator_key, z, labels, train=False),
         "discriminator": discriminator.init(discriminator_key, images, labels, train=False),
     }
+
+
+def real_images(batch: Batch, spec: ImageSpec) -> jax.Array:
+    """Return a batch's uint8 images as float32 [B, H, W, C] in [-1, 1]."""
+    images = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
+    chex.assert_shape(images, (None, *spec.shape))
+    return images
+
+
+def decode(
+    networks: tuple[nn.Module, nn.Module],
+    state: GanState,
+    latents: jax.Array,
+    labels: jax.Array | None,
+) -> jax.Array:
+    """Map latents to images, by the moving average of G if there is one, and running statistics.
+
+    Args:
+        networks: G and D, as in `init_networks`.
+        state: The state.
+        latents: [n, latent_size].
+        labels: int32 [n] if conditional, else None.
+
+    Returns:
+        float32 [n, H, W, C] in [-1, 1].
+    """
+    generator, _ = networks
+    images: Any = generator.apply(state.sampling_variables, latents, labels, train=False)
+    return images
 
 
 def update_generator(

@@ -1,6 +1,7 @@
 """Gradients of a batch, one player's gradient step, and the moving average of weights."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -48,6 +49,9 @@ class GradientConfig(Config):
     remat: Remat = "none"
     """What the backward pass keeps of the forward pass: everything (none), the outputs of matrix
     products and convolutions (products), or those of blocks (blocks). It recomputes the rest."""
+
+
+AnyConfig = TypeVar("AnyConfig", bound=GradientConfig)
 
 
 def gradients(
@@ -174,6 +178,26 @@ def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientCo
 
     values = jax.lax.map(of_part, (jnp.arange(parts), _split(batch, parts)))
     return mean_over_replicas(jax.tree.map(lambda x: jnp.mean(x, axis=0), values))
+
+
+def batch_mean(
+    function: Callable[[Any], Any], batch: Any, config: GradientConfig
+) -> Callable[[Any], Any]:
+    """Return a function from what `function` gives for a part to its mean over the global batch.
+
+    A loss that is computed in parts needs it, because it sees one of them only: `function` is then
+    evaluated for all parts beforehand. Arguments are those of `mean_by_parts`.
+    """
+    if config.gradient_accumulation_steps == 1:
+        return mean_over_replicas
+    mean = mean_by_parts(function, batch, config)
+    return lambda _: mean
+
+
+def fewer_parts(config: AnyConfig, images: int) -> AnyConfig:
+    """Return the config with fewer parts, into which a batch of `images` images divides."""
+    parts = math.gcd(images, config.gradient_accumulation_steps)
+    return dataclasses.replace(config, gradient_accumulation_steps=parts)
 
 
 def _split(batch: Any, parts: int) -> Any:

@@ -190,7 +190,7 @@ def test_what_cannot_be_evaluated_is_refused(trained):
         genjax.evaluate(trained, n=10, extractor="inception")
 
 
-def test_posterior_collapse_is_called(tmp_path):
+def test_posterior_collapse_is_warned_of(tmp_path):
     """A KL term of thirty times its weight costs more than any latent brings."""
     model = VaeConfig(hidden_sizes=(64,), latent_size=8, beta=30.0)
     recipe = dataclasses.replace(RECIPE, model=model, steps=900, log_interval=20)

@@ -33,7 +33,7 @@ def test_bound_and_gradients_match_the_reference(shared):
         posterior = encoder.apply({"params": params["encoder"]}, images, None)
         # This is what `vae.draw` does, with the reference's noise.
         z = posterior.mean + jnp.exp(0.5 * posterior.log_var) * vectors["in/eps"]
-        output = vae.decoded(config, spec, params, z[None], None)
+        output = vae.apply_decoder(config, spec, params, z[None], None)
         fit = vae.log_likelihood(config, images, output)[0]
         kl = jnp.sum(likelihood.normal_kl(*posterior), axis=-1)
         return -jnp.sum(likelihood.elbo(fit, kl)), (posterior, z, output.location[0], kl)

@@ -77,7 +77,7 @@ def test_biggan_deep_has_the_papers_parameters():
     ],
     ids=str,
 )
-def test_every_kind_plays_and_draws(changes, spec):
+def test_every_kind_trains_and_draws(changes, spec):
     """The kinds include SAGAN and SNGAN, which leave parts out."""
     config = dataclasses.replace(SMALL, discriminator_steps=1, **changes)
     before = _state(config, spec)
@@ -215,12 +215,12 @@ def test_the_class_changes_the_image_and_the_judgement():
 def test_the_average_follows_the_generator_until_it_starts():
     config = dataclasses.replace(SMALL, discriminator_steps=1, ema_decay=0.9, ema_start=2)
     step, state = jax.jit(biggan.step, static_argnums=0), _state(config)
-    for turn in range(4):
+    for step_index in range(4):
         state, _ = step(config, state, _batch(), KEY)
         same = np.array_equal(
             state.ema["params"]["linear"]["kernel"], state.generator.params["linear"]["kernel"]
         )
-        assert same == (turn < 2)
+        assert same == (step_index < 2)
 
 
 def test_what_does_not_fit_is_refused():

@@ -46,7 +46,9 @@ def _vae_step_of_the_whole():
 def test_the_whole_batch_says_which_bits_are_free():
     state = stepping.initial_state(FAMILIES["vae"], VAE(), SPEC)
     images = stepping.random_images(SPEC, BATCH).images[batch_indices(0, 0, BATCH, BATCH)]
-    mean, log_var = vae.encoded(VAE(), SPEC, state.model.params, images / np.float32(255), None)
+    mean, log_var = vae.apply_encoder(
+        VAE(), SPEC, state.model.params, images / np.float32(255), None
+    )
     kl = 0.5 * (mean**2 + jnp.exp(log_var) - 1 - log_var)
     paid = np.maximum(jnp.mean(kl, axis=0), FREE_BITS)
     assert 2 < np.sum(paid > FREE_BITS) < 7
@@ -98,7 +100,7 @@ def _largest_difference(one, other):
 
 
 # D begins to normalize at its second halving.
-GAME_SPEC = ImageSpec(16, 16, 1)
+SMALL_SPEC = ImageSpec(16, 16, 1)
 DCGAN_PLAYER = dcgan.PlayerConfig(features=4)
 DCGAN = functools.partial(
     dcgan.DcganConfig, latent_size=8, generator=DCGAN_PLAYER, discriminator=DCGAN_PLAYER
@@ -106,10 +108,10 @@ DCGAN = functools.partial(
 
 
 @functools.cache
-def _game():
+def _dcgan():
     """Return a state of the DCGAN, real and generated images, and noise; 16 of each."""
     rng = np.random.default_rng(0)
-    state = stepping.initial_state(FAMILIES["dcgan"], DCGAN(), GAME_SPEC)
+    state = stepping.initial_state(FAMILIES["dcgan"], DCGAN(), SMALL_SPEC)
     # Images differ in brightness, so that parts of a batch have other statistics than the whole.
     scale = rng.uniform(size=(2, 16, 1, 1, 1))
     real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 16, 1)) * scale, jnp.float32)
@@ -139,7 +141,7 @@ def _assert_a_part_at_a_time(by_hand, before, after, whole):
 
 
 def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
-    state, real, fake, _ = _game()
+    state, real, fake, _ = _dcgan()
     step = jax.jit(dcgan.discriminator_step, static_argnums=0)
     after, whole = (
         step(DCGAN(gradient_accumulation_steps=parts), state, real, fake, None, jax.random.key(0))[
@@ -151,8 +153,8 @@ def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
     @functools.partial(jax.jit, static_argnums=2)
     def by_hand(params, stats, part):
         def loss(params, stats):
-            on_real, stats = _logits(GAME_SPEC, params, stats, real[part::2])
-            on_fake, stats = _logits(GAME_SPEC, params, stats, fake[part::2])
+            on_real, stats = _logits(SMALL_SPEC, params, stats, real[part::2])
+            on_fake, stats = _logits(SMALL_SPEC, params, stats, fake[part::2])
             return -jnp.mean(
                 jnp.log(jax.nn.sigmoid(on_real)) + jnp.log(jax.nn.sigmoid(-on_fake))
             ), stats
@@ -163,7 +165,7 @@ def test_the_discriminators_batch_norm_sees_a_part_at_a_time():
 
 
 def test_the_generators_batch_norm_sees_a_part_at_a_time():
-    state, _, _, z = _game()
+    state, _, _, z = _dcgan()
     step = jax.jit(dcgan.generator_step, static_argnums=0)
     after, whole = (
         step(DCGAN(gradient_accumulation_steps=parts), state, z, None)[0].generator
@@ -175,10 +177,10 @@ def test_the_generators_batch_norm_sees_a_part_at_a_time():
     def by_hand(params, stats, part):
         def loss(params):
             variables = {"params": params, "batch_stats": stats}
-            images, new = dcgan.Generator(GAME_SPEC, 4).apply(
+            images, new = dcgan.Generator(SMALL_SPEC, 4).apply(
                 variables, z[part::2], None, train=True, mutable=["batch_stats"]
             )
-            logits, _ = _logits(GAME_SPEC, opponent.params, opponent.stats, images)
+            logits, _ = _logits(SMALL_SPEC, opponent.params, opponent.stats, images)
             return -jnp.mean(jnp.log(jax.nn.sigmoid(logits))), new["batch_stats"]
 
         return jax.grad(loss, has_aux=True)(params)
@@ -187,8 +189,8 @@ def test_the_generators_batch_norm_sees_a_part_at_a_time():
 
 
 def test_the_penalty_around_the_data_is_that_of_the_whole_batch():
-    """DRAGAN's points lie within a deviation of all images, and D judges each point on its own."""
-    state, real, fake, _ = _game()
+    """DRAGAN's points lie within the deviation of all images, and D sees each point on its own."""
+    state, real, fake, _ = _dcgan()
     # D's initial weights have slopes near 0, with which the penalty is 1 anywhere.
     steep = jax.tree.map(lambda x: 20 * x, state.discriminator.params)
     state = state.replace(discriminator=state.discriminator.replace(params=steep))

@@ -68,7 +68,7 @@ def test_parameters_are_as_many_as_the_references(shared, name, size, base, clas
     [ImageSpec(8, 16, 3), pytest.param(ImageSpec(28, 28, 1), marks=pytest.mark.slow)],
     ids=str,
 )
-def test_every_pair_of_networks_draws_and_judges(architecture, spec):
+def test_every_pair_of_networks_trains(architecture, spec):
     """A step of figure 7's pairs, for square and other images, is finite, moves both players."""
     player = dataclasses.replace(PLAYER, architecture=architecture)
     config = dataclasses.replace(PLAIN, generator=player, discriminator=player)
@@ -90,11 +90,11 @@ def test_lazy_penalties_have_their_turns_and_their_adam():
     """Metrics say when a penalty was due; Adam's step size and decays follow appendix B."""
     config = dataclasses.replace(SMALL, r1_interval=3, path_length_interval=2)
     state, step = _init(config), jax.jit(functools.partial(stylegan2.step, config))
-    turns = []
+    due = []
     for i in range(6):
         state, metrics = step(state, _batch(), jax.random.fold_in(KEY, i))
-        turns.append((bool(metrics["r1_penalty"].mask), bool(metrics["path_length"].mask)))
-    assert turns == [(i % 3 == 0, i % 2 == 0) for i in range(6)]
+        due.append((bool(metrics["r1_penalty"].mask), bool(metrics["path_length"].mask)))
+    assert due == [(i % 3 == 0, i % 2 == 0) for i in range(6)]
     # Adam takes as many steps as the training, and those of the penalties.
     counts = [player.opt_state[0].count for player in (state.generator, state.discriminator)]
     assert list(map(int, counts)) == [6 + 3, 6 + 2]
@@ -105,7 +105,7 @@ def test_lazy_penalties_have_their_turns_and_their_adam():
 
 @pytest.mark.slow
 def test_path_length_regularization_makes_lengths_alike():
-    """Steps on path lengths alone lower the ratio of the lengths' deviation to their mean."""
+    """Steps on path lengths alone lower the lengths' standard deviation over their mean."""
     config = dataclasses.replace(SMALL, style_mixing_prob=0.0, path_length_weight=20.0)
     state = _init(config)
 

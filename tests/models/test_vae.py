@@ -63,7 +63,9 @@ def test_shapes(network, spec):
     )
     chex.assert_shape([posterior.mean, posterior.log_var], (5, 4))
     z = jax.ShapeDtypeStruct((7, 5, 4), jnp.float32)
-    output = jax.eval_shape(lambda params, z: vae.decoded(config, spec, params, z, None), params, z)
+    output = jax.eval_shape(
+        lambda params, z: vae.apply_decoder(config, spec, params, z, None), params, z
+    )
     assert output.location.shape == (7, 5, *spec.shape)
     assert output.log_scale.shape == (spec.channels,)
 
@@ -162,7 +164,7 @@ def test_evaluate_is_the_likelihood_by_integration():
 
     @jax.jit
     def log_joints(params):
-        output = vae.decoded(config, SPEC, params, latents, None)
+        output = vae.apply_decoder(config, SPEC, params, latents, None)
         log_prior = jax.scipy.stats.norm.logpdf(z)[:, None]
         return vae.log_likelihood(config, images, output) + log_prior
 

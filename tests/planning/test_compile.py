@@ -139,13 +139,13 @@ def test_the_text_of_a_tpu_program_is_read():
     assert found.memory == 16 * (4 + 400) + (100 + 100 + 800)
 
 
-# A player whose turn it is reduces gradients that lie on the chip; else a little is copied.
+# A player that is due reduces gradients that lie on the chip; else a little is copied.
 CONDITIONAL = """HloModule m
 %wait (x: f32[10]) -> f32[10] {
   %x = f32[10]{0} parameter(0)
   ROOT %copy = f32[10]{0} copy(%x)
 }
-%turn (y: f32[10]) -> f32[10] {
+%due (y: f32[10]) -> f32[10] {
   %y = f32[10]{0} parameter(0)
   %grads = f32[1000]{0:T(256)S(1)} constant({...})
   %sum = f32[1000]{0:T(256)S(1)} all-reduce(%grads), replica_groups={}, to_apply=%add
@@ -154,7 +154,7 @@ CONDITIONAL = """HloModule m
 ENTRY %main (p: pred[], q: f32[10]) -> f32[10] {
   %p = pred[] parameter(0)
   %q = f32[10]{0} parameter(1)
-  ROOT %r = f32[10]{0} conditional(%p, %q, %q), branch_computations={%wait, %turn}
+  ROOT %r = f32[10]{0} conditional(%p, %q, %q), branch_computations={%wait, %due}
 }
 """
 
@@ -275,7 +275,7 @@ def test_pmap_has_no_program_to_show(recipe):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 def test_a_slice_that_is_not_there():
-    recipe = load_recipe("wgan_digits")  # with turns that only some steps take
+    recipe = load_recipe("wgan_digits")  # whose generator is due at some steps only
     program = compile_step(recipe, "v5e:2x2")
     assert program.fits and program.devices == 4
     assert 0 < program.step_seconds < 1e-3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genjax.nn.batch import BATCH_AXIS, batch_noise, mean_over_replicas
-from genjax.steps.diagnostics import active_units, deviation, discriminator_metrics, spread
+from genjax.steps.diagnostics import active_units, discriminator_metrics, spread, standard_deviation
 from genjax.steps.update import global_norm
 
 
@@ -46,7 +46,7 @@ def test_replicas_see_the_global_batch(devices):
     def local(images):
         return (
             spread(images),
-            deviation(images),
+            standard_deviation(images),
             mean_over_replicas(jnp.mean(images)),
             batch_noise(key, (len(images), 5)),
             batch_noise(key, (len(images), 5), jax.random.uniform),

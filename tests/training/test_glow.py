@@ -100,7 +100,7 @@ def test_a_resumed_flow_is_the_one_that_was_never_stopped(tmp_path, trained):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_flow_that_cannot_be_inverted_is_called(tmp_path):
+def test_a_flow_that_cannot_be_inverted_is_warned_of(tmp_path):
     """A rate far too high, without clipping, is told in the log, and no image has a NaN."""
     optimizer = AdamConfig(learning_rate=0.3, beta1=0.9)
     model = dataclasses.replace(RECIPE.model, optimizer=optimizer)

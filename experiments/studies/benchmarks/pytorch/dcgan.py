@@ -19,7 +19,7 @@ from experiments.studies.benchmarks.pytorch.common import (
     scaled,
     to_numpy,
 )
-from experiments.studies.benchmarks.pytorch.gan import Round
+from experiments.studies.benchmarks.pytorch.gan import PlayerSteps
 from genjax.interop import dcgan as interop
 from genjax.models import dcgan
 from genjax.nn.resolution import base_resolution
@@ -77,12 +77,12 @@ def counterpart(
     """Make the counterpart of an unconditional config, non-saturating and without penalty."""
     require(config, loss="non_saturating", dragan_weight=0.0, conditional=False)
     generator, discriminator = map(place, networks(config, spec))
-    play = Round(config, generator, discriminator, compiled)
+    take_steps = PlayerSteps(config, generator, discriminator, compiled)
 
     def step(index: int, images: Any, labels: Any) -> Any:
         del index, labels
         z = torch.randn(batch_size, config.latent_size, device=DEVICE)
-        return play(scaled(images), z[:, :, None, None])[0]
+        return take_steps(scaled(images), z[:, :, None, None])[0]
 
     return Counterpart(lambda: check(config, spec), step)
 
@@ -107,7 +107,7 @@ def check(config: dcgan.DcganConfig, spec: ImageSpec) -> None:
         _, g_metrics = dcgan.generator_step(config, state, z, None)
         return {"d_loss": d_metrics["d_loss"], "g_loss": g_metrics["g_loss"]}
 
-    play = Round(config, generator, discriminator, compiled=False)
-    d_loss, g_loss = play(nchw(real), torch.from_numpy(z)[:, :, None, None])
+    take_steps = PlayerSteps(config, generator, discriminator, compiled=False)
+    d_loss, g_loss = take_steps(nchw(real), torch.from_numpy(z)[:, :, None, None])
     theirs = {"d_loss": d_loss, "g_loss": g_loss}
     assert_losses_agree(ours(state, real, z), theirs, loose=["g_loss"])

@@ -50,7 +50,7 @@ def networks(config: gan.GanConfig, spec: ImageSpec) -> tuple[Any, Any]:
     return generator, mlp([pixels, *config.discriminator.hidden_sizes, 1], slope, [])
 
 
-class Round:
+class PlayerSteps:
     """A step of each player, on images from the same noise, and of the moving average."""
 
     def __init__(self, config: Any, generator: Any, discriminator: Any, compiled: bool):
@@ -84,12 +84,12 @@ def counterpart(
     """Make the counterpart of a config with the non-saturating loss."""
     require(config, loss="non_saturating")
     generator, discriminator = map(place, networks(config, spec))
-    play = Round(config, generator, discriminator, compiled)
+    take_steps = PlayerSteps(config, generator, discriminator, compiled)
 
     def step(index: int, images: Any, labels: Any) -> Any:
         del index, labels
         z = torch.randn(batch_size, config.latent_size, device=DEVICE)
-        return play(scaled(images).flatten(1), z)[0]
+        return take_steps(scaled(images).flatten(1), z)[0]
 
     return Counterpart(lambda: check(config, spec), step)
 
@@ -104,6 +104,6 @@ def check(config: gan.GanConfig, spec: ImageSpec) -> None:
     z = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     state = gan.from_params(config, spec, interop.load(config, spec, arrays))
     _, ours = jax.jit(gan.update_players, static_argnums=0)(config, state, real, z)
-    play = Round(config, generator, discriminator, compiled=False)
-    d_loss, g_loss = play(nchw(real).flatten(1), torch.from_numpy(z))
+    take_steps = PlayerSteps(config, generator, discriminator, compiled=False)
+    d_loss, g_loss = take_steps(nchw(real).flatten(1), torch.from_numpy(z))
     assert_losses_agree(ours, {"d_loss": d_loss, "g_loss": g_loss}, loose=["g_loss"])

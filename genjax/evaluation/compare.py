@@ -91,7 +91,8 @@ def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:
 
 def _column(folder: RunFolder) -> dict[str, str]:
     """Return the rows of a run that do not come from its evaluation."""
-    recipe, spec, _ = folder.read_config()
+    config = folder.read_config()
+    recipe, spec = config.recipe, config.spec
     state = abstract_state(recipe, spec)
     players = (getattr(state, field.name) for field in dataclasses.fields(state))
     params = [player.params for player in players if hasattr(player, "params")]

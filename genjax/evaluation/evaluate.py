@@ -220,7 +220,8 @@ def evaluate(
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
     folder = RunFolder(run)
-    recipe, spec, _ = folder.read_config()
+    config = folder.read_config()
+    recipe, spec = config.recipe, config.spec
     importance_samples = recipe.functions.importance_samples if samples is None else samples
     _refuse_too_few(n, importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)

@@ -18,6 +18,9 @@ from genjax.run.options import Flat
 from genjax.run.sharding import Parallel
 from genjax.types import CHECKED, Config, Family, UsageError
 
+# Characters of a wrong value that a message shows.
+MOST_SHOWN = 100
+
 
 @dataclass(frozen=True, config=CHECKED)
 class Recipe:
@@ -118,17 +121,27 @@ def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
-def from_json(values: dict[str, Any]) -> Recipe:
-    """Return the recipe of JSON values: the inverse of `to_json`.
+def as_object(name: str, value: Any) -> dict[str, Any]:
+    """Return a JSON value that must be an object; raise `UsageError` if it is another."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{name} = {_shown(value)}: should be an object")
+    return value
+
+
+def from_json(value: Any) -> Recipe:
+    """Return the recipe of a JSON value: the inverse of `to_json`.
 
     Raises:
         UsageError: A field is unknown, missing or impossible; the message names it.
     """
-    family = FAMILIES.get(values.get("family", ""))
+    values = as_object("recipe", value)
+    family = FAMILIES.get(str(values.get("family")))
     try:
-        model = family.config(**values["model"]) if family else Config()
-        return Recipe(**{**values, "model": model})
-    except (ValidationError, KeyError, TypeError) as error:
+        if "model" in values:
+            model = as_object("model", values["model"])
+            values = values | {"model": family.config(**model) if family else Config()}
+        return Recipe(**values)
+    except (ValidationError, TypeError) as error:
         raise UsageError(describe(error)) from error
 
 
@@ -143,6 +156,14 @@ def describe(error: Exception) -> str:
         message = message.replace("Input should be", "should be")
         if not field:  # a check of several fields, which the message names
             lines.append(message)
+        elif item["type"] == "missing":
+            lines.append(f"{field} is missing")
         else:
-            lines.append(f"{field} = {item['input']!r}: {message}")
+            lines.append(f"{field} = {_shown(item['input'])}: {message}")
     return "; ".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """Return the text of a value that may be of any length."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

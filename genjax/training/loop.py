@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import platform
+import secrets
 import sys
 import threading
 import time
@@ -27,7 +28,13 @@ import tyro
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
-from genjax.data.processes import ProcessLost, all_gather, first_before_others, is_first
+from genjax.data.processes import (
+    ProcessLost,
+    all_gather,
+    first_before_others,
+    is_first,
+    run_on_first,
+)
 from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
@@ -36,7 +43,7 @@ from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import ENERGY_DISTANCE, Watch
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
-from genjax.run.folder import RunFolder, create_run_folder
+from genjax.run.folder import RunConfig, RunFolder, create_run_folder
 from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sharding import Steps
@@ -95,8 +102,10 @@ def train(
     folder = create_run_folder(run, f"{recipe.family}_{name}")
     with folder.locked():
         try:
-            folder.write_config(recipe, source.spec, len(source))
-            return _run(folder, recipe, source)
+            name = run_on_first(lambda: secrets.token_hex(8))
+            config = RunConfig(name, recipe, source.spec, len(source))
+            folder.write_config(config)
+            return _run(folder, config, source)
         except UsageError:
             # The recipe was refused before the first step: leave no folder behind.
             if is_first() and not folder.metrics.exists():
@@ -118,18 +127,19 @@ def resume(run: Run, steps: int | None = None) -> Result:
         ProcessLost: Another process of the run is gone.
     """
     folder = RunFolder(run)
-    recipe, spec, images = folder.read_config()
+    config = folder.read_config()
     with folder.locked():
-        source = _open(recipe)
-        if (source.spec, len(source)) != (spec, images):
+        source = _open(config.recipe)
+        if (source.spec, len(source)) != (config.spec, config.images):
             raise UsageError(
-                f"{recipe.data} has changed: {len(source)} images of {source.spec}, "
-                f"the run began with {images} of {spec}"
+                f"{config.recipe.data} has changed: {len(source)} images of {source.spec}, "
+                f"the run began with {config.images} of {config.spec}"
             )
         if steps is not None:
-            recipe = dataclasses.replace(recipe, steps=steps)
-            folder.write_config(recipe, spec, images)
-        return _run(folder, recipe, source)
+            recipe = dataclasses.replace(config.recipe, steps=steps)
+            config = dataclasses.replace(config, recipe=recipe)
+            folder.write_config(config)
+        return _run(folder, config, source)
 
 
 def _open(recipe: Recipe) -> Source:
@@ -145,10 +155,10 @@ def _absolute_data_dir(recipe: Recipe) -> DataOptions:
     return dataclasses.replace(options, data_dir=str(Path(options.data_dir).expanduser().resolve()))
 
 
-def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
+def _run(folder: RunFolder, config: RunConfig, source: Source) -> Result:
     """Train in a locked folder, and report the loss of another process by its own error."""
     try:
-        return _train(folder, recipe, source)
+        return _train(folder, config, source)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -158,13 +168,16 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         ) from error
 
 
-def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
+def _train(folder: RunFolder, config: RunConfig, source: Source) -> Result:
     """Train from the last good checkpoint, or from the beginning."""
+    recipe = config.recipe
     with contextlib.ExitStack() as stack:
         if is_first():
             stack.enter_context(_log_file(folder))
             _write_environment(folder)
-        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=True)
+        checkpoints = Checkpoints(
+            folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=True
+        )
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
         if start >= recipe.steps:

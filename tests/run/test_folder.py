@@ -3,7 +3,7 @@ import json
 import pytest
 
 from genjax.models.stylegan2 import Stylegan2Config
-from genjax.run.folder import RunFolder
+from genjax.run.folder import RunConfig, RunFolder
 from genjax.run.recipe import Recipe
 from genjax.types import ImageSpec, UsageError
 
@@ -11,8 +11,9 @@ from genjax.types import ImageSpec, UsageError
 def test_a_run_of_before_its_fields_were_renamed_is_refused_in_one_line(tmp_path):
     folder = RunFolder(tmp_path)
     recipe, spec = Recipe(family="stylegan2", model=Stylegan2Config()), ImageSpec(16, 16, 1)
-    folder.write_config(recipe, spec, 10)
-    assert folder.read_config() == (recipe, spec, 10)
+    config = RunConfig("0123456789abcdef", recipe, spec, 10)
+    folder.write_config(config)
+    assert folder.read_config() == config
     values = json.loads(folder.config.read_text())
     del values["format"]
     values["recipe"]["model"]["r1_every"] = values["recipe"]["model"].pop("r1_interval")

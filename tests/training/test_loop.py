@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(trained,
     largest.write_bytes(data)
     with caplog.at_level(logging.INFO, logger="genjax"):
         genjax.resume(tmp_path / "run")
-    assert "00000040 cannot be used: default/" in caplog.text.replace("ocdbt", "default/ocdbt")
+    assert "00000040 cannot be used: ocdbt.process_0/" in caplog.text
     assert "from step 30" in caplog.text
     _assert_same_run(trained, tmp_path / "run")
 

@@ -20,6 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from pydantic import ConfigDict, TypeAdapter
@@ -34,6 +35,9 @@ log = logging.getLogger("genjax")
 DIGESTS, LABEL = "sha256.json", "label.json"
 # The files without which nothing can be restored.
 NEEDED = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", LABEL)
+# A state is at most this many times larger than its files, or else smaller than this: more bytes
+# than that are not in them, and are not allocated.
+MOST_UNPACKED, SMALL = 1000, 2**26
 # The end of the name of a folder that is being written or deleted.
 UNFINISHED = ".unfinished"
 # Orbax looks for files by patterns that begin with the path, and TensorStore takes a backslash for
@@ -241,12 +245,19 @@ class Checkpoints:
         """Return the state saved at `step`, in the structure, types and shardings of `like`.
 
         Raises:
-            UsageError: The saved state has another structure or other shapes.
+            UsageError: The saved state has another structure or other shapes, or its files are too
+                small for these.
         """
-        try:
-            return self._checkpointer.restore(
-                self.folder / _name(step), args=ocp.args.StandardRestore(like)
+        path = self.folder / _name(step)
+        wanted = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+        stored = sum(file.stat().length for file in files(path))
+        if wanted > max(MOST_UNPACKED * stored, SMALL):
+            raise UsageError(
+                f"checkpoint {step} in {self.folder} has {stored:,} bytes, "
+                f"a state of its config.json {wanted:,}"
             )
+        try:
+            return self._checkpointer.restore(path, args=ocp.args.StandardRestore(like))
         except (ValueError, KeyError) as error:
             raise UsageError(
                 f"checkpoint {step} in {self.folder} is of another version of genjax, or its "

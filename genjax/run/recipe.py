@@ -34,9 +34,9 @@ class Recipe:
     """digits, tfds:NAME, folder:PATH, or the path of a .zip; paths may be gs://BUCKET/..."""
     data_options: Annotated[DataOptions, Flat] = DataOptions()
     """How the data are read."""
-    steps: Annotated[int, Field(gt=0)] = 20_000
+    steps: Annotated[int, Field(gt=0, lt=2**31)] = 20_000
     """Training steps."""
-    batch_size: Annotated[int, Field(gt=1)] = 128
+    batch_size: Annotated[int, Field(gt=1, le=2**20)] = 128
     """Images a step, over all devices."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial weights, the order of the data, and every draw."""
@@ -55,7 +55,9 @@ class Recipe:
     def _is_possible(self) -> Self:
         family = FAMILIES.get(self.family)
         if family is None:
-            raise ValueError(f"family {self.family!r} is unknown: wanted {', '.join(FAMILIES)}")
+            raise ValueError(
+                f"family {_shown(self.family)} is unknown: wanted {', '.join(FAMILIES)}"
+            )
         if not isinstance(self.model, family.config):
             raise ValueError(f"model is a {type(self.model).__name__}, not of {self.family}")
         if self.save_interval % self.log_interval:

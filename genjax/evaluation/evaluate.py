@@ -5,7 +5,6 @@ import functools
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from genjax.console import console
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
 from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
@@ -70,10 +70,14 @@ def likelihoods(
         The likelihood, as NumPy arrays [N].
     """
     evaluator = _evaluator(recipe, samples)
-    quiet = not samples or not sys.stderr.isatty()
+    quiet = not samples or not console.isatty()
     parts = []
     chunks = tqdm(
-        split_into_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet
+        split_into_chunks(batch),
+        desc="evaluating",
+        unit=f"x{CHUNK} images",
+        file=console,
+        disable=quiet,
     )
     for i, some in enumerate(chunks):
         parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))

@@ -3,11 +3,15 @@
 The classifier is trained when it is first asked for, and kept in the cache folder.
 """
 
+import atexit
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +35,24 @@ ExtractorKind = Literal["classifier", "inception"]
 def cache_folder() -> Path:
     """Return the folder for files that can be made again.
 
-    It is `$XDG_CACHE_HOME/genjax` or, if the variable is not set, `~/.cache/genjax`.
+    It is `$XDG_CACHE_HOME/genjax` or, if the variable is not set, `~/.cache/genjax`; if that cannot
+    be written, a new folder that is deleted when this process ends.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax"
+    return _writable(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+
+
+@functools.cache
+def _writable(home: str) -> Path:
+    try:
+        folder = Path(home).expanduser() / "genjax"
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return folder
+    except (OSError, RuntimeError) as error:  # no permission, and no home at all
+        fallback = tempfile.mkdtemp(prefix="genjax-")
+        atexit.register(shutil.rmtree, fallback, ignore_errors=True)
+        log.warning("no cache can be kept in %s (%s): it is made anew each time", home, error)
+        return Path(fallback)
 
 
 def create_extractor(

@@ -10,6 +10,7 @@ Several processes save and restore together, on storage that all of them see. On
 verifies, writes digests and moves damaged checkpoints aside, and tells the others.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -17,6 +18,7 @@ import logging
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ NEEDED = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", LABEL)
 # A state is at most this many times larger than its files, or else smaller than this: more bytes
 # than that are not in them, and are not allocated.
 MOST_UNPACKED, SMALL = 1000, 2**26
+# What may happen to a disk, as the system says it.
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT)
 # The end of the name of a folder that is being written or deleted.
 UNFINISHED = ".unfinished"
 # Orbax looks for files by patterns that begin with the path, and TensorStore takes a backslash for
@@ -46,7 +50,7 @@ MISREAD = r"[*?\[\]\\\ud800-\udfff]|^/(.*/)?gs:/"
 
 
 class SaveError(OSError):
-    """A checkpoint could not be written; the earlier ones are untouched."""
+    """The run could not be written or its data not read; the checkpoints before are untouched."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", ser_json_inf_nan="constants"))
@@ -211,9 +215,12 @@ class Checkpoints:
             SaveError: The state could not be written, for instance because the disk is full.
         """
         path = self.folder / _name(step)
+        gone = not is_remote(path) and not self.folder.parent.is_dir()
         # A bucket cannot rename: there the digests, which come last, are what makes it whole.
         part = path if is_remote(path) else path.with_name(path.name + UNFINISHED)
         try:
+            if gone:  # Orbax would make a new one, without a config
+                raise OSError("the run folder is gone")
             self._checkpointer.save(part, args=ocp.args.StandardSave(state), force=True)
             if is_first():
                 label = Label(self._run, step, metrics or {})
@@ -226,20 +233,36 @@ class Checkpoints:
                     part.rename(path)
             barrier(f"step {step} saved")
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            full = os.strerror(errno.ENOSPC)  # TensorStore hides this between four paths
-            reason = full if full in reason else reason
-            last = self.latest
-            kept = "no earlier checkpoint" if last is None else f"the last good one is step {last}"
-            raise SaveError(
-                f"could not save step {step} in {self.folder}: {reason}; {kept}; once that is "
-                f"mended, to go on: genjax resume {self.folder.parent}"
-            ) from error
+            raise self._failure(f"could not save step {step} in {self.folder}", error) from error
         self._good[step] = metrics or {}
         for old in set(self.steps[: -self._keep]) - {self.best}:
             del self._good[old]
             if is_first():
                 _delete(self.folder / _name(old))
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise the system's errors inside the context as a `SaveError` that says what is left."""
+        try:
+            yield
+        except SaveError:
+            raise
+        except OSError as error:
+            where = error.filename or self.folder.parent
+            raise self._failure(f"could not go on: {where}", error) from error
+
+    def _failure(self, what: str, error: Exception) -> SaveError:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        known = [os.strerror(number) for number in SYSTEM_ERRORS]
+        # TensorStore hides what the system said between four paths.
+        reason = next((each for each in known if each in text), text.splitlines()[0])
+        there = [step for step in self.steps if (self.folder / _name(step)).is_dir()]
+        if not there:
+            return SaveError(f"{what}: {reason}; there is no earlier checkpoint")
+        return SaveError(
+            f"{what}: {reason}; the last good one is step {there[-1]}; once that is mended, to go "
+            f"on: genjax resume {self.folder.parent}"
+        )
 
     def restore(self, step: int, like: Any) -> Any:
         """Return the state saved at `step`, in the structure, types and shardings of `like`.

@@ -111,7 +111,7 @@ def test_a_seed_makes_another_run(trained, tmp_path):
     assert runs.records(tmp_path / "run")[0]["d_loss"] != runs.records(trained)[0]["d_loss"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, number, monkeypatch):
     handler = signal.getsignal(number)
     calls = []

@@ -165,6 +165,8 @@ class Checkpoints:
         aside = self.folder.parent / "damaged"
         if not self._good and (not writable or _holds_whole_ones(aside)):
             raise UsageError(f"{folder} holds no good checkpoint (damaged ones are in {aside})")
+        if writable and is_first() and not is_remote(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
     def _check(self) -> list[tuple[int, dict[str, float]]]:
@@ -215,7 +217,7 @@ class Checkpoints:
             SaveError: The state could not be written, for instance because the disk is full.
         """
         path = self.folder / _name(step)
-        gone = not is_remote(path) and not self.folder.parent.is_dir()
+        gone = not is_remote(path) and not self.folder.is_dir()
         # A bucket cannot rename: there the digests, which come last, are what makes it whole.
         part = path if is_remote(path) else path.with_name(path.name + UNFINISHED)
         try:

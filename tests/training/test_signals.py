@@ -174,7 +174,7 @@ def test_closed_full_or_ascii_streams_do_not_end_a_training(tmp_path, kind):
     command = commands.genjax("train", "gan_digits", *options, "--run", run)
     process = subprocess.run(
         ["sh", "-c", f'"$@" {STREAMS[kind]}', "sh", *command],
-        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
         cwd=tmp_path,
     )
     assert process.returncode == 0

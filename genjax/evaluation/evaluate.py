@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import time
@@ -31,6 +30,7 @@ from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
+from genjax.run.records import append_line
 from genjax.run.states import Checkpoint, load_state
 from genjax.steps.diagnostics import active_units
 from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
@@ -281,8 +281,7 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
     folder.figures.mkdir(exist_ok=True)
     for name, figure in figures.items():
         write_atomically(folder.figures / f"{name}.png", to_png(figure))
-    with folder.to_append(folder.evaluations).open("a") as file:
-        file.write(json.dumps(result) + "\n")
+    append_line(folder, folder.evaluations, result)
     folder.publish()
 
 

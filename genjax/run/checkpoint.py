@@ -77,7 +77,7 @@ def write_atomically(path: Path | epath.Path, data: bytes) -> None:
         epath.Path(path).write_bytes(data)
         return
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process has its own
     try:
         with part.open("wb") as file:
             file.write(data)

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import runpy
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -106,15 +107,30 @@ def load_recipe(name: str) -> Recipe:
         )
     if not path.is_file():
         raise UsageError(f"no recipe file {path}")
-    recipe = runpy.run_path(str(path)).get("recipe")
+    recipe = _run_file(path).get("recipe")
     if not isinstance(recipe, Recipe):
         raise UsageError(f"{path} sets no `recipe = genjax.Recipe(...)`")
     return recipe
 
 
+def _run_file(path: Path) -> dict[str, Any]:
+    """Run a recipe's file and return its names; raise its mistake, on one line, as `UsageError`."""
+    try:
+        return runpy.run_path(str(path))
+    except (UsageError, ValidationError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines, error = [error.lineno], SyntaxError(error.msg)
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UsageError(f"{place}: {type(error).__name__}: {error}") from error
+
+
 def recipe_summary(path: Path) -> str:
     """Return the first line of a recipe file's docstring."""
-    doc: str = runpy.run_path(str(path)).get("__doc__") or ""
+    doc: str = _run_file(path).get("__doc__") or ""
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import json
 import logging
 import math
 import platform
@@ -43,6 +42,7 @@ from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunConfig, RunFolder, create_run_folder
 from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state, initial_state
 from genjax.training.signals import Stop, Stopped, stop_signals
@@ -205,6 +205,12 @@ def _train(folder: RunFolder, config: RunConfig, source: Source, stop: Stop) -> 
         writer: Writer | NullWriter = NullWriter()
         watch = Watch()
         if is_first():
+            if not start and (lost := read_records(folder)):
+                log.warning(
+                    "no checkpoint is left: training begins anew, and its records, up to step %d, "
+                    "are overwritten",
+                    lost[-1]["step"],
+                )
             writer = Writer(folder, start, recipe.steps, recipe.batch_size)
             stack.callback(writer.close)
             for record in writer.records:
@@ -369,5 +375,4 @@ def _write_environment(folder: RunFolder) -> None:
         "devices": [device.device_kind for device in jax.devices()],
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-    with folder.to_append(folder.environment).open("a") as file:
-        file.write(json.dumps(values) + "\n")
+    append_line(folder, folder.environment, values)

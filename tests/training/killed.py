@@ -83,6 +83,11 @@ def _last_record(run: Path) -> int:
     return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
 
 
+def _is_saving(run: Path) -> bool:
+    folder = run / "checkpoints"
+    return folder.exists() and any(UNFINISHED in name for name in os.listdir(folder))
+
+
 def _last_good(run: Path) -> int:
     folder = RunFolder(run)
     name = folder.read_config().id
@@ -124,20 +129,27 @@ def _kill(folder: Path, name: str, kills: int) -> dict[str, int]:
             child = _start(lambda: genjax.resume(run))
         before = _last_good(run) if work is genjax.resume else 0
         code = None
-        # Most are killed in training, after the first new record; some in start-up.
-        if counts["kills"] < kills and rng.uniform() < 0.9:
-            while code is None and _last_record(run) <= before:
-                code = _wait(child, 0.002)
-        if code is None:
-            code = _wait(child, rng.uniform(0, 3 * period) if counts["kills"] < kills else 1e9)
+        if counts["kills"] == kills:
+            code = _wait(child)
+        else:
+            # A tenth in start-up, half of the others in training, and half in a save.
+            if rng.uniform() < 0.9:
+                while code is None and _last_record(run) <= before:
+                    code = _wait(child, 0.002)
+                in_save = rng.uniform() < 0.5
+                while in_save and code is None and not _is_saving(run):
+                    code = _wait(child, 0.001)
+                seconds = 0.1 if in_save else 2 * period
+            else:
+                seconds = 2 * period
+            code = _wait(child, rng.uniform(0, seconds)) if code is None else code
         if code is None:
             os.kill(child, signal.SIGKILL)
             _wait(child)
             if not (run / "config.json").exists():
                 continue
             counts["kills"] += 1
-            names = os.listdir(run / "checkpoints") if (run / "checkpoints").exists() else []
-            counts["saves cut"] += any(UNFINISHED in name for name in names)
+            counts["saves cut"] += _is_saving(run)
             lost = _last_record(run) - _last_good(run)
             counts["most steps lost"] = max(counts["most steps lost"], lost)
         else:

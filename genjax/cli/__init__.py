@@ -15,11 +15,13 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from genjax.cli import bench, evaluation, figures, training
+from genjax.console import console, finish, printable
 from genjax.data.processes import ProcessLost, is_joined
 from genjax.evaluation.extractor import cache_folder
 from genjax.run.checkpoint import SaveError
 from genjax.run.recipe import describe, load_recipe
 from genjax.training.loop import Diverged
+from genjax.training.signals import Stopped
 from genjax.types import UsageError
 
 USAGE = """\
@@ -93,18 +95,24 @@ def main(run: Callable[[list[str]], int] = run) -> None:
     """
     _set_up()
     try:
-        sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+        sys.stdout.flush()  # here a full disk or a broken pipe can be told
+        sys.exit(code)
     except (UsageError, ValidationError) as error:
         _fail(describe(error), 2)
     except (Diverged, SaveError, ProcessLost) as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except Stopped as stop:
+        _fail(str(stop), 128 + stop.signal)
     except KeyboardInterrupt:
         _fail("stopped", 130)
+    finally:
+        finish(sys.stdout)
+        finish(sys.stderr)
 
 
 class _Console(logging.Handler):
@@ -112,22 +120,30 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(mark + record.getMessage(), file=sys.stderr)
+        tqdm.write(mark + printable(record.getMessage()), file=console)
 
 
 def _set_up() -> None:
+    # A file that is opened while standard error is closed would be taken for it.
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(free)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     log = logging.getLogger("genjax")
     log.setLevel(logging.INFO)
     log.addHandler(_Console())
     log.propagate = False
     # absl logs the inner workings of other packages; what matters is raised as an error.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"genjax: error: {message}", file=sys.stderr, flush=True)
+    print(f"genjax: error: {printable(message)}", file=console, flush=True)
     if is_joined():  # a normal exit would wait for processes that wait for this one
         os._exit(code)
     sys.exit(code)

@@ -12,7 +12,6 @@ their parts.
 import functools
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from genjax.console import console
 from genjax.data.processes import all_gather
 from genjax.data.sources import BrokenImage, DataOptions, Example, Source
 from genjax.types import Batch, UsageError
@@ -182,7 +182,8 @@ def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Exam
         desc="reading",
         unit=" images",
         leave=False,
-        disable=not sys.stderr.isatty(),
+        file=console,
+        disable=not console.isatty(),
     )
     with bar, ThreadPoolExecutor(THREADS) as pool:
         for examples in pool.map(source.read, blocks):

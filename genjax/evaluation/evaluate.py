@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from genjax.console import console
 from genjax.data.batches import read_all
 from genjax.data.sources import DataOptions, open_source
 from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
@@ -31,6 +30,7 @@ from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.options import N, Run
 from genjax.run.recipe import Recipe
+from genjax.run.records import append_line
 from genjax.run.states import Checkpoint, load_state
 from genjax.steps.diagnostics import active_units
 from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
@@ -70,10 +70,14 @@ def likelihoods(
         The likelihood, as NumPy arrays [N].
     """
     evaluator = _evaluator(recipe, samples)
-    quiet = not samples or not sys.stderr.isatty()
+    quiet = not samples or not console.isatty()
     parts = []
     chunks = tqdm(
-        split_into_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet
+        split_into_chunks(batch),
+        desc="evaluating",
+        unit=f"x{CHUNK} images",
+        file=console,
+        disable=quiet,
     )
     for i, some in enumerate(chunks):
         parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))
@@ -220,7 +224,8 @@ def evaluate(
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
     folder = RunFolder(run)
-    recipe, spec, _ = folder.read_config()
+    config = folder.read_config()
+    recipe, spec = config.recipe, config.spec
     _refuse_too_few(n, importance_samples)
     draws = importance_samples or recipe.functions.importance_samples
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
@@ -276,8 +281,7 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
     folder.figures.mkdir(exist_ok=True)
     for name, figure in figures.items():
         write_atomically(folder.figures / f"{name}.png", to_png(figure))
-    with folder.to_append(folder.evaluations).open("a") as file:
-        file.write(json.dumps(result) + "\n")
+    append_line(folder, folder.evaluations, result)
     folder.publish()
 
 

@@ -92,7 +92,8 @@ def _radii(x: np.ndarray, nearest_k: int) -> np.ndarray:
 
     def kth(distances: np.ndarray, start: int) -> np.ndarray:
         del start
-        return np.partition(distances, nearest_k, axis=1)[:, nearest_k]
+        # A copy, because a view would keep the whole block.
+        return np.partition(distances, nearest_k, axis=1)[:, nearest_k].copy()
 
     return np.concatenate(list(_distances(x, reduce_func=kth)))
 

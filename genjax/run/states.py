@@ -40,11 +40,15 @@ def load_state(run: str | Path, checkpoint: Checkpoint = "best") -> tuple[Recipe
         UsageError: There is no run in the folder, or no such good checkpoint.
     """
     folder = RunFolder(run)
-    recipe, spec, _ = folder.read_config()
-    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=False)
+    config = folder.read_config()
+    recipe = config.recipe
+    like = abstract_state(recipe, config.spec)
+    checkpoints = Checkpoints(
+        folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=False
+    )
     named = {"best": checkpoints.best, "latest": checkpoints.latest}
     step = checkpoint if isinstance(checkpoint, int) else named[checkpoint]
     if step not in checkpoints.steps:
         steps = ", ".join(map(str, checkpoints.steps))
         raise UsageError(f"{run} has no good checkpoint {checkpoint}: it has {steps}")
-    return recipe, checkpoints.restore(step, abstract_state(recipe, spec)), step
+    return recipe, checkpoints.restore(step, like), step

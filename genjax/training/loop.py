@@ -7,18 +7,15 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import json
 import logging
 import math
 import platform
+import secrets
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from signal import SIGINT, SIGTERM, Signals
-from signal import signal as set_handler
-from types import FrameType
+from signal import Signals
 from typing import Annotated
 
 import jax
@@ -27,7 +24,13 @@ import tyro
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
-from genjax.data.processes import ProcessLost, all_gather, first_before_others, is_first
+from genjax.data.processes import (
+    ProcessLost,
+    all_gather,
+    first_before_others,
+    is_first,
+    run_on_first,
+)
 from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
@@ -36,11 +39,13 @@ from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import ENERGY_DISTANCE, Watch
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
-from genjax.run.folder import RunFolder, create_run_folder
+from genjax.run.folder import RunConfig, RunFolder, create_run_folder
 from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state, initial_state
+from genjax.training.signals import Stop, Stopped, stop_signals
 from genjax.training.writer import NullWriter, Writer
 from genjax.types import Batch, State, UsageError
 
@@ -83,22 +88,27 @@ def train(
     Raises:
         UsageError: The recipe or the data have a mistake, or the folder is in use.
         Diverged: A loss or parameter became NaN or infinite.
-        SaveError: A checkpoint could not be written.
+        SaveError: A checkpoint or a record could not be written.
+        Stopped: A signal came before the first step.
         ProcessLost: Another process of the run is gone.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = dataclasses.replace(
         recipe, data=absolute(recipe.data), data_options=_absolute_data_dir(recipe)
     )
-    source = _open(recipe)
-    name = Path(recipe.data.rpartition(":")[2]).stem
-    folder = create_run_folder(run, f"{recipe.family}_{name}")
-    with folder.locked():
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        source = _open(recipe)
+        name = Path(recipe.data.rpartition(":")[2]).stem
+        folder = create_run_folder(run, f"{recipe.family}_{name}")
+        stack.enter_context(folder.locked())
         try:
-            folder.write_config(recipe, source.spec, len(source))
-            return _run(folder, recipe, source)
-        except UsageError:
-            # The recipe was refused before the first step: leave no folder behind.
+            name = run_on_first(lambda: secrets.token_hex(8))
+            config = RunConfig(name, recipe, source.spec, len(source))
+            folder.write_config(config)
+            return _run(folder, config, source, stop)
+        except (UsageError, Stopped):
+            # Refused or stopped before the first step: leave no folder behind.
             if is_first() and not folder.metrics.exists():
                 folder.path.rmtree()
             raise
@@ -114,22 +124,24 @@ def resume(run: Run, steps: int | None = None) -> Result:
     Raises:
         UsageError: There is no run, its data have changed, or another process trains in it.
         Diverged: A loss or parameter became NaN or infinite.
-        SaveError: A checkpoint could not be written.
+        SaveError: A checkpoint or a record could not be written.
+        Stopped: A signal came before the first step.
         ProcessLost: Another process of the run is gone.
     """
     folder = RunFolder(run)
-    recipe, spec, images = folder.read_config()
-    with folder.locked():
-        source = _open(recipe)
-        if (source.spec, len(source)) != (spec, images):
+    config = folder.read_config()
+    with stop_signals() as stop, folder.locked():
+        source = _open(config.recipe)
+        if (source.spec, len(source)) != (config.spec, config.images):
             raise UsageError(
-                f"{recipe.data} has changed: {len(source)} images of {source.spec}, "
-                f"the run began with {images} of {spec}"
+                f"{config.recipe.data} has changed: {len(source)} images of {source.spec}, "
+                f"the run began with {config.images} of {config.spec}"
             )
         if steps is not None:
-            recipe = dataclasses.replace(recipe, steps=steps)
-            folder.write_config(recipe, spec, images)
-        return _run(folder, recipe, source)
+            recipe = dataclasses.replace(config.recipe, steps=steps)
+            config = dataclasses.replace(config, recipe=recipe)
+            folder.write_config(config)
+        return _run(folder, config, source, stop)
 
 
 def _open(recipe: Recipe) -> Source:
@@ -145,10 +157,10 @@ def _absolute_data_dir(recipe: Recipe) -> DataOptions:
     return dataclasses.replace(options, data_dir=str(Path(options.data_dir).expanduser().resolve()))
 
 
-def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
+def _run(folder: RunFolder, config: RunConfig, source: Source, stop: Stop) -> Result:
     """Train in a locked folder, and report the loss of another process by its own error."""
     try:
-        return _train(folder, recipe, source)
+        return _train(folder, config, source, stop)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -158,14 +170,18 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         ) from error
 
 
-def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
+def _train(folder: RunFolder, config: RunConfig, source: Source, stop: Stop) -> Result:
     """Train from the last good checkpoint, or from the beginning."""
+    recipe = config.recipe
     with contextlib.ExitStack() as stack:
         if is_first():
             stack.enter_context(_log_file(folder))
             _write_environment(folder)
-        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=True)
+        checkpoints = Checkpoints(
+            folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=True
+        )
         stack.callback(checkpoints.close)
+        stack.enter_context(checkpoints.explaining())
         start = checkpoints.latest or 0
         if start >= recipe.steps:
             log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
@@ -190,6 +206,12 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         writer: Writer | NullWriter = NullWriter()
         watch = Watch()
         if is_first():
+            if not start and (lost := read_records(folder)):
+                log.warning(
+                    "no checkpoint is left: training begins anew, and its records, up to step %d, "
+                    "are overwritten",
+                    lost[-1]["step"],
+                )
             writer = Writer(folder, start, recipe.steps, recipe.batch_size)
             stack.callback(writer.close)
             for record in writer.records:
@@ -202,7 +224,7 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
                 jax.process_count(),
                 folder.path,
             )
-        stop = stack.enter_context(_stop_signals())
+        stop.begin()
         step, signal = start, None
         while step < recipe.steps and signal is None:
             first, step = (
@@ -319,36 +341,11 @@ def _some_images(source: Source, seed: int) -> Batch:
     return read_batch(source, np.sort(chosen))
 
 
-@dataclasses.dataclass
-class _Stop:
-    signal: Signals | None = None
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk cuts short in silence: the next save says that it is full."""
 
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Catch Ctrl-C and SIGTERM inside the context; after the first one, the old handlers are back.
-
-    A thread other than the main one cannot set handlers, so there nothing is caught.
-    """
-    stop = _Stop()
-    caught = (SIGINT, SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        stop.signal = Signals(number)
-        log.warning("%s: saving, then stopping; once more to stop at once", stop.signal.name)
-        for each, handler in before.items():
-            set_handler(each, handler)
-
-    before = {each: set_handler(each, ask) for each in caught}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            set_handler(each, handler)
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing, where the base class prints a traceback."""
 
 
 @contextlib.contextmanager
@@ -356,7 +353,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     """Write log messages to the run's log file too, inside the context."""
     level = log.level
     log.setLevel(logging.INFO)
-    handler = logging.FileHandler(folder.to_append(folder.log))
+    handler = _LogFile(folder.to_append(folder.log), encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -364,7 +361,8 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def _write_environment(folder: RunFolder) -> None:
@@ -378,5 +376,4 @@ def _write_environment(folder: RunFolder) -> None:
         "devices": [device.device_kind for device in jax.devices()],
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-    with folder.to_append(folder.environment).open("a") as file:
-        file.write(json.dumps(values) + "\n")
+    append_line(folder, folder.environment, values)

@@ -5,13 +5,13 @@ import io
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
 
+from genjax.console import console
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.records import TIMINGS, read_records
@@ -54,7 +54,8 @@ class Writer:
             initial=start,
             unit=" steps",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            file=console,
+            disable=not console.isatty(),
         )
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -106,12 +107,10 @@ class Writer:
     def close(self) -> None:
         """Draw the curves a last time, and close the files and the bar."""
         self._bar.close()
-        if self.records:
+        closing = [self._file.close, self._events.close, self.folder.publish]
+        for last in [self._draw, *closing] if self.records else closing:
             with contextlib.suppress(OSError):  # a full disk was reported already
-                self._draw()
-        self._file.close()
-        self._events.close()
-        self.folder.publish()
+                last()
 
 
 class NullWriter:

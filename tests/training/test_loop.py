@@ -111,7 +111,7 @@ def test_a_seed_makes_another_run(trained, tmp_path):
     assert runs.records(tmp_path / "run")[0]["d_loss"] != runs.records(trained)[0]["d_loss"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, number, monkeypatch):
     handler = signal.getsignal(number)
     calls = []
@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(trained,
     largest.write_bytes(data)
     with caplog.at_level(logging.INFO, logger="genjax"):
         genjax.resume(tmp_path / "run")
-    assert "00000040 cannot be used: default/" in caplog.text.replace("ocdbt", "default/ocdbt")
+    assert "00000040 cannot be used: ocdbt.process_0/" in caplog.text
     assert "from step 30" in caplog.text
     _assert_same_run(trained, tmp_path / "run")
 

@@ -30,12 +30,14 @@ class ImageSpec:
         width: Columns in pixels.
         channels: 1 (gray) or 3 (RGB).
         classes: Number of classes; 0 when the data has no labels.
+        empty_classes: Those that are known to have no image.
     """
 
     height: int
     width: int
     channels: int
     classes: int = 0
+    empty_classes: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,11 +1,53 @@
 """Conversion of one image from any format to uint8 [H, W, C]."""
 
+import contextlib
+import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+
+from genjax.data.names import FORMATS
 
 Fit = Literal["crop", "stretch", "pad"]
+
+
+# How an image of an EXIF orientation is turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open an image file, of which only the header is decoded.
+
+    Raises:
+        Exception: It cannot be decoded; the errors are of every class.
+    """
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1 if there is none that can be read, as in viewers."""
+    with contextlib.suppress(Exception):  # of every class, for junk in place of EXIF
+        found = image.getexif().get(ExifTags.Base.Orientation)
+        if isinstance(found, int):
+            return found
+    return 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the (height, width) of an opened image when it is upright."""
+    width, height = image.size
+    # Of a TIFF, Pillow gives the size when upright, and turns it itself.
+    lies = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+    return (width, height) if lies else (height, width)
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
@@ -17,7 +59,9 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: The image's mode has no fixed range (floating point, 32-bit).
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:

@@ -17,14 +17,10 @@ def digest_of(contents: Mapping[str, str]) -> str:
 
 def by_digest(names: Iterable[str], most: int) -> set[str]:
     """Choose up to `most` names, always the same ones of a set."""
-    return set(sorted(names, key=lambda name: _digest(name.encode("utf-8", "replace")))[:most])
+    return set(sorted(names, key=lambda name: fingerprint([repr(name).encode()]))[:most])
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=8).digest()
-
-
-def fingerprint(parts: Iterable[bytes]) -> str:
+def fingerprint(parts: Iterable[bytes | memoryview]) -> str:
     """Return 16 hexadecimal digits for the content of a file or image."""
     found = hashlib.blake2b(digest_size=8)
     for part in parts:

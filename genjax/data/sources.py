@@ -110,14 +110,20 @@ class Source(Protocol):
     Attributes:
         spec: Shape and number of classes of every image.
         class_names: Names of the classes, `spec.classes` of them.
-        labels: The label of each image, int32 [N]; None if they are known only when read.
-        notes: What was left out, and what was taken for a class, a line each.
     """
 
     spec: ImageSpec
     class_names: Sequence[str]
-    labels: np.ndarray | None
-    notes: Sequence[str]
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The label of each image, int32 [N]; None if they are known only when read."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was left out, and what was taken for a class, a line each."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -142,24 +148,25 @@ class Source(Protocol):
         ...
 
 
-class _Derived:
-    """A source made of the images of another."""
+class Derived:
+    """A source made of the images of another, `source`."""
 
     def __init__(self, source: Source):
         self.spec, self.class_names = source.spec, source.class_names
-        self.labels, self.notes = source.labels, source.notes
-        self._source = source
+        self.labels: np.ndarray | None = source.labels
+        self.notes = source.notes
+        self.source = source
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def name(self, index: int) -> str:
         """Return the name of an image."""
-        return self._source.name(index)
+        return self.source.name(index)
 
     def contents(self, full: bool) -> dict[str, str]:
         """Return what is in the other source; see `Source.contents`."""
-        return self._source.contents(full)
+        return self.source.contents(full)
 
 
 def _with_labels(spec: ImageSpec, labels: np.ndarray | None) -> ImageSpec:
@@ -170,7 +177,7 @@ def _with_labels(spec: ImageSpec, labels: np.ndarray | None) -> ImageSpec:
     return dataclasses.replace(spec, empty_classes=tuple(empty.tolist()))
 
 
-class Subset(_Derived):
+class Subset(Derived):
     """Some of the images of a source."""
 
     def __init__(self, source: Source, indices: np.ndarray):
@@ -185,11 +192,11 @@ class Subset(_Derived):
 
     def name(self, index: int) -> str:
         """Return the name of an image."""
-        return self._source.name(int(self._indices[index]))
+        return self.source.name(int(self._indices[index]))
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
-        return self._source.read([int(self._indices[i]) for i in indices])
+        return self.source.read([int(self._indices[i]) for i in indices])
 
 
 def _with_border(spec: ImageSpec, border: int) -> ImageSpec:
@@ -197,7 +204,7 @@ def _with_border(spec: ImageSpec, border: int) -> ImageSpec:
     return dataclasses.replace(spec, height=height, width=width)
 
 
-class Bordered(_Derived):
+class Bordered(Derived):
     """A source with black pixels around its images."""
 
     def __init__(self, source: Source, border: int):
@@ -211,11 +218,11 @@ class Bordered(_Derived):
             example
             if isinstance(example, BrokenImage)
             else (np.pad(example[0], self._margins), example[1])
-            for example in self._source.read(indices)
+            for example in self.source.read(indices)
         ]
 
 
-class Stacked(_Derived):
+class Stacked(Derived):
     """A source that stacks three gray images of another as the channels of one.
 
     On MNIST this is Stacked MNIST (Metz et al. 2016, appendix), whose 1,000 classes count the modes
@@ -245,11 +252,11 @@ class Stacked(_Derived):
 
     def name(self, index: int) -> str:
         """Return the names of the three images."""
-        return " + ".join(self._source.name(int(i)) for i in self._triples[index])
+        return " + ".join(self.source.name(int(i)) for i in self._triples[index])
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
-        examples = self._source.read(self._triples[list(indices)].ravel().tolist())
+        examples = self.source.read(self._triples[list(indices)].ravel().tolist())
         return [self._stack(examples[i : i + 3]) for i in range(0, len(examples), 3)]
 
     def _stack(self, triple: Sequence[Example | BrokenImage]) -> Example | BrokenImage:
@@ -531,6 +538,21 @@ class FileSource:
                 names, self._images, self._classes, prints, strict=True
             )
         }
+
+
+def class_note(source: Source) -> list[str]:
+    """Say how many images the classes have, if that is known before they are read."""
+    if source.labels is None or not source.class_names:
+        return []
+    counts = np.bincount(source.labels, minlength=source.spec.classes)
+    named = {str(name): int(n) for name, n in zip(source.class_names, counts, strict=True)}
+    return [f"{source.spec.classes:,} classes: {list_counts(collections.Counter(named))}"]
+
+
+def list_counts(counter: collections.Counter[str], most: int = 12) -> str:
+    """List the most common entries with their counts."""
+    text = ", ".join(f"{name} ({count:,})" for name, count in counter.most_common(most))
+    return text + (f", and {len(counter) - most} more" if len(counter) > most else "")
 
 
 def _left_out_note(reasons: collections.Counter[str]) -> list[str]:

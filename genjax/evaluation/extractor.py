@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from genjax.data.digest import digest_of
 from genjax.data.sources import STACKED, DataOptions, open_source
 from genjax.interop.files import read_arrays
 from genjax.interop.inception import FILE as INCEPTION_FILE
@@ -103,7 +104,7 @@ def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, 
     settings = {
         "data": data,
         "options": dataclasses.asdict(options),
-        "images": len(source),
+        "content": digest_of(source.contents(options.digest == "full")),
         "spec": dataclasses.asdict(source.spec),
         "network": [classifier.WIDTHS, classifier.STRIDES, classifier.FEATURES, classifier.STEPS],
     }

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import filelock
 import numpy as np
 from etils import epath
 
+from genjax.data.digest import pack, unpack
 from genjax.data.paths import is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
 from genjax.run.checkpoint import write_atomically
@@ -33,7 +35,8 @@ class RunFolder:
         UsageError: The path is in a bucket, and the package that reads buckets is not installed.
 
     Attributes:
-        config: The resolved recipe and the shape of the data.
+        config: The resolved recipe, the shape of the data and their digest.
+        data: Size, class and fingerprint of each file of the data when the run began.
         environment: Versions and devices, a line for each start or resume.
         metrics: The metrics, a line for each `log_interval` steps.
         log: Messages and warnings.
@@ -49,6 +52,7 @@ class RunFolder:
         self.path = path = to_path(path)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.config = path / "config.json"
+        self.data = path / "data.json.gz"
         self.environment = path / "environment.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
@@ -81,13 +85,14 @@ class RunFolder:
                 if file.is_file():
                     (self.path / file.relative_to(scratch)).write_bytes(file.read_bytes())
 
-    def write_config(self, recipe: Recipe, spec: ImageSpec, images: int) -> None:
+    def write_config(self, recipe: Recipe, spec: ImageSpec, images: int, digest: str) -> None:
         """Write the config, whole or not at all; with several processes, the first one writes.
 
         Args:
             recipe: The recipe.
             spec: The shape of the data.
             images: Number of images in the data.
+            digest: That of the data, from `digest_of`.
 
         Raises:
             UsageError: Some processes do not see the file, so the folder is not shared.
@@ -98,6 +103,7 @@ class RunFolder:
                 "recipe": to_json(recipe),
                 "spec": dataclasses.asdict(spec),
                 "images": images,
+                "data_digest": digest,
             }
             write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")
         barrier("config written")
@@ -122,13 +128,33 @@ class RunFolder:
                     f"{found}, not {FORMAT}): use the version that {self.environment.name} names, "
                     "or train it again"
                 )
-            return from_json(values["recipe"]), ImageSpec(**values["spec"]), values["images"]
+            empty = tuple(values["spec"].get("empty_classes", ()))
+            spec = values["spec"] | {"empty_classes": empty}
+            return from_json(values["recipe"]), ImageSpec(**spec), values["images"]
         except FileNotFoundError as error:
             raise UsageError(f"{self.path} is not a run folder: it has no config.json") from error
         except UsageError as error:
             raise UsageError(f"{self.config}: {error}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{self.config} cannot be read: {error!r}") from error
+
+    def write_contents(self, contents: Mapping[str, str]) -> None:
+        """Write what the data hold, as `Source.contents` says it; the first process writes."""
+        if is_first():
+            write_atomically(self.data, pack(contents))
+
+    def read_contents(self) -> dict[str, str]:
+        """Read what the data held when the run began; {} if the run does not say.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+        try:
+            return unpack(self.data.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, EOFError, zlib.error) as error:
+            raise UsageError(f"{self.data} cannot be read: {error!r}") from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -27,8 +27,9 @@ import tyro
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
+from genjax.data.digest import change, digest_of
 from genjax.data.processes import ProcessLost, all_gather, first_before_others, is_first
-from genjax.data.sources import DataOptions, Source, absolute, open_source
+from genjax.data.sources import DataOptions, Source, absolute, class_note, open_source
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
@@ -95,7 +96,9 @@ def train(
     folder = create_run_folder(run, f"{recipe.family}_{name}")
     with folder.locked():
         try:
-            folder.write_config(recipe, source.spec, len(source))
+            contents = source.contents(recipe.data_options.digest == "full")
+            folder.write_contents(contents)
+            folder.write_config(recipe, source.spec, len(source), digest_of(contents))
             return _run(folder, recipe, source)
         except UsageError:
             # The recipe was refused before the first step: leave no folder behind.
@@ -121,6 +124,10 @@ def resume(run: Run, steps: int | None = None) -> Result:
     recipe, spec, images = folder.read_config()
     with folder.locked():
         source = _open(recipe)
+        before = folder.read_contents()
+        found = before and change(before, source.contents(recipe.data_options.digest == "full"))
+        if found:
+            raise UsageError(f"{recipe.data} has changed since the run began: {found}")
         if (source.spec, len(source)) != (spec, images):
             raise UsageError(
                 f"{recipe.data} has changed: {len(source)} images of {source.spec}, "
@@ -128,7 +135,7 @@ def resume(run: Run, steps: int | None = None) -> Result:
             )
         if steps is not None:
             recipe = dataclasses.replace(recipe, steps=steps)
-            folder.write_config(recipe, spec, images)
+            folder.write_config(recipe, spec, images, digest_of(before))
         return _run(folder, recipe, source)
 
 
@@ -172,6 +179,8 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
         log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
+        for note in (*source.notes, *class_note(source)):
+            log.info("%s", note)
         batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
         steps = Steps(
             functools.partial(recipe.functions.step, recipe.model),

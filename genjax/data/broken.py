@@ -5,6 +5,8 @@ from PIL import Image, UnidentifiedImageError
 from genjax.data.names import printable
 from genjax.types import UsageError
 
+# How files of the frequent formats begin.
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P6\n")
 # What files with an image's name hold at times, by how they begin.
 _BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS in place of the image: git lfs pull",
@@ -30,7 +32,7 @@ class BrokenImage(Exception):
         super().__init__(f"{self.name}: {cause}")
 
 
-def cause_of(error: Exception, data: bytes = b"\1") -> str:
+def cause_of(error: Exception, data: bytes = b"") -> str:
     """Say why a file cannot be read.
 
     Args:
@@ -66,6 +68,8 @@ def _in_place_of_an_image(data: bytes) -> str:
         return "holds only zeros" if data else "is empty"
     if data[4:8] == b"ftyp":
         return f"a {data[8:12].decode('latin-1').upper().strip()} file, which is not read"
+    if data.startswith(_IMAGES):
+        return "damaged or cut short (at its beginning)"
     begin = data[:100].lstrip().lower()
     words = (words for start, words in _BEGINNINGS.items() if begin.startswith(start.lower()))
     return next(words, "not an image of a known format")

@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -10,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 from genjax.data.names import FORMATS
 
 Fit = Literal["crop", "stretch", "pad"]
+T = TypeVar("T")
 
 
 # How an image of an EXIF orientation is turned upright.
@@ -24,13 +26,62 @@ _TURNS = {
 }
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Open an image file, of which only the header is decoded.
+def decode(data: bytes, use: Callable[[Image.Image], T]) -> T:
+    """Open an image file and use it; metadata that cannot be read are left out, as viewers do.
+
+    Args:
+        data: What the file holds.
+        use: Function of the opened image, of which only the header is decoded.
+
+    Returns:
+        What `use` returns.
 
     Raises:
-        Exception: It cannot be decoded; the errors are of every class.
+        Exception: The image cannot be decoded; the errors are of every class.
     """
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+    def attempt(data: bytes) -> T:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return use(image)
+
+    try:
+        return attempt(data)
+    except Exception:
+        bare = _without_metadata(data)
+        if bare is None:
+            raise
+        with contextlib.suppress(Exception):
+            return attempt(bare)
+        raise
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """Drop the parts of a PNG or JPEG that its pixels and orientation do not need.
+
+    The rest may be damaged, which is for the decoder to find. None for other formats.
+    """
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        parts, at = [data[:8]], 8
+        while at < len(data):
+            size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+            # The names of chunks without which there are no pixels begin with a capital.
+            if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
+                parts.append(data[at : at + 12 + size])
+            at += 12 + size
+        return b"".join(parts)
+    if data.startswith(b"\xff\xd8\xff"):
+        parts, at = [data[:2]], 2
+        # Up to the scan or the end.
+        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", b"\xda", b"\xd9"):
+            end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+            kind, content = data[at + 1], data[at + 4 : end]
+            is_metadata = 0xE0 <= kind <= 0xEF or kind == 0xFE
+            says_colours = kind == 0xEE and content.startswith(b"Adobe") and len(content) >= 12
+            if not is_metadata or says_colours or content.startswith(b"Exif"):
+                parts.append(data[at:end])
+            at = end
+        return b"".join([*parts, data[at:]])
+    return None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -318,7 +318,7 @@ def _read_table(read: Callable[[], bytes], where: str) -> _Table | None:
     exact: dict[str, str | None] = {}
     for entry in entries:
         if not isinstance(entry, list) or not entry or not isinstance(entry[0], str):
-            raise UsageError(f"{where}: {str(entry)[:80]} is no entry: {WANTED}")
+            raise UsageError(f"{where}: {printable(str(entry))[:80]} is no entry: {WANTED}")
         name, known = canonical(entry[0]), _class_name(entry[1:], entry[0], where)
         if exact.setdefault(name, known) != known:
             raise UsageError(
@@ -338,7 +338,7 @@ def _class_name(values: list[Any], name: str, where: str) -> str | None:
     """Return the one class of an entry as text; None for null."""
     wanted = f"{where}: {printable(name)} should have one class, a whole number or a name"
     if len(values) != 1:
-        raise UsageError(f"{wanted}, not {len(values)}: {str(values)[:80]}")
+        raise UsageError(f"{wanted}, not {len(values)}: {printable(str(values))[:80]}")
     (value,) = values
     if value is None or (isinstance(value, str) and value.strip()):
         return value and printable(value.strip())

@@ -26,7 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from genjax.data.broken import BrokenImage, cause_of
 from genjax.data.digest import by_digest, fingerprint
-from genjax.data.images import Fit, converted_mode, open_image, to_array, upright_size
+from genjax.data.images import Fit, converted_mode, decode, to_array, upright_size
 from genjax.data.labels import JSON, ClassBy, lay_out
 from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out, printable
 from genjax.data.paths import is_remote, to_path, walk
@@ -445,6 +445,7 @@ class FileSource:
         self.notes = [*left, *layout.notes]
         self.sizes: collections.Counter[tuple[int, int]] = collections.Counter()
         self.modes: collections.Counter[str] = collections.Counter()
+        self._broken: BrokenImage | None = None  # the first one, by the headers
         if not (options.height_width and options.channels):
             self._scan()
         channels = options.channels or (
@@ -460,25 +461,30 @@ class FileSource:
         Those of all splits count, so that the splits have one shape.
         """
 
-        def header(place: int) -> tuple[tuple[int, int], str] | None:
+        def header(place: int) -> tuple[tuple[int, int], str] | BrokenImage:
+            data = b""
             try:
-                with open_image(self._bytes(place)) as image:
-                    mode = "RGBA" if image.mode == "P" else image.mode
-                    return upright_size(image), mode
-            except Exception:  # of every class, as decoders raise them
-                return None
+                data = self._bytes(place)
+                return decode(
+                    data,
+                    lambda i: (upright_size(i), "RGBA" if i.mode == "P" else i.mode),
+                )
+            except Exception as error:  # of every class, as decoders raise them
+                return BrokenImage(self._names[place], cause_of(error, data))
 
-        headers = [h for h in map(header, self._images) if h]
-        self.sizes.update(size for size, _ in headers)
-        self.modes.update(mode for _, mode in headers)
+        for found in map(header, self._images):
+            if isinstance(found, BrokenImage):
+                self._broken = self._broken or found
+            else:
+                self.sizes[found[0]] += 1
+                self.modes[found[1]] += 1
 
     def _common_size(self) -> tuple[int, int]:
         if len(self.sizes) == 1:
             return next(iter(self.sizes))
         if not self.sizes:
-            (example,) = self.read([0])
             raise UsageError(
-                f"{self._where}: not one of {len(self._images)} images can be read: {example}"
+                f"{self._where}: not one of {len(self._images)} images can be read: {self._broken}"
             )
         common = ", ".join(f"{h}x{w}" for (h, w), _ in self.sizes.most_common(3))
         raise ManySizes(
@@ -503,11 +509,11 @@ class FileSource:
         return [self._read_one(self._own[i], int(self.labels[i])) for i in indices]
 
     def _read_one(self, place: int, label: int) -> Example | BrokenImage:
-        data = b"\1"
+        data = b""
         try:
             data = self._bytes(place)
-            with open_image(data) as image:
-                return to_array(image, self.spec.shape, self._fit, RESAMPLE), label
+            shape, fit = self.spec.shape, self._fit
+            return decode(data, lambda image: to_array(image, shape, fit, RESAMPLE)), label
         except Exception as error:  # of every class, as decoders and archives raise them
             return BrokenImage(self._names[place], cause_of(error, data))
 
@@ -527,8 +533,10 @@ class FileSource:
                 data = self._bytes(place)
             except Exception:  # a file that cannot be read has no content
                 return ""
-            ends = [data] if full else [data[:SAMPLED_BYTES], data[-SAMPLED_BYTES:]]
-            return fingerprint(ends)
+            is_whole = full or len(data) <= 2 * SAMPLED_BYTES
+            return fingerprint(
+                [data] if is_whole else [data[:SAMPLED_BYTES], data[-SAMPLED_BYTES:]]
+            )
 
         with ThreadPoolExecutor(THREADS) as pool:
             prints = list(pool.map(read, self._images))

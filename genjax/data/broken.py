@@ -67,7 +67,8 @@ def _in_place_of_an_image(data: bytes) -> str:
     if not data.strip(b"\0"):
         return "holds only zeros" if data else "is empty"
     if data[4:8] == b"ftyp":
-        return f"a {data[8:12].decode('latin-1').upper().strip()} file, which is not read"
+        brand = printable(data[8:12].decode("latin-1").upper().strip())
+        return f"a {brand} file, which is not read, or damaged"
     if data.startswith(_IMAGES):
         return "damaged or cut short (at its beginning)"
     begin = data[:100].lstrip().lower()

@@ -60,7 +60,7 @@ def walk(folder: epath.Path) -> tuple[list[Found], list[str]]:
     """
     if is_remote(folder):  # buckets have no links
         paths = list(files(folder))
-        return [Found(str(p.relative_to(folder)), p.stat().length) for p in paths], []
+        return [Found(p.relative_to(folder).as_posix(), p.stat().length) for p in paths], []
     root = os.path.realpath(folder)
     found: list[Found] = []
     not_followed: list[str] = []

@@ -149,7 +149,7 @@ def _size_note(sizes: collections.Counter[tuple[int, int]]) -> str:
     """Say which size fits: the largest power of two that nine in ten images have."""
     sides = np.repeat([min(size) for size in sizes], list(sizes.values()))
     side = 1 << (int(np.quantile(sides, 0.1, method="lower")).bit_length() - 1)
-    needed = "needed, as the images have several; " if len(sizes) > 1 else ""
+    needed = "give --size, as the images have several; " if len(sizes) > 1 else ""
     smaller = int((sides < side).sum())
     enlarged = f"; {smaller:,} smaller ones would be enlarged" if smaller else ""
     return f"{needed}{side} is the largest power of two that nine in ten have{enlarged}"

@@ -127,7 +127,10 @@ def resume(run: Run, steps: int | None = None) -> Result:
         before = folder.read_contents()
         found = before and change(before, source.contents(recipe.data_options.digest == "full"))
         if found:
-            raise UsageError(f"{recipe.data} has changed since the run began: {found}")
+            raise UsageError(
+                f"{recipe.data} has changed: {len(source)} images, {images} when the run began: "
+                f"{found}"
+            )
         if (source.spec, len(source)) != (spec, images):
             raise UsageError(
                 f"{recipe.data} has changed: {len(source)} images of {source.spec}, "

@@ -41,7 +41,7 @@ def _read(tmp_path, data, name="x.png", **options):
         (b"junk", "not an image of a known format"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS .*git lfs pull"),
         (b"<!DOCTYPE html><html>", "a web page"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC file, which is not read"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC file, which is not read, or damaged"),
         (b"\0\5\x16\7\0\2\0\0", "a Mac's record"),
         (_encode()[:50], "damaged or cut short"),
         (_encode(kind="JPEG")[:-20], "damaged or cut short"),

@@ -35,12 +35,14 @@ class ImageSpec:
         width: Columns in pixels.
         channels: 1 (gray) or 3 (RGB).
         classes: Number of classes; 0 when the data has no labels.
+        empty_classes: Those that are known to have no image.
     """
 
     height: Pixels
     width: Pixels
     channels: Annotated[int, Field(gt=0, le=2**20)]
     classes: Classes = 0
+    empty_classes: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

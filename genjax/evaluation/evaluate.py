@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from genjax.console import console
 from genjax.data.batches import read_all
+from genjax.data.digest import fingerprint
 from genjax.data.sources import DataOptions, open_source
 from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
 from genjax.evaluation.fidelity import fidelity
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import CHUNK, encoder, paths, split_into_chunks
-from genjax.figures.sample import SampleOptions, sample_options, sample_state
+from genjax.figures.sample import SampleOptions, is_conditional, sample_options, sample_state
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.objectives.likelihood import bits_per_dim
@@ -129,6 +130,7 @@ def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
         "data": recipe.data,
         "split": options.for_test.split,
         "images": len(test.images),
+        "content": fingerprint(np.ascontiguousarray(array).data for array in test),
         "shape": without_border(np.asarray(test.images), options).shape[1:],
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
@@ -243,6 +245,8 @@ def evaluate(
     if extractor is not None:
         net, protocol["extractor"] = _feature_net(recipe, extractor, weights)
         protocol |= {"samples": n, **how}
+        if is_conditional(recipe, spec):
+            protocol["labels"] = "each class as often, whatever the data's shares"
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = draws
@@ -298,7 +302,7 @@ def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
         UsageError: The images do not have the shape of the run, `spec`.
     """
     source = open_source(recipe.data, options)
-    if source.spec != spec:
+    if (source.spec.shape, source.spec.classes) != (spec.shape, spec.classes):
         raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")
     images, labels, _ = read_all(source)
     return Batch(images, labels)

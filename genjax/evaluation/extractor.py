@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import filelock
 
+from genjax.data.digest import digest_of
 from genjax.data.sources import STACKED, DataOptions, open_source
 from genjax.interop.files import read_arrays
 from genjax.interop.inception import FILE as INCEPTION_FILE
@@ -124,7 +125,7 @@ def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, 
     settings = {
         "data": data,
         "options": dataclasses.asdict(options),
-        "images": len(source),
+        "content": digest_of(source.contents(options.digest == "full")),
         "spec": dataclasses.asdict(source.spec),
         "network": [classifier.WIDTHS, classifier.STRIDES, classifier.FEATURES, classifier.STEPS],
     }

@@ -85,14 +85,21 @@ def grid_labels(recipe: Recipe, spec: ImageSpec) -> tuple[np.ndarray | int, int 
     If there are few classes and they can be chosen, each is a row. Otherwise the labels are the
     usual number of images, and the columns are None.
     """
-    if is_conditional(recipe, spec) and spec.classes <= MOST_ROWS:
-        return np.repeat(np.arange(spec.classes, dtype=np.int32), ROW), ROW
+    classes = classes_with_images(spec)
+    if is_conditional(recipe, spec) and len(classes) <= MOST_ROWS:
+        return np.repeat(classes, ROW), ROW
     return GRID_IMAGES, None
 
 
+def classes_with_images(spec: ImageSpec) -> np.ndarray:
+    """Return the classes of which the data have images, int32 [K]; those of class 0 without any."""
+    found = np.setdiff1d(np.arange(max(1, spec.classes), dtype=np.int32), spec.empty_classes)
+    return found.astype(np.int32)
+
+
 def cyclic_labels(state: State, n: int) -> np.ndarray:
-    """Return the classes 0, 1, 2, ..., repeated in this order, int32 [n]."""
-    return np.arange(n, dtype=np.int32) % max(1, state.spec.classes)
+    """Return the classes that have images, repeated in their order, int32 [n]."""
+    return np.resize(classes_with_images(state.spec), n)
 
 
 def sample_state(
@@ -211,6 +218,8 @@ def sample(
             )
         if not 0 <= label < state.spec.classes:
             raise UsageError(f"label = {label}: should be from 0 to {state.spec.classes - 1}")
+        if label in state.spec.empty_classes:
+            log.warning("the training data have no image of class %d", label)
         labels = np.full(n or GRID_IMAGES, label, np.int32)
     log.info("samples of step %d of %s", step, run)
     return sample_state(recipe, state, jax.random.key(seed), labels, options)

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from etils import epath
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from genjax.data.digest import pack, unpack
 from genjax.data.paths import is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
 from genjax.run.checkpoint import write_atomically
@@ -37,6 +39,8 @@ class RunConfig:
     """The shape of the data."""
     images: Annotated[int, Field(gt=0)]
     """Number of images in the data."""
+    data_digest: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    """The digest of the data when the run began, from `digest_of`."""
 
 
 class RunFolder:
@@ -49,7 +53,8 @@ class RunFolder:
         UsageError: The path is in a bucket, and the package that reads buckets is not installed.
 
     Attributes:
-        config: The `RunConfig`: the resolved recipe and the shape of the data.
+        config: The `RunConfig`: the resolved recipe, the shape of the data and their digest.
+        data: Size, class and fingerprint of each file of the data when the run began.
         environment: Versions and devices, a line for each start or resume.
         metrics: The metrics, a line for each `log_interval` steps.
         log: Messages and warnings.
@@ -65,6 +70,7 @@ class RunFolder:
         self.path = path = to_path(path)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.config = path / "config.json"
+        self.data = path / "data.json.gz"
         self.environment = path / "environment.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
@@ -138,6 +144,24 @@ class RunFolder:
             raise UsageError(f"{self.config}: {describe(error)}") from error
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{self.config} cannot be read: {error!r}") from error
+
+    def write_contents(self, contents: Mapping[str, str]) -> None:
+        """Write what the data hold, as `Source.contents` says it; the first process writes."""
+        if is_first():
+            write_atomically(self.data, pack(contents))
+
+    def read_contents(self) -> dict[str, str]:
+        """Read what the data held when the run began; {} if the run does not say.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+        try:
+            return unpack(self.data.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, EOFError, zlib.error) as error:
+            raise UsageError(f"{self.data} cannot be read: {error!r}") from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

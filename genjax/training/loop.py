@@ -24,6 +24,7 @@ import tyro
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_batch
+from genjax.data.digest import change, digest_of
 from genjax.data.processes import (
     ProcessLost,
     all_gather,
@@ -31,7 +32,7 @@ from genjax.data.processes import (
     is_first,
     run_on_first,
 )
-from genjax.data.sources import DataOptions, Source, absolute, open_source
+from genjax.data.sources import DataOptions, Source, absolute, class_note, open_source
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
@@ -103,8 +104,10 @@ def train(
         folder = create_run_folder(run, f"{recipe.family}_{name}")
         stack.enter_context(folder.locked())
         try:
+            contents = source.contents(recipe.data_options.digest == "full")
+            folder.write_contents(contents)
             name = run_on_first(lambda: secrets.token_hex(8))
-            config = RunConfig(name, recipe, source.spec, len(source))
+            config = RunConfig(name, recipe, source.spec, len(source), digest_of(contents))
             folder.write_config(config)
             return _run(folder, config, source, stop)
         except (UsageError, Stopped):
@@ -130,8 +133,16 @@ def resume(run: Run, steps: int | None = None) -> Result:
     """
     folder = RunFolder(run)
     config = folder.read_config()
+    recipe = config.recipe
     with stop_signals() as stop, folder.locked():
-        source = _open(config.recipe)
+        source = _open(recipe)
+        before = folder.read_contents()
+        found = before and change(before, source.contents(recipe.data_options.digest == "full"))
+        if found:
+            raise UsageError(
+                f"{recipe.data} has changed: {len(source)} images, {config.images} when the run "
+                f"began: {found}"
+            )
         if (source.spec, len(source)) != (config.spec, config.images):
             raise UsageError(
                 f"{config.recipe.data} has changed: {len(source)} images of {source.spec}, "
@@ -188,6 +199,8 @@ def _train(folder: RunFolder, config: RunConfig, source: Source, stop: Stop) -> 
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
         log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
+        for note in (*source.notes, *class_note(source)):
+            log.info("%s", note)
         batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
         steps = Steps(
             functools.partial(recipe.functions.step, recipe.model),

@@ -29,7 +29,7 @@ class _WithBroken:
     def read(self, indices):
         examples = self._source.read(indices)
         return [
-            BrokenImage(f"{i}.png: cut short") if i in self._broken else e
+            BrokenImage(f"{i}.png", "cut short") if i in self._broken else e
             for i, e in zip(indices, examples, strict=True)
         ]
 

@@ -14,6 +14,8 @@ from PIL import Image
 
 import genjax
 from genjax import Recipe
+from genjax.data.digest import digest_of
+from genjax.data.sources import open_source
 from genjax.models.gan import GanConfig
 from genjax.models.wgan import AdamPlayer, WganGpConfig
 from genjax.run.folder import RunFolder
@@ -47,7 +49,8 @@ def trained(tmp_path_factory, real_curves):
 def test_what_a_run_writes(trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["recipe"]["model"]["generator"]["learning_rate"] == 2e-4
-    assert config["spec"] == {"height": 8, "width": 8, "channels": 1, "classes": 10}
+    spec = {"height": 8, "width": 8, "channels": 1, "classes": 10, "empty_classes": []}
+    assert config["spec"] == spec
     environment = json.loads((trained / "environment.jsonl").read_text())
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == 8
@@ -239,8 +242,35 @@ def test_data_that_changed_are_refused(tmp_path):
     recipe = dataclasses.replace(RECIPE, data=f"folder:{images}", steps=5)
     genjax.train(recipe, tmp_path / "run")
     (images / "0.png").unlink()
-    with pytest.raises(genjax.UsageError, match="has changed: 19 images"):
+    with pytest.raises(genjax.UsageError, match="has changed: 19 images") as caught:
         genjax.resume(tmp_path / "run", steps=10)
+    assert "0 came, 1 went (0.png), 0 changed" in str(caught.value)
+    Image.new("L", (8, 8), 0).save(images / "0.png")
+    Image.new("L", (8, 8), 99).save(images / "7.png")
+    with pytest.raises(genjax.UsageError, match=r"1 changed in content or class \(7\.png\)"):
+        genjax.resume(tmp_path / "run", steps=10)
+    Image.new("L", (8, 8), 7 * 12).save(images / "7.png")
+    genjax.resume(tmp_path / "run", steps=10)
+    config = json.loads((tmp_path / "run/config.json").read_bytes())
+    contents = open_source(recipe.data, recipe.data_options).contents(False)
+    assert config["data_digest"] == digest_of(contents)
+    assert config["recipe"]["steps"] == 10
+
+
+def test_what_is_left_out_and_taken_for_a_class_is_in_the_log(tmp_path):
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/.1.png", "stray.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 9).save(path)
+    recipe = dataclasses.replace(RECIPE, data=f"folder:{tmp_path}/images", steps=5)
+    genjax.train(recipe, tmp_path / "run")
+    said = (tmp_path / "run/log.txt").read_text()
+    for line in (
+        "files left out: 1 that a system or program keeps for itself",
+        "stray.png lies beside the class folders",
+        "2 classes: a (2), b (1)",
+    ):
+        assert line in said
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path, eight_devices):

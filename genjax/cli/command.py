@@ -5,7 +5,6 @@ import difflib
 import functools
 import inspect
 import io
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -14,6 +13,7 @@ import tyro
 from pydantic import ValidationError
 
 from genjax.run.recipe import describe
+from genjax.run.records import to_strict_json
 from genjax.types import UsageError
 
 # A public function with the arguments that the options give, as keywords; not called yet.
@@ -35,7 +35,7 @@ class Command(NamedTuple):
 def print_result(call: Call) -> int:
     """Print the result of the call: text, or values as JSON."""
     found = call()
-    print(found if isinstance(found, str) else json.dumps(found, indent=2), flush=True)
+    print(found if isinstance(found, str) else to_strict_json(found, indent=2), flush=True)
     return 0
 
 

@@ -8,7 +8,7 @@ import tyro
 from genjax.cli.command import Call, command
 from genjax.evaluation import compare, tradeoff
 from genjax.evaluation.evaluate import evaluate
-from genjax.figures.sample import check_output
+from genjax.figures.output import check_output
 from genjax.run.checkpoint import write_atomically
 from genjax.types import UsageError
 
@@ -39,7 +39,7 @@ def print_comparison(
 
 def save_tradeoff(call: Call, output: Annotated[Path, Png] = Path("tradeoff.png")) -> int:
     """Write the curves of a trade-off, and its numbers."""
-    if output.suffix != ".png":
+    if output.suffix.lower() != ".png":
         raise UsageError(f"output {output}: should end in .png")
     check_output(output)
     rows, table = call(), output.with_suffix(".csv")

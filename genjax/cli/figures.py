@@ -11,15 +11,25 @@ from genjax.cli.command import Call, Command, command
 from genjax.figures.grid import in_pairs
 from genjax.figures.inspect import inspect
 from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
-from genjax.figures.sample import ROW, check_output, sample, save_array, save_images, save_paths
+from genjax.figures.output import (
+    check_output,
+    save_array,
+    save_images,
+    save_paths,
+    save_single_images,
+    takes_single_images,
+)
+from genjax.figures.sample import ROW, open_samples, sample
 from genjax.figures.styles import mix, project
 from genjax.types import UsageError
 
 MOST_COLUMNS = 16
-Output = tyro.conf.arg(aliases=["-o"], help="A .png for a grid, or a .npy for the array.")
-Video = tyro.conf.arg(
-    aliases=["-o"], help="A .png for a grid, a .gif for a video, or a .npy for the array."
+FILES = (
+    "A .png or .jpg for a grid, a .npy for the array, or a folder or .zip for single images, with "
+    "their classes in dataset.json"
 )
+Output = tyro.conf.arg(aliases=["-o"], help=f"{FILES}.")
+Video = tyro.conf.arg(aliases=["-o"], help=f"{FILES}; or a .gif for a video.")
 Styles = tyro.conf.arg(help="A .npy to write the styles to, float32 [n, layers, size].")
 # Images uint8 [N, H, W, C], and the columns of their grid; None for one as square as it goes.
 Grid = tuple[np.ndarray, int | None]
@@ -54,7 +64,7 @@ def save_projections(
     output: Annotated[Path, Output] = Path("projections.png"),
 ) -> int:
     """Save the images, each with the image of its style below it, and the styles."""
-    if styles is not None and styles.suffix != ".npy":
+    if styles is not None and styles.suffix.lower() != ".npy":
         raise UsageError(f"styles {styles}: should end in .npy")
     check_output(output)
     images, found, values = call()
@@ -76,10 +86,20 @@ def save_interpolations(
     return 0
 
 
+def save_samples(call: Call, output: Annotated[Path, Output] = Path("samples.png")) -> int:
+    """Save samples; single images are written as they are drawn."""
+    check_output(output)
+    if takes_single_images(output):
+        samples = open_samples(**call.keywords)
+        save_single_images(samples.batches, output, samples.has_labels)
+    else:
+        save_images(call(), output, None if call.keywords["n"] else ROW)
+    print(output)
+    return 0
+
+
 COMMANDS = {
-    "sample": figure(
-        sample, "samples.png", lambda call: (call(), None if call.keywords["n"] else ROW)
-    ),
+    "sample": command(sample, save_samples),
     "reconstruct": figure(reconstruct, "reconstructions.png", lambda call: _in_pairs(*call())),
     "interpolate": command(interpolate, save_interpolations),
     "traverse": figure(traverse, "traversals.png", _in_rows),

@@ -88,6 +88,10 @@ class ManySizes(UsageError):
     """The images have several sizes, and no size to resize them to was given."""
 
 
+class MissingData(UsageError):
+    """There is nothing at the path of the data."""
+
+
 class BrokenImage(Exception):
     """An image that cannot be read; the message names it and says why."""
 
@@ -473,14 +477,14 @@ def _open_digits(options: DataOptions) -> Source:
 
 def _open_folder(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_dir():
-        raise UsageError(f"no folder {path}")
+        raise MissingData(f"no folder {path}")
     names = [each.relative_to(path).as_posix() for each in files(path)]
     return FileSource(names, lambda name: (path / name).read_bytes(), str(path), options)
 
 
 def _open_zip(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_file():
-        raise UsageError(f"no file {path}")
+        raise MissingData(f"no file {path}")
     try:
         archive = zipfile.ZipFile(path.open("rb") if is_remote(path) else path)
     except (zipfile.BadZipFile, OSError) as error:

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from genjax.data.batches import read_blocks
 from genjax.data.sources import BrokenImage, DataOptions, FileSource, ManySizes, open_source
-from genjax.figures.sample import check_output, save_images
+from genjax.figures.output import check_output, save_images
 from genjax.run.options import Flat, Output
 
 # Images in the grid.

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from genjax.data.sources import DataOptions
 from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
-from genjax.run.options import Flat
+from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
 from genjax.types import CHECKED, Config, Family, UsageError
 
@@ -35,7 +35,7 @@ class Recipe:
     """Training steps."""
     batch_size: Annotated[int, Field(gt=1)] = 128
     """Images a step, over all devices."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
     """Seed of the initial weights, the order of the data, and every draw."""
     log_interval: Annotated[int, Field(gt=0)] = 100
     """Steps in one compiled call; metrics are averaged over it."""

@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 from etils import epath
 
-from genjax.data.batches import Batches, open_batches, read_batch
+from genjax.data.batches import Batches, open_batches, read_some
 from genjax.data.processes import ProcessLost, all_gather, first_before_others, is_first
 from genjax.data.sources import DataOptions, Source, absolute, open_source
 from genjax.evaluation.evaluate import health, likelihoods
@@ -42,7 +42,7 @@ from genjax.run.recipe import Recipe, load_recipe
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state, initial_state
 from genjax.training.writer import NullWriter, Writer
-from genjax.types import Batch, State, UsageError
+from genjax.types import State, UsageError
 
 log = logging.getLogger("genjax")
 
@@ -215,19 +215,27 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
                 for name, values in metrics.items()
                 if np.ma.count(values)
             }
-            quality = None
-            if step % recipe.save_interval == 0 or step == recipe.steps:
-                quality = evaluate(steps.get(state), step)
-                record |= quality
+            is_saved = step % recipe.save_interval == 0 or step == recipe.steps
+            quality = _only_finite(evaluate(steps.get(state), step), step) if is_saved else {}
+            record |= quality
             writer.record(step, record)
             for warning in watch(record):
                 log.warning("step %d: %s", step, warning)
             # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
-            if quality or signal:
-                checkpoints.save(step, steps.to_save(state), quality)
+            if is_saved or signal:
+                found = quality if recipe.quality in quality else None
+                checkpoints.save(step, steps.to_save(state), found)
                 writer.report()
         return Result(folder.path, step, signal)
+
+
+def _only_finite(metrics: dict[str, float], step: int) -> dict[str, float]:
+    """Leave out metrics that are NaN or infinite, which must not decide what is the best."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            log.warning("step %d: %s is %s, and left out", step, name, value)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _strongest(signal: Signals | None) -> Signals | None:
@@ -284,7 +292,7 @@ class _Evaluator:
     def __init__(self, folder: RunFolder, recipe: Recipe, source: Source, key: jax.Array):
         self._folder, self._recipe = folder.samples, recipe
         self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
-        self._data = _some_images(source, recipe.seed)
+        self._data = read_some(source, QUALITY_IMAGES, recipe.seed)
         self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
         if is_first():
             self._folder.mkdir(exist_ok=True)
@@ -294,7 +302,7 @@ class _Evaluator:
             log.info("no test_split is set: eval_nll is that of images that are trained on")
         else:
             source = open_source(recipe.data, recipe.data_options.for_test)
-        self._batch = _some_images(source, recipe.seed)
+        self._batch = read_some(source, QUALITY_IMAGES, recipe.seed)
 
     def __call__(self, state: State, step: int) -> dict[str, float]:
         labels, columns = grid_labels(self._recipe, state.spec)
@@ -311,11 +319,6 @@ class _Evaluator:
         for name, values in health(self._recipe, state, self._data).items():
             metrics[name] = float(np.max(values))
         return metrics
-
-
-def _some_images(source: Source, seed: int) -> Batch:
-    chosen = np.random.default_rng(seed).permutation(len(source))[:QUALITY_IMAGES]
-    return read_batch(source, np.sort(chosen))
 
 
 @dataclasses.dataclass

@@ -8,10 +8,13 @@ given, their headers are read on opening.
 """
 
 import collections
+import contextlib
 import dataclasses
 import io
 import itertools
 import json
+import logging
+import math
 import re
 import zipfile
 import zlib
@@ -25,13 +28,17 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
-from genjax.data.images import Fit, converted_mode, to_array
+from genjax.data.images import Fit, converted_mode, is_16_bit, needed_bits, to_array
 from genjax.data.paths import files, is_remote, to_path
 from genjax.types import CHECKED, ImageSpec, UsageError
+
+log = logging.getLogger("genjax")
 
 IMAGE_SUFFIXES = frozenset(
     [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
 )
+# The number of images whose values say how many bits 16-bit files use.
+DEPTH_IMAGES = 100
 # The errors that Pillow and zipfile raise for a damaged file.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error)
 RESAMPLE = Image.Resampling.LANCZOS
@@ -59,6 +66,9 @@ class DataOptions:
     """Black pixels to add on every side, after --size; 2 makes MNIST's 28x28 pixels 32x32."""
     channels: Literal[1, 3] | None = None
     """1 for gray, 3 for RGB; None for RGB if any image has colour, else gray."""
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None = None
+    """16-bit files: the number of bits of their values, of which the largest is white (12: 4095);
+    None for the fewest that 100 of the images need. tfds: None for 16."""
     on_broken: Literal["refuse", "skip"] = "refuse"
     """folder, zip: whether an image that cannot be read ends the run (refuse), or is reported and
     left out (skip)."""
@@ -240,6 +250,7 @@ class TfdsSource:
     def __init__(self, name: str, options: DataOptions):
         source, features = _open_tfds(name, options)
         self._source, self._fit = source, options.fit
+        self._bit_depth = options.bit_depth or 16
         self._image_key, self.spec, self.class_names = _read_features(name, features, options)
 
     def __len__(self) -> int:
@@ -249,7 +260,7 @@ class TfdsSource:
         """Read the examples at `indices`; see `Source.read`."""
         return [
             (
-                fit_array(record[self._image_key], self.spec, self._fit),
+                fit_array(record[self._image_key], self.spec, self._fit, self._bit_depth),
                 int(record["label"]) if self.class_names else 0,
             )
             for record in self._source.__getitems__([int(i) for i in indices])
@@ -305,6 +316,26 @@ class FileSource:
         )
         height, width = options.height_width or self._common_size()
         self.spec = ImageSpec(height, width, channels, len(self.class_names))
+        self._bit_depth = options.bit_depth or self._find_bit_depth()
+
+    def _find_bit_depth(self) -> int:
+        """Return the fewest bits that the 16-bit images of a sample need; 16 if there is none."""
+        needed = 0
+        for name in self._names[:: math.ceil(len(self._names) / DEPTH_IMAGES)]:
+            with (
+                contextlib.suppress(*UNREADABLE),
+                Image.open(io.BytesIO(self._read(name))) as image,
+            ):
+                if is_16_bit(image):
+                    needed = max(needed, needed_bits(image))
+        if 0 < needed < 16:
+            log.info(
+                "%s: values of 16-bit files end at %d of 65535, which is white; --bit-depth %d",
+                self._where,
+                2**needed - 1,
+                needed,
+            )
+        return min(needed or 16, 16)
 
     def _scan(self) -> None:
         """Count sizes and modes from the headers, ignoring broken ones, which fail when read."""
@@ -362,16 +393,17 @@ class FileSource:
     def _read_one(self, name: str, label: int) -> Example | BrokenImage:
         try:
             with Image.open(io.BytesIO(self._read(name))) as image:
-                return to_array(image, self.spec.shape, self._fit, RESAMPLE), label
+                array = to_array(image, self.spec.shape, self._fit, RESAMPLE, self._bit_depth)
+                return array, label
         except UNREADABLE as error:
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
             return BrokenImage(f"{name}: {reason or type(error).__name__}")
 
 
-def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit) -> np.ndarray:
-    """Convert an image, uint8 or uint16 [H, W, C], to a uint8 array of `spec.shape`."""
+def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit, bit_depth: int = 16) -> np.ndarray:
+    """Convert an image, uint8 or uint16 of `bit_depth` bits, [H, W, C], to uint8 `spec.shape`."""
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = np.minimum(image >> (bit_depth - 8), 255).astype(np.uint8)
     if image.shape == spec.shape:
         return image
     channels = image.shape[-1]

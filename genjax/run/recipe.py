@@ -2,11 +2,15 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import jax
+import jax.numpy as jnp
 import tyro
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -14,9 +18,13 @@ from pydantic.dataclasses import dataclass
 from genjax.data.sources import DataOptions
 from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
+from genjax.nn.augment import mirror
 from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
-from genjax.types import CHECKED, Config, Family, UsageError
+from genjax.types import CHECKED, Batch, Config, Family, Metrics, State, UsageError
+
+# The key of the mirroring is folded in with this number, which no family uses.
+MIRROR_KEY = 2**31 - 1
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -33,6 +41,9 @@ class Recipe:
     """How the data are read."""
     steps: Annotated[int, Field(gt=0)] = 20_000
     """Training steps."""
+    mirror: bool = False
+    """Whether each image is mirrored left-right with probability 1/2, anew at each step; not for
+    digits and letters."""
     batch_size: Annotated[int, Field(gt=1)] = 128
     """Images a step, over all devices."""
     seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
@@ -105,6 +116,17 @@ def load_recipe(name: str) -> Recipe:
     if not isinstance(recipe, Recipe):
         raise UsageError(f"{path} sets no `recipe = genjax.Recipe(...)`")
     return recipe
+
+
+def train_step(recipe: Recipe) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
+    """Return the family's step, `step(state, batch, key)`, on images as the recipe mirrors them."""
+    step = functools.partial(recipe.functions.step, recipe.model)
+
+    def on_mirrored(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        images = mirror(jax.random.fold_in(key, MIRROR_KEY), jnp.asarray(batch.images))
+        return step(state, Batch(images, batch.labels), key)
+
+    return on_mirrored if recipe.mirror else step
 
 
 def recipe_summary(path: Path) -> str:

@@ -19,6 +19,7 @@ from genjax.cli.command import run_command
 from genjax.data.processes import ProcessLost, is_joined
 from genjax.evaluation.extractor import cache_folder
 from genjax.run.checkpoint import SaveError
+from genjax.run.folder import RunFolder
 from genjax.run.recipe import describe, load_recipe
 from genjax.training.loop import Diverged
 from genjax.types import UsageError
@@ -66,8 +67,10 @@ def run(arguments: list[str]) -> int:
         return _run_recipe_command(command, rest)
     if command == "bench":
         return _run_benchmark(rest)
+    if command == "resume":
+        return _run_resume(rest)
     if command not in COMMANDS:
-        commands = ", ".join([*training.RECIPE_COMMANDS, *COMMANDS, "bench"])
+        commands = ", ".join([*training.RECIPE_COMMANDS, "resume", *COMMANDS, "bench"])
         raise UsageError(f"no command {command!r}: wanted {commands}")
     return run_command(COMMANDS[command], command, rest)
 
@@ -81,6 +84,16 @@ def _run_recipe_command(command: str, arguments: list[str]) -> int:
     if wants_help:
         print(f"genjax {command} RECIPE [options]: the options of {name}, for example\n")
     return run_command(training.recipe_command(command, recipe), f"{command} {name}", rest)
+
+
+def _run_resume(arguments: list[str]) -> int:
+    wants_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    if not wants_help and (not arguments or arguments[0].startswith("-")):
+        raise UsageError("the run comes first: genjax resume RUN [options]")
+    recipe = load_recipe(EXAMPLE) if wants_help else RunFolder(arguments[0]).read_config()[0]
+    if wants_help:
+        print(f"genjax resume RUN [options]: the options of a run of {EXAMPLE}, for example\n")
+    return run_command(training.recipe_command("resume", recipe), "resume", arguments)
 
 
 def _run_benchmark(arguments: list[str]) -> int:

@@ -15,7 +15,6 @@ from genjax.figures.output import (
     check_output,
     save_array,
     save_images,
-    save_paths,
     save_single_images,
     takes_single_images,
 )
@@ -81,7 +80,7 @@ def save_interpolations(
 ) -> int:
     """Save images along paths, [paths, steps, H, W, C]."""
     check_output(output, video=True)
-    save_paths(call(), output)
+    save_images(call(), output)
     print(output)
     return 0
 
@@ -93,7 +92,8 @@ def save_samples(call: Call, output: Annotated[Path, Output] = Path("samples.png
         samples = open_samples(**call.keywords)
         save_single_images(samples.batches, output, samples.has_labels)
     else:
-        save_images(call(), output, None if call.keywords["n"] else ROW)
+        is_default = call.keywords["n"] is None and call.keywords["styles"] is None
+        save_images(call(), output, ROW if is_default else None)
     print(output)
     return 0
 

@@ -61,13 +61,15 @@ def list_all() -> str:
     return "\n".join(["recipes", *recipes, "families", *families])
 
 
-COMMANDS = {"resume": command(resume, print_outcome), "list": command(list_all)}
+COMMANDS = {"list": command(list_all)}
 # Commands whose first argument is a recipe, because it decides which options there are.
 RECIPE_COMMANDS = ("train", "show", "compile", "profile")
 
 
 def recipe_command(name: str, recipe: Recipe) -> Command:
-    """Return one of `RECIPE_COMMANDS`, whose defaults are those of a recipe."""
+    """Return one of `RECIPE_COMMANDS`, or `resume`, whose defaults are those of a recipe."""
+    if name == "resume":
+        return command(resume, print_outcome, recipe=recipe)
     if name == "train":
         return command(train, print_outcome, recipe=recipe)
     if name == "show":

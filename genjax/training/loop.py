@@ -5,7 +5,6 @@ Several processes run it together, each with its own devices; only the first one
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import logging
@@ -19,7 +18,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from signal import signal as set_handler
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -27,8 +26,9 @@ import tyro
 from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_some
+from genjax.data.paths import is_remote
 from genjax.data.processes import ProcessLost, all_gather, first_before_others, is_first
-from genjax.data.sources import DataOptions, Source, absolute, open_source
+from genjax.data.sources import Source, absolute
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
@@ -38,11 +38,11 @@ from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunFolder, create_run_folder
 from genjax.run.options import Run
-from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.sharding import Steps
-from genjax.run.states import abstract_state, initial_state
+from genjax.run.states import abstract_state, initial_state, open_split
 from genjax.training.writer import NullWriter, Writer
-from genjax.types import State, UsageError
+from genjax.types import ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
@@ -87,9 +87,7 @@ def train(
         ProcessLost: Another process of the run is gone.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    recipe = dataclasses.replace(
-        recipe, data=absolute(recipe.data), data_options=_absolute_data_dir(recipe)
-    )
+    recipe = _with_absolute_paths(recipe)
     source = _open(recipe)
     name = Path(recipe.data.rpartition(":")[2]).stem
     folder = create_run_folder(run, f"{recipe.family}_{name}")
@@ -104,45 +102,95 @@ def train(
             raise
 
 
-def resume(run: Run, steps: int | None = None) -> Result:
+def resume(
+    run: Run,
+    steps: tyro.conf.Suppress[tyro.conf.Fixed[int | None]] = None,
+    recipe: Annotated[Recipe | None, tyro.conf.arg(name="", constructor=Recipe)] = None,
+    accept_changed_data: bool = False,
+) -> Result:
     """Continue a run from its last good checkpoint, as if it had never stopped.
+
+    With other settings, such as a batch size or learning rate, it goes on as a run that has had
+    them from this step on. Settings on which the shapes of the state depend cannot change.
 
     Args:
         run: The run folder.
         steps: The step to end at. None: that of the recipe.
+        recipe: The recipe to go on with. None: the run's own.
+        accept_changed_data: Go on although images came, went or changed since the run began.
 
     Raises:
-        UsageError: There is no run, its data have changed, or another process trains in it.
+        UsageError: There is no run, its data have changed, a setting cannot change, or another
+            process trains in it.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint could not be written.
         ProcessLost: Another process of the run is gone.
     """
     folder = RunFolder(run)
-    recipe, spec, images = folder.read_config()
+    began, spec, images = folder.read_config()
+    recipe = _with_absolute_paths(recipe or began)
+    recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
     with folder.locked():
         source = _open(recipe)
-        if (source.spec, len(source)) != (spec, images):
+        if (source.spec, len(source)) != (spec, images) and not accept_changed_data:
             raise UsageError(
                 f"{recipe.data} has changed: {len(source)} images of {source.spec}, "
-                f"the run began with {images} of {spec}"
+                f"the run began with {images} of {spec}; to go on with the data as they are now: "
+                f"genjax resume {folder.path} --accept-changed-data"
             )
-        if steps is not None:
-            recipe = dataclasses.replace(recipe, steps=steps)
-            folder.write_config(recipe, spec, images)
+        _refuse_other_shapes(began, spec, recipe, source.spec)
         return _run(folder, recipe, source)
+
+
+def _changes(before: Recipe, after: Recipe) -> str:
+    """List the fields that differ, as `batch_size = 64 (was 32)`, by the names of their options."""
+    found = []
+
+    def add(old: dict[str, Any], new: dict[str, Any], prefix: str) -> None:
+        for name, value in new.items():
+            if isinstance(value, dict):
+                is_flat = name in ("model", "data_options")
+                add(old[name], value, prefix if is_flat else f"{prefix}{name}.")
+            elif value != old[name]:
+                found.append(f"{prefix}{name} = {value!r} (was {old[name]!r})")
+
+    add(to_json(before), to_json(after), "")
+    return ", ".join(found)
+
+
+def _refuse_other_shapes(
+    began: Recipe, spec: ImageSpec, recipe: Recipe, new_spec: ImageSpec
+) -> None:
+    """Raise a `UsageError` if the state of a recipe has other shapes than that of the run."""
+    if (began.model, spec) == (recipe.model, new_spec):
+        return
+    leaves = [
+        [
+            (jax.tree_util.keystr(path), leaf.shape, leaf.dtype)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state(*each))
+        ]
+        for each in ((began, spec), (recipe, new_spec))
+    ]
+    if spec.shape != new_spec.shape or leaves[0] != leaves[1]:
+        what = _changes(began, recipe) or f"images of {new_spec} (were {spec})"
+        raise UsageError(
+            f"{what}: cannot change in a run, whose state has other shapes; a new run: genjax train"
+        )
 
 
 def _open(recipe: Recipe) -> Source:
     """Open the data; the first process does it alone first, in case they must be prepared."""
     with first_before_others("data opened"):
-        return open_source(recipe.data, recipe.data_options)
+        return open_split(recipe, recipe.data_options)
 
 
-def _absolute_data_dir(recipe: Recipe) -> DataOptions:
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Make the paths of the data absolute, so that a run can be resumed from any folder."""
     options = recipe.data_options
-    if options.data_dir is None or "://" in options.data_dir:
-        return options
-    return dataclasses.replace(options, data_dir=str(Path(options.data_dir).expanduser().resolve()))
+    if options.data_dir is not None and not is_remote(options.data_dir):
+        data_dir = str(Path(options.data_dir).expanduser().resolve())
+        options = dataclasses.replace(options, data_dir=data_dir)
+    return dataclasses.replace(recipe, data=absolute(recipe.data), data_options=options)
 
 
 def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
@@ -174,7 +222,7 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
         batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
         steps = Steps(
-            functools.partial(recipe.functions.step, recipe.model),
+            train_step(recipe),
             batches,
             recipe.batch_size,
             step_key,
@@ -185,6 +233,9 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             state = steps.put(checkpoints.restore(start, steps.saved))
         else:
             state = steps.put(initial_state(recipe, source.spec, init_key))
+        if is_first() and (changes := _changes(folder.read_config()[0], recipe)):
+            log.info("from step %d on: %s", start, changes)
+        folder.write_config(recipe, source.spec, len(source))  # it can be trained as it is
         evaluate = _Evaluator(folder, recipe, source, sample_key)
         writer: Writer | NullWriter = NullWriter()
         watch = Watch()
@@ -301,7 +352,7 @@ class _Evaluator:
         if recipe.data_options.test_split is None:
             log.info("no test_split is set: eval_nll is that of images that are trained on")
         else:
-            source = open_source(recipe.data, recipe.data_options.for_test)
+            source = open_split(recipe, recipe.data_options.for_test)
         self._batch = read_some(source, QUALITY_IMAGES, recipe.seed)
 
     def __call__(self, state: State, step: int) -> dict[str, float]:

@@ -161,8 +161,7 @@ def _fidelity(
     return metrics, {"neighbours": _in_rows(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
-def _refuse_numbers(n: int, importance_samples: int, seed: int, spec: ImageSpec) -> None:
-    check_seed(seed)
+def _refuse_numbers(n: int, importance_samples: int, spec: ImageSpec) -> None:
     for name, value, least in (("n", n, MIN_SAMPLES), ("samples", importance_samples, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
@@ -188,14 +187,18 @@ def _images_for_features(recipe: Recipe, spec: ImageSpec, test: Batch) -> Batch:
     return train
 
 
-def _default_extractor(recipe: Recipe, spec: ImageSpec) -> ExtractorKind | None:
-    if spec.classes > 1:
+def _default_extractor(recipe: Recipe, spec: ImageSpec, images: int) -> ExtractorKind | None:
+    """Return the feature net if none is asked for, or None to measure the likelihood alone."""
+    has_likelihood = recipe.functions.evaluate is not None
+    if spec.classes > 1 and (images >= MIN_IMAGES or not has_likelihood):
         return "classifier"
-    if recipe.functions.evaluate is None:
+    if not has_likelihood:
         raise UsageError(
             f"family {recipe.family!r} has no likelihood, and {recipe.data} no classes to train a "
             "feature net for: wanted --extractor inception"
         )
+    if spec.classes > 1:
+        log.warning("%d test images: too few to compare samples with", images)
     return None
 
 
@@ -256,17 +259,18 @@ def evaluate(
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
+    check_seed(seed)
     folder = RunFolder(run)
     recipe, spec, _ = folder.read_config()
     importance_samples = recipe.functions.importance_samples if samples is None else samples
-    _refuse_numbers(n, importance_samples, seed, spec)
+    _refuse_numbers(n, importance_samples, spec)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint, data)
-    extractor = extractor or _default_extractor(recipe, spec)
     split = recipe.data_options.for_test
     test = _all_images(recipe, split, spec)
+    extractor = extractor or _default_extractor(recipe, spec, len(test.images))
     log.info("%s images of %s, step %d of %s", f"{len(test.images):,}", split.split, step, run)
     start = time.monotonic()
     protocol = _protocol(recipe, test, seed)
@@ -342,8 +346,13 @@ def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
     """
     source = open_split(recipe, options)
     if source.spec != spec:
-        raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")
+        raise UsageError(
+            f"{options.split} of {recipe.data}: {source.spec}, and the run's data are {spec}; "
+            "--data says where they are"
+        )
     images, labels, broken = read_all(source)
     for line in broken:
         log.warning("left out a broken image: %s", line)
+    if not len(images):
+        raise UsageError(f"{options.split} of {recipe.data}: not one image can be read")
     return Batch(images, labels)

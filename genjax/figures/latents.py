@@ -1,6 +1,7 @@
 """Figures of a latent space: reconstructions, paths between images, and what each latent does."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -332,6 +333,8 @@ def traverse(
     check_seed(seed)
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2")
+    if not math.isfinite(extent):
+        raise UsageError(f"extent = {extent}: should be finite")
     recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
     batch = held_out(recipe, state.spec, None, ACTIVITY_IMAGES, seed)
@@ -411,6 +414,8 @@ def manipulate(
     check_seed(seed)
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2")
+    if not math.isfinite(extent):
+        raise UsageError(f"extent = {extent}: should be finite")
     recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
     if not state.spec.classes:

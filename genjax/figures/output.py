@@ -25,7 +25,7 @@ def takes_single_images(output: Path) -> bool:
 
 
 def check_output(output: Path, video: bool = False) -> None:
-    """Raise a `UsageError` if `save_images` (or, with `video`, `save_paths`) cannot write there."""
+    """Raise a `UsageError` if `save_images` cannot write there; `video` allows a .gif."""
     wanted = [*GRIDS, ".npy"] + ([".gif"] if video else [])
     if not takes_single_images(output) and output.suffix.lower() not in wanted:
         videos = " or .gif (a video)" if video else ""
@@ -40,17 +40,23 @@ def check_output(output: Path, video: bool = False) -> None:
 
 
 def save_images(images: np.ndarray, output: Path, columns: int | None = None) -> None:
-    """Save images as a grid, as an array, or one by one, as the ending of `output` says.
+    """Save images as a grid, a video, an array, or one by one, as the ending of `output` says.
 
     Args:
-        images: uint8 [n, H, W, C].
-        output: A .png or .jpg for a grid, a .npy, a .zip or a folder.
-        columns: Columns of the grid. None: the square root of n, rounded up.
+        images: uint8 [n, H, W, C]; or [rows, columns, H, W, C], of which a .gif shows one column
+            after the other.
+        output: A .png or .jpg for a grid, a .gif, a .npy, a .zip or a folder.
+        columns: Columns of the grid of [n, H, W, C]. None: the square root of n, rounded up.
 
     Raises:
         UsageError: The file has another ending, or its folder does not exist.
     """
-    check_output(output)
+    check_output(output, video=images.ndim == 5)
+    if output.suffix.lower() == ".gif":
+        write_atomically(output, to_gif([grid(column) for column in images.swapaxes(0, 1)]))
+        return
+    if images.ndim == 5:
+        columns, images = images.shape[1], images.reshape(-1, *images.shape[2:])
     if takes_single_images(output):
         save_single_images([Batch(images, np.zeros(len(images), np.int32))], output, False)
     elif output.suffix.lower() == ".npy":
@@ -64,24 +70,6 @@ def save_array(array: np.ndarray, output: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_atomically(output, buffer.getvalue())
-
-
-def save_paths(images: np.ndarray, output: Path) -> None:
-    """Save images along paths like `save_images`, or as a .gif with all paths in motion.
-
-    Args:
-        images: uint8 [paths, steps, H, W, C].
-        output: The file or folder.
-
-    Raises:
-        UsageError: The file has another ending, or its folder does not exist.
-    """
-    check_output(output, video=True)
-    if output.suffix.lower() == ".gif":
-        frames = [grid(images[:, step]) for step in range(images.shape[1])]
-        write_atomically(output, to_gif(frames))
-    else:
-        save_images(images.reshape(-1, *images.shape[2:]), output, images.shape[1])
 
 
 def save_single_images(batches: Iterable[Batch], output: Path, has_labels: bool) -> None:

@@ -67,7 +67,9 @@ def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
             )
         # Styles with truncation 0 are the mean style; noise with truncation 0 has no values left.
         is_open = name == "truncation" and recipe.functions.style is None
-        if not value >= 0 or (value == 0 and is_open):
+        if not math.isfinite(value):
+            raise UsageError(f"{name} = {value}: should be finite")
+        if value < 0 or (value == 0 and is_open):
             raise UsageError(
                 f"{name} = {value}: should be {'more than' if is_open else 'at least'} 0"
             )

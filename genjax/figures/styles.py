@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from PIL import Image, UnidentifiedImageError
 
-from genjax.data.images import to_array
+from genjax.data.images import is_16_bit, needed_bits, to_array
 from genjax.figures.grid import to_uint8
 from genjax.figures.latents import held_out
 from genjax.figures.sample import (
@@ -254,7 +254,8 @@ def _read(recipe: Recipe, state: State, paths: tuple[Path, ...]) -> Batch:
     for path in paths:
         try:
             with Image.open(path) as image:
-                array = to_array(image, shape, options.fit, Image.Resampling.LANCZOS)
+                depth = options.bit_depth or (needed_bits(image) if is_16_bit(image) else 16)
+                array = to_array(image, shape, options.fit, Image.Resampling.LANCZOS, depth)
                 found.append(np.pad(array, margins))
         except (OSError, ValueError, UnidentifiedImageError) as error:
             raise UsageError(f"image {path}: {error}") from error

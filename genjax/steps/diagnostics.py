@@ -67,7 +67,7 @@ def diversity(real: jax.Array, fake: jax.Array) -> jax.Array:
 def deviation(images: jax.Array) -> jax.Array:
     """Compute the standard deviation over all values of a batch of images, [B, ...]: []."""
     mean, square = mean_over_replicas((jnp.mean(images), jnp.mean(images**2)))
-    return jnp.sqrt(square - mean**2)
+    return jnp.sqrt(jnp.maximum(square - mean**2, 0))  # of equal values rounding may go below 0
 
 
 # "A unit is active if Cov_x(E_q[u]) > 10^-2" (Burda et al. 2016, section 5.2).

@@ -30,7 +30,8 @@ FILES = (
 Output = tyro.conf.arg(aliases=["-o"], help=f"{FILES}.")
 Video = tyro.conf.arg(aliases=["-o"], help=f"{FILES}; or a .gif for a video.")
 Styles = tyro.conf.arg(help="A .npy to write the styles to, float32 [n, layers, size].")
-# Images uint8 [N, H, W, C], and the columns of their grid; None for one as square as it goes.
+# Images uint8 [N, H, W, C], and the columns of their grid, or None for one as square as it goes; or
+# images [rows, columns, H, W, C] and None.
 Grid = tuple[np.ndarray, int | None]
 
 
@@ -48,8 +49,7 @@ def figure(function: Callable[..., Any], name: str, lay_out: Callable[[Call], Gr
 
 
 def _in_rows(call: Call) -> Grid:
-    images = call()  # [rows, columns, H, W, C]
-    return images.reshape(-1, *images.shape[2:]), images.shape[1]
+    return call(), None
 
 
 def _in_pairs(images: np.ndarray, copies: np.ndarray) -> Grid:

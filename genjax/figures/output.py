@@ -44,7 +44,7 @@ def save_images(images: np.ndarray, output: Path, columns: int | None = None) ->
 
     Args:
         images: uint8 [n, H, W, C]; or [rows, columns, H, W, C], of which a .gif shows one column
-            after the other.
+            after the other, and a .npy keeps the axes.
         output: A .png or .jpg for a grid, a .gif, a .npy, a .zip or a folder.
         columns: Columns of the grid of [n, H, W, C]. None: the square root of n, rounded up.
 
@@ -55,12 +55,13 @@ def save_images(images: np.ndarray, output: Path, columns: int | None = None) ->
     if output.suffix.lower() == ".gif":
         write_atomically(output, to_gif([grid(column) for column in images.swapaxes(0, 1)]))
         return
+    if output.suffix.lower() == ".npy":
+        save_array(images, output)
+        return
     if images.ndim == 5:
         columns, images = images.shape[1], images.reshape(-1, *images.shape[2:])
     if takes_single_images(output):
         save_single_images([Batch(images, np.zeros(len(images), np.int32))], output, False)
-    elif output.suffix.lower() == ".npy":
-        save_array(images, output)
     else:
         write_atomically(output, GRIDS[output.suffix.lower()](grid(images, columns)))
 

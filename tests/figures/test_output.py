@@ -62,7 +62,7 @@ def test_endings_may_be_in_capitals(tmp_path, name):
 def test_rows_of_images_are_a_grid_or_a_video(tmp_path):
     rows = IMAGES[:4].reshape(2, 2, 6, 4, 1)
     save_images(rows, tmp_path / "rows.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), IMAGES[:4])
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), rows)
     save_images(rows, tmp_path / "rows.GIF")
     with Image.open(tmp_path / "rows.GIF") as video:
         assert video.n_frames == 2

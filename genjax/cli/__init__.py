@@ -20,6 +20,7 @@ from genjax.console import console, finish, printable
 from genjax.data.processes import ProcessLost, is_joined
 from genjax.evaluation.extractor import cache_folder
 from genjax.run.checkpoint import SaveError
+from genjax.run.folder import RunFolder
 from genjax.run.recipe import describe, load_recipe
 from genjax.training.loop import Diverged
 from genjax.training.signals import Stopped
@@ -65,6 +66,8 @@ def run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name in training.RECIPE_COMMANDS:
         return _run_with_recipe(name, rest)
+    if name == "resume":
+        return _run_resume(rest)
     if name == "bench":
         kind, *rest = rest or [""]
         if kind not in bench.COMMANDS:
@@ -86,6 +89,18 @@ def _run_with_recipe(name: str, arguments: list[str]) -> int:
     recipe, *options = arguments
     command = training.RECIPE_COMMANDS[name]
     return command.run(f"{name} {recipe}", options, recipe=load_recipe(recipe))
+
+
+def _run_resume(arguments: list[str]) -> int:
+    """Run `resume`, whose options are those of the run's recipe."""
+    if arguments and arguments[0] in HELP:
+        print(f"genjax resume RUN [options]: the options of a run of {EXAMPLE}, for example\n")
+        recipe = load_recipe(EXAMPLE)
+    elif not arguments or arguments[0].startswith("-"):
+        raise UsageError("the run comes first: genjax resume RUN [options]")
+    else:
+        recipe = RunFolder(arguments[0]).read_config().recipe
+    return COMMANDS["resume"].run("resume", arguments, recipe=recipe)
 
 
 def main(run: Callable[[list[str]], int] = run) -> None:

@@ -101,23 +101,29 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (width, height) if lies else (height, width)
 
 
-def to_8_bit(image: Image.Image) -> Image.Image:
+def to_8_bit(image: Image.Image, bit_depth: int = 16) -> Image.Image:
     """Convert an image to mode L or RGB, upright.
 
-    16-bit gray keeps its high byte; transparency is composited over white; palettes, CMYK and the
-    other 8-bit modes are converted.
+    16-bit gray keeps the highest 8 of the `bit_depth` bits of its values; transparency is
+    composited over white; palettes, CMYK and the other 8-bit modes are converted.
 
     Raises:
-        ValueError: The image's mode has no fixed range (floating point, 32-bit).
+        ValueError: The image's mode has no fixed range (floating point, 32-bit), or values need
+            more bits than `bit_depth`.
     """
     image.load()
     turn = _TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if is_16_bit(image):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"32-bit pixels from {values.min()} to {values.max()}; wanted 16 bits")
-        return Image.fromarray((values // 256).astype(np.uint8))
+        if needed_bits(image) > bit_depth:
+            raise ValueError(
+                f"values up to {values.max()}, and those of {bit_depth} bits end at "
+                f"{2**bit_depth - 1}: give --bit-depth {needed_bits(image)}"
+            )
+        return Image.fromarray((values >> (bit_depth - 8)).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range; save them as 8 or 16 bits")
     if image.has_transparency_data:
@@ -128,13 +134,27 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert(converted_mode(image.mode))
 
 
+def is_16_bit(image: Image.Image) -> bool:
+    """Return whether an image is gray with 16 bits, which Pillow may hold in 32."""
+    return image.mode.startswith("I;16") or image.mode == "I"
+
+
+def needed_bits(image: Image.Image) -> int:
+    """Return the fewest bits that hold the values of a gray image, at least 8."""
+    return max(8, int(np.asarray(image).max()).bit_length())
+
+
 def converted_mode(mode: str) -> str:
     """Return the mode, L or RGB, to which `to_8_bit` converts an image of a PIL mode."""
     return "L" if mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16") else "RGB"
 
 
 def to_array(
-    image: Image.Image, shape: tuple[int, int, int], fit: Fit, resample: Image.Resampling
+    image: Image.Image,
+    shape: tuple[int, int, int],
+    fit: Fit,
+    resample: Image.Resampling,
+    bit_depth: int = 16,
 ) -> np.ndarray:
     """Convert an image to an array of `shape`.
 
@@ -145,12 +165,13 @@ def to_array(
             `pad` scales to fit inside and adds black borders, `stretch` scales each axis on its
             own.
         resample: The filter of the scaling.
+        bit_depth: Number of bits of 16-bit values; see `to_8_bit`.
 
     Returns:
         A uint8 array of `shape`.
     """
     height, width, channels = shape
-    image = to_8_bit(image).convert("L" if channels == 1 else "RGB")
+    image = to_8_bit(image, bit_depth).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         if fit == "crop":
             image = ImageOps.fit(image, (width, height), resample)

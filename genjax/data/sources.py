@@ -8,9 +8,11 @@ given, their headers are read on opening.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import re
 import zipfile
 from collections.abc import Callable, Sequence
@@ -27,7 +29,15 @@ from pydantic.dataclasses import dataclass
 from genjax.console import printable
 from genjax.data.broken import BrokenImage, cause_of
 from genjax.data.digest import by_digest, fingerprint
-from genjax.data.images import Fit, converted_mode, decode, to_array, upright_size
+from genjax.data.images import (
+    Fit,
+    converted_mode,
+    decode,
+    is_16_bit,
+    needed_bits,
+    to_array,
+    upright_size,
+)
 from genjax.data.labels import JSON, ClassBy, lay_out
 from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out
 from genjax.data.paths import is_remote, to_path, walk
@@ -39,6 +49,8 @@ MAX_FILE_BYTES = 2**30
 # and this many images of other sources.
 SAMPLED_FILES, SAMPLED_BYTES, SAMPLED_IMAGES = 1000, 2**16, 100
 THREADS = 16  # for small reads, which wait for a disk or bucket
+# The number of images whose values say how many bits 16-bit files use.
+DEPTH_IMAGES = 100
 RESAMPLE = Image.Resampling.LANCZOS
 STACKED = "stacked"
 
@@ -72,6 +84,9 @@ class DataOptions:
     digest: Literal["sample", "full"] = "sample"
     """How much is read for the digest of the data: all names and sizes and 1,000 of the files
     (sample), or every byte (full)."""
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None = None
+    """16-bit files: the number of bits of their values, of which the largest is white (12: 4095);
+    None for the fewest that 100 of the images need. tfds: None for 16."""
     on_broken: Literal["refuse", "skip"] = "refuse"
     """folder, zip: whether an image that cannot be read ends the run (refuse), or is reported and
     left out (skip)."""
@@ -99,6 +114,10 @@ class DataOptions:
 
 class ManySizes(UsageError):
     """The images have several sizes, and no size to resize them to was given."""
+
+
+class MissingData(UsageError):
+    """There is nothing at the path of the data."""
 
 
 # (image, label): uint8 [H, W, C], and a number that is 0 without classes.
@@ -331,6 +350,7 @@ class TfdsSource(_Unnamed):
     def __init__(self, name: str, options: DataOptions):
         source, features = _open_tfds(name, options)
         self._source, self._fit = source, options.fit
+        self._bit_depth = options.bit_depth or 16
         self._image_key, self.spec, self.class_names = _read_features(name, features, options)
 
     def __len__(self) -> int:
@@ -344,7 +364,7 @@ class TfdsSource(_Unnamed):
         """Read the examples at `indices`; see `Source.read`."""
         return [
             (
-                fit_array(record[self._image_key], self.spec, self._fit),
+                fit_array(record[self._image_key], self.spec, self._fit, self._bit_depth),
                 int(record["label"]) if self.class_names else 0,
             )
             for record in self._source.__getitems__([int(i) for i in indices])
@@ -455,6 +475,27 @@ class FileSource:
         height, width = options.height_width or self._common_size()
         spec = ImageSpec(height, width, channels, len(self.class_names))
         self.spec = _with_labels(spec, self.labels)
+        self._bit_depth = options.bit_depth or self._find_bit_depth()
+
+    def _find_bit_depth(self) -> int:
+        """Return the fewest bits that the 16-bit images of a sample need; 16 if there is none.
+
+        Those of all splits count, so that the splits have one scale.
+        """
+
+        def bits(image: Image.Image) -> int:
+            return needed_bits(image) if is_16_bit(image) else 0
+
+        needed = 0
+        for place in self._images[:: math.ceil(len(self._images) / DEPTH_IMAGES)]:
+            with contextlib.suppress(Exception):  # of every class, for a broken image
+                needed = max(needed, decode(self._bytes(place), bits))
+        if 0 < needed < 16:
+            self.notes.append(
+                f"values of 16-bit files end at {2**needed - 1} of 65535, which is white: "
+                f"--bit-depth {needed}"
+            )
+        return min(needed or 16, 16)
 
     def _scan(self) -> None:
         """Count sizes and modes from the headers, ignoring broken ones, which fail when read.
@@ -513,8 +554,8 @@ class FileSource:
         data = b""
         try:
             data = self._bytes(place)
-            shape, fit = self.spec.shape, self._fit
-            return decode(data, lambda image: to_array(image, shape, fit, RESAMPLE)), label
+            how = self.spec.shape, self._fit, RESAMPLE, self._bit_depth
+            return decode(data, lambda image: to_array(image, *how)), label
         except Exception as error:  # of every class, as decoders and archives raise them
             return BrokenImage(self._names[place], cause_of(error, data))
 
@@ -575,10 +616,10 @@ def _left_out_note(reasons: collections.Counter[str]) -> list[str]:
     return [f"files left out: {'; '.join(parts)}"] if parts else []
 
 
-def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit) -> np.ndarray:
-    """Convert an image, uint8 or uint16 [H, W, C], to a uint8 array of `spec.shape`."""
+def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit, bit_depth: int = 16) -> np.ndarray:
+    """Convert an image, uint8 or uint16 of `bit_depth` bits, [H, W, C], to uint8 `spec.shape`."""
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = np.minimum(image >> (bit_depth - 8), 255).astype(np.uint8)
     if image.shape == spec.shape:
         return image
     channels = image.shape[-1]
@@ -698,7 +739,7 @@ def _open_digits(options: DataOptions) -> Source:
 
 def _open_folder(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_dir():
-        raise UsageError(f"no folder {path}")
+        raise MissingData(f"no folder {path}")
     found, not_followed = walk(path)
     files = [File(*each) for each in found]
     links = [f"links not followed, as what they lead to is read already: {', '.join(not_followed)}"]
@@ -713,7 +754,7 @@ def _open_folder(path: epath.Path, options: DataOptions) -> Source:
 
 def _open_zip(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_file():
-        raise UsageError(f"no file {path}")
+        raise MissingData(f"no file {path}")
     try:
         archive = zipfile.ZipFile(path.open("rb") if is_remote(path) else path)
     except Exception as error:  # of every class

@@ -144,13 +144,13 @@ def _column(folder: RunFolder) -> dict[str, str]:
     }
 
 
-def _metric_texts(metrics: dict[str, float]) -> dict[str, str]:
+def _metric_texts(metrics: dict[str, float | None]) -> dict[str, str]:
     """Format each metric, with its error if it has one: `0.123 +- 0.004`."""
     texts = {}
     for name, value in metrics.items():
         if name.endswith("_error"):
             continue
-        text = f"{value:.4g}"
+        text = "undefined" if value is None else f"{value:.4g}"
         error = metrics.get(f"{name}_error")
         texts[name.replace("_", " ")] = text if error is None else f"{text} +- {error:.2g}"
     return texts

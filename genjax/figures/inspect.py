@@ -23,8 +23,8 @@ from genjax.data.sources import (
     list_counts,
     open_source,
 )
-from genjax.figures.grid import GAP, grid, to_png
-from genjax.figures.sample import check_output, save_array
+from genjax.figures.grid import GAP, grid
+from genjax.figures.output import GRIDS, check_output, save_images
 from genjax.run.checkpoint import write_atomically
 from genjax.run.options import Flat, Output
 
@@ -46,7 +46,7 @@ def inspect(
     Args:
         data: digits, tfds:NAME, folder:PATH, or the path of a .zip.
         options: How the data are read; broken images are reported, whatever `on_broken` is.
-        output: The file for the grid: a .png, or a .npy for the array of its images.
+        output: The file for the grid: a .png or .jpg; or a .npy, .zip or folder for its images.
 
     Returns:
         Lines with the number of images, their sizes, channels and values, the classes, what is
@@ -188,11 +188,9 @@ def _copies(seen: _Seen) -> list[str]:
 def _save_grid(source: Source, shown: dict[int, list[np.ndarray]], output: Path) -> None:
     """Save a grid of images; with classes, a row for each with its name on the left."""
     rows = [images for _, images in sorted(shown.items())][:MOST_ROWS]
-    if output.suffix.lower() == ".npy":
-        save_array(np.stack([image for row in rows for image in row]), output)
-        return
-    if not source.spec.classes:
-        write_atomically(output, to_png(grid(np.stack(rows[0]))))
+    encode = GRIDS.get(output.suffix.lower())
+    if not source.spec.classes or encode is None:
+        save_images(np.stack([image for row in rows for image in row]), output)
         return
     blank = np.zeros(source.spec.shape, np.uint8)
     filled = [[*row, *[blank] * (ROW - len(row))] for row in rows]
@@ -207,7 +205,7 @@ def _save_grid(source: Source, shown: dict[int, list[np.ndarray]], output: Path)
     for i, name in enumerate(names):
         middle = (i + 0.5) * row_height - GAP
         draw.text((4, middle), _drawable(name), fill="white", font=font, anchor="lm")
-    write_atomically(output, to_png(canvas))
+    write_atomically(output, encode(canvas))
 
 
 def _drawable(name: str) -> str:

@@ -2,12 +2,16 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import runpy
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import jax
+import jax.numpy as jnp
 import tyro
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -15,9 +19,13 @@ from pydantic.dataclasses import dataclass
 from genjax.data.sources import DataOptions
 from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
-from genjax.run.options import Flat
+from genjax.nn.augment import mirror
+from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
-from genjax.types import CHECKED, Config, Family, UsageError
+from genjax.types import CHECKED, Batch, Config, Family, Metrics, State, UsageError
+
+# The key of the mirroring is folded in with this number, which no family uses.
+MIRROR_KEY = 2**31 - 1
 
 # Characters of a wrong value that a message shows.
 MOST_SHOWN = 100
@@ -37,9 +45,12 @@ class Recipe:
     """How the data are read."""
     steps: Annotated[int, Field(gt=0, lt=2**31)] = 20_000
     """Training steps."""
+    mirror: bool = False
+    """Whether each image is mirrored left-right with probability 1/2, anew at each step; not for
+    digits and letters."""
     batch_size: Annotated[int, Field(gt=1, le=2**20)] = 128
     """Images a step, over all devices."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
     """Seed of the initial weights, the order of the data, and every draw."""
     log_interval: Annotated[int, Field(gt=0)] = 100
     """Steps in one compiled call; metrics are averaged over it."""
@@ -131,6 +142,17 @@ def _run_file(path: Path) -> dict[str, Any]:
             lines, error = [error.lineno], SyntaxError(error.msg)
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise UsageError(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def train_step(recipe: Recipe) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
+    """Return the family's step, `step(state, batch, key)`, on images as the recipe mirrors them."""
+    step = functools.partial(recipe.functions.step, recipe.model)
+
+    def on_mirrored(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        images = mirror(jax.random.fold_in(key, MIRROR_KEY), jnp.asarray(batch.images))
+        return step(state, Batch(images, batch.labels), key)
+
+    return on_mirrored if recipe.mirror else step
 
 
 def recipe_summary(path: Path) -> str:

@@ -12,6 +12,19 @@ from genjax.run.folder import RunFolder
 TIMINGS = ("seconds", "steps_per_second", "images_per_second")
 
 
+def to_strict_json(values: Any, indent: int | None = None) -> str:
+    """Format as JSON, in which numbers that are not finite are null, as it has no word for them."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     """Read the JSON objects of a file, one a line, without lines that a crash or a flip damaged."""
     found = []
@@ -31,7 +44,7 @@ def append_line(folder: RunFolder, path: epath.Path, values: dict[str, Any]) -> 
         end = file.tell()
         file.seek(max(end - 1, 0))
         begin = b"" if file.read(1) in (b"\n", b"") else b"\n"
-        file.write(begin + json.dumps(values).encode() + b"\n")
+        file.write(begin + to_strict_json(values).encode() + b"\n")
 
 
 def read_records(folder: RunFolder, last_step: int | None = None) -> list[dict[str, float]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import logging
 import math
 import time
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from genjax.console import console
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.records import TIMINGS, read_records
+from genjax.run.records import TIMINGS, read_records, to_strict_json
 
 log = logging.getLogger("genjax")
 
@@ -38,7 +37,7 @@ class Writer:
 
         self.folder, self._steps, self._batch_size = folder, steps, batch_size
         self.records = read_records(folder, start)
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        text = "".join(to_strict_json(record) + "\n" for record in self.records)
         metrics = folder.to_append(folder.metrics)
         write_atomically(metrics, text.encode())
         self._file = metrics.open("a")
@@ -66,7 +65,7 @@ class Writer:
         record: dict[str, Any] = {"step": step, **metrics}
         record |= {name: round(value, 3) for name, value in zip(TIMINGS, timings, strict=True)}
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(to_strict_json(record) + "\n")
         self._file.flush()
         for name, value in record.items():
             if name != "step":

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genjax.console import printable
 from genjax.data.batches import read_all
-from genjax.data.names import SYSTEM, canonical, left_out, printable
+from genjax.data.names import SYSTEM, canonical, left_out
 from genjax.data.sources import DataOptions, open_source
 from genjax.types import UsageError
 

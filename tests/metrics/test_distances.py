@@ -150,3 +150,14 @@ def test_sharpness_falls_with_blur():
     assert sharpness(flat) == sharpness(ramp) == 0
     dot = np.zeros((1, 3, 3, 1))
     assert sharpness(dot) == 0
+
+
+def test_copies_of_the_data_lie_where_the_data_are():
+    """Also where all neighbours of a point are its copies, as with images that are repeated."""
+    some = np.repeat(_features(20, 0, shift=5.0), 10, axis=0)
+    for real in (np.ones((100, 8)), some):
+        # Features of equal images differ by rounding.
+        rounding = 1 + 1e-7 * np.random.default_rng(0).normal(size=real.shape)
+        found = prdc(real, real * rounding)
+        assert found.precision == found.recall == found.coverage == 1
+    assert prdc(some, some + 9).precision == 0

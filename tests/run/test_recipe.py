@@ -1,12 +1,23 @@
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from genjax.models import FAMILIES
 from genjax.models.gan import GanConfig, PlayerConfig
-from genjax.run.recipe import Recipe, describe, from_json, load_recipe, recipe_paths, to_json
-from genjax.types import Config, UsageError
+from genjax.run.recipe import (
+    Recipe,
+    describe,
+    from_json,
+    load_recipe,
+    recipe_paths,
+    to_json,
+    train_step,
+)
+from genjax.types import Batch, Config, UsageError
 
 
 def _recipe(**fields):
@@ -88,3 +99,22 @@ def test_recipes_are_hashable_values():
     config = GanConfig(generator=PlayerConfig(learning_rate=1e-3))
     assert _recipe(model=config) != _recipe()
     assert dataclasses.replace(_recipe(), steps=5).steps == 5
+
+
+def test_a_step_sees_mirrored_images_if_the_recipe_says_so(monkeypatch):
+    def step(config, state, batch, key):
+        return batch.images, {"labels": batch.labels}
+
+    monkeypatch.setitem(FAMILIES, "gan", dataclasses.replace(FAMILIES["gan"], step=step))
+    images = np.arange(64 * 6, dtype=np.uint8).reshape(64, 1, 6, 1)
+    batch, keys = Batch(images, np.arange(64)), jax.random.split(jax.random.key(0))
+    plain, _ = train_step(_recipe())(None, batch, keys[0])
+    assert plain is images
+    one, other = (train_step(_recipe(mirror=True))(None, batch, key)[0] for key in keys)
+    assert not np.array_equal(one, other)
+    assert {0, 5} == set((one[:, 0, 0, 0] - images[:, 0, 0, 0]).tolist())
+
+
+def test_faces_are_mirrored_and_digits_are_not():
+    for name in recipe_paths():
+        assert load_recipe(name).mirror == ("ffhq" in name)

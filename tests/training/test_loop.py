@@ -332,3 +332,66 @@ def test_the_gan_learns_the_digits(tmp_path):
     distances = [r["energy_distance"] for r in records if "energy_distance" in r]
     assert distances[-1] < 0.2 * distances[0]
     assert records[-1]["diversity"] > 0.9
+
+
+def _folder(path, count):
+    path.mkdir(exist_ok=True)
+    for i in range(count):
+        Image.new("L", (8, 8), i * 12).save(path / f"{i}.png")
+    return f"folder:{path}"
+
+
+def test_one_image_has_finite_metrics(tmp_path):
+    recipe = dataclasses.replace(RECIPE, data=_folder(tmp_path / "one", 1), steps=5)
+    genjax.train(recipe, tmp_path / "run")
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    (record,) = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert record["energy_distance"] > 0
+    assert record["diversity"] == 1  # of equal images
+
+
+def test_a_metric_that_is_not_finite_decides_nothing(tmp_path, monkeypatch, caplog):
+    values = iter([5.0, float("nan"), 7.0, float("-inf")])
+    monkeypatch.setattr(
+        genjax.training.loop._Evaluator,
+        "__call__",
+        lambda self, state, step: {"energy_distance": next(values)},
+    )
+    genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [r["energy_distance"] for r in records if "energy_distance" in r] == [5, 7]
+    assert "energy_distance is nan, and left out" in caplog.text
+    assert load_state(tmp_path / "run")[2] == 10
+
+
+def test_changed_data_can_be_accepted_and_moved_data_named(tmp_path):
+    data = _folder(tmp_path / "images", 20)
+    genjax.train(dataclasses.replace(RECIPE, data=data, steps=5), tmp_path / "run")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    with pytest.raises(genjax.UsageError, match=r"no folder .* say where: --data"):
+        genjax.resume(tmp_path / "run", steps=10)
+    moved = dataclasses.replace(
+        RunFolder(tmp_path / "run").read_config().recipe, data=f"folder:{tmp_path}/moved", steps=10
+    )
+    genjax.resume(tmp_path / "run", recipe=moved)
+    _folder(tmp_path / "moved", 21)
+    with pytest.raises(genjax.UsageError, match=r"genjax resume .*run --accept-changed-data"):
+        genjax.resume(tmp_path / "run", steps=15)
+    genjax.resume(tmp_path / "run", steps=15, accept_changed_data=True)
+    assert json.loads((tmp_path / "run/config.json").read_text())["images"] == 21
+    genjax.resume(tmp_path / "run", steps=20)
+    for path in (tmp_path / "moved").iterdir():
+        Image.new("L", (9, 8)).save(path)
+    with pytest.raises(genjax.UsageError, match="cannot change in a run"):
+        genjax.resume(tmp_path / "run", steps=25, accept_changed_data=True)
+
+
+def test_settings_that_are_refused_leave_the_run_as_it_was(tmp_path, eight_devices):
+    genjax.train(RECIPE, tmp_path / "run")
+    before = (tmp_path / "run/config.json").read_bytes()
+    odd = dataclasses.replace(RECIPE, batch_size=12, steps=40)
+    message = "8 devices, as with --batch-size 8 or --batch-size 16"
+    with eight_devices(), pytest.raises(genjax.UsageError, match=message):
+        genjax.resume(tmp_path / "run", recipe=odd)
+    assert (tmp_path / "run/config.json").read_bytes() == before

@@ -122,7 +122,8 @@ def _is_evaluation(values: dict[str, Any]) -> bool:
     protocol, metrics = values.get("protocol"), values.get("metrics")
     if not isinstance(protocol, dict) or not isinstance(metrics, dict):
         return False
-    return all(type(value) in (int, float) for value in [values.get("step"), *metrics.values()])
+    numbers = [value for value in metrics.values() if value is not None]  # None is undefined
+    return all(type(value) in (int, float) for value in [values.get("step"), *numbers])
 
 
 def _column(folder: RunFolder) -> dict[str, str]:

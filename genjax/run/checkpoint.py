@@ -282,6 +282,10 @@ class Checkpoints:
                 f"a state of its config.json {wanted:,}"
             )
         try:
+            tree = self._checkpointer.metadata(path).item_metadata.tree
+            found, shapes = (sorted(x.shape for x in jax.tree.leaves(y)) for y in (tree, like))
+            if found != shapes:  # Orbax would first allocate what it is asked for
+                raise ValueError("other shapes")
             return self._checkpointer.restore(path, args=ocp.args.StandardRestore(like))
         except (ValueError, KeyError) as error:
             raise UsageError(

@@ -22,8 +22,20 @@ def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
 
 
 def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
-    """Return shapes and types of a state on this process's first device, to restore into."""
-    shapes = jax.eval_shape(lambda: recipe.functions.init(recipe.model, jax.random.key(0), spec))
+    """Return shapes and types of a state on this process's first device, to restore into.
+
+    Raises:
+        UsageError: No state can have these sizes.
+    """
+    try:
+        shapes = jax.eval_shape(
+            lambda: recipe.functions.init(recipe.model, jax.random.key(0), spec)
+        )
+    except UsageError:
+        raise
+    except (OverflowError, MemoryError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"no {recipe.family} can have these sizes: {reason:.200}") from error
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 

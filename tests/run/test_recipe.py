@@ -94,6 +94,27 @@ def test_a_recipe_of_the_users(tmp_path):
     assert load_recipe(str(tmp_path / "mine.py")).steps == 7
 
 
+MISTAKES = {
+    "recipe = genjax.Recipe(": "line 2: SyntaxError: '(' was never closed",
+    "\n\nx = 1 / 0": "line 4: ZeroDivisionError: division by zero",
+    "import no_such_package": "line 2: ModuleNotFoundError: No module named 'no_such_package'",
+    "def f(): return missing\nf()": "line 2: NameError: name 'missing' is not defined",
+    "recipe = genjax.Recipe(family='gan')": "model is missing",
+    "\0": "source code string cannot contain null bytes",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_in_a_recipe_is_one_line_that_says_where(tmp_path, text):
+    path = tmp_path / "mine.py"
+    path.write_text("import genjax\n" + text)
+    with pytest.raises((UsageError, ValidationError)) as error:
+        load_recipe(str(path))
+    message = describe(error.value)
+    assert MISTAKES[text] in message
+    assert "\n" not in message
+
+
 def test_recipes_are_hashable_values():
     assert hash(_recipe()) == hash(_recipe())
     config = GanConfig(generator=PlayerConfig(learning_rate=1e-3))

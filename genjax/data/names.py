@@ -3,6 +3,7 @@
 import posixpath
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # The formats that are read, as Pillow calls them, the frequent ones first, and their endings.
 FORMATS = [
@@ -59,3 +60,9 @@ def canonical(name: str) -> str:
 def printable(name: str) -> str:
     """Write a name on one line, with escapes for what cannot be printed."""
     return name if name.isprintable() else repr(name)[1:-1]
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """List the first names, and the number of the others."""
+    shown = ", ".join(map(printable, names[:most]))
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -28,7 +28,7 @@ from genjax.data.broken import BrokenImage, cause_of
 from genjax.data.digest import by_digest, fingerprint
 from genjax.data.images import Fit, converted_mode, decode, to_array, upright_size
 from genjax.data.labels import JSON, ClassBy, lay_out
-from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out, printable
+from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out, printable, some
 from genjax.data.paths import is_remote, to_path, walk
 from genjax.types import CHECKED, ImageSpec, UsageError
 
@@ -700,7 +700,7 @@ def _open_folder(path: epath.Path, options: DataOptions) -> Source:
         raise UsageError(f"no folder {path}")
     found, not_followed = walk(path)
     files = [File(*each) for each in found]
-    links = [f"links not followed, as what they lead to is read already: {', '.join(not_followed)}"]
+    links = [f"links not followed, as what they lead to is read already: {some(not_followed)}"]
     return FileSource(
         files,
         lambda place: (path / files[place].name).read_bytes(),

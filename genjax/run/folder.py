@@ -5,7 +5,7 @@ import dataclasses
 import json
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +85,21 @@ class RunFolder:
                 if file.is_file():
                     (self.path / file.relative_to(scratch)).write_bytes(file.read_bytes())
 
-    def write_config(self, recipe: Recipe, spec: ImageSpec, images: int, digest: str) -> None:
+    def write_config(
+        self,
+        recipe: Recipe,
+        spec: ImageSpec,
+        images: int,
+        class_names: Sequence[str],
+        digest: str,
+    ) -> None:
         """Write the config, whole or not at all; with several processes, the first one writes.
 
         Args:
             recipe: The recipe.
             spec: The shape of the data.
             images: Number of images in the data.
+            class_names: Names of the classes, in the order of their numbers.
             digest: That of the data, from `digest_of`.
 
         Raises:
@@ -103,6 +111,7 @@ class RunFolder:
                 "recipe": to_json(recipe),
                 "spec": dataclasses.asdict(spec),
                 "images": images,
+                "class_names": [str(name) for name in class_names],
                 "data_digest": digest,
             }
             write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")

@@ -98,7 +98,8 @@ def train(
         try:
             contents = source.contents(recipe.data_options.digest == "full")
             folder.write_contents(contents)
-            folder.write_config(recipe, source.spec, len(source), digest_of(contents))
+            names = source.class_names
+            folder.write_config(recipe, source.spec, len(source), names, digest_of(contents))
             return _run(folder, recipe, source)
         except UsageError:
             # The recipe was refused before the first step: leave no folder behind.
@@ -138,7 +139,8 @@ def resume(run: Run, steps: int | None = None) -> Result:
             )
         if steps is not None:
             recipe = dataclasses.replace(recipe, steps=steps)
-            folder.write_config(recipe, spec, images, digest_of(before))
+            names = source.class_names
+            folder.write_config(recipe, spec, images, names, digest_of(before))
         return _run(folder, recipe, source)
 
 

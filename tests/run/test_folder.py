@@ -11,7 +11,7 @@ from genjax.types import ImageSpec, UsageError
 def test_a_run_of_before_its_fields_were_renamed_is_refused_in_one_line(tmp_path):
     folder = RunFolder(tmp_path)
     recipe, spec = Recipe(family="stylegan2", model=Stylegan2Config()), ImageSpec(16, 16, 1)
-    folder.write_config(recipe, spec, 10, "0123")
+    folder.write_config(recipe, spec, 10, [], "0123")
     assert folder.read_config() == (recipe, spec, 10)
     values = json.loads(folder.config.read_text())
     del values["format"]

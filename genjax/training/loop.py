@@ -125,9 +125,9 @@ def resume(run: Run, steps: int | None = None) -> Result:
     recipe, spec, images = folder.read_config()
     with folder.locked():
         source = _open(recipe)
-        before = folder.read_contents()
-        found = before and change(before, source.contents(recipe.data_options.digest == "full"))
-        if found:
+        now = source.contents(recipe.data_options.digest == "full")
+        before = folder.read_contents() or now
+        if found := change(before, now):
             raise UsageError(
                 f"{recipe.data} has changed: {len(source)} images, {images} when the run began: "
                 f"{found}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from genjax.console import printable
+from genjax.data.names import some
 
 
 def digest_of(contents: Mapping[str, str]) -> str:
@@ -41,12 +41,10 @@ class Change(NamedTuple):
             (self.went, "went"),
             (self.changed, "changed in content or class"),
         )
-        return ", ".join(_count(names, what) for names, what in parts)
-
-
-def _count(names: Sequence[str], what: str) -> str:
-    shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names):,} {what}" + (f" ({shown})" if names else "")
+        return ", ".join(
+            f"{len(names):,} {what}" + (f" ({some(names)})" if names else "")
+            for names, what in parts
+        )
 
 
 def change(before: Mapping[str, str], now: Mapping[str, str]) -> Change | None:

@@ -74,9 +74,9 @@ def _without_metadata(data: bytes) -> bytes | None:
         # Up to the scan or the end.
         while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", b"\xda", b"\xd9"):
             end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-            kind, content = data[at + 1], data[at + 4 : end]
-            is_metadata = 0xE0 <= kind <= 0xEF or kind == 0xFE
-            says_colours = kind == 0xEE and content.startswith(b"Adobe") and len(content) >= 12
+            marker, content = data[at + 1], data[at + 4 : end]
+            is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
+            says_colours = marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12
             if not is_metadata or says_colours or content.startswith(b"Exif"):
                 parts.append(data[at:end])
             at = end

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from genjax.console import printable
 from genjax.data.broken import cause_of
-from genjax.data.names import canonical
+from genjax.data.names import canonical, some
 from genjax.types import UsageError
 
 ClassBy = Literal["auto", "folder", "top", "prefix", "none"]
@@ -83,7 +83,7 @@ def lay_out(
     strays = [names[i] for i in wanted if classes[i] == ""]
     if strays:
         said.append(
-            f"{_some(strays)} {'lies' if len(strays) == 1 else 'lie'} beside the class folders "
+            f"{some(strays)} {'lies' if len(strays) == 1 else 'lie'} beside the class folders "
             "and so is left out; --class-by none takes all, without classes"
         )
     class_names = _in_order({c for c in classes if c})
@@ -92,13 +92,8 @@ def lay_out(
     counts = collections.Counter(classes[i] for i in images)
     empty = [name for name in class_names if not counts[name]]
     if empty:
-        said.append(f"no image of {'class' if len(empty) == 1 else 'the classes'} {_some(empty)}")
+        said.append(f"no image of {'class' if len(empty) == 1 else 'the classes'} {some(empty)}")
     return Layout(images, classes, class_names, notes + said)
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(map(printable, names[:most]))
-    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -192,7 +187,7 @@ def _from_names(
         if class_by == "auto" and _are_shards([names[i] for i in train], folders):
             shards = sorted(set(folders))
             return [None] * len(names), [
-                f"{_some(shards)}: taken for parts of one set, not for classes; "
+                f"{some(shards)}: taken for parts of one set, not for classes; "
                 "--class-by folder makes them classes"
             ]
     counts = collections.Counter(classes[i] for i in train)
@@ -284,11 +279,11 @@ def _from_tables(
         classes.append(known or None)
     place = f"{where}/{bases[-1]}{JSON}"
     if unknown:
-        raise UsageError(f"{place} has no label for {len(unknown)} images: {_some(unknown)}")
+        raise UsageError(f"{place} has no label for {len(unknown)} images: {some(unknown)}")
     if unlabelled and any(classes):
         raise UsageError(
             f"{place}: {len(unlabelled)} images have null for a class, and others have one: "
-            f"{_some(unlabelled)}"
+            f"{some(unlabelled)}"
         )
     given = {c for table in tables.values() if table for c in table.exact.values() if c}
     notes = [f"the classes are those of {bases[-1]}{JSON}"] if given else []
@@ -296,7 +291,7 @@ def _from_tables(
         one = len(absent) == 1
         notes.append(
             f"{JSON} has {'a class' if one else 'classes'} without any image here, left out: "
-            f"{_some(absent)}"
+            f"{some(absent)}"
         )
     return classes, notes
 

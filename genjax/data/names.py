@@ -3,6 +3,9 @@
 import posixpath
 import re
 import unicodedata
+from collections.abc import Sequence
+
+from genjax.console import printable
 
 # The formats that are read, as Pillow calls them, the frequent ones first, and their endings.
 FORMATS = [
@@ -54,3 +57,9 @@ def canonical(name: str) -> str:
     """
     name = unicodedata.normalize("NFC", name.replace("\\", "/"))
     return posixpath.normpath("/" + name).lstrip("/")
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """List the first names, and the number of the others."""
+    shown = ", ".join(map(printable, names[:most]))
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -39,7 +39,7 @@ from genjax.data.images import (
     upright_size,
 )
 from genjax.data.labels import JSON, ClassBy, lay_out
-from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out
+from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out, some
 from genjax.data.paths import is_remote, to_path, walk
 from genjax.types import CHECKED, ImageSpec, UsageError
 
@@ -742,7 +742,7 @@ def _open_folder(path: epath.Path, options: DataOptions) -> Source:
         raise MissingData(f"no folder {path}")
     found, not_followed = walk(path)
     files = [File(*each) for each in found]
-    links = [f"links not followed, as what they lead to is read already: {', '.join(not_followed)}"]
+    links = [f"links not followed, as what they lead to is read already: {some(not_followed)}"]
     return FileSource(
         files,
         lambda place: (path / files[place].name).read_bytes(),

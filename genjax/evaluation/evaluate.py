@@ -134,12 +134,14 @@ def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
     options = recipe.data_options
     names = ("likelihood", "binarization", "bits", "dequantization")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
+    bare = without_border(np.asarray(test.images), options)
+    arrays = bare, np.asarray(test.labels)
     return {
         "data": recipe.data,
         "split": options.for_test.split,
         "images": len(test.images),
-        "content": fingerprint(np.ascontiguousarray(array).data for array in test),
-        "shape": without_border(np.asarray(test.images), options).shape[1:],
+        "content": fingerprint(np.ascontiguousarray(array).data for array in arrays),
+        "shape": bare.shape[1:],
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": model | ({"border": options.border} if options.border else {}),

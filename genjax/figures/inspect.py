@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from genjax.data.batches import read_blocks
 from genjax.data.broken import BrokenImage
 from genjax.data.digest import digest_of, fingerprint
+from genjax.data.names import some
 from genjax.data.sources import (
     DataOptions,
     Derived,
@@ -141,7 +142,7 @@ def _classes(source: Source, labels: collections.Counter[int]) -> str:
     named = collections.Counter({str(source.class_names[k]): n for k, n in labels.items()})
     empty = [str(name) for k, name in enumerate(source.class_names) if not labels[k]]
     return f"{source.spec.classes}: {list_counts(named)}" + (
-        f"; without an image: {_some(empty)}" if empty else ""
+        f"; without an image: {some(empty, NAMES)}" if empty else ""
     )
 
 
@@ -155,17 +156,12 @@ def _size_note(sizes: collections.Counter[tuple[int, int]]) -> str:
     return f"{needed}{side} is the largest power of two that nine in ten have{enlarged}"
 
 
-def _some(names: Sequence[str], most: int = NAMES) -> str:
-    shown = ", ".join(names[:most])
-    return shown + (f", and {len(names) - most:,} more" if len(names) > most else "")
-
-
 def _by_cause(broken: Iterable[BrokenImage]) -> list[str]:
     """Describe broken images, a line for each cause."""
     names = collections.defaultdict[str, list[str]](list)
     for each in broken:
         names[each.cause].append(each.name)
-    return [f"{_some(those)}: {cause}" for cause, those in names.items()]
+    return [f"{some(those, NAMES)}: {cause}" for cause, those in names.items()]
 
 
 def _copies(seen: _Seen) -> list[str]:
@@ -174,14 +170,14 @@ def _copies(seen: _Seen) -> list[str]:
         return []
     extra = sum(len(same) - 1 for same in seen.copies)
     pairs = [" = ".join(name for name, _ in same[:3]) for same in seen.copies]
-    lines = [f"{extra:,} images have the pixels of another: {_some(pairs, 3)}"]
+    lines = [f"{extra:,} images have the pixels of another: {some(pairs)}"]
     mixed = [
         text
         for text, same in zip(pairs, seen.copies, strict=True)
         if len({label for _, label in same}) > 1
     ]
     if mixed:
-        lines.append(f"{len(mixed):,} of them in two classes: {_some(mixed, 3)}")
+        lines.append(f"{len(mixed):,} of them in two classes: {some(mixed)}")
     return lines
 
 

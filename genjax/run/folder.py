@@ -39,6 +39,8 @@ class RunConfig:
     """The shape of the data."""
     images: Annotated[int, Field(gt=0)]
     """Number of images in the data."""
+    class_names: tuple[str, ...]
+    """Names of the classes, in the order of their numbers."""
     data_digest: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """The digest of the data when the run began, from `digest_of`."""
 

@@ -105,7 +105,7 @@ def train(
             contents = source.contents(recipe.data_options.digest == "full")
             folder.write_contents(contents)
             name = run_on_first(lambda: secrets.token_hex(8))
-            config = RunConfig(name, recipe, source.spec, len(source), digest_of(contents))
+            config = RunConfig(name, recipe, **_about(source, contents))
             folder.write_config(config)
             return _run(folder, config, source, stop)
         except (UsageError, Stopped):
@@ -158,18 +158,25 @@ def resume(
         config = dataclasses.replace(config, recipe=recipe)
         if not changed:
             return _run(folder, config, source, stop)
-        config = dataclasses.replace(
-            config, spec=source.spec, images=len(source), data_digest=digest_of(contents)
-        )
+        config = dataclasses.replace(config, **_about(source, contents))
         return _run(folder, config, source, stop, contents)
+
+
+def _about(source: Source, contents: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a `RunConfig` that describe data."""
+    return {
+        "spec": source.spec,
+        "images": len(source),
+        "class_names": tuple(map(str, source.class_names)),
+        "data_digest": digest_of(contents),
+    }
 
 
 def _data_change(
     folder: RunFolder, config: RunConfig, source: Source, contents: Mapping[str, str]
 ) -> str:
     """Say how data differ from those of the run; empty if no difference is known."""
-    before = folder.read_contents()
-    found = change(before, contents) if before else None
+    found = change(folder.read_contents() or contents, contents)
     if found is None and (source.spec, len(source)) == (config.spec, config.images):
         return ""
     parts = [f"{len(source)} images, {config.images} when the run began"]

@@ -8,6 +8,8 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
+from genjax.data.batches import read_all
+from genjax.data.digest import fingerprint
 from genjax.data.sources import open_source
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
@@ -65,6 +67,8 @@ def test_an_evaluation_carries_its_protocol(trained):
     assert extractor["kind"] == "classifier"
     assert extractor["accuracy"] > 0.9
     assert len(extractor["sha256"]) == 16
+    images, labels, _ = read_all(open_source("digits", RECIPE.data_options.for_test))
+    assert result["protocol"].pop("content") == fingerprint([images.tobytes(), labels.tobytes()])
     assert result["protocol"] == {
         "data": "digits",
         "split": "train[80%:]",

@@ -43,7 +43,7 @@ def test_what_a_training_would_see(folder, tmp_path):
     assert found["--size"] == ["8 is the largest power of two that nine in ten have"]
     causes = found["broken"]
     assert causes[0].startswith("dog/bad00.png, dog/bad01.png, ")
-    assert causes[0].endswith("dog/bad09.png, and 2 more: is empty")
+    assert causes[0].endswith("dog/bad09.png and 2 more: is empty")
     assert causes[1] == "dog/junk.png: not an image of a known format"
     assert any("1 that a system" in note and ".heic (1)" in note for note in found["note"])
     assert any(note.startswith("stray.png lies beside") for note in found["note"])

@@ -23,7 +23,7 @@ ID = "0123456789abcdef"
 def test_a_run_of_before_its_fields_were_renamed_is_refused_in_one_line(tmp_path):
     folder = RunFolder(tmp_path)
     recipe, spec = Recipe(family="stylegan2", model=Stylegan2Config()), ImageSpec(16, 16, 1)
-    config = RunConfig(ID, recipe, spec, 10, ID)
+    config = RunConfig(ID, recipe, spec, 10, (), ID)
     folder.write_config(config)
     assert folder.read_config() == config
     values = json.loads(folder.config.read_text())
@@ -39,7 +39,14 @@ def test_a_run_of_before_its_fields_were_renamed_is_refused_in_one_line(tmp_path
     assert "\n" not in message
 
 
-GAN = RunConfig(ID, Recipe(family="gan", model=GanConfig()), ImageSpec(8, 8, 1, 10), 100, ID)
+GAN = RunConfig(
+    ID,
+    Recipe(family="gan", model=GanConfig()),
+    ImageSpec(8, 8, 1, 10),
+    100,
+    tuple("0123456789"),
+    ID,
+)
 WHOLE = {
     "[]": "the file = []: should be an object",
     "null": "the file = None: should be an object",
@@ -80,6 +87,7 @@ FIELDS = {
     "spec.channels": (None, -1, 0, 10**9),
     "spec.classes": (None, -1, 10**9),
     "images": (None, -1, 0, "many"),
+    "class_names": (None, 3, "abc", [1]),
     "more": (1,),
 }
 

@@ -51,6 +51,7 @@ def test_what_a_run_writes(trained):
     assert config["recipe"]["model"]["generator"]["learning_rate"] == 2e-4
     spec = {"height": 8, "width": 8, "channels": 1, "classes": 10, "empty_classes": []}
     assert config["spec"] == spec
+    assert config["class_names"] == [str(k) for k in range(10)]
     environment = json.loads((trained / "environment.jsonl").read_text())
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == 8

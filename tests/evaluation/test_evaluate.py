@@ -264,13 +264,14 @@ def test_black_images_have_strict_json(few):
     assert record["diversity"] == 1
 
 
-def test_a_model_that_nothing_can_judge_is_refused(few, tmp_path):
+def test_a_model_that_nothing_can_judge_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
     for i in range(8):
-        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+        Image.new("L", (8, 8), i).save(tmp_path / f"images/{i}.png")
     recipe = Recipe(
         family="gan",
         model=GanConfig(),
-        data=f"folder:{tmp_path}",
+        data=f"folder:{tmp_path}/images",
         **{"steps": 1, "log_interval": 1, "save_interval": 1, "batch_size": 8},
     )
     genjax.train(recipe, tmp_path / "run")

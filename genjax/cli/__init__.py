@@ -6,9 +6,12 @@ code 1, an interrupted one with 128 plus the number of the signal.
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from pydantic import ValidationError
@@ -53,6 +56,9 @@ RECIPE is a name from `genjax list`, or the path of your own .py file.
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
+
+# Columns of a terminal for which help is laid out.
+FEWEST_COLUMNS = 40
 
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
 BENCHMARKS = ("losses", "steps", "startup")
@@ -143,11 +149,21 @@ def _set_up() -> None:
     log.setLevel(logging.INFO)
     log.addHandler(_Console())
     log.propagate = False
-    # absl logs the inner workings of other packages; what matters is raised as an error.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+    if shutil.get_terminal_size().columns < FEWEST_COLUMNS:  # tyro would not come to an end
+        os.environ["COLUMNS"] = str(FEWEST_COLUMNS)
+    # They tell of the inner workings of other packages; what matters is raised as an error.
+    for name in ("absl", "asyncio", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    sys.excepthook = _only_of_this_thread
+    sys.unraisablehook = threading.excepthook = lambda args: None
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def _only_of_this_thread(*error: Any) -> None:
+    """Print a traceback, but not where a thread of TensorStore fails: it is raised here too."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(*error)
 
 
 def _fail(message: str, code: int) -> None:

@@ -141,6 +141,14 @@ def test_help_goes_to_standard_output(genjax_command, command):
     assert err == ""
 
 
+@pytest.mark.parametrize("columns", ["1", "5", "39"])
+def test_help_in_a_narrow_terminal_comes_to_an_end(genjax_command, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = genjax_command("train", "--help")
+    assert code == 0
+    assert "--steps" in out
+
+
 def test_help_says_what_an_option_does_and_its_default(genjax_command):
     _, out, _ = genjax_command("train", "--help")
     text = " ".join(out.replace("│", " ").split())

@@ -6,10 +6,13 @@ code 1, an interrupted one with 128 plus the number of the signal.
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from pydantic import ValidationError
@@ -55,6 +58,8 @@ RECIPE is a name from `genjax list`, or the path of your own .py file.
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
 HELP = ("-h", "--help")
+# Columns of a terminal for which help is laid out.
+FEWEST_COLUMNS = 40
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
 
 
@@ -151,14 +156,23 @@ def _set_up() -> None:
     log.setLevel(logging.INFO)
     log.addHandler(_Console())
     log.propagate = False
-    # absl logs the inner workings of other packages; what matters is raised as an error.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-    # Pillow warns of odd metadata; an image that cannot be read is reported by its name.
+    if shutil.get_terminal_size().columns < FEWEST_COLUMNS:  # tyro would not come to an end
+        os.environ["COLUMNS"] = str(FEWEST_COLUMNS)
+    # They tell of the inner workings of other packages; what matters is raised as an error, and an
+    # image that cannot be read is reported by its name.
+    for name in ("absl", "asyncio", "matplotlib", "PIL"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    sys.excepthook = _only_of_this_thread
+    sys.unraisablehook = threading.excepthook = lambda args: None
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def _only_of_this_thread(*error: Any) -> None:
+    """Print a traceback, but not where a thread of TensorStore fails: it is raised here too."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(*error)
 
 
 def _fail(message: str, code: int) -> None:

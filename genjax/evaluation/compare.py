@@ -109,11 +109,10 @@ def compare(
 
 
 def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:
-    found = read_lines(folder.evaluations)
-    whole = [each for each in found if _is_evaluation(each)]
+    whole = [each for each in read_lines(folder.evaluations) if _is_evaluation(each)]
     if not whole:
         raise UsageError(f"{folder.path} has not been evaluated: genjax evaluate {folder.path}")
-    if not folder.evaluations.read_bytes().endswith(b"\n") or len(whole) < len(found):
+    if len(list(filter(None, folder.evaluations.read_bytes().split(b"\n")))) > len(whole):
         log.warning("%s has lines that are damaged: left out", folder.evaluations)
     return whole[-1]
 
@@ -209,7 +208,7 @@ def _is_own(path: epath.Path, folder: RunFolder) -> bool:
     """Return whether a path is a PNG of the run, and no link to another file of the reader's."""
     if not path.is_file():
         return False
-    linked = not is_remote(path) and folder.path.resolve() not in path.resolve().parents
+    linked = not is_remote(path) and Path(folder.path).resolve() not in Path(path).resolve().parents
     return not linked and path.read_bytes().startswith(b"\x89PNG")
 
 

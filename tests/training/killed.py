@@ -139,10 +139,10 @@ def _kill(folder: Path, name: str, kills: int) -> dict[str, int]:
                 in_save = rng.uniform() < 0.5
                 while in_save and code is None and not _is_saving(run):
                     code = _wait(child, 0.001)
-                seconds = 0.1 if in_save else 2 * period
+                most = 0.1 if in_save else 2 * period
             else:
-                seconds = 2 * period
-            code = _wait(child, rng.uniform(0, seconds)) if code is None else code
+                most = 2 * period
+            code = _wait(child, float(rng.uniform(0, most))) if code is None else code
         if code is None:
             os.kill(child, signal.SIGKILL)
             _wait(child)

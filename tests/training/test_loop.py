@@ -158,11 +158,15 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(trained,
     _assert_same_run(trained, tmp_path / "run")
 
 
-def test_a_run_without_a_checkpoint_starts_over(trained, tmp_path):
+def test_a_run_without_a_checkpoint_starts_over(trained, tmp_path, caplog):
     genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
     for path in sorted((tmp_path / "run/checkpoints").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    genjax.resume(tmp_path / "run")
+    with caplog.at_level(logging.WARNING, logger="genjax"):
+        genjax.resume(tmp_path / "run")
+    assert "no checkpoint is left: training begins anew, and its records, up to step 40" in (
+        caplog.text
+    )
     _assert_same_run(trained, tmp_path / "run")
 
 

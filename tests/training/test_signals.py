@@ -143,6 +143,7 @@ def test_a_closed_terminal_saves_and_stops(tmp_path):
     assert _saved(run) == 20 * len(_records(run))
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_gone_under_nohup_does_not_end_a_training(tmp_path):
     """Neither the progress bar nor the messages; a SIGTERM then saves."""
     run = tmp_path / "run"
@@ -166,7 +167,10 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind == "closed" else pytest.param(kind, marks=pytest.mark.slow) for kind in STREAMS],
+)
 def test_closed_full_or_ascii_streams_do_not_end_a_training(tmp_path, kind):
     run = tmp_path / "größe"
     options = ["--size", 8, "--batch-size", 16, "--steps", 20, "--log-interval", 10]

@@ -6,11 +6,11 @@ checkpoints and the command line know no family by name: they call these functio
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 # Every config is checked on construction; unknown fields and non-finite numbers are refused.
@@ -21,7 +21,12 @@ class UsageError(ValueError):
     """A mistake by the caller. Its message names the thing, its value and what is accepted."""
 
 
-@dataclasses.dataclass(frozen=True)
+# More than any image has rows or columns, or any data set classes; a file that says more lies.
+Pixels = Annotated[int, Field(gt=0, le=2**15)]
+Classes = Annotated[int, Field(ge=0, le=2**20)]
+
+
+@dataclass(frozen=True, config=CHECKED)
 class ImageSpec:
     """Shape of one image, and the number of classes.
 
@@ -30,12 +35,14 @@ class ImageSpec:
         width: Columns in pixels.
         channels: 1 (gray) or 3 (RGB).
         classes: Number of classes; 0 when the data has no labels.
+        empty_classes: Those that are known to have no image.
     """
 
-    height: int
-    width: int
-    channels: int
-    classes: int = 0
+    height: Pixels
+    width: Pixels
+    channels: Annotated[int, Field(gt=0, le=2**20)]
+    classes: Classes = 0
+    empty_classes: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

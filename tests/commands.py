@@ -12,10 +12,15 @@ from typing import Any
 PATIENCE = 400
 
 
+def genjax(*arguments: Any) -> list[str]:
+    """Return the command line of `genjax` with these arguments."""
+    return [sys.executable, "-m", "genjax.cli", *map(str, arguments)]
+
+
 def start(*arguments: Any, environment: Mapping[str, str]) -> subprocess.Popen:
     """Start `genjax` with these arguments, and with variables added to the environment."""
     return subprocess.Popen(
-        [sys.executable, "-m", "genjax.cli", *map(str, arguments)],
+        genjax(*arguments),
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from PIL import Image
 
 import genjax
 from genjax import cli
+from genjax.cli import evaluation, figures
 from genjax.run.states import load_state
 from tests import commands
 
@@ -73,10 +75,10 @@ def test_a_session_with_a_vae(genjax_command, tmp_path, monkeypatch):
     assert "360 images of train[80%:], step" in err
     for command, shape in (
         (("reconstruct", run, "-n", 20), (64, 8, 8, 1)),  # two rows of 16, each with its copies
-        (("interpolate", run, "-n", 2, "--steps", 5), (10, 8, 8, 1)),
-        (("traverse", run, "-n", 2, "--steps", 3), (6, 8, 8, 1)),
-        (("manifold", run, "-n", 4), (16, 8, 8, 1)),
-        (("manipulate", run, "--to", 3, "--from", 7, "-n", 2, "--steps", 3), (6, 8, 8, 1)),
+        (("interpolate", run, "-n", 2, "--steps", 5), (2, 5, 8, 8, 1)),
+        (("traverse", run, "-n", 2, "--steps", 3), (2, 3, 8, 8, 1)),
+        (("manifold", run, "-n", 4), (4, 4, 8, 8, 1)),
+        (("manipulate", run, "--to", 3, "--from", 7, "-n", 2, "--steps", 3), (2, 3, 8, 8, 1)),
     ):
         assert genjax_command(*command, "-o", "images.npy")[0] == 0
         assert np.load("images.npy").shape == shape
@@ -139,6 +141,14 @@ def test_help_goes_to_standard_output(genjax_command, command):
     assert err == ""
 
 
+@pytest.mark.parametrize("columns", ["1", "5", "39"])
+def test_help_in_a_narrow_terminal_comes_to_an_end(genjax_command, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = genjax_command("train", "--help")
+    assert code == 0
+    assert "--steps" in out
+
+
 def test_help_says_what_an_option_does_and_its_default(genjax_command):
     _, out, _ = genjax_command("train", "--help")
     text = " ".join(out.replace("│", " ").split())
@@ -169,7 +179,7 @@ BAD = {
     "train gan_digits --loss cubic": "'cubic'",
     "train gan_digits --size 1 2 3": "size = (1, 2, 3): wanted HEIGHT",
     "train gan_digits --save-interval 150": "150 must be a multiple of log_interval 100",
-    "train gan_digits --batch-size 12": "batch_size = 12",
+    "train gan_digits --batch-size 12": "8 devices, as with --batch-size 8 or --batch-size 16",
     "train gan_digits --data cifar": "wanted digits, tfds:NAME, folder:PATH or PATH.zip",
     "train gan_digits --data folder:/no/such": "no folder /no/such",
     "train gan_digits --data tfds:no_such_data": "no data set 'no_such_data'",
@@ -181,7 +191,7 @@ BAD = {
     "resume /no/such/run": "is not a run folder",
     "resume": "RUN",
     "sample RUN -n 0": "n = 0: should be at least 1",
-    "sample RUN -o grid.gif": "should end in .png (a grid) or .npy",
+    "sample RUN -o grid.gif": "should end in .png or .jpg (a grid), .npy",
     "sample RUN -o /no/such/grid.png": "no folder /no/such",
     "sample RUN --checkpoint 7": "no good checkpoint 7: it has 5, 10",
     "sample RUN --checkpoint first": "first",
@@ -216,7 +226,7 @@ BAD = {
     "interpolate RUN -n 0": "n = 0: should be at least 1",
     "interpolate RUN --steps 1": "steps = 1: should be at least 2",
     "interpolate RUN --path curved": "curved",
-    "interpolate RUN -o path.jpg": "should end in .png (a grid) or .npy",
+    "interpolate RUN -o path.mp4": "should end in .png or .jpg (a grid), .npy",
 }
 
 
@@ -304,3 +314,55 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     step = _results(run)[-1]["step"]
     assert f"stopped and saved at step {step}; to go on: genjax resume {run}" in out
     assert (run / "checkpoints" / f"{step:08d}" / "sha256.json").exists()
+
+
+def _seeded():
+    """Functions behind commands that take a seed."""
+    commands = (figures.COMMANDS | evaluation.COMMANDS).items()
+    found = {name: getattr(genjax, name) for name, _ in commands if hasattr(genjax, name)}
+    return [f for f in found.values() if "seed" in inspect.signature(f).parameters]
+
+
+@pytest.mark.parametrize("function", _seeded(), ids=lambda function: function.__name__)
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**19])
+def test_a_seed_out_of_range_is_refused_before_anything_is_read(function, seed):
+    arguments = {"to": 1} if function is genjax.manipulate else {}
+    with pytest.raises(genjax.UsageError, match=f"seed = {seed}: should be from 0 to 4294967295"):
+        function("/no/such/run", seed=seed, **arguments)
+
+
+def test_every_command_with_a_seed_is_tested():
+    assert len(_seeded()) == 9
+
+
+def test_samples_are_written_one_by_one(genjax_command, trained, tmp_path):
+    for name in ("out", "out.zip"):
+        assert genjax_command("sample", trained, "-n", 70, "-o", tmp_path / name)[0] == 0
+    singles = [np.asarray(Image.open(tmp_path / f"out/{i:08d}.png")) for i in range(70)]
+    np.testing.assert_array_equal(np.stack(singles)[..., None], genjax.sample(trained, 70))
+    code, _, err = genjax_command("sample", trained, "-o", tmp_path / "out")
+    assert code == 2 and "not empty" in err
+    code, out, _ = genjax_command("inspect", tmp_path / "out.zip", "-o", tmp_path / "grid.PNG")
+    assert code == 0 and "classes   none" in out
+
+
+def test_resume_takes_the_options_of_the_run(genjax_command, tmp_path):
+    run = tmp_path / "run"
+    options = ["--generator.hidden-sizes", "24"]
+    assert genjax_command("train", "gan_digits", *TINY, *options, "--run", run)[0] == 0
+    code, _, err = genjax_command("resume", run, "--generator.hidden-sizes", "32", "--steps", 20)
+    assert code == 2 and "generator.hidden_sizes = [32] (was [24])" in err and "genjax train" in err
+    changes = ["--batch-size", "32", "--generator.learning-rate", "5e-5", "--log-interval", "1"]
+    code, _, err = genjax_command("resume", run, "--steps", 15, *changes)
+    assert code == 0 and "from step 10 on: generator.learning_rate = 5e-05 (was 0.0002)" in err
+    recipe = json.loads((run / "config.json").read_text())["recipe"]
+    assert (recipe["batch_size"], recipe["steps"]) == (32, 15)
+    assert recipe["model"]["generator"] == {
+        **recipe["model"]["generator"],
+        "learning_rate": 5e-5,
+        "hidden_sizes": [24],
+    }
+    assert [record["step"] for record in _results(run)] == [5, 10, 11, 12, 13, 14, 15]
+    assert "batch_size = 32 (was 16)" in (run / "log.txt").read_text()
+    code, _, err = genjax_command("resume", "--steps", 20, run)
+    assert code == 2 and "the run comes first" in err

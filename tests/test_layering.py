@@ -9,7 +9,7 @@ import genjax
 
 # From the top; packages of one layer do not import each other either.
 LAYERS = [
-    ["types"],
+    ["console", "types"],
     ["transforms"],
     ["nn"],
     ["objectives"],

@@ -22,6 +22,7 @@ recipe = Recipe(
     ),
     steps=781_250,
     batch_size=32,
+    mirror=True,
     log_interval=100,
     save_interval=2000,
 )

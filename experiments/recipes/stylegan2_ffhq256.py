@@ -24,6 +24,7 @@ recipe = Recipe(
     ),
     steps=390_625,
     batch_size=64,
+    mirror=True,
     log_interval=100,
     save_interval=2000,
 )

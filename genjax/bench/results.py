@@ -11,6 +11,7 @@ from typing import Any
 
 from genjax.bench.timing import Limits, drift, ratio_of_medians, verdict
 from genjax.run.checkpoint import write_atomically
+from genjax.run.records import to_strict_json
 from genjax.types import UsageError
 
 Row = dict[str, Any]
@@ -53,7 +54,7 @@ def save(results: Results, path: Path) -> None:
         "limits": results.limits._asdict(),
         "rows": results.rows,
     }
-    write_atomically(path, json.dumps(values, indent=1).encode())
+    write_atomically(path, to_strict_json(values, indent=1).encode())
     write_atomically(path.with_suffix(".csv"), _csv(results.rows).encode())
 
 

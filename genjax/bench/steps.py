@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import logging
 import multiprocessing
@@ -36,7 +35,7 @@ from genjax.planning.cost import flops, peak_bytes, traffic
 from genjax.run.environment import environment
 from genjax.run.folder import RunFolder
 from genjax.run.options import Flat
-from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.recipe import Recipe, load_recipe, train_step
 from genjax.run.records import read_records
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state, initial_state
@@ -257,7 +256,7 @@ class Trainer:
         images = rng.integers(0, 256, (count, *spec.shape), np.uint8)
         labels = rng.integers(0, max(1, spec.classes), count).astype(np.int32)
         batches = Resident(images, labels, recipe.batch_size, seed=0)
-        step = functools.partial(recipe.functions.step, recipe.model)
+        step = train_step(recipe)
         like = abstract_state(recipe, spec)
         batch = Batch(images[: recipe.batch_size], labels[: recipe.batch_size])
         jaxpr = jax.make_jaxpr(step)(like, batch, jax.random.key(0))

@@ -6,25 +6,34 @@ code 1, an interrupted one with 128 plus the number of the signal.
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from pydantic import ValidationError
 from tqdm import tqdm
 
 from genjax.cli import bench, evaluation, figures, training
+from genjax.console import console, finish, printable
 from genjax.data.processes import ProcessLost, is_joined
 from genjax.evaluation.extractor import cache_folder
 from genjax.run.checkpoint import SaveError
+from genjax.run.folder import RunFolder
 from genjax.run.recipe import describe, load_recipe
 from genjax.training.loop import Diverged
+from genjax.training.signals import Stopped
 from genjax.types import UsageError
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
 HELP = ("-h", "--help")
+# Columns of a terminal for which help is laid out.
+FEWEST_COLUMNS = 40
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
 
 
@@ -54,6 +63,8 @@ def run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name in training.RECIPE_COMMANDS:
         return _run_with_recipe(name, rest)
+    if name == "resume":
+        return _run_resume(rest)
     if name == "bench":
         kind, *rest = rest or [""]
         if kind not in bench.COMMANDS:
@@ -77,6 +88,18 @@ def _run_with_recipe(name: str, arguments: list[str]) -> int:
     return command.run(f"{name} {recipe}", options, recipe=load_recipe(recipe))
 
 
+def _run_resume(arguments: list[str]) -> int:
+    """Run `resume`, whose options are those of the run's recipe."""
+    if arguments and arguments[0] in HELP:
+        print(f"genjax resume RUN [options]: the options of a run of {EXAMPLE}, for example\n")
+        recipe = load_recipe(EXAMPLE)
+    elif not arguments or arguments[0].startswith("-"):
+        raise UsageError("the run comes first: genjax resume RUN [options]")
+    else:
+        recipe = RunFolder(arguments[0]).read_config().recipe
+    return COMMANDS["resume"].run("resume", arguments, recipe=recipe)
+
+
 def main(run: Callable[[list[str]], int] = run) -> None:
     """Run the command line, print what went wrong, and exit.
 
@@ -85,18 +108,24 @@ def main(run: Callable[[list[str]], int] = run) -> None:
     """
     _set_up()
     try:
-        sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+        sys.stdout.flush()  # here a full disk or a broken pipe can be told
+        sys.exit(code)
     except (UsageError, ValidationError) as error:
         _fail(describe(error), 2)
     except (Diverged, SaveError, ProcessLost) as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except Stopped as stop:
+        _fail(str(stop), 128 + stop.signal)
     except KeyboardInterrupt:
         _fail("stopped", 130)
+    finally:
+        finish(sys.stdout)
+        finish(sys.stderr)
 
 
 class _Console(logging.Handler):
@@ -104,22 +133,42 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(mark + record.getMessage(), file=sys.stderr)
+        tqdm.write(mark + printable(record.getMessage()), file=console)
 
 
 def _set_up() -> None:
+    # A file that is opened while standard error is closed would be taken for it.
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(free)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     log = logging.getLogger("genjax")
     log.setLevel(logging.INFO)
     log.addHandler(_Console())
     log.propagate = False
-    # absl logs the inner workings of other packages; what matters is raised as an error.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if shutil.get_terminal_size().columns < FEWEST_COLUMNS:  # tyro would not come to an end
+        os.environ["COLUMNS"] = str(FEWEST_COLUMNS)
+    # They tell of the inner workings of other packages; what matters is raised as an error, and an
+    # image that cannot be read is reported by its name.
+    for name in ("absl", "asyncio", "matplotlib", "PIL"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    sys.excepthook = _only_of_this_thread
+    sys.unraisablehook = threading.excepthook = lambda args: None
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
+def _only_of_this_thread(*error: Any) -> None:
+    """Print a traceback, but not where a thread of TensorStore fails: it is raised here too."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(*error)
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"genjax: error: {message}", file=sys.stderr, flush=True)
+    print(f"genjax: error: {printable(message)}", file=console, flush=True)
     if is_joined():  # a normal exit would wait for processes that wait for this one
         os._exit(code)
     sys.exit(code)

@@ -5,7 +5,6 @@ import difflib
 import functools
 import inspect
 import io
-import json
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -14,6 +13,7 @@ import tyro
 from pydantic import ValidationError
 
 from genjax.run.recipe import describe
+from genjax.run.records import to_strict_json
 from genjax.types import UsageError
 
 # A public function with the arguments that the options give, as keywords; not called yet.
@@ -23,7 +23,8 @@ Call = functools.partial[Any]
 def print_result(call: Call) -> int:
     """Print the result of the call: values as JSON, anything else as text."""
     found = call()
-    print(json.dumps(found, indent=2) if isinstance(found, dict) else found, flush=True)
+    is_values = isinstance(found, dict)
+    print(to_strict_json(found, indent=2) if is_values else found, flush=True)
     return 0
 
 

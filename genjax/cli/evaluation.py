@@ -9,7 +9,7 @@ from genjax.cli.command import Call, Command
 from genjax.evaluation import tradeoff
 from genjax.evaluation.compare import compare
 from genjax.evaluation.evaluate import evaluate
-from genjax.figures.sample import check_output
+from genjax.figures.output import check_output
 from genjax.types import UsageError
 
 Png = tyro.conf.arg(
@@ -19,7 +19,7 @@ Png = tyro.conf.arg(
 
 def save_tradeoff(call: Call, output: Annotated[Path, Png] = Path("tradeoff.png")) -> int:
     """Write the curves of a trade-off, and its numbers."""
-    if output.suffix != ".png":
+    if output.suffix.lower() != ".png":
         raise UsageError(f"output {output}: should end in .png")
     check_output(output)
     tradeoff.save(call(), output)

@@ -11,13 +11,21 @@ from genjax.cli.command import Call, Command
 from genjax.figures.grid import in_pairs
 from genjax.figures.inspect import inspect
 from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
-from genjax.figures.sample import ROW, check_output, sample, save_images
+from genjax.figures.output import (
+    check_output,
+    save_images,
+    save_single_images,
+    takes_single_images,
+)
+from genjax.figures.sample import ROW, open_samples, sample
 from genjax.figures.styles import mix, project
 
-Grid = tyro.conf.arg(aliases=["-o"], help="A .png for a grid, or a .npy for the array.")
-Video = tyro.conf.arg(
-    aliases=["-o"], help="A .png for a grid, a .gif for a video, or a .npy for the array."
+FILES = (
+    "A .png or .jpg for a grid, a .npy for the array, or a folder or .zip for single images, with "
+    "their classes in dataset.json"
 )
+Output = tyro.conf.arg(aliases=["-o"], help=f"{FILES}.")
+Video = tyro.conf.arg(aliases=["-o"], help=f"{FILES}; or a .gif for a video.")
 
 
 def figure(
@@ -35,7 +43,7 @@ def figure(
         video: Whether the file may be a .gif.
     """
 
-    def save(call: Call, output: Annotated[Path, Video if video else Grid] = Path(name)) -> int:
+    def save(call: Call, output: Annotated[Path, Video if video else Output] = Path(name)) -> int:
         check_output(output, video)
         save_images(draw(call), output)
         print(output)
@@ -44,14 +52,22 @@ def figure(
     return Command(function, save)
 
 
-def _draw_samples(call: Call) -> np.ndarray:
-    images = call()
-    is_in_rows = call.keywords["n"] is None  # each class is a row, if there are few
-    return images.reshape(-1, ROW, *images.shape[1:]) if is_in_rows else images
+def save_samples(call: Call, output: Annotated[Path, Output] = Path("samples.png")) -> int:
+    """Save samples; single images are written as they are drawn."""
+    check_output(output)
+    if takes_single_images(output):
+        samples = open_samples(**call.keywords)
+        save_single_images(samples.batches, output, samples.has_labels)
+    else:
+        # Each class is a row, if there are few.
+        is_in_rows = call.keywords["n"] is None and call.keywords["styles"] is None
+        save_images(call(), output, ROW if is_in_rows else None)
+    print(output)
+    return 0
 
 
 COMMANDS = {
-    "sample": figure(sample, "samples.png", _draw_samples),
+    "sample": Command(sample, save_samples),
     "reconstruct": figure(reconstruct, "reconstructions.png", lambda call: in_pairs(*call())),
     "interpolate": figure(interpolate, "interpolations.png", video=True),
     "traverse": figure(traverse, "traversals.png"),

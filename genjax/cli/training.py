@@ -1,6 +1,7 @@
 """Commands that train, and commands that show a recipe or its program before it is trained."""
 
 import logging
+import sys
 from typing import Annotated
 
 import jax
@@ -8,6 +9,7 @@ import tyro
 
 from genjax.bench import profile
 from genjax.cli.command import Call, Command
+from genjax.console import finish
 from genjax.data.processes import is_first, join
 from genjax.figures.grid import as_text
 from genjax.figures.sample import sample
@@ -25,17 +27,25 @@ def print_outcome(call: Call) -> int:
         logging.getLogger("genjax").handlers[0].setLevel(logging.ERROR)
     result = call()
     if result.signal is not None:
-        if is_first():
-            print(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")
+        _tell(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")
         return 128 + result.signal
-    picture = as_text(sample(result.run, 16))
-    if is_first():
-        print(picture)
-        print(f"above    a few samples of the best checkpoint of {result.step} steps")
-        print(f"samples  {max((result.run / 'samples').glob('*.png'))}")
-        print(f"curves   {result.run / 'curves.png'}")
-        print(f"more     genjax sample {result.run} -n 64 --seed 1 -o grid.png")
+    _tell(
+        as_text(sample(result.run, 16)),
+        f"above    a few samples of the best checkpoint of {result.step} steps",
+        f"samples  {max(path for path in (result.run / 'samples').iterdir())}",
+        f"curves   {result.run / 'curves.png'}",
+        f"more     genjax sample {result.run} -n 64 --seed 1 -o grid.png",
+    )
     return 0
+
+
+def _tell(*lines: str) -> None:
+    """Print on the first process how a training ended, if there still is someone to read it."""
+    if is_first():
+        try:
+            print(*lines, sep="\n", flush=True)
+        except OSError:
+            finish(sys.stdout)
 
 
 def print_program(call: Call) -> int:

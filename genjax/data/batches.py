@@ -12,7 +12,6 @@ their parts.
 import functools
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from genjax.console import console
 from genjax.data.processes import all_gather
 from genjax.data.sources import BrokenImage, DataOptions, Example, Source
 from genjax.types import Batch, UsageError
@@ -182,7 +182,8 @@ def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Exam
         desc="reading",
         unit=" images",
         leave=False,
-        disable=not sys.stderr.isatty(),
+        file=console,
+        disable=not console.isatty(),
     )
     with bar, ThreadPoolExecutor(THREADS) as pool:
         for examples in pool.map(source.read, blocks):
@@ -190,10 +191,27 @@ def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Exam
             yield examples
 
 
-def read_batch(source: Source, indices: np.ndarray) -> Batch:
-    """Read images [n, H, W, C] and labels [n] at `indices` [N], without broken ones (n <= N)."""
-    examples = source.read(indices.tolist())
-    images, labels = zip(*(e for e in examples if not isinstance(e, BrokenImage)), strict=True)
+def read_some(source: Source, n: int, seed: int) -> Batch:
+    """Read `n` random images, or all if there are fewer, without those that cannot be read.
+
+    With the same seed, the first images are the same for any `n`.
+
+    Raises:
+        UsageError: Not one image can be read.
+    """
+    order, start = np.random.default_rng(seed).permutation(len(source)), 0
+    found: list[Example] = []
+    while len(found) < n and start < len(order):
+        indices = order[start : start + n - len(found)]
+        start += len(indices)
+        for example in source.read(indices.tolist()):
+            if isinstance(example, BrokenImage):
+                log.warning("left out a broken image: %s", example)
+            else:
+                found.append(example)
+    if not found:
+        raise UsageError(f"not one of {len(source)} images can be read")
+    images, labels = zip(*found, strict=True)
     return Batch(np.stack(images), np.asarray(labels, np.int32))
 
 

@@ -1,28 +1,129 @@
 """Conversion of one image from any format to uint8 [H, W, C]."""
 
-from typing import Literal
+import contextlib
+import io
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+
+from genjax.data.names import FORMATS
 
 Fit = Literal["crop", "stretch", "pad"]
+T = TypeVar("T")
 
 
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """Convert an image to mode L or RGB, upright.
+# How an image of an EXIF orientation is turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-    16-bit gray keeps its high byte; transparency is composited over white; palettes, CMYK and the
-    other 8-bit modes are converted.
+
+def decode(data: bytes, use: Callable[[Image.Image], T]) -> T:
+    """Open an image file and use it; metadata that cannot be read are left out, as viewers do.
+
+    Args:
+        data: What the file holds.
+        use: Function of the opened image, of which only the header is decoded.
+
+    Returns:
+        What `use` returns.
 
     Raises:
-        ValueError: The image's mode has no fixed range (floating point, 32-bit).
+        Exception: The image cannot be decoded; the errors are of every class.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
+
+    def attempt(data: bytes) -> T:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return use(image)
+
+    try:
+        return attempt(data)
+    except Exception:
+        bare = _without_metadata(data)
+        if bare is None:
+            raise
+        with contextlib.suppress(Exception):
+            return attempt(bare)
+        raise
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """Drop the parts of a PNG or JPEG that its pixels and orientation do not need.
+
+    The rest may be damaged, which is for the decoder to find. None for other formats.
+    """
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        parts, at = [data[:8]], 8
+        while at < len(data):
+            size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+            # The names of chunks without which there are no pixels begin with a capital.
+            if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
+                parts.append(data[at : at + 12 + size])
+            at += 12 + size
+        return b"".join(parts)
+    if data.startswith(b"\xff\xd8\xff"):
+        parts, at = [data[:2]], 2
+        # Up to the scan or the end.
+        while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", b"\xda", b"\xd9"):
+            end = at + 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+            marker, content = data[at + 1], data[at + 4 : end]
+            is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
+            says_colours = marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12
+            if not is_metadata or says_colours or content.startswith(b"Exif"):
+                parts.append(data[at:end])
+            at = end
+        return b"".join([*parts, data[at:]])
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1 if there is none that can be read, as in viewers."""
+    with contextlib.suppress(Exception):  # of every class, for junk in place of EXIF
+        found = image.getexif().get(ExifTags.Base.Orientation)
+        if isinstance(found, int):
+            return found
+    return 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the (height, width) of an opened image when it is upright."""
+    width, height = image.size
+    # Of a TIFF, Pillow gives the size when upright, and turns it itself.
+    lies = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+    return (width, height) if lies else (height, width)
+
+
+def to_8_bit(image: Image.Image, bit_depth: int = 16) -> Image.Image:
+    """Convert an image to mode L or RGB, upright.
+
+    16-bit gray keeps the highest 8 of the `bit_depth` bits of its values; transparency is
+    composited over white; palettes, CMYK and the other 8-bit modes are converted.
+
+    Raises:
+        ValueError: The image's mode has no fixed range (floating point, 32-bit), or values need
+            more bits than `bit_depth`.
+    """
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    image = image if turn is None else image.transpose(turn)
+    if is_16_bit(image):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"32-bit pixels from {values.min()} to {values.max()}; wanted 16 bits")
-        return Image.fromarray((values // 256).astype(np.uint8))
+        if needed_bits(image) > bit_depth:
+            raise ValueError(
+                f"values up to {values.max()}, and those of {bit_depth} bits end at "
+                f"{2**bit_depth - 1}: give --bit-depth {needed_bits(image)}"
+            )
+        return Image.fromarray((values >> (bit_depth - 8)).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range; save them as 8 or 16 bits")
     if image.has_transparency_data:
@@ -33,13 +134,27 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert(converted_mode(image.mode))
 
 
+def is_16_bit(image: Image.Image) -> bool:
+    """Return whether an image is gray with 16 bits, which Pillow may hold in 32."""
+    return image.mode.startswith("I;16") or image.mode == "I"
+
+
+def needed_bits(image: Image.Image) -> int:
+    """Return the fewest bits that hold the values of a gray image, at least 8."""
+    return max(8, int(np.asarray(image).max()).bit_length())
+
+
 def converted_mode(mode: str) -> str:
     """Return the mode, L or RGB, to which `to_8_bit` converts an image of a PIL mode."""
     return "L" if mode in ("1", "L", "LA", "La", "I") or mode.startswith("I;16") else "RGB"
 
 
 def to_array(
-    image: Image.Image, shape: tuple[int, int, int], fit: Fit, resample: Image.Resampling
+    image: Image.Image,
+    shape: tuple[int, int, int],
+    fit: Fit,
+    resample: Image.Resampling,
+    bit_depth: int = 16,
 ) -> np.ndarray:
     """Convert an image to an array of `shape`.
 
@@ -50,12 +165,13 @@ def to_array(
             `pad` scales to fit inside and adds black borders, `stretch` scales each axis on its
             own.
         resample: The filter of the scaling.
+        bit_depth: Number of bits of 16-bit values; see `to_8_bit`.
 
     Returns:
         uint8 [H, W, C] of `shape`.
     """
     height, width, channels = shape
-    image = to_8_bit(image).convert("L" if channels == 1 else "RGB")
+    image = to_8_bit(image, bit_depth).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         if fit == "crop":
             image = ImageOps.fit(image, (width, height), resample)

@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from etils import epath
 
@@ -30,3 +32,59 @@ def files(folder: epath.Path) -> Iterator[epath.Path]:
     """Iterate over all files in a folder and its sub-folders."""
     for path in folder.iterdir():  # not by epath's walk, which loses the name of a bucket
         yield from files(path) if path.is_dir() else [path]
+
+
+class Found(NamedTuple):
+    """A file of a folder of data.
+
+    Attributes:
+        name: Its path below the folder.
+        size: Its size in bytes; -1 if it cannot be known.
+    """
+
+    name: str
+    size: int
+
+
+def walk(folder: epath.Path) -> tuple[list[Found], list[str]]:
+    """List all regular files in a folder and its sub-folders, each folder once.
+
+    Links are followed, but not to a folder that holds `folder` or that was walked already, so that
+    a loop of links ends.
+
+    Returns:
+        The files, and the names of the links to folders that were not followed.
+
+    Raises:
+        UsageError: A folder cannot be listed.
+    """
+    if is_remote(folder):  # buckets have no links
+        paths = list(files(folder))
+        return [Found(p.relative_to(folder).as_posix(), p.stat().length) for p in paths], []
+    root = os.path.realpath(folder)
+    found: list[Found] = []
+    not_followed: list[str] = []
+    seen: set[str] = set()
+    folders, links = [""], list[str]()
+    while folders or links:
+        name = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(os.path.join(root, name))
+        if real in seen or (name and os.path.commonpath([root, real]) == real):
+            not_followed.append(name)
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UsageError(f"{folder / name} cannot be listed: {error.strerror}") from error
+        for entry in entries:
+            path = os.path.join(name, entry.name)
+            try:
+                mode, size = entry.stat().st_mode, entry.stat().st_size
+            except OSError:  # a link to nothing or to itself
+                mode, size = stat.S_IFREG, -1
+            if stat.S_ISDIR(mode):
+                (links if entry.is_symlink() else folders).append(path)
+            elif stat.S_ISREG(mode):  # a pipe would be waited for
+                found.append(Found(path, size))
+    return found, sorted(not_followed)

@@ -8,32 +8,49 @@ given, their headers are read on opening.
 """
 
 import collections
+import contextlib
 import dataclasses
-import io
+import functools
 import itertools
-import json
+import math
 import re
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Protocol, Self
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
-from genjax.data.images import Fit, converted_mode, to_array
-from genjax.data.paths import files, is_remote, to_path
+from genjax.console import printable
+from genjax.data.broken import BrokenImage, cause_of
+from genjax.data.digest import by_digest, fingerprint
+from genjax.data.images import (
+    Fit,
+    converted_mode,
+    decode,
+    is_16_bit,
+    needed_bits,
+    to_array,
+    upright_size,
+)
+from genjax.data.labels import JSON, ClassBy, lay_out
+from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out, some
+from genjax.data.paths import is_remote, to_path, walk
 from genjax.types import CHECKED, ImageSpec, UsageError
 
-IMAGE_SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
-)
-# The errors that Pillow and zipfile raise for a damaged file.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, zipfile.BadZipFile, zlib.error)
+# The largest file that is taken for an image, in bytes.
+MAX_FILE_BYTES = 2**30
+# What a digest reads unless it is to be full: this many files, of each so many bytes at both ends,
+# and this many images of other sources.
+SAMPLED_FILES, SAMPLED_BYTES, SAMPLED_IMAGES = 1000, 2**16, 100
+THREADS = 16  # for small reads, which wait for a disk or bucket
+# The number of images whose values say how many bits 16-bit files use.
+DEPTH_IMAGES = 100
 RESAMPLE = Image.Resampling.LANCZOS
 STACKED = "stacked"
 
@@ -46,7 +63,8 @@ class DataOptions:
     """tfds: folder of prepared data sets; None for ~/tensorflow_datasets."""
     split: str = "train"
     """tfds: the split, in its notation ('train', 'train[:90%]', 'test'). Other data: 'train' for
-    all images, or a slice in percent ('train[:80%]', 'train[80%:]') of a fixed random order."""
+    all images, or a slice in percent ('train[:80%]', 'train[80%:]') of a fixed random order; if
+    there are folders train/ and val/ or test/, the split of that name, or several ('train+val')."""
     test_split: str | None = None
     """Split for evaluation, of images that are not trained on ('test', 'train[80%:]')."""
     size: tuple[int, ...] = ()
@@ -59,6 +77,16 @@ class DataOptions:
     """Black pixels to add on every side, after --size; 2 makes MNIST's 28x28 pixels 32x32."""
     channels: Literal[1, 3] | None = None
     """1 for gray, 3 for RGB; None for RGB if any image has colour, else gray."""
+    class_by: ClassBy = "auto"
+    """folder, zip: what the classes are: those of a dataset.json, else the folders that hold the
+    images (auto), the folders in any case (folder), the first folder of each (top), the beginning
+    of the file name, as in cat_001.png (prefix), or none."""
+    digest: Literal["sample", "full"] = "sample"
+    """How much is read for the digest of the data: all names and sizes and 1,000 of the files
+    (sample), or every byte (full)."""
+    bit_depth: Annotated[int, Field(ge=8, le=16)] | None = None
+    """16-bit files: the number of bits of their values, of which the largest is white (12: 4095);
+    None for the fewest that 100 of the images need. tfds: None for 16."""
     on_broken: Literal["refuse", "skip"] = "refuse"
     """folder, zip: whether an image that cannot be read ends the run (refuse), or is reported and
     left out (skip)."""
@@ -88,8 +116,8 @@ class ManySizes(UsageError):
     """The images have several sizes, and no size to resize them to was given."""
 
 
-class BrokenImage(Exception):
-    """An image that cannot be read; the message names it and says why."""
+class MissingData(UsageError):
+    """There is nothing at the path of the data."""
 
 
 # (image, label): uint8 [H, W, C], and a number that is 0 without classes.
@@ -107,7 +135,21 @@ class Source(Protocol):
     spec: ImageSpec
     class_names: Sequence[str]
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The label of each image, int32 [N]; None if they are known only when read."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was left out, and what was taken for a class, a line each."""
+        ...
+
     def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        ...
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`, with a `BrokenImage` for each that cannot be read.
@@ -117,20 +159,64 @@ class Source(Protocol):
         """
         ...
 
+    def contents(self, full: bool) -> dict[str, str]:
+        """Return size, class and a fingerprint of the whole data set, whatever part this is.
 
-class Subset:
+        For files there is an entry for each. The fingerprint is empty for those that are not read
+        because `full` is false.
+        """
+        ...
+
+
+class Derived:
+    """A source made of the images of another, `source`."""
+
+    def __init__(self, source: Source):
+        self.spec, self.class_names = source.spec, source.class_names
+        self.labels: np.ndarray | None = source.labels
+        self.notes = source.notes
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return self.source.name(index)
+
+    def contents(self, full: bool) -> dict[str, str]:
+        """Return what is in the other source; see `Source.contents`."""
+        return self.source.contents(full)
+
+
+def _with_labels(spec: ImageSpec, labels: np.ndarray | None) -> ImageSpec:
+    """Set `spec.empty_classes` to those that no label names."""
+    if labels is None:
+        return dataclasses.replace(spec, empty_classes=())
+    empty = np.setdiff1d(np.arange(spec.classes), labels)
+    return dataclasses.replace(spec, empty_classes=tuple(empty.tolist()))
+
+
+class Subset(Derived):
     """Some of the images of a source."""
 
     def __init__(self, source: Source, indices: np.ndarray):
-        self.spec, self.class_names = source.spec, source.class_names
-        self._source, self._indices = source, indices
+        super().__init__(source)
+        self._indices = indices
+        if source.labels is not None:
+            self.labels = source.labels[indices]
+        self.spec = _with_labels(source.spec, self.labels)
 
     def __len__(self) -> int:
         return len(self._indices)
 
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return self.source.name(int(self._indices[index]))
+
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
-        return self._source.read([int(self._indices[i]) for i in indices])
+        return self.source.read([int(self._indices[i]) for i in indices])
 
 
 def _with_border(spec: ImageSpec, border: int) -> ImageSpec:
@@ -138,16 +224,13 @@ def _with_border(spec: ImageSpec, border: int) -> ImageSpec:
     return dataclasses.replace(spec, height=height, width=width)
 
 
-class Bordered:
+class Bordered(Derived):
     """A source with black pixels around its images."""
 
     def __init__(self, source: Source, border: int):
+        super().__init__(source)
         self.spec = _with_border(source.spec, border)
-        self.class_names = source.class_names
-        self._source, self._margins = source, ((border, border), (border, border), (0, 0))
-
-    def __len__(self) -> int:
-        return len(self._source)
+        self._margins = (border, border), (border, border), (0, 0)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
@@ -155,11 +238,11 @@ class Bordered:
             example
             if isinstance(example, BrokenImage)
             else (np.pad(example[0], self._margins), example[1])
-            for example in self._source.read(indices)
+            for example in self.source.read(indices)
         ]
 
 
-class Stacked:
+class Stacked(Derived):
     """A source that stacks three gray images of another as the channels of one.
 
     On MNIST this is Stacked MNIST (Metz et al. 2016, appendix), whose 1,000 classes count the modes
@@ -177,20 +260,23 @@ class Stacked:
     def __init__(self, source: Source, where: str):
         if source.spec.channels != 1:
             raise UsageError(f"{where}: only gray images stack, and these have colours")
+        super().__init__(source)
         names = list(source.class_names)
-        self.class_names: Sequence[str] = [
-            "".join(triple) for triple in itertools.product(names, repeat=3)
-        ]
-        self.spec = dataclasses.replace(source.spec, channels=3, classes=len(self.class_names))
-        self._source, self._classes = source, len(names)
+        self.class_names = ["".join(triple) for triple in itertools.product(names, repeat=3)]
+        self._classes = len(names)
         self._triples = np.random.default_rng(0).integers(len(source), size=(len(source), 3))
+        if source.labels is not None:
+            self.labels = source.labels[self._triples] @ [len(names) ** 2, len(names), 1]
+        spec = dataclasses.replace(source.spec, channels=3, classes=len(self.class_names))
+        self.spec = _with_labels(spec, self.labels)
 
-    def __len__(self) -> int:
-        return len(self._source)
+    def name(self, index: int) -> str:
+        """Return the names of the three images."""
+        return " + ".join(self.source.name(int(i)) for i in self._triples[index])
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
-        examples = self._source.read(self._triples[list(indices)].ravel().tolist())
+        examples = self.source.read(self._triples[list(indices)].ravel().tolist())
         return [self._stack(examples[i : i + 3]) for i in range(0, len(examples), 3)]
 
     def _stack(self, triple: Sequence[Example | BrokenImage]) -> Example | BrokenImage:
@@ -203,7 +289,28 @@ class Stacked:
         return np.concatenate(images, axis=-1), label
 
 
-class ArraySource:
+class _Unnamed:
+    """Images of a source that have numbers for names."""
+
+    spec: ImageSpec
+    class_names: Sequence[str]
+    notes: Sequence[str] = ()
+
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return f"image {index}"
+
+
+def _fingerprints(source: Source, full: bool) -> dict[str, str]:
+    """Return `Source.contents` as one entry, which reads some images or all."""
+    count = len(source) if full else min(len(source), SAMPLED_IMAGES)
+    indices = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
+    examples = (e for e in source.read(indices) if not isinstance(e, BrokenImage))
+    read = fingerprint(image.tobytes() + str(label).encode() for image, label in examples)
+    return {"images": f"{len(source)} - {read}"}
+
+
+class ArraySource(_Unnamed):
     """A source of images in one array, uint8 [N, H, W, C]."""
 
     def __init__(
@@ -213,39 +320,51 @@ class ArraySource:
         class_names: Sequence[str],
         options: DataOptions,
     ):
-        self._images, self._labels, self._fit = images, labels, options.fit
+        self._images, self._fit = images, options.fit
         height, width = options.height_width or images.shape[1:3]
         channels = options.channels or images.shape[3]
         self.class_names = class_names
-        self.spec = ImageSpec(height, width, channels, len(class_names))
+        self.labels = np.asarray(labels, np.int32)
+        spec = ImageSpec(height, width, channels, len(class_names))
+        self.spec = _with_labels(spec, self.labels)
 
     def __len__(self) -> int:
         return len(self._images)
 
+    def contents(self, full: bool) -> dict[str, str]:
+        """Return a fingerprint of the images; see `Source.contents`."""
+        return _fingerprints(self, full)
+
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
         return [
-            (fit_array(self._images[i], self.spec, self._fit), int(self._labels[i]))
-            for i in indices
+            (fit_array(self._images[i], self.spec, self._fit), int(self.labels[i])) for i in indices
         ]
 
 
-class TfdsSource:
+class TfdsSource(_Unnamed):
     """A split of a tensorflow-datasets image data set, read without TensorFlow."""
+
+    labels = None  # they stand in the records
 
     def __init__(self, name: str, options: DataOptions):
         source, features = _open_tfds(name, options)
         self._source, self._fit = source, options.fit
+        self._bit_depth = options.bit_depth or 16
         self._image_key, self.spec, self.class_names = _read_features(name, features, options)
 
     def __len__(self) -> int:
         return len(self._source)
 
+    def contents(self, full: bool) -> dict[str, str]:
+        """Return a fingerprint of the split's images; see `Source.contents`."""
+        return _fingerprints(self, full)
+
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
         return [
             (
-                fit_array(record[self._image_key], self.spec, self._fit),
+                fit_array(record[self._image_key], self.spec, self._fit, self._bit_depth),
                 int(record["label"]) if self.class_names else 0,
             )
             for record in self._source.__getitems__([int(i) for i in indices])
@@ -271,103 +390,236 @@ def _read_features(
     return image_key, ImageSpec(height, width, channels, len(class_names)), class_names
 
 
+class File(NamedTuple):
+    """A file of a folder or archive.
+
+    Attributes:
+        name: Its name, as the folder or archive writes it.
+        size: Its size in bytes, unpacked; -1 if it cannot be known.
+        checksum: That of its content, where an archive has one; else empty.
+    """
+
+    name: str
+    size: int
+    checksum: str = ""
+
+
 class FileSource:
     """The image files of a folder or a zip archive.
 
-    Labels come from `dataset.json` at the root (`{"labels": [[NAME, CLASS], ...]}`, CLASS a number
-    from 0) if there is one, else from the sub-folders, sorted by name, if there are two or more.
+    Args:
+        files: All its files.
+        read: Function from a file's place in `files` to its content.
+        where: Its name in messages.
+        options: How the images are read.
+        left: Further notes on what was left out.
+
+    Raises:
+        UsageError: It holds no images, or images of several sizes and no size is given, or its
+            `dataset.json` cannot be used.
+
+    Attributes:
+        sizes: How many images have which (height, width), by their headers.
+        modes: How many images have which PIL mode.
     """
 
     def __init__(
-        self, names: Sequence[str], read: Callable[[str], bytes], where: str, options: DataOptions
+        self,
+        files: Sequence[File],
+        read: Callable[[int], bytes],
+        where: str,
+        options: DataOptions,
+        left: Sequence[str] = (),
     ):
-        is_image = [PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES for name in names]
-        self._names = sorted(itertools.compress(names, is_image))
-        if not self._names:
+        names = {i: canonical(file.name) for i, file in enumerate(files)}
+        why = {i: left_out(name) for i, name in names.items()}
+        images = sorted((i for i in names if why[i] is None), key=lambda i: names[i])
+        tables = {
+            name: functools.partial(read, i)
+            for i, name in names.items()
+            if name.rpartition("/")[2] == JSON and why[i] != SYSTEM
+        }
+        why = {i: reason for i, reason in why.items() if names[i] not in tables}
+        left = [
+            *left,
+            *_left_out_note(collections.Counter(r for r in why.values() if r is not None)),
+        ]
+        if not images:
             known = " ".join(sorted(IMAGE_SUFFIXES))
-            raise UsageError(f"{where} holds no images; looked for files that end in {known}")
-        self._read, self._fit, self._where = read, options.fit, where
-        self.class_names: Sequence[str]
-        if "dataset.json" in names:
-            self._labels, self.class_names = self._labels_from_json(read("dataset.json"))
-        else:
-            self._labels, self.class_names = _labels_from_folders(self._names)
+            found = f" ({'; '.join(left)})" if left else ""
+            raise UsageError(
+                f"{where} holds no images{found}; looked for files that end in {known}"
+            )
+        layout = lay_out([names[i] for i in images], tables, where, options.split, options.class_by)
+        self._all, self._classes, self._names = [files[i] for i in images], layout.classes, names
+        self._own = [images[i] for i in layout.images]
+        if not self._own:
+            raise UsageError(
+                f"{where} has no images in {options.split!r}: {'; '.join(layout.notes)}"
+            )
+        self._files, self._read, self._images = files, read, images
+        self._fit, self._where = options.fit, where
+        self.class_names: Sequence[str] = [printable(name) for name in layout.class_names]
+        number = {name: label for label, name in enumerate(layout.class_names)}
+        classes = [layout.classes[i] for i in layout.images]
+        self.labels = np.array([number.get(c, 0) if c else 0 for c in classes], np.int32)
+        self.notes = [*left, *layout.notes]
         self.sizes: collections.Counter[tuple[int, int]] = collections.Counter()
         self.modes: collections.Counter[str] = collections.Counter()
+        self._broken: BrokenImage | None = None  # the first one, by the headers
         if not (options.height_width and options.channels):
             self._scan()
         channels = options.channels or (
             1 if all(converted_mode(m) == "L" for m in self.modes) else 3
         )
         height, width = options.height_width or self._common_size()
-        self.spec = ImageSpec(height, width, channels, len(self.class_names))
+        spec = ImageSpec(height, width, channels, len(self.class_names))
+        self.spec = _with_labels(spec, self.labels)
+        self._bit_depth = options.bit_depth or self._find_bit_depth()
+
+    def _find_bit_depth(self) -> int:
+        """Return the fewest bits that the 16-bit images of a sample need; 16 if there is none.
+
+        Those of all splits count, so that the splits have one scale.
+        """
+
+        def bits(image: Image.Image) -> int:
+            return needed_bits(image) if is_16_bit(image) else 0
+
+        needed = 0
+        for place in self._images[:: math.ceil(len(self._images) / DEPTH_IMAGES)]:
+            with contextlib.suppress(Exception):  # of every class, for a broken image
+                needed = max(needed, decode(self._bytes(place), bits))
+        if 0 < needed < 16:
+            self.notes.append(
+                f"values of 16-bit files end at {2**needed - 1} of 65535, which is white: "
+                f"--bit-depth {needed}"
+            )
+        return min(needed or 16, 16)
 
     def _scan(self) -> None:
-        """Count sizes and modes from the headers, ignoring broken ones, which fail when read."""
+        """Count sizes and modes from the headers, ignoring broken ones, which fail when read.
 
-        def header(name: str) -> tuple[tuple[int, int], str] | None:
+        Those of all splits count, so that the splits have one shape.
+        """
+
+        def header(place: int) -> tuple[tuple[int, int], str] | BrokenImage:
+            data = b""
             try:
-                with Image.open(io.BytesIO(self._read(name))) as image:
-                    mode = "RGBA" if image.mode == "P" else image.mode
-                    # Images with EXIF orientations 5 to 8 are stored lying on their side.
-                    sideways = image.getexif().get(0x0112, 1) >= 5
-                    return (image.size if sideways else image.size[::-1]), mode
-            except UNREADABLE:
-                return None
+                data = self._bytes(place)
+                return decode(
+                    data,
+                    lambda i: (upright_size(i), "RGBA" if i.mode == "P" else i.mode),
+                )
+            except Exception as error:  # of every class, as decoders raise them
+                return BrokenImage(self._names[place], cause_of(error, data))
 
-        headers = [h for h in map(header, self._names) if h]
-        self.sizes.update(size for size, _ in headers)
-        self.modes.update(mode for _, mode in headers)
+        for found in map(header, self._images):
+            if isinstance(found, BrokenImage):
+                self._broken = self._broken or found
+            else:
+                self.sizes[found[0]] += 1
+                self.modes[found[1]] += 1
 
     def _common_size(self) -> tuple[int, int]:
         if len(self.sizes) == 1:
             return next(iter(self.sizes))
         if not self.sizes:
-            raise UsageError(f"{self._where}: not one of {len(self._names)} images can be read")
+            raise UsageError(
+                f"{self._where}: not one of {len(self._images)} images can be read: {self._broken}"
+            )
         common = ", ".join(f"{h}x{w}" for (h, w), _ in self.sizes.most_common(3))
         raise ManySizes(
             f"{self._where} has images of {len(self.sizes)} sizes (such as {common}): "
             "give --size HEIGHT [WIDTH]"
         )
 
-    def _labels_from_json(self, text: bytes) -> tuple[list[int], list[str]]:
-        where = f"{self._where}/dataset.json"
-        try:
-            pairs = json.loads(text)["labels"]
-            if pairs is None:
-                return [0] * len(self._names), []
-            by_name = {name.replace("\\", "/"): label for name, label in pairs}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f'{where}: wanted {{"labels": [[NAME, CLASS], ...]}}') from error
-        missing = [name for name in self._names if name not in by_name]
-        if missing:
-            raise UsageError(f"{where} has no label for {len(missing)} images: {missing[0]}, ...")
-        labels = [by_name[name] for name in self._names]
-        bad = [label for label in labels if type(label) is not int or label < 0]
-        if bad:
-            raise UsageError(f"{where}: a class is a whole number from 0, not {bad[0]!r}")
-        return labels, [str(c) for c in range(max(labels) + 1)]
-
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._own)
+
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return printable(self._names[self._own[index]])
+
+    def _bytes(self, place: int) -> bytes:
+        if (size := self._files[place].size) > MAX_FILE_BYTES:
+            raise UsageError(f"has {size:,} bytes, and at most {MAX_FILE_BYTES:,} are read")
+        return self._read(place)
 
     def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
         """Read the examples at `indices`; see `Source.read`."""
-        return [self._read_one(self._names[i], self._labels[i]) for i in indices]
+        return [self._read_one(self._own[i], int(self.labels[i])) for i in indices]
 
-    def _read_one(self, name: str, label: int) -> Example | BrokenImage:
+    def _read_one(self, place: int, label: int) -> Example | BrokenImage:
+        data = b""
         try:
-            with Image.open(io.BytesIO(self._read(name))) as image:
-                return to_array(image, self.spec.shape, self._fit, RESAMPLE), label
-        except UNREADABLE as error:
-            reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            return BrokenImage(f"{name}: {reason or type(error).__name__}")
+            data = self._bytes(place)
+            how = self.spec.shape, self._fit, RESAMPLE, self._bit_depth
+            return decode(data, lambda image: to_array(image, *how)), label
+        except Exception as error:  # of every class, as decoders and archives raise them
+            return BrokenImage(self._names[place], cause_of(error, data))
+
+    def contents(self, full: bool) -> dict[str, str]:
+        """Return size, class and fingerprint of each image, of all splits; see `Source.contents`.
+
+        Checksums of an archive are taken for the fingerprints.
+        """
+        names = [self._files[place].name for place in self._images]
+        chosen = set(names) if full else by_digest(names, SAMPLED_FILES)
+
+        def read(place: int) -> str:
+            file = self._files[place]
+            if file.checksum or file.name not in chosen:
+                return file.checksum
+            try:
+                data = self._bytes(place)
+            except Exception:  # a file that cannot be read has no content
+                return ""
+            is_whole = full or len(data) <= 2 * SAMPLED_BYTES
+            return fingerprint(
+                [data] if is_whole else [data[:SAMPLED_BYTES], data[-SAMPLED_BYTES:]]
+            )
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            prints = list(pool.map(read, self._images))
+        return {
+            name: f"{self._files[place].size} {known or '-'} {found}"
+            for name, place, known, found in zip(
+                names, self._images, self._classes, prints, strict=True
+            )
+        }
 
 
-def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit) -> np.ndarray:
-    """Convert an image, uint8 or uint16 [H, W, C], to a uint8 array of `spec.shape`."""
+def class_note(source: Source) -> list[str]:
+    """Say how many images the classes have, if that is known before they are read."""
+    if source.labels is None or not source.class_names:
+        return []
+    counts = np.bincount(source.labels, minlength=source.spec.classes)
+    named = {str(name): int(n) for name, n in zip(source.class_names, counts, strict=True)}
+    return [f"{source.spec.classes:,} classes: {list_counts(collections.Counter(named))}"]
+
+
+def list_counts(counter: collections.Counter[str], most: int = 12) -> str:
+    """List the most common entries with their counts."""
+    text = ", ".join(f"{name} ({count:,})" for name, count in counter.most_common(most))
+    return text + (f", and {len(counter) - most} more" if len(counter) > most else "")
+
+
+def _left_out_note(reasons: collections.Counter[str]) -> list[str]:
+    """Say how many files were left out, those of the system and the others by their endings."""
+    parts = []
+    if of_system := reasons.pop(SYSTEM, 0):
+        parts.append(f"{of_system:,} that a system or program keeps for itself")
+    if reasons:
+        endings = ", ".join(f"{end or 'no ending'} ({n:,})" for end, n in reasons.most_common(8))
+        parts.append(f"{reasons.total():,} of other kinds: {printable(endings)}")
+    return [f"files left out: {'; '.join(parts)}"] if parts else []
+
+
+def fit_array(image: np.ndarray, spec: ImageSpec, fit: Fit, bit_depth: int = 16) -> np.ndarray:
+    """Convert an image, uint8 or uint16 of `bit_depth` bits, [H, W, C], to uint8 `spec.shape`."""
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = np.minimum(image >> (bit_depth - 8), 255).astype(np.uint8)
     if image.shape == spec.shape:
         return image
     channels = image.shape[-1]
@@ -420,34 +672,48 @@ def _open(data: str, options: DataOptions) -> Source:
     if kind == "tfds" and name:
         return TfdsSource(name, options)  # it takes the split itself
     path = to_path(name if kind == "folder" else data)
+    split, first, last = _read_split(options.split, data)
+    of_split = dataclasses.replace(options, split=split)
     if data == "digits":
+        if split != "train":
+            raise _no_split(data, options.split)
         source: Source = _open_digits(options)
     elif path.suffix.lower() == ".zip":
-        source = _open_zip(path, options)
+        source = _open_zip(path, of_split)
     elif kind == "folder" and name:
-        source = _open_folder(path, options)
+        source = _open_folder(path, of_split)
     else:
+        hint = ""
+        if path.is_dir():
+            hint = f"; did you mean folder:{data}?"
+        elif path.is_file():
+            hint = "; of archives, only a .zip is read: unpack others into a folder"
         raise UsageError(
             f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip, or "
-            "stacked: and one of these"
+            f"stacked: and one of these{hint}"
         )
-    return source if options.split == "train" else _part(source, options.split, data)
+    if (first, last) == (0, 100):
+        return source
+    start, stop = (len(source) * percent // 100 for percent in (first, last))
+    if start >= stop:
+        raise _no_split(data, options.split)
+    # The slice is of a fixed random order, because folders are sorted by class.
+    return Subset(source, np.random.default_rng(0).permutation(len(source))[start:stop])
 
 
-def _part(source: Source, split: str, data: str) -> Source:
-    """Return a slice of a source that has no splits of its own.
+def _read_split(split: str, data: str) -> tuple[str, int, int]:
+    """Read the split of data without splits of their own; return its name and the percents."""
+    match = re.fullmatch(r"([a-z+]+)(?:\[(?:(\d{1,3})%)?:(?:(\d{1,3})%)?\])?", split)
+    if match is None:
+        raise _no_split(data, split)
+    return match[1], int(match[2] or 0), min(100, int(match[3] or 100))
 
-    The slice is of a fixed random order, because folders are sorted by class.
-    """
-    match = re.fullmatch(r"train\[(?:(\d+)%)?:(?:(\d+)%)?\]", split)
-    start, stop = (int(match[1] or 0), int(match[2] or 100)) if match else (0, 0)
-    first, last = (len(source) * percent // 100 for percent in (start, min(stop, 100)))
-    if first >= last:
-        raise UsageError(
-            f"{data} has no split {split!r}: wanted 'train', or a slice in percent such as "
-            "'train[:80%]' or 'train[80%:]'"
-        )
-    return Subset(source, np.random.default_rng(0).permutation(len(source))[first:last])
+
+def _no_split(data: str, split: str) -> UsageError:
+    return UsageError(
+        f"{data} has no split {split!r}: wanted 'train', or a slice in percent such as "
+        "'train[:80%]' or 'train[80%:]'"
+    )
 
 
 def absolute(data: str) -> str:
@@ -473,29 +739,41 @@ def _open_digits(options: DataOptions) -> Source:
 
 def _open_folder(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_dir():
-        raise UsageError(f"no folder {path}")
-    names = [each.relative_to(path).as_posix() for each in files(path)]
-    return FileSource(names, lambda name: (path / name).read_bytes(), str(path), options)
+        raise MissingData(f"no folder {path}")
+    found, not_followed = walk(path)
+    files = [File(*each) for each in found]
+    links = [f"links not followed, as what they lead to is read already: {some(not_followed)}"]
+    return FileSource(
+        files,
+        lambda place: (path / files[place].name).read_bytes(),
+        str(path),
+        options,
+        links if not_followed else [],
+    )
 
 
 def _open_zip(path: epath.Path, options: DataOptions) -> Source:
     if not path.is_file():
-        raise UsageError(f"no file {path}")
+        raise MissingData(f"no file {path}")
     try:
         archive = zipfile.ZipFile(path.open("rb") if is_remote(path) else path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{path} cannot be read as a zip archive: {error}") from error
-    names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    return FileSource(names, archive.read, str(path), options)
+    except Exception as error:  # of every class
+        raise UsageError(f"{path} cannot be read as a zip archive: {cause_of(error)}") from error
+    # Of members of one name the last one counts, as for those who unpack it.
+    members = list({_member_name(m): m for m in archive.infolist()}.items())
+    members = [(name, m) for name, m in members if not name.endswith(("/", "\\"))]
+    files = [File(name, m.file_size, f"{m.CRC:08x}") for name, m in members]
+    return FileSource(files, lambda place: archive.read(members[place][1]), str(path), options)
 
 
-def _labels_from_folders(names: Iterable[str]) -> tuple[list[int], list[str]]:
-    folders = [str(PurePosixPath(name).parent) for name in names]
-    classes = sorted(set(folders))
-    if len(classes) < 2:
-        return [0] * len(folders), []
-    index = {name: i for i, name in enumerate(classes)}
-    return [index[folder] for folder in folders], classes
+def _member_name(member: zipfile.ZipInfo) -> str:
+    """Return the name of an archive's member, in UTF-8 even where a flag for that is missing."""
+    if not member.flag_bits & 0x800:
+        try:
+            return member.filename.encode("cp437").decode()
+        except UnicodeError:
+            pass
+    return member.filename
 
 
 def _one_feature(features: Any, kind: str, where: str) -> tuple[str, Any]:

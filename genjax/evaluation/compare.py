@@ -6,23 +6,30 @@ import dataclasses
 import html
 import io
 import json
+import logging
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 from tyro.conf import Positional
 
+from genjax.console import printable
+from genjax.data.paths import is_remote
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.records import read_records
+from genjax.run.records import read_lines, read_records
 from genjax.run.states import abstract_state
 from genjax.types import UsageError
 
+log = logging.getLogger("genjax")
+
 # The parts of a protocol that must be equal for a comparison; and those that may differ, because
 # they belong to the model, and are rows of the table.
-SHARED = ("data", "split", "images", "shape", "resized", "samples", "extractor", "seed")
+SHARED = ("data", "split", "images", "content", "shape", "resized", "samples", "extractor", "seed")
 OWN = ("temperature", "truncation", "truncation_cutoff", "importance_samples")
 # The figures that `evaluate` writes, and their captions.
 FIGURES = {
@@ -30,6 +37,10 @@ FIGURES = {
     "interpolations": "Paths in latent space",
     "neighbours": "The samples nearest to a training image, each with the images that it is like",
 }
+
+
+# A number, with its error if it has one.
+NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?( \+- [\d.]+(e[+-]?\d+)?)?")
 
 
 class Comparison(NamedTuple):
@@ -100,23 +111,32 @@ def compare(
 
 
 def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:
-    path = folder.evaluations
-    lines = path.read_text().splitlines() if path.is_file() else []
-    if not lines:
+    whole = [each for each in read_lines(folder.evaluations) if _is_evaluation(each)]
+    if not whole:
         raise UsageError(f"{folder.path} has not been evaluated: genjax evaluate {folder.path}")
-    evaluation: dict[str, Any] = json.loads(lines[-1])
-    return evaluation
+    if len(list(filter(None, folder.evaluations.read_bytes().split(b"\n")))) > len(whole):
+        log.warning("%s has lines that are damaged: left out", folder.evaluations)
+    return whole[-1]
+
+
+def _is_evaluation(values: dict[str, Any]) -> bool:
+    protocol, metrics = values.get("protocol"), values.get("metrics")
+    if not isinstance(protocol, dict) or not isinstance(metrics, dict):
+        return False
+    numbers = [value for value in metrics.values() if value is not None]  # None is undefined
+    return all(type(value) in (int, float) for value in [values.get("step"), *numbers])
 
 
 def _column(folder: RunFolder) -> dict[str, str]:
     """Return the rows of a run that do not come from its evaluation."""
-    recipe, spec, _ = folder.read_config()
+    config = folder.read_config()
+    recipe, spec = config.recipe, config.spec
     state = abstract_state(recipe, spec)
     players = (getattr(state, field.name) for field in dataclasses.fields(state))
     params = [player.params for player in players if hasattr(player, "params")]
     seconds, before = 0.0, 0.0
     for record in read_records(folder):
-        seconds += (record["step"] - before) / record["steps_per_second"]
+        seconds += (record["step"] - before) / max(record["steps_per_second"], 1e-3)
         before = record["step"]
     return {
         "family": recipe.family,
@@ -126,13 +146,13 @@ def _column(folder: RunFolder) -> dict[str, str]:
     }
 
 
-def _metric_texts(metrics: dict[str, float]) -> dict[str, str]:
+def _metric_texts(metrics: dict[str, float | None]) -> dict[str, str]:
     """Format each metric, with its error if it has one: `0.123 +- 0.004`."""
     texts = {}
     for name, value in metrics.items():
         if name.endswith("_error"):
             continue
-        text = f"{value:.4g}"
+        text = "undefined" if value is None else f"{value:.4g}"
         error = metrics.get(f"{name}_error")
         texts[name.replace("_", " ")] = text if error is None else f"{text} +- {error:.2g}"
     return texts
@@ -141,6 +161,7 @@ def _metric_texts(metrics: dict[str, float]) -> dict[str, str]:
 def to_text(comparison: Comparison) -> str:
     """Format the table for a terminal, in aligned columns."""
     table = [["", *comparison.runs], *([name, *row] for name, row in comparison.rows.items())]
+    table = [[printable(text) for text in row] for row in table]  # they come from files
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -153,10 +174,16 @@ def to_csv(comparison: Comparison) -> str:
     """Format the table as CSV, a line for each run."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["run", *comparison.rows])
+    writer.writerow(map(_as_text, ["run", *comparison.rows]))
     for i, run in enumerate(comparison.runs):
-        writer.writerow([run, *(row[i] for row in comparison.rows.values())])
+        writer.writerow(map(_as_text, [run, *(row[i] for row in comparison.rows.values())]))
     return buffer.getvalue()
+
+
+def _as_text(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula; numbers stay as they are."""
+    is_formula = cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_formula else cell
 
 
 def to_html(comparison: Comparison, runs: Sequence[str | Path]) -> str:
@@ -173,10 +200,18 @@ def to_html(comparison: Comparison, runs: Sequence[str | Path]) -> str:
         folder = RunFolder(run)
         figures = [(folder.figures / f"{figure}.png", text) for figure, text in FIGURES.items()]
         figures.append((folder.curves, "Loss and quality over steps"))
-        images = "".join(_figure(path, text) for path, text in figures if path.is_file())
+        images = "".join(_figure(path, text) for path, text in figures if _is_own(path, folder))
         sections.append(f"<section><h2>{html.escape(name)}</h2>{images}</section>")
     protocol = html.escape(json.dumps(comparison.protocol))
     return PAGE.format(rows="\n".join(rows), sections="\n".join(sections), protocol=protocol)
+
+
+def _is_own(path: epath.Path, folder: RunFolder) -> bool:
+    """Return whether a path is a PNG of the run, and no link to another file of the reader's."""
+    if not path.is_file():
+        return False
+    linked = not is_remote(path) and Path(folder.path).resolve() not in Path(path).resolve().parents
+    return not linked and path.read_bytes().startswith(b"\x89PNG")
 
 
 def _figure(path: Path, text: str) -> str:

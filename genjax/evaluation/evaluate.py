@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +15,30 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from genjax.console import console
 from genjax.data.batches import read_all
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.digest import fingerprint
+from genjax.data.sources import DataOptions
 from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
-from genjax.evaluation.fidelity import fidelity
+from genjax.evaluation.fidelity import MIN_IMAGES, fidelity
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import CHUNK, encoder, paths, split_into_chunks
-from genjax.figures.sample import SampleOptions, sample_options, sample_state
+from genjax.figures.sample import (
+    SampleOptions,
+    check_memory,
+    is_conditional,
+    sample_options,
+    sample_state,
+)
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.options import N, Run
+from genjax.run.options import N, Run, check_seed
 from genjax.run.recipe import Recipe
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.records import append_line
+from genjax.run.states import Checkpoint, load_state, open_split
 from genjax.steps.diagnostics import active_units
 from genjax.types import Batch, ImageSpec, Likelihood, State, UsageError
 
@@ -70,10 +77,14 @@ def likelihoods(
         The likelihood, as NumPy arrays [N].
     """
     evaluator = _evaluator(recipe, samples)
-    quiet = not samples or not sys.stderr.isatty()
+    quiet = not samples or not console.isatty()
     parts = []
     chunks = tqdm(
-        split_into_chunks(batch), desc="evaluating", unit=f"x{CHUNK} images", disable=quiet
+        split_into_chunks(batch),
+        desc="evaluating",
+        unit=f"x{CHUNK} images",
+        file=console,
+        disable=quiet,
     )
     for i, some in enumerate(chunks):
         parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))
@@ -105,7 +116,9 @@ def _likelihood(
     for name, values in likelihoods(recipe, state, batch, key, samples)._asdict().items():
         if values is not None:
             metrics[name] = float(np.mean(values, dtype=np.float64))
-            metrics[f"{name}_error"] = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
+            error = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
+            # One image says nothing about the spread of others.
+            metrics[f"{name}_error"] = error if len(values) > 1 else math.nan
     dimensions = math.prod(batch.images.shape[1:])
     for name in ("", "_error"):
         metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
@@ -121,11 +134,14 @@ def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
     options = recipe.data_options
     names = ("likelihood", "binarization", "bits", "dequantization")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
+    bare = without_border(np.asarray(test.images), options)
+    arrays = bare, np.asarray(test.labels)
     return {
         "data": recipe.data,
         "split": options.for_test.split,
         "images": len(test.images),
-        "shape": without_border(np.asarray(test.images), options).shape[1:],
+        "content": fingerprint(np.ascontiguousarray(array).data for array in arrays),
+        "shape": bare.shape[1:],
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": model | ({"border": options.border} if options.border else {}),
@@ -139,13 +155,13 @@ def _fidelity(
     n: int,
     sampling: SampleOptions,
     test: Batch,
+    train: Batch,
     seed: int,
 ) -> tuple[dict[str, float], dict[str, Image.Image]]:
     """Compare `n` samples with the test images; return metrics and figures."""
     options, key = recipe.data_options, jax.random.key(seed)
     sample_key, path_key = jax.random.split(key)[0], jax.random.fold_in(key, 0)
     samples = sample_state(recipe, state, sample_key, n, sampling)
-    train = test if options.test_split is None else _all_images(recipe, options, state.spec)
     fake, real, seen = (
         without_border(np.asarray(x), options) for x in (samples, test.images, train.images)
     )
@@ -159,10 +175,45 @@ def _fidelity(
     return metrics, {"neighbours": grid(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
-def _refuse_too_few(n: int, draws: int | None) -> None:
+def _refuse_numbers(n: int, draws: int, spec: ImageSpec) -> None:
     for name, value, least in (("n", n, MIN_SAMPLES), ("importance_samples", draws, 1)):
-        if value is not None and value < least:
+        if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
+    if draws >= 2**31:
+        raise UsageError(f"importance_samples = {draws}: should be below {2**31}")
+    check_memory(n, spec, f"n = {n}")
+
+
+def _images_for_features(recipe: Recipe, spec: ImageSpec, test: Batch) -> Batch:
+    """Return the training images to compare with, which are the test images if there is no split.
+
+    Raises:
+        UsageError: There are too few of one or the other.
+    """
+    options = recipe.data_options
+    train = test if options.test_split is None else _all_images(recipe, options, spec)
+    for split, batch in ((options.for_test.split, test), (options.split, train)):
+        if len(batch.images) < MIN_IMAGES:
+            raise UsageError(
+                f"{split} of {recipe.data} has {len(batch.images)} images; samples are compared "
+                f"with at least {MIN_IMAGES}"
+            )
+    return train
+
+
+def _default_extractor(recipe: Recipe, spec: ImageSpec, images: int) -> ExtractorKind | None:
+    """Return the feature net if none is asked for, or None to measure the likelihood alone."""
+    has_likelihood = recipe.functions.evaluate is not None
+    if spec.classes > 1 and (images >= MIN_IMAGES or not has_likelihood):
+        return "classifier"
+    if not has_likelihood:
+        raise UsageError(
+            f"family {recipe.family!r} has no likelihood, and {recipe.data} no classes to train a "
+            "feature net for: wanted --extractor inception"
+        )
+    if spec.classes > 1:
+        log.warning("%d test images: too few to compare samples with", images)
+    return None
 
 
 def _feature_net(
@@ -184,6 +235,7 @@ def evaluate(
     truncation_cutoff: int | None = None,
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Measure the quality of samples, and the likelihood of images of the run's `test_split`.
 
@@ -205,9 +257,11 @@ def evaluate(
             for, or Inception, by which FID is defined. None: a classifier, if data have classes.
         weights: File with Inception's weights, a .pth or .safetensors. None: the published file in
             the cache folder.
+        data: The run's data at another place. None: where they were in training.
 
     Returns:
-        A dict of:
+        A dict of the following, in which a number is NaN or infinite where it is not defined; in
+        `evaluations.jsonl` it is null.
         `metrics`: with a feature net, those of `fidelity`, of images without their `border`; for a
         family with styles also `perceptual_path_length`. For a family with a likelihood `nll`, in
         nats an image, and `bits_per_dim`, of whole images, each with its standard error as
@@ -219,30 +273,37 @@ def evaluate(
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
+    check_seed(seed)
     folder = RunFolder(run)
-    recipe, spec, _ = folder.read_config()
-    _refuse_too_few(n, importance_samples)
-    draws = importance_samples or recipe.functions.importance_samples
+    config = folder.read_config()
+    recipe, spec = config.recipe, config.spec
+    usual = recipe.functions.importance_samples
+    draws = usual if importance_samples is None else importance_samples
+    _refuse_numbers(n, draws, spec)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
-    recipe, state, step = load_state(run, checkpoint)
-    extractor = extractor or ("classifier" if spec.classes > 1 else None)
+    recipe, state, step = load_state(run, checkpoint, data)
     split = recipe.data_options.for_test
     test = _all_images(recipe, split, spec)
+    extractor = extractor or _default_extractor(recipe, spec, len(test.images))
     log.info("%s images of %s, step %d of %s", f"{len(test.images):,}", split.split, step, run)
     start = time.monotonic()
     protocol = _protocol(recipe, test, seed)
     metrics: dict[str, float] = {}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
+        train = _images_for_features(recipe, spec, test)
         net, protocol["extractor"] = _feature_net(recipe, extractor, weights)
         protocol |= {"samples": n, **how}
-        metrics, figures = _fidelity(recipe, state, net, n, sampling, test, seed)
+        if is_conditional(recipe, spec):
+            protocol["labels"] = "each class as often, whatever the data's shares"
+        metrics, figures = _fidelity(recipe, state, net, n, sampling, test, train, seed)
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = draws
         metrics |= _likelihood(recipe, state, test, seed, draws)
-    if recipe.functions.decode is not None:
+    needs_images = recipe.functions.encode is not None
+    if recipe.functions.decode is not None and (len(test.images) > 1 or not needs_images):
         figures["interpolations"] = _interpolations(recipe, state, test, seed)
     result = {
         "metrics": metrics,
@@ -257,7 +318,7 @@ def evaluate(
 
 def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> Image.Image:
     """Draw paths in latent space, between the first test images where there is an encoder."""
-    count = min(FIGURE_PATHS, len(test.images) // 2)
+    count = max(1, min(FIGURE_PATHS, len(test.images) // 2))
     ends = Batch(*(array[: 2 * count] for array in test))
     key = jax.random.key(seed)
     return grid(paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key))
@@ -276,8 +337,10 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
     folder.figures.mkdir(exist_ok=True)
     for name, figure in figures.items():
         write_atomically(folder.figures / f"{name}.png", to_png(figure))
-    with folder.to_append(folder.evaluations).open("a") as file:
-        file.write(json.dumps(result) + "\n")
+    undefined = [name for name, value in result["metrics"].items() if not math.isfinite(value)]
+    if undefined:
+        log.warning("not defined for these images, and null: %s", ", ".join(undefined))
+    append_line(folder, folder.evaluations, result)
     folder.publish()
 
 
@@ -293,8 +356,15 @@ def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
     Raises:
         UsageError: The images do not have the shape of the run, `spec`.
     """
-    source = open_source(recipe.data, options)
-    if source.spec != spec:
-        raise UsageError(f"{options.split} of {recipe.data}: {source.spec}, wanted {spec}")
-    images, labels, _ = read_all(source)
+    source = open_split(recipe, options)
+    if (source.spec.shape, source.spec.classes) != (spec.shape, spec.classes):
+        raise UsageError(
+            f"{options.split} of {recipe.data}: {source.spec}, and the run's data are {spec}; "
+            "--data says where they are"
+        )
+    images, labels, broken = read_all(source)
+    for line in broken:
+        log.warning("left out a broken image: %s", line)
+    if not len(images):
+        raise UsageError(f"{options.split} of {recipe.data}: not one image can be read")
     return Batch(images, labels)

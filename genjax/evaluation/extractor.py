@@ -3,14 +3,21 @@
 The classifier is trained when it is first asked for, and kept in the cache folder.
 """
 
+import atexit
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+import filelock
+
+from genjax.data.digest import digest_of
 from genjax.data.sources import STACKED, DataOptions, open_source
 from genjax.interop.files import read_arrays
 from genjax.interop.inception import FILE as INCEPTION_FILE
@@ -31,9 +38,24 @@ ExtractorKind = Literal["classifier", "inception"]
 def cache_folder() -> Path:
     """Return the folder for files that can be made again.
 
-    It is `$XDG_CACHE_HOME/genjax` or, if the variable is not set, `~/.cache/genjax`.
+    It is `$XDG_CACHE_HOME/genjax` or, if the variable is not set, `~/.cache/genjax`; if that cannot
+    be written, a new folder that is deleted when this process ends.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "genjax"
+    return _writable(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+
+
+@functools.cache
+def _writable(home: str) -> Path:
+    try:
+        folder = Path(home).expanduser() / "genjax"
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return folder
+    except (OSError, RuntimeError) as error:  # no permission, and no home at all
+        fallback = tempfile.mkdtemp(prefix="genjax-")
+        atexit.register(shutil.rmtree, fallback, ignore_errors=True)
+        log.warning("no cache can be kept in %s (%s): it is made anew each time", home, error)
+        return Path(fallback)
 
 
 def create_extractor(
@@ -103,26 +125,46 @@ def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, 
     settings = {
         "data": data,
         "options": dataclasses.asdict(options),
-        "images": len(source),
+        "content": digest_of(source.contents(options.digest == "full")),
         "spec": dataclasses.asdict(source.spec),
         "network": [classifier.WIDTHS, classifier.STRIDES, classifier.FEATURES, classifier.STEPS],
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "classifiers" / f"{key}.msgpack"
-    if not path.is_file():
-        log.info("training a classifier of %s, the feature net of its metrics", data)
-        variables = train_classifier(source, options, classifier.STEPS)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        accuracy = Extractor(source.spec, variables).accuracy(open_source(data, options.for_test))
-        write_atomically(
-            path.with_suffix(".json"), json.dumps(settings | {"accuracy": accuracy}).encode()
-        )
-        write_atomically(path, variables)
-    variables = path.read_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of several processes that want it the first trains it, and the others wait.
+    with filelock.FileLock(path.with_suffix(".lock")):
+        kept = _read_kept(path)
+        if kept is None:
+            log.info("training a classifier of %s, the feature net of its metrics", data)
+            variables = train_classifier(source, options, classifier.STEPS)
+            trained = Extractor(source.spec, variables)
+            accuracy = trained.accuracy(open_source(data, options.for_test))
+            digest = hashlib.sha256(variables).hexdigest()
+            about = settings | {"accuracy": accuracy, "sha256": digest}
+            write_atomically(path, variables)
+            write_atomically(path.with_suffix(".json"), json.dumps(about).encode())
+            kept = variables, accuracy
+    variables, accuracy = kept
     identity = {
         "kind": "classifier",
         "sha256": hashlib.sha256(variables).hexdigest()[:16],
-        "accuracy": json.loads(path.with_suffix(".json").read_text())["accuracy"],
+        "accuracy": accuracy,
         "accuracy_of": options.for_test.split,
     }
     return Extractor(source.spec, variables), identity
+
+
+def _read_kept(path: Path) -> tuple[bytes, float] | None:
+    """Return a classifier's variables and accuracy; None if they are not there or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        variables = path.read_bytes()
+        about = json.loads(path.with_suffix(".json").read_bytes())
+        if about["sha256"] == hashlib.sha256(variables).hexdigest():
+            return variables, float(about["accuracy"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    log.warning("%s is damaged: it is made anew", path)
+    return None

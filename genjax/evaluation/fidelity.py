@@ -1,5 +1,6 @@
 """Metrics of samples against held-out images: fidelity, diversity, classes, sharpness, copies."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +9,12 @@ from genjax.metrics.classes import class_coverage, inception_score
 from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance
-from genjax.metrics.neighbours import prdc
+from genjax.metrics.neighbours import NEAREST_K, ROUNDING, prdc
 from genjax.metrics.sharpness import sharpness
 from genjax.types import Batch
+
+# The fewest test images: one and its neighbours.
+MIN_IMAGES = NEAREST_K + 1
 
 # Number of parts of the samples, each with an Inception Score.
 SPLITS = 10
@@ -60,6 +64,9 @@ def fidelity(
         the Laplacian, both divided by those of the test images.
         `memorization`: the mean distance of samples to the nearest training image, divided by that
         of test images; far below 1 the samples are copies.
+        The last three are NaN where the divisor is 0: of test images without detail, of test images
+        that are all the same, and of test images that are trained on. `class_kl` is infinite if a
+        sample has a class that no test image has.
     """
     held_out = np.asarray(test.images)
     fake, fake_logits = extractor(samples)
@@ -85,13 +92,14 @@ def fidelity(
     classes, divergence = class_coverage(*names, fake_logits.shape[1])
     metrics |= {"classes": classes, "class_kl": divergence}
     metrics |= _ratio("sharpness", sharpness(samples), sharpness(held_out))
-    metrics |= _ratio("diversity", _gaps(fake, rng), _gaps(real, rng))
+    size = np.linalg.norm(real, axis=1).mean()
+    metrics |= _ratio("diversity", _gaps(fake, rng), _gaps(real, rng), size)
     from sklearn.neighbors import NearestNeighbors  # a second to import
 
     index = NearestNeighbors(algorithm="brute").fit(seen)
     distances, nearest = index.kneighbors(fake, min(NEIGHBOURS, len(seen)))
     expected, _ = index.kneighbors(real, 1)
-    metrics |= _ratio("memorization", distances[:, 0], expected)
+    metrics |= _ratio("memorization", distances[:, 0], expected, size)
     suspects = np.argsort(distances[:, 0], kind="stable")[:SUSPECTS]
     return Fidelity(metrics, suspects, nearest[suspects])
 
@@ -103,8 +111,14 @@ def _gaps(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return gaps
 
 
-def _ratio(name: str, values: np.ndarray, reference: np.ndarray) -> Metrics:
-    """Return the ratio of two means, values over reference, and its standard error."""
-    ratio = values.mean() / reference.mean()
-    errors = [x.std() / x.mean() / len(x) ** 0.5 for x in (values, reference)]
-    return {name: float(ratio), f"{name}_error": float(ratio * np.hypot(*errors))}
+def _ratio(name: str, values: np.ndarray, reference: np.ndarray, size: float = 0.0) -> Metrics:
+    """Return the ratio of two means, values over reference, and its standard error.
+
+    Both are NaN if the reference is 0 up to the rounding of features of norm `size`.
+    """
+    above, below = values.mean(), reference.mean()
+    if below <= ROUNDING * size:
+        return {name: math.nan, f"{name}_error": math.nan}
+    errors = [x.std() / len(x) ** 0.5 for x in (values, reference)]
+    error = np.hypot(errors[0] / below, errors[1] * above / below**2)
+    return {name: float(above / below), f"{name}_error": float(error)}

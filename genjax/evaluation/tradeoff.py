@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,17 +13,16 @@ import jax
 import numpy as np
 
 from genjax.data.batches import read_all
-from genjax.data.sources import open_source
 from genjax.evaluation.evaluate import without_border
 from genjax.evaluation.extractor import ExtractorKind, create_extractor
-from genjax.evaluation.fidelity import SPLITS
-from genjax.figures.sample import accepts, sample_options, sample_state
+from genjax.evaluation.fidelity import MIN_IMAGES, SPLITS
+from genjax.figures.sample import accepts, check_memory, sample_options, sample_state
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.metrics.neighbours import prdc
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import N, Run
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.options import N, Run, check_seed
+from genjax.run.states import Checkpoint, load_state, open_split
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -42,6 +42,7 @@ def tradeoff(
     checkpoint: Checkpoint = "best",
     extractor: ExtractorKind = "classifier",
     weights: str | Path | None = None,
+    data: str | None = None,
 ) -> list[Row]:
     """Measure fidelity and diversity of samples over truncations or temperatures.
 
@@ -55,6 +56,7 @@ def tradeoff(
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         extractor: The feature net; see `genjax evaluate`.
         weights: File with Inception's weights; see `genjax evaluate`.
+        data: The run's data at another place. None: where they were in training.
 
     Returns:
         A row for each value: `truncation` or `temperature`, `frechet_distance`, `inception_score`,
@@ -63,22 +65,29 @@ def tradeoff(
     Raises:
         UsageError: There is no run, its family has neither, or a number is impossible.
     """
-    recipe, state, step = load_state(run, checkpoint)
+    check_seed(seed)
+    recipe, state, step = load_state(run, checkpoint, data)
     names = [name for name in OPTIONS if accepts(recipe.functions, name)]
     if not names:
         raise UsageError(f"family {recipe.family!r} has no truncation and no temperature")
     if n < SPLITS or not values:
         raise UsageError(f"n = {n}, values = {values}: should be at least {SPLITS}, and one value")
+    check_memory(n, state.spec, f"n = {n}")
+    samplings = [sample_options(recipe, **{names[0]: value}) for value in values]
     options = recipe.data_options
+    test, _, _ = read_all(open_split(recipe, options.for_test, state.spec))
+    if len(test) < MIN_IMAGES:
+        raise UsageError(
+            f"{options.for_test.split} of {recipe.data} has {len(test)} images; samples are "
+            f"compared with at least {MIN_IMAGES}"
+        )
     bare = dataclasses.replace(options, border=0)
     net, _ = create_extractor(extractor, recipe.data, bare, weights)
-    test, _, _ = read_all(open_source(recipe.data, options.for_test))
     real, _ = net(without_border(test[:n], options))
     moments = Moments.of(real)
     log.info("%s samples for each %s, step %d of %s", f"{n:,}", names[0], step, run)
     rows = []
-    for value in values:
-        sampling = sample_options(recipe, **{names[0]: value})
+    for value, sampling in zip(values, samplings, strict=True):
         images = sample_state(recipe, state, jax.random.key(seed), n, sampling)
         fake, logits = net(without_border(images, options))
         row = {
@@ -100,11 +109,13 @@ def save(rows: Sequence[Row], output: Path) -> None:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Format the rows as CSV, a line for each value."""
+    """Format the rows as CSV, a line for each value; numbers that are not finite are empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {name: value if math.isfinite(value) else "" for name, value in row.items()} for row in rows
+    )
     return buffer.getvalue()
 
 

@@ -35,7 +35,12 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     canvas.reshape(-1, *canvas.shape[2:])[:count, :height, :width] = images
     canvas = canvas.swapaxes(1, 2).reshape(rows * (height + GAP), columns * (width + GAP), channels)
     canvas = canvas.repeat(scale, axis=0).repeat(scale, axis=1)
-    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+    return to_picture(canvas)
+
+
+def to_picture(image: np.ndarray) -> Image.Image:
+    """Convert an image, uint8 [H, W, C], C 1 or 3."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def in_pairs(images: np.ndarray, copies: np.ndarray) -> np.ndarray:
@@ -69,6 +74,13 @@ def to_png(image: Image.Image) -> bytes:
     """Encode the image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def to_jpeg(image: Image.Image) -> bytes:
+    """Encode the image as JPEG, with little loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 

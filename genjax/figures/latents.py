@@ -1,7 +1,9 @@
 """Figures of a latent space: reconstructions, paths between images, and what each latent does."""
 
 import functools
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
@@ -10,19 +12,26 @@ import numpy as np
 import tyro
 from jax.scipy.special import ndtri
 
-from genjax.data.batches import read_batch
-from genjax.data.sources import Source, open_source
+from genjax.data.batches import read_some
 from genjax.figures.grid import to_uint8
-from genjax.figures.sample import cyclic_labels, map_in_chunks, style_functions
+from genjax.figures.sample import (
+    check_memory,
+    cyclic_labels,
+    map_in_chunks,
+    read_styles,
+    style_functions,
+)
 from genjax.models import FAMILIES
-from genjax.run.options import N, Run
+from genjax.run.options import N, Run, check_seed
 from genjax.run.recipe import Recipe
-from genjax.run.states import Checkpoint, load_state
-from genjax.types import Batch, State, UsageError
+from genjax.run.states import Checkpoint, load_state, open_split
+from genjax.types import Batch, ImageSpec, State, UsageError
 
 PathKind = Literal["spherical", "linear", "style"]
 # Number of images in one call.
 CHUNK = 100
+# Number of paths if none is asked for.
+PATHS = 8
 # Number of images whose encodings decide which latents are the most active.
 ACTIVITY_IMAGES = 100
 # Number of images from which the mean latents of classes are computed.
@@ -66,35 +75,64 @@ def _decode(
     return to_uint8(images).reshape(rows, columns, *images.shape[1:])
 
 
-def held_out(recipe: Recipe, n: int, seed: int) -> Batch:
-    """Read `n` random images of the test split, or of the training data if there is none.
+def held_out(
+    recipe: Recipe,
+    spec: ImageSpec,
+    n: int | None,
+    default: int,
+    seed: int,
+    images_each: int = 1,
+) -> Batch:
+    """Read random images of the test split, or of the training data if there is none.
 
-    With the same seed, the first images are the same for any `n`.
+    With the same seed, the first images are the same for any `n`. Images that cannot be read are
+    left out.
+
+    Args:
+        recipe: The recipe of the run.
+        spec: The shape of its images.
+        n: Number of things to draw. None: `default`, or as many as there are images for.
+        default: That number.
+        seed: Seed of the choice of images.
+        images_each: Number of images that each thing is drawn from.
+
+    Returns:
+        `n * images_each` images.
 
     Raises:
-        UsageError: `n` is below 1 or above the number of images.
+        UsageError: `n` is below 1, or there are not as many images.
     """
-    source = open_source(recipe.data, recipe.data_options.for_test)
-    if n < 1 or n > len(source):
-        raise UsageError(f"n = {n}: should be from 1 to {len(source)}")
-    return _first_of(source, n, seed)
-
-
-def _first_of(source: Source, most: int, seed: int) -> Batch:
-    """Read the first `most` images, or all, in a random order that the seed determines."""
-    return read_batch(source, np.random.default_rng(seed).permutation(len(source))[:most])
+    source = open_split(recipe, recipe.data_options.for_test, spec)
+    found = len(source)
+    if n is None or 1 <= n <= found // images_each:
+        batch = read_some(source, images_each * (default if n is None else n), seed)
+        found = len(batch.images)
+    most = found // images_each
+    if not most:
+        split = f"{recipe.data_options.for_test.split} of {recipe.data}"
+        raise UsageError(f"{split} has {found} image; wanted at least {images_each}")
+    if n is not None and not 1 <= n <= most:
+        each = f": {images_each} images each, of {found}" if images_each > 1 else ""
+        raise UsageError(f"n = {n}: should be from 1 to {most}{each}")
+    return Batch(*(array[: most * images_each] for array in batch))
 
 
 def reconstruct(
-    run: Run, n: Annotated[int, N] = 32, seed: int = 0, checkpoint: Checkpoint = "best"
+    run: Run,
+    n: Annotated[int | None, N] = None,
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+    data: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode and decode images of the test split; the decoder gets the encoder's mean.
 
     Args:
         run: The run folder, of a family with an encoder.
-        n: Number of images, from the test split (or, without one, the training data).
+        n: Number of images, from the test split (or, without one, the training data). None: 32, or
+            as many as there are.
         seed: Seed of the choice of images.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        data: The run's data at another place. None: where they were in training.
 
     Returns:
         The images and their reconstructions, uint8 [n, H, W, C] each.
@@ -102,9 +140,10 @@ def reconstruct(
     Raises:
         UsageError: There is no run, no such good checkpoint, no encoder, or `n` is impossible.
     """
-    recipe, state, _ = load_state(run, checkpoint)
+    check_seed(seed)
+    recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
-    batch = held_out(recipe, n, seed)
+    batch = held_out(recipe, state.spec, n, 32, seed)
     latents = encode(state, batch, jax.random.key(seed))
     return np.asarray(batch.images), _decode(recipe, state, latents[:, None], batch.labels)[:, 0]
 
@@ -144,11 +183,13 @@ def spherical(start: jax.Array, end: jax.Array, t: jax.Array) -> jax.Array:
 
 def interpolate(
     run: Run,
-    n: Annotated[int, N] = 8,
+    n: Annotated[int | None, N] = None,
     steps: int = 10,
-    path: PathKind = "spherical",
+    path: PathKind | None = None,
     seed: int = 0,
+    styles: Path | None = None,
     checkpoint: Checkpoint = "best",
+    data: str | None = None,
 ) -> np.ndarray:
     """Draw images along paths in latent space.
 
@@ -157,11 +198,15 @@ def interpolate(
 
     Args:
         run: The run folder.
-        n: Number of paths, a row each.
+        n: Number of paths, a row each. None: 8, or as many as there are images for, two each.
         steps: Number of images on each path, including both ends.
         path: A great circle of the latents, a straight line, or a straight line between styles.
+            None: a great circle, or between `styles` a straight line.
         seed: Seed of the ends.
+        styles: A .npy of styles, as `genjax project --styles` writes it; each path leads from one
+            to the next. None: the ends are as above.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        data: The run's data at another place. None: where they were in training.
 
     Returns:
         uint8 [n, steps, H, W, C].
@@ -169,14 +214,37 @@ def interpolate(
     Raises:
         UsageError: There is no run or no such good checkpoint, or `n` or `steps` is impossible.
     """
-    if n < 1:
+    check_seed(seed)
+    if n is not None and n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2, the two ends")
-    recipe, state, _ = load_state(run, checkpoint)
-    needs_images = recipe.functions.encode is not None
-    ends = held_out(recipe, 2 * n, seed) if needs_images else None
-    return paths(recipe, state, ends, n, steps, path, jax.random.key(seed))
+    recipe, state, _ = load_state(run, checkpoint, data)
+    if styles is not None:
+        return _paths_between(recipe, state, styles, n, steps, path)
+    ends, count = None, PATHS if n is None else n
+    check_memory(count * steps, state.spec, f"n = {count}, steps = {steps}")
+    if recipe.functions.encode is not None:
+        ends = held_out(recipe, state.spec, n, PATHS, seed, images_each=2)
+        count = len(ends.images) // 2
+    return paths(recipe, state, ends, count, steps, path or "spherical", jax.random.key(seed))
+
+
+def _paths_between(
+    recipe: Recipe, state: State, styles: Path, n: int | None, steps: int, path: PathKind | None
+) -> np.ndarray:
+    """Draw images on straight lines from each style of a file to the next, all or the first n."""
+    given = read_styles(styles, recipe, state)
+    most = len(given) - 1
+    if not most or not 1 <= (most if n is None else n) <= most or path not in (None, "style"):
+        raise UsageError(
+            f"styles {styles}: {len(given)} styles make {most} straight paths of path 'style', not "
+            f"{'any' if n is None else n} of {path or 'style'!r}"
+        )
+    count = most if n is None else n
+    check_memory(count * steps, state.spec, f"steps = {steps}")
+    t = jnp.linspace(0, 1, steps)
+    return _synthesize_between(recipe, state, given[:count], given[1 : count + 1], t)
 
 
 def paths(
@@ -221,9 +289,17 @@ def _style_paths(
     t: jax.Array,
 ) -> np.ndarray:
     """Draw images on straight lines between styles: of the first half of `ends` to the second."""
-    style, synthesize = style_functions(recipe)
+    style, _ = style_functions(recipe)
     labels = jnp.tile(jnp.asarray(labels[: len(ends) // 2]), 2)
     start, end = jnp.split(style(state, ends, labels), 2)
+    return _synthesize_between(recipe, state, start, end, t)
+
+
+def _synthesize_between(
+    recipe: Recipe, state: State, start: jax.Array, end: jax.Array, t: jax.Array
+) -> np.ndarray:
+    """Draw images on straight lines between styles [n, L, W], uint8 [n, T, H, W, C]."""
+    _, synthesize = style_functions(recipe)
     t = t.reshape(1, -1, 1, 1)
     styles = (1 - t) * start[:, None] + t * end[:, None]
     images = map_in_chunks(
@@ -234,21 +310,23 @@ def _style_paths(
 
 def traverse(
     run: Run,
-    n: Annotated[int, N] = 10,
+    n: Annotated[int | None, N] = None,
     steps: int = 11,
     extent: float = 3.0,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
+    data: str | None = None,
 ) -> np.ndarray:
     """Draw a test image with one latent changed at a time, the most active latents first.
 
     Args:
         run: The run folder, of a family with an encoder.
-        n: Number of latents, a row each.
+        n: Number of latents, a row each. None: 10, or as many as there are.
         steps: Number of values of each latent.
         extent: The largest value, in standard deviations of the prior; the least is its negative.
         seed: Seed of the choice of the test image.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        data: The run's data at another place. None: where they were in training.
 
     Returns:
         uint8 [n, steps, H, W, C], a row for each latent.
@@ -256,15 +334,20 @@ def traverse(
     Raises:
         UsageError: There is no run, no such good checkpoint, no encoder, or a number is impossible.
     """
-    recipe, state, _ = load_state(run, checkpoint)
-    encode = encoder(recipe)
+    check_seed(seed)
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2")
-    batch = held_out(recipe, ACTIVITY_IMAGES, seed)
+    if not math.isfinite(extent):
+        raise UsageError(f"extent = {extent}: should be finite")
+    recipe, state, _ = load_state(run, checkpoint, data)
+    encode = encoder(recipe)
+    batch = held_out(recipe, state.spec, None, ACTIVITY_IMAGES, seed)
     means = encode(state, batch, jax.random.key(seed))
     size = means.shape[1]
+    n = min(10, size) if n is None else n
     if not 1 <= n <= size:
         raise UsageError(f"n = {n}: should be from 1 to {size}, the latents that there are")
+    check_memory(n * steps, state.spec, f"steps = {steps}")
     order = jnp.argsort(-jnp.var(means, axis=0))[:n]
     values = jnp.linspace(-extent, extent, steps)
     change = jax.nn.one_hot(order, size)[:, None, :]
@@ -290,11 +373,11 @@ def class_direction(
         UsageError: No image is of one of the classes.
     """
     ends = labels == to, labels != to if source is None else labels == source
-    for name, is_end in zip(("to", "from"), ends, strict=True):
+    for (name, value), is_end in zip((("to", to), ("from", source)), ends, strict=True):
         if not is_end.any():
             wanted = ", ".join(map(str, np.unique(labels)))
-            value = to if name == "to" else source
-            raise UsageError(f"{name} = {value}: no image of that class; there are {wanted}")
+            what = "that" if value is not None else "another"
+            raise UsageError(f"{name} = {value}: no image of {what} class; there are {wanted}")
     return jnp.mean(latents[ends[0]], axis=0) - jnp.mean(latents[ends[1]], axis=0)
 
 
@@ -302,11 +385,12 @@ def manipulate(
     run: Run,
     to: int,
     source: Annotated[int | None, tyro.conf.arg(name="from")] = None,
-    n: Annotated[int, N] = 8,
+    n: Annotated[int | None, N] = None,
     steps: int = 9,
     extent: float = 1.5,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
+    data: str | None = None,
 ) -> np.ndarray:
     """Move test images in latent space towards a class.
 
@@ -317,11 +401,12 @@ def manipulate(
         to: The class to move to.
         source: The class of the images, to move from. None: away from all other classes, and the
             images are of any class.
-        n: Number of images, a row each.
+        n: Number of images, a row each. None: 8, or as many as there are.
         steps: Number of images in a row.
         extent: Images are moved from -extent to extent times the difference of the class means.
         seed: Seed of the choice of images.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        data: The run's data at another place. None: where they were in training.
 
     Returns:
         uint8 [n, steps, H, W, C], a row for each image.
@@ -330,22 +415,25 @@ def manipulate(
         UsageError: There is no run, no such good checkpoint, no encoder, no classes or no image of
             a class, or a number is impossible.
     """
-    recipe, state, _ = load_state(run, checkpoint)
+    check_seed(seed)
+    if steps < 2:
+        raise UsageError(f"steps = {steps}: should be at least 2")
+    if not math.isfinite(extent):
+        raise UsageError(f"extent = {extent}: should be finite")
+    recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
     if not state.spec.classes:
         raise UsageError(f"{recipe.data} has no classes, so there is no direction to one")
-    if steps < 2:
-        raise UsageError(f"steps = {steps}: should be at least 2")
-    batch = _first_of(
-        open_source(recipe.data, recipe.data_options.for_test), CLASS_MEAN_IMAGES, seed
-    )
+    batch = held_out(recipe, state.spec, None, CLASS_MEAN_IMAGES, seed)
     key = jax.random.key(seed)
     latents = jnp.concatenate([encode(state, some, key) for some in split_into_chunks(batch)])
     direction = class_direction(latents, np.asarray(batch.labels), to, source)
     is_shown = np.asarray(batch.labels == source) if source is not None else np.ones(len(latents))
     chosen = np.flatnonzero(is_shown)
+    n = min(8, len(chosen)) if n is None else n
     if not 1 <= n <= len(chosen):
         raise UsageError(f"n = {n}: should be from 1 to {len(chosen)}")
+    check_memory(n * steps, state.spec, f"steps = {steps}")
     along = jnp.linspace(-extent, extent, steps).reshape(1, -1, 1) * direction.reshape(1, 1, -1)
     return _decode(recipe, state, latents[chosen[:n], None] + along, batch.labels[chosen[:n]])
 
@@ -373,6 +461,7 @@ def manifold(run: Run, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "best
     size = getattr(recipe.model, "latent_size", None)
     if size != 2:
         raise UsageError(f"{run} has latent_size = {size}; a manifold is drawn of 2")
+    check_memory(n * n, state.spec, f"n = {n}")
     values = ndtri((jnp.arange(n) + 0.5) / n)
     latents = jnp.stack(jnp.meshgrid(values, values[::-1]), axis=-1)
     return _decode(recipe, state, latents, np.zeros(n, np.int32))

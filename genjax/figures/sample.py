@@ -1,24 +1,24 @@
-"""Samples of a state or a run, and files for them."""
+"""Samples of a state or a run."""
 
 import functools
 import inspect
-import io
 import logging
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.figures.grid import grid, to_gif, to_png, to_uint8
+from genjax.figures.grid import to_uint8
 from genjax.models import FAMILIES
-from genjax.run.checkpoint import write_atomically
-from genjax.run.options import N, Run
+from genjax.run.options import N, Run, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
-from genjax.types import Family, ImageSpec, State, UsageError
+from genjax.types import Batch, Family, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
@@ -26,6 +26,8 @@ log = logging.getLogger("genjax")
 CHUNK = 64
 # Images of a grid; and images in a row if each row is a class, with the most classes to do so.
 GRID_IMAGES, ROW, MOST_ROWS = 64, 8, 20
+# Each chunk of samples has a key of its own, of fewer than 2^31.
+MAX_SAMPLES = CHUNK * (2**31 - 1)
 
 
 # Options that change how samples are drawn: temperature, truncation, truncation_cutoff.
@@ -65,7 +67,9 @@ def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
             )
         # Styles with truncation 0 are the mean style; noise with truncation 0 has no values left.
         is_open = name == "truncation" and recipe.functions.style is None
-        if not value >= 0 or (value == 0 and is_open):
+        if not math.isfinite(value):
+            raise UsageError(f"{name} = {value}: should be finite")
+        if value < 0 or (value == 0 and is_open):
             raise UsageError(
                 f"{name} = {value}: should be {'more than' if is_open else 'at least'} 0"
             )
@@ -85,14 +89,22 @@ def grid_labels(recipe: Recipe, spec: ImageSpec) -> tuple[np.ndarray | int, int 
     If there are few classes and they can be chosen, each is a row. Otherwise the labels are the
     usual number of images, and the columns are None.
     """
-    if is_conditional(recipe, spec) and spec.classes <= MOST_ROWS:
-        return np.repeat(np.arange(spec.classes, dtype=np.int32), ROW), ROW
+    classes = classes_with_images(spec)
+    if is_conditional(recipe, spec) and len(classes) <= MOST_ROWS:
+        return np.repeat(classes, ROW), ROW
     return GRID_IMAGES, None
 
 
-def cyclic_labels(state: State, n: int) -> np.ndarray:
-    """Return the classes 0, 1, 2, ..., repeated in this order, int32 [n]."""
-    return np.arange(n, dtype=np.int32) % max(1, state.spec.classes)
+def classes_with_images(spec: ImageSpec) -> np.ndarray:
+    """Return the classes of which the data have images, int32 [K]; those of class 0 without any."""
+    found = np.setdiff1d(np.arange(max(1, spec.classes), dtype=np.int32), spec.empty_classes)
+    return found.astype(np.int32)
+
+
+def cyclic_labels(state: State, n: int, start: int = 0) -> np.ndarray:
+    """Return the classes that have images, repeated in their order, from `start` on, int32 [n]."""
+    classes = classes_with_images(state.spec)
+    return classes[(np.arange(n) + start) % len(classes)]
 
 
 def sample_state(
@@ -113,16 +125,32 @@ def sample_state(
         labels: The class of each image, int32 [n]; or n, for classes 0, 1, 2, ... repeated.
         options: Options from `sample_options`; None for samples as in training.
     """
+    return np.concatenate(
+        [batch.images for batch in sample_batches(recipe, state, key, labels, options)]
+    )
+
+
+def sample_batches(
+    recipe: Recipe,
+    state: State,
+    key: jax.Array,
+    labels: np.ndarray | int,
+    options: SampleOptions | None = None,
+) -> Iterator[Batch]:
+    """Draw the images of `sample_state` a few at a time, each with its label."""
     options = options or {}
-    classes = cyclic_labels(state, labels) if isinstance(labels, int) else labels
     # The index of this key is that of no chunk below.
     state = _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
-    sampler, chunks = _sampler(recipe), []
-    for i, start in enumerate(range(0, len(classes), CHUNK)):
+    sampler, count = _sampler(recipe), labels if isinstance(labels, int) else len(labels)
+    for i, start in enumerate(range(0, count, CHUNK)):
+        some = (
+            cyclic_labels(state, min(CHUNK, count - start), start)
+            if isinstance(labels, int)
+            else labels[start : start + CHUNK]
+        )
         # Every call has the same size, so that one compiled program is enough.
-        some = np.resize(classes[start : start + CHUNK], CHUNK)
-        chunks.append(to_uint8(sampler(state, jax.random.fold_in(key, i), some, **options)))
-    return np.concatenate(chunks)[: len(classes)]
+        images = sampler(state, jax.random.fold_in(key, i), np.resize(some, CHUNK), **options)
+        yield Batch(to_uint8(images)[: len(some)], some)
 
 
 @functools.lru_cache(maxsize=8)
@@ -163,6 +191,22 @@ def map_in_chunks(function: Callable[[jax.Array], np.ndarray], values: jax.Array
     return np.concatenate(parts)
 
 
+class Samples(NamedTuple):
+    """Samples of a run, which are drawn as they are read.
+
+    Attributes:
+        batches: Images and labels, a few at a time.
+        size: Number of images.
+        spec: Their shape.
+        has_labels: Whether the labels are the images' classes.
+    """
+
+    batches: Iterator[Batch]
+    size: int
+    spec: ImageSpec
+    has_labels: bool
+
+
 def sample(
     run: Run,
     n: Annotated[int | None, N] = None,
@@ -172,6 +216,7 @@ def sample(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
     label: int | None = None,
+    styles: Path | None = None,
 ) -> np.ndarray:
     """Draw images from a trained run.
 
@@ -189,68 +234,98 @@ def sample(
         truncation_cutoff: For families with styles, number of layers that are truncated, from the
             coarsest. None: all.
         label: The class of all images, for conditional models. None: all classes.
+        styles: stylegan, stylegan2: a .npy of styles, as `genjax project --styles` writes it, to
+            draw the images of. None: they are drawn at random.
 
     Returns:
         uint8 [n, H, W, C].
 
     Raises:
-        UsageError: There is no run or no such good checkpoint, `n` is below 1, or the model does
-            not have an option.
+        UsageError: There is no run or no such good checkpoint, `n` is impossible, the model does
+            not have an option, or `styles` are not of this model.
     """
-    if n is not None and n < 1:
-        raise UsageError(f"n = {n}: should be at least 1")
+    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    samples = open_samples(run, n, seed, checkpoint, label, styles, **how)
+    check_memory(samples.size, samples.spec, f"n = {samples.size}")
+    return np.concatenate([batch.images for batch in samples.batches])
+
+
+def open_samples(
+    run: Run,
+    n: int | None,
+    seed: int,
+    checkpoint: Checkpoint,
+    label: int | None,
+    styles: Path | None,
+    **how: float | None,
+) -> Samples:
+    """Check the arguments of `sample`, load the model, and begin to draw."""
+    check_seed(seed)
+    if n is not None and not 1 <= n <= MAX_SAMPLES:
+        limit = "at least 1" if n < 1 else f"at most {MAX_SAMPLES}"
+        raise UsageError(f"n = {n}: should be {limit}")
     recipe, state, step = load_state(run, checkpoint)
-    options = sample_options(
-        recipe,
-        temperature=temperature,
-        truncation=truncation,
-        truncation_cutoff=truncation_cutoff,
-    )
+    options = sample_options(recipe, **how)
+    if styles is not None:
+        if n is not None or label is not None or options:
+            raise UsageError(f"styles {styles}: drawn as they are; wanted no other options")
+        values = read_styles(styles, recipe, state)
+        _, synthesize = style_functions(recipe)
+        parts = (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+        images = (to_uint8(synthesize(state, part)) for part in parts)
+        unlabelled = (Batch(some, np.zeros(len(some), np.int32)) for some in images)
+        return Samples(unlabelled, len(values), state.spec, has_labels=False)
+    has_labels = is_conditional(recipe, state.spec)
     labels = grid_labels(recipe, state.spec)[0] if n is None else n
     if label is not None:
-        if not is_conditional(recipe, state.spec):
+        if not has_labels:
             raise UsageError(
                 f"label = {label}: the model is not conditional; --conditional trains one"
             )
         if not 0 <= label < state.spec.classes:
             raise UsageError(f"label = {label}: should be from 0 to {state.spec.classes - 1}")
-        labels = np.full(n or GRID_IMAGES, label, np.int32)
+        if label in state.spec.empty_classes:
+            log.warning("the training data have no image of class %d", label)
+        labels = np.broadcast_to(np.int32(label), n or GRID_IMAGES)
     log.info("samples of step %d of %s", step, run)
-    return sample_state(recipe, state, jax.random.key(seed), labels, options)
+    batches = sample_batches(recipe, state, jax.random.key(seed), labels, options)
+    count = labels if isinstance(labels, int) else len(labels)
+    return Samples(batches, count, state.spec, has_labels)
 
 
-def save_images(images: np.ndarray, output: Path) -> None:
-    """Save images as a grid in a .png, as a .gif in which a grid moves, or as an array in a .npy.
-
-    Args:
-        images: uint8 [n, H, W, C]; or [rows, columns, H, W, C], of which a .gif shows one column
-            after the other, and a .npy has [rows * columns, H, W, C].
-        output: The file.
+def read_styles(path: Path, recipe: Recipe, state: State) -> jax.Array:
+    """Read styles of a model, float32 [n, L, W], from a .npy.
 
     Raises:
-        UsageError: The file has another ending, or its folder does not exist.
+        UsageError: The family has no styles, or the file has none of this model.
     """
-    check_output(output, video=images.ndim == 5)
-    if output.suffix == ".png":
-        write_atomically(output, to_png(grid(images)))
-    elif output.suffix == ".gif":
-        write_atomically(output, to_gif([grid(column) for column in images.swapaxes(0, 1)]))
-    else:
-        save_array(images.reshape(-1, *images.shape[-3:]), output)
+    style, _ = style_functions(recipe)
+    latents = np.zeros((1, getattr(recipe.model, "latent_size", 0)), np.float32)
+    shape = jax.eval_shape(style, state, latents, np.zeros(1, np.int32)).shape[1:]
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"styles {path}: cannot be read: {error}") from error
+    wanted = f"wanted finite numbers [n, {', '.join(map(str, shape))}]"
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise UsageError(f"styles {path}: not an array of numbers; {wanted}")
+    if values.shape[1:] != shape or not len(values) or not np.isfinite(values).all():
+        raise UsageError(f"styles {path}: {list(values.shape)}; {wanted}")
+    return jnp.asarray(values, jnp.float32)
 
 
-def save_array(array: np.ndarray, output: Path) -> None:
-    """Save an array [...] in a .npy."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomically(output, buffer.getvalue())
+def check_memory(count: int, spec: ImageSpec, asked: str) -> None:
+    """Raise a `UsageError` if this machine has no memory for so many images.
 
-
-def check_output(output: Path, video: bool = False) -> None:
-    """Raise a `UsageError` if `save_images` cannot write there; `video` allows a .gif."""
-    wanted = {".png": "a grid", ".npy": "the array"} | ({".gif": "a video"} if video else {})
-    if output.suffix not in wanted:
-        endings = " or ".join(f"{ending} ({what})" for ending, what in wanted.items())
-        raise UsageError(f"output {output}: should end in {endings}")
-    if not output.parent.is_dir():
-        raise UsageError(f"output {output}: no folder {output.parent}")
+    Args:
+        count: Number of images.
+        spec: Their shape.
+        asked: The numbers that the user gave, for the message.
+    """
+    size = count * math.prod(spec.shape)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise UsageError(
+            f"{asked}: {count:,} images take {size / 2**30:,.0f} GiB, and this machine has "
+            f"{memory / 2**30:,.0f} GiB of memory"
+        )

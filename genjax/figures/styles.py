@@ -10,22 +10,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from genjax.data.images import to_array
+from genjax.data.broken import cause_of
+from genjax.data.images import decode, is_16_bit, needed_bits, to_array
+from genjax.data.sources import RESAMPLE
 from genjax.figures.grid import to_uint8
 from genjax.figures.latents import held_out
+from genjax.figures.output import check_output, save_array
 from genjax.figures.sample import (
+    check_memory,
     cyclic_labels,
     is_conditional,
     map_in_chunks,
+    read_styles,
     sample_options,
-    save_array,
     style_functions,
 )
 from genjax.metrics.features import FeatureNet
 from genjax.nn.residual import downsample
-from genjax.run.options import N, Run
+from genjax.run.options import N, Run, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, State, UsageError
@@ -51,11 +55,12 @@ def draw_styles(
 
 def mix(
     run: Run,
-    rows: int = 3,
-    columns: int = 6,
+    rows: int | None = None,
+    columns: int | None = None,
     seed: int = 0,
     truncation: float | None = None,
     cuts: tuple[int, int] | None = None,
+    styles: Path | None = None,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
     """Draw images that mix two styles in different layers (Karras et al. 2019, figure 3).
@@ -66,11 +71,13 @@ def mix(
 
     Args:
         run: The run folder, of a family with styles.
-        rows: Number of rows for each of the three.
-        columns: Number of images on top.
+        rows: Number of rows for each of the three. None: 3, or one for each of `styles`.
+        columns: Number of images on top. None: 6, or one for each of `styles`.
         seed: Seed of the styles.
         truncation: The factor psi of the styles' distance from their mean. None: 1.
         cuts: The indices of the first middle and the first fine layer. None: thirds of the layers.
+        styles: A .npy of styles, as `genjax project --styles` writes it, which are mixed with each
+            other, the same in each of the three. None: they are drawn at random.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
 
     Returns:
@@ -79,17 +86,30 @@ def mix(
     Raises:
         UsageError: There is no run, no such good checkpoint, no styles, or a number is impossible.
     """
+    check_seed(seed)
     for name, value in (("rows", rows), ("columns", columns)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UsageError(f"{name} = {value}: should be at least 1")
     recipe, state, _ = load_state(run, checkpoint)
     _, synthesize = style_functions(recipe)
     options = sample_options(recipe, truncation=truncation)
-    keys = jax.random.split(jax.random.key(seed))
-    left, top = (
-        draw_styles(recipe, state, key, cyclic_labels(state, n), **options)
-        for key, n in zip(keys, (3 * rows, columns), strict=True)
-    )
+    if styles is None:
+        rows, columns = rows or 3, columns or 6
+        check_memory((3 * rows + 1) * (columns + 1), state.spec, f"{rows = }, {columns = }")
+        keys = jax.random.split(jax.random.key(seed))
+        left, top = (
+            draw_styles(recipe, state, key, cyclic_labels(state, n), **options)
+            for key, n in zip(keys, (3 * rows, columns), strict=True)
+        )
+    else:
+        given = read_styles(styles, recipe, state)
+        rows, columns = rows or len(given), columns or len(given)
+        if max(rows, columns) > len(given) or options:
+            raise UsageError(
+                f"styles {styles}: {len(given)} styles, mixed as they are; wanted no truncation, "
+                "and no more rows and columns"
+            )
+        left, top = jnp.tile(given[:rows], (3, 1, 1)), given[:columns]
     count = left.shape[1]
     if cuts is None:
         cuts = (math.ceil(count / 3), math.ceil(2 * count / 3))
@@ -109,12 +129,13 @@ def mix(
 
 def project(
     run: Run,
-    n: Annotated[int, N] = 8,
+    n: Annotated[int | None, N] = None,
     images: tuple[Path, ...] = (),
     space: Space = "w",
     steps: int = 500,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
+    data: str | None = None,
     styles: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the styles whose images are nearest to given ones (Karras et al. 2020, appendix D).
@@ -125,13 +146,15 @@ def project(
 
     Args:
         run: The run folder, of a family with styles.
-        n: Number of images, from the test split (or, without one, the training data).
-        images: Image files to take instead; they are resized to the model's size.
+        n: Number of images, from the test split (or, without one, the training data). None: 8, or
+            as many as there are.
+        images: Image files to take instead; they are resized as the training data were.
         space: One style for all layers (w), or a style for each layer (w+), which gets nearer to
             images that the model would not draw.
         steps: Number of steps of the search.
         seed: Seed of the choice of images and of the noise of the search.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        data: The run's data at another place. None: where they were in training.
         styles: A .npy to write the styles to, float32 [n, layers, size].
 
     Returns:
@@ -142,13 +165,18 @@ def project(
         UsageError: There is no run, no such good checkpoint, no styles, a file is no image, or a
             number is impossible.
     """
-    if steps < 1:
-        raise UsageError(f"steps = {steps}: should be at least 1")
-    if styles is not None and styles.suffix != ".npy":
-        raise UsageError(f"styles {styles}: should end in .npy")
-    recipe, state, _ = load_state(run, checkpoint)
+    check_seed(seed)
+    if not 1 <= steps < 2**31:
+        raise UsageError(f"steps = {steps}: should be from 1 to {2**31 - 1}")
+    if images and n is not None:
+        raise UsageError(f"n = {n}: of the test split; of {len(images)} image files all are taken")
+    if styles is not None:
+        if styles.suffix.lower() != ".npy":
+            raise UsageError(f"styles {styles}: should end in .npy")
+        check_output(styles)
+    recipe, state, _ = load_state(run, checkpoint, data)
     _, synthesize = style_functions(recipe)
-    batch = _read(recipe, state, images) if images else held_out(recipe, n, seed)
+    batch = _read(recipe, state, images) if images else held_out(recipe, state.spec, n, 8, seed)
     key, noise_key = jax.random.split(jax.random.key(seed))
     labels = cyclic_labels(state, PROJECTION_SAMPLES)
     drawn = draw_styles(recipe, state, key, labels)
@@ -227,16 +255,24 @@ def multiscale_distance(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _read(recipe: Recipe, state: State, paths: tuple[Path, ...]) -> Batch:
-    options = recipe.data_options
+    """Read images as the training data were read: scaled, then with the border around them."""
+    options, (height, width, channels) = recipe.data_options, state.spec.shape
+    border = options.border
+    shape = height - 2 * border, width - 2 * border, channels
+    margins = ((border, border), (border, border), (0, 0))
     found = []
+
+    def convert(image: Image.Image) -> np.ndarray:
+        depth = options.bit_depth or (needed_bits(image) if is_16_bit(image) else 16)
+        return to_array(image, shape, options.fit, RESAMPLE, depth)
+
     for path in paths:
+        data = b""
         try:
-            with Image.open(path) as image:
-                found.append(
-                    to_array(image, state.spec.shape, options.fit, Image.Resampling.LANCZOS)
-                )
-        except (OSError, ValueError, UnidentifiedImageError) as error:
-            raise UsageError(f"image {path}: {error}") from error
+            data = path.read_bytes()
+            found.append(np.pad(decode(data, convert), margins))
+        except Exception as error:  # of every class, as decoders raise them
+            raise UsageError(f"image {path}: {cause_of(error, data)}") from error
     return Batch(np.stack(found), np.zeros(len(found), np.int32))
 
 

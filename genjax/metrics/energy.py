@@ -13,8 +13,8 @@ def energy_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     not how the eye compares them.
 
     Args:
-        x: One sample, [N, ...], N > 1.
-        y: The other sample, [M, ...], M > 1.
+        x: One sample, [N, ...]; of a single example there are no pairs, whose mean counts as 0.
+        y: The other sample, [M, ...]; likewise.
 
     Returns:
         float32 [], in the unit of a distance between two examples.
@@ -22,8 +22,8 @@ def energy_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     x, y = (a.reshape(len(a), -1).astype(jnp.float32) for a in (x, y))
     n, m = len(x), len(y)
     # Without the diagonal: a point's distance to itself is 0 only up to rounding.
-    within_x = jnp.sum(_distances(x, x), where=~jnp.eye(n, dtype=bool)) / (n * (n - 1))
-    within_y = jnp.sum(_distances(y, y), where=~jnp.eye(m, dtype=bool)) / (m * (m - 1))
+    within_x = jnp.sum(_distances(x, x), where=~jnp.eye(n, dtype=bool)) / max(1, n * (n - 1))
+    within_y = jnp.sum(_distances(y, y), where=~jnp.eye(m, dtype=bool)) / max(1, m * (m - 1))
     return 2 * jnp.mean(_distances(x, y)) - within_x - within_y
 
 

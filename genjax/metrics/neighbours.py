@@ -1,7 +1,7 @@
 """Fidelity and diversity as separate metrics, by nearest neighbours of features."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,12 +11,15 @@ from genjax.types import UsageError
 NEAREST_K = 5
 # Memory for the distances that are held at once.
 BLOCK_MIB = 128
+# Features that differ by less than this fraction of their size differ by rounding: they are equal.
+ROUNDING = 1e-6
 
 
 class Prdc(NamedTuple):
     """Precision, recall, density and coverage, with standard errors for fixed balls.
 
-    Each point has a ball that reaches to its k-th neighbour in its own set.
+    Each point has a ball that reaches to its k-th neighbour in its own set, and that point is in
+    it: where there are k copies of a point, its ball is the point alone.
 
     Attributes:
         precision: Fraction of samples that lie in a ball of the data: fidelity (Kynkaanniemi et al.
@@ -65,10 +68,10 @@ def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc
     counts = np.zeros(len(fake), np.int64)
     recalled = covered = start = 0
     for distances in _distances(real, fake):
-        balls = distances < real_radii[start : start + len(distances), None]
+        balls = distances <= real_radii[start : start + len(distances), None]
         counts += balls.sum(axis=0)
         covered += balls.any(axis=1).sum()
-        recalled += (distances < fake_radii[None]).any(axis=1).sum()
+        recalled += (distances <= fake_radii[None]).any(axis=1).sum()
         start += len(distances)
     precision, recall, coverage = (counts > 0).mean(), recalled / len(real), covered / len(real)
 
@@ -92,13 +95,22 @@ def _radii(x: np.ndarray, nearest_k: int) -> np.ndarray:
 
     def kth(distances: np.ndarray, start: int) -> np.ndarray:
         del start
-        return np.partition(distances, nearest_k, axis=1)[:, nearest_k]
+        # A copy, because a view would keep the whole block.
+        return np.partition(distances, nearest_k, axis=1)[:, nearest_k].copy()
 
     return np.concatenate(list(_distances(x, reduce_func=kth)))
 
 
-def _distances(*points: np.ndarray, **options: Any) -> Iterator[np.ndarray]:
-    """Iterate over the distances of all pairs in blocks of rows."""
+def _distances(
+    *points: np.ndarray, reduce_func: Callable[[np.ndarray, int], np.ndarray] | None = None
+) -> Iterator[np.ndarray]:
+    """Iterate over the distances of all pairs in blocks of rows; those of equal points are 0."""
     from sklearn.metrics import pairwise_distances_chunked  # a second to import
 
-    return pairwise_distances_chunked(*points, working_memory=BLOCK_MIB, **options)
+    least = ROUNDING * np.linalg.norm(points[0], axis=1).mean()
+
+    def reduced(distances: np.ndarray, start: int) -> np.ndarray:
+        distances[distances < least] = 0
+        return distances if reduce_func is None else reduce_func(distances, start)
+
+    return pairwise_distances_chunked(*points, working_memory=BLOCK_MIB, reduce_func=reduced)

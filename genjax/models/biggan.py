@@ -20,6 +20,7 @@ all of z to every block.
 """
 
 import dataclasses
+import functools
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.attention import SelfAttention
+from genjax.nn.augment import AugmentName, augmented
 from genjax.nn.batch import batch_noise
 from genjax.nn.labels import is_conditional
 from genjax.nn.norm import BatchNorm, ConditionalBatchNorm
@@ -102,6 +104,8 @@ class BigganConfig(GradientConfig):
     """Size of the noise vector z; if hierarchical, a multiple of G's number of blocks plus 1."""
     hierarchical: bool = True
     """Whether each block of G sees a part of z (deep: all of z)."""
+    augment: AugmentName = "none"
+    """Augmentation of what D sees, for few images: none, or DiffAugment (Zhao et al. 2020)."""
     conditional: bool = True
     """Whether both players see the class label, if the data have classes."""
     shared_size: Annotated[int, Field(ge=0)] = 128
@@ -392,6 +396,7 @@ def discriminator_step(
     real: jax.Array,
     z: jax.Array,
     labels: jax.Array | None,
+    key: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take one step of D.
 
@@ -401,6 +406,7 @@ def discriminator_step(
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         z: Noise for the generated images, [B, latent_size].
         labels: int32 [B] of both real and generated images if conditional, else None.
+        key: The PRNG key of augmentations; None without any.
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss`, `d_grad_norm`, those of
@@ -413,7 +419,9 @@ def discriminator_step(
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, z, labels = part
         fake, _ = apply_network(generator, opponent.params, opponent.collections, z, labels)
-        images = jnp.concatenate([real, fake])
+        keys = (None, None) if key is None else jax.random.split(key)
+        seen = [augmented(config.augment, k, x) for k, x in zip(keys, (real, fake), strict=True)]
+        images = jnp.concatenate(seen)
         both = None if labels is None else jnp.concatenate([labels, labels])
         logits, carried = apply_network(discriminator, params, carried, images, both)
         real_logits, fake_logits = jnp.split(logits, 2)
@@ -432,7 +440,11 @@ def discriminator_step(
 
 
 def generator_step(
-    config: BigganConfig, state: GanState, z: jax.Array, labels: jax.Array | None
+    config: BigganConfig,
+    state: GanState,
+    z: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take one step of G against the state's discriminator, and update the moving average.
 
@@ -441,6 +453,7 @@ def generator_step(
         state: The state before the step.
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
+        key: The PRNG key of augmentations; None without any.
 
     Returns:
         The state with the new generator, and the metrics `g_loss`, `g_grad_norm`, and
@@ -455,6 +468,7 @@ def generator_step(
         adam(config.generator),
         config,
         penalty=lambda params: orthogonal_loss(config, params),
+        augment=functools.partial(augmented, config.augment, key),
     )
     g_steps = state.step // config.discriminator_steps
     decay = jnp.where(g_steps < config.ema_start, 0.0, config.ema_decay)
@@ -483,10 +497,13 @@ def step(
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     z_key, g_key = jax.random.split(key)
     shape = (len(real), config.latent_size)
-    state, metrics = discriminator_step(config, state, real, batch_noise(z_key, shape), labels)
+    d_augment_key, g_augment_key = (jax.random.fold_in(each, 0) for each in (z_key, g_key))
+    state, metrics = discriminator_step(
+        config, state, real, batch_noise(z_key, shape), labels, d_augment_key
+    )
 
     def update(state: GanState) -> tuple[GanState, Metrics]:
-        return generator_step(config, state, batch_noise(g_key, shape), labels)
+        return generator_step(config, state, batch_noise(g_key, shape), labels, g_augment_key)
 
     is_due = (state.step + 1) % config.discriminator_steps == 0
     names = ["g_loss", "g_grad_norm", *["g_max_singular_value"] * config.generator.spectral_norm]

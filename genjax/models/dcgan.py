@@ -10,6 +10,7 @@ For 64x64 and 64 features:
 """
 
 import dataclasses
+import functools
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from genjax.nn.augment import AugmentName, augmented
 from genjax.nn.batch import batch_noise
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
@@ -69,6 +71,8 @@ class DcganConfig(GradientConfig):
     """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
     dragan_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of DRAGAN's gradient penalty on D (its paper: 10); 0 for none."""
+    augment: AugmentName = "none"
+    """Augmentation of what D sees, for few images: none, or DiffAugment (Zhao et al. 2020)."""
     conditional: bool = False
     """Whether both players see the class label: G beside z, D as planes beside the image."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -197,7 +201,7 @@ def discriminator_step(
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         fake: Generated images of the same labels, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: The PRNG key of DRAGAN's noise.
+        key: The PRNG key of DRAGAN's noise and of augmentations.
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm`, those
@@ -208,8 +212,12 @@ def discriminator_step(
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
-        real_logits, carried = apply_network(discriminator, params, carried, real, labels)
-        fake_logits, carried = apply_network(discriminator, params, carried, fake, labels)
+        seen_real, seen_fake = (
+            augmented(config.augment, jax.random.fold_in(key, i), images)
+            for i, images in enumerate((real, fake))
+        )
+        real_logits, carried = apply_network(discriminator, params, carried, seen_real, labels)
+        fake_logits, carried = apply_network(discriminator, params, carried, seen_fake, labels)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
         loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
@@ -237,7 +245,11 @@ def discriminator_step(
 
 
 def generator_step(
-    config: DcganConfig, state: GanState, z: jax.Array, labels: jax.Array | None
+    config: DcganConfig,
+    state: GanState,
+    z: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take one step of G against the state's discriminator, and update the moving average.
 
@@ -246,13 +258,20 @@ def generator_step(
         state: The state before the step.
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
+        key: The PRNG key of augmentations; None without any.
 
     Returns:
         The state with the new generator, and the metrics `g_loss` (nats) and `g_grad_norm`.
     """
     loss = adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss
     player, metrics = update_generator(
-        networks(config, state.spec), loss, state, (z, labels), adam(config.generator), config
+        networks(config, state.spec),
+        loss,
+        state,
+        (z, labels),
+        adam(config.generator),
+        config,
+        augment=functools.partial(augmented, config.augment, key),
     )
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
@@ -273,7 +292,8 @@ def step(
     player = state.generator
     fake, _ = apply_network(generator, player.params, player.collections, z, labels)
     state, d_metrics = discriminator_step(config, state, real, fake, labels, penalty_key)
-    state, g_metrics = generator_step(config, state, z, labels)
+    augment_key = jax.random.fold_in(z_key, 0)
+    state, g_metrics = generator_step(config, state, z, labels, augment_key)
     return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
 
 

@@ -52,7 +52,7 @@ from genjax.types import CHECKED, Batch, Family, ImageSpec, Likelihood, Metrics,
 class GlowConfig(GradientConfig):
     """The config of Glow."""
 
-    levels: Annotated[int, Field(gt=0)] = 2
+    levels: Annotated[int, Field(gt=0, le=16)] = 2
     """Number of levels L; each halves the size of the image."""
     steps_per_level: Annotated[int, Field(gt=0)] = 8
     """Number of steps of flow K at each level."""

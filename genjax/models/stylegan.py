@@ -85,7 +85,7 @@ class StyleganConfig(GradientConfig):
     """Size of the noise vector z."""
     style_size: Annotated[int, Field(gt=0)] = 512
     """Size of a style w."""
-    mapping_layers: Annotated[int, Field(gt=0)] = 8
+    mapping_layers: Annotated[int, Field(gt=0, le=64)] = 8
     """Layers of the mapping network."""
     style_mixing_prob: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Probability that an image is generated with two styles in training."""

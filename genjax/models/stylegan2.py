@@ -90,7 +90,7 @@ class PlayerConfig(AdamConfig):
     """A block at a size of 4 * 2^k pixels has this number divided by its size as features."""
     channel_max: Annotated[int, Field(gt=0)] = 512
     """Most features of a block."""
-    mapping_layers: Annotated[int, Field(gt=0)] = 8
+    mapping_layers: Annotated[int, Field(gt=0, le=64)] = 8
     """Layers of the mapping network; D has a mapping network only if conditional."""
 
     def features(self, level: int) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from genjax.nn.batch import batch_noise
 from genjax.nn.resample import upfirdn
 
+AugmentName = Literal["none", "diff"]
 OperationName = Literal["blit", "geometric", "color", "filter", "noise", "cutout"]
 
 # The scaling filters of the wavelets sym6 and sym2 (Daubechies 1992, table 8.3). They are
@@ -117,6 +118,20 @@ def ada(
     if "cutout" in operations:
         images = cutout(images, uniform(2), chosen(jnp.full(n, CUTOUT), 0.0))
     return images
+
+
+def mirror(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirror each image left-right with probability 1/2, [B, H, W, C] of any type."""
+    is_mirrored = batch_noise(key, (len(images), 1, 1, 1), jax.random.uniform) < 0.5
+    return jnp.where(is_mirrored, images[:, :, ::-1], images)
+
+
+def augmented(augment: AugmentName, key: jax.Array | None, images: jax.Array) -> jax.Array:
+    """Return what a discriminator sees of images: DiffAugment's or, with `none`, the images."""
+    if augment == "none":
+        return images
+    assert key is not None
+    return diff_augment(key, images)
 
 
 def diff_augment(key: jax.Array, images: jax.Array) -> jax.Array:

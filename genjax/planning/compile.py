@@ -1,7 +1,6 @@
 """Ahead-of-time compilation of a train step, for this machine or for a TPU slice elsewhere."""
 
 import dataclasses
-import functools
 import importlib.util
 import math
 import re
@@ -16,7 +15,7 @@ from genjax.data.sources import expected_spec
 from genjax.planning.cost import COLLECTIVES, Traffic, flops, peak_bytes, traffic
 from genjax.run.environment import environment
 from genjax.run.options import Flat
-from genjax.run.recipe import Recipe
+from genjax.run.recipe import Recipe, train_step
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state
 from genjax.types import Batch, ImageSpec, UsageError
@@ -156,7 +155,7 @@ def compile_step(recipe: Annotated[Recipe, Flat], topology: str | None = None) -
     spec = expected_spec(recipe.data, recipe.data_options)
     start = time.monotonic()
     steps = Steps(
-        functools.partial(recipe.functions.step, recipe.model),
+        train_step(recipe),
         _Shapes(recipe.batch_size, spec),
         recipe.batch_size,
         jax.random.key(recipe.seed),

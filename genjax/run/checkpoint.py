@@ -1,25 +1,32 @@
-"""Checkpoints whose files are verified: Orbax's, each with a list of digests.
+"""Checkpoints whose files are verified: Orbax's, each with a label and a list of digests.
 
-Orbax commits a checkpoint atomically, but restores one with a flipped byte without an error, as
-garbage. Therefore, once a checkpoint is committed, the SHA-256 of each of its files is written into
-it. If a checkpoint has no such list, its save did not finish; if its files differ from the list, it
-is damaged. In both cases it is never restored.
+Orbax restores a checkpoint with a flipped byte without an error, as garbage, and does not notice
+when it writes a file too few. Therefore the first process adds a label, with the run and the step,
+and the SHA-256 of every file, and only then gives the folder its name. A folder is a checkpoint if
+its name is a step, its files are those of the list and all that a restore needs, and its label is
+of this run and step. No other is ever restored.
 
 Several processes save and restore together, on storage that all of them see. Only the first one
 verifies, writes digests and moves damaged checkpoints aside, and tells the others.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
+import math
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from genjax.data.paths import files, is_remote
 from genjax.data.processes import barrier, is_first, run_on_first
@@ -27,11 +34,41 @@ from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
 
-DIGESTS = "sha256.json"
+DIGESTS, LABEL = "sha256.json", "label.json"
+# The files without which nothing can be restored.
+NEEDED = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", LABEL)
+# A state is at most this many times larger than its files, or else smaller than this: more bytes
+# than that are not in them, and are not allocated.
+MOST_UNPACKED, SMALL = 1000, 2**26
+# What may happen to a disk, as the system says it.
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT)
+# The end of the name of a folder that is being written or deleted.
+UNFINISHED = ".unfinished"
+# Orbax looks for files by patterns that begin with the path, and TensorStore takes a backslash for
+# a slash and wants UTF-8: in such a path files would be lost, or those of another run be found.
+MISREAD = r"[*?\[\]\\\ud800-\udfff]|^/(.*/)?gs:/"
 
 
 class SaveError(OSError):
-    """A checkpoint could not be written; the earlier ones are untouched."""
+    """The run could not be written or its data not read; the checkpoints before are untouched."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", ser_json_inf_nan="constants"))
+class Label:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        run: The id of the run.
+        step: The step of the state.
+        metrics: Metrics of the state; empty if they were not measured.
+    """
+
+    run: str
+    step: int
+    metrics: dict[str, float]
+
+
+_label, _digest_list = TypeAdapter(Label), TypeAdapter(dict[str, str])
 
 
 def write_atomically(path: Path | epath.Path, data: bytes) -> None:
@@ -40,7 +77,7 @@ def write_atomically(path: Path | epath.Path, data: bytes) -> None:
         epath.Path(path).write_bytes(data)
         return
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process has its own
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -62,19 +99,40 @@ def _digests(folder: Path | epath.Path) -> dict[str, str]:
     return digests
 
 
-def find_damage(folder: Path | epath.Path) -> str | None:
-    """Describe what is wrong with a checkpoint's files; None if they match their digests."""
+def find_damage(folder: Path | epath.Path, run: str) -> str | None:
+    """Describe why a folder is no sound checkpoint of a run; None if it is one."""
     try:
-        wanted = json.loads((folder / DIGESTS).read_bytes())
+        wanted = dict.fromkeys(NEEDED) | _digest_list.validate_json((folder / DIGESTS).read_bytes())
         found = _digests(folder)
-        problems = [f"{name} is missing" for name in wanted if name not in found]
-        problems += [f"{name} is not part of it" for name in found if name not in wanted]
-        problems += [f"{n} is damaged" for n in wanted if n in found and found[n] != wanted[n]]
     except FileNotFoundError:
-        return "its save did not finish"
-    except (OSError, ValueError, TypeError) as error:
-        return f"{DIGESTS} cannot be read ({error})"
-    return ", ".join(problems) or None
+        return f"its save did not finish: it has no {DIGESTS}"
+    except (OSError, ValueError) as error:
+        return f"{DIGESTS} cannot be read ({str(error).splitlines()[0]})"
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is not part of it" for name in found if name not in wanted]
+    problems += [f"{n} is damaged" for n in wanted if n in found and found[n] != wanted[n]]
+    if problems:
+        return ", ".join(problems)
+    try:
+        label = _read_label(folder)
+    except ValueError:
+        return f"{LABEL} is not one"
+    if label.run != run:
+        return f"it is of another run, {label.run!r}"
+    return None if folder.name == _name(label.step) else f"it is of step {label.step}"
+
+
+def _read_label(folder: Path | epath.Path) -> Label:
+    return _label.validate_json((folder / LABEL).read_bytes())
+
+
+def _name(step: int) -> str:
+    """Return the name of a step's folder."""
+    return f"{step:08d}"
+
+
+def _is_name(name: str) -> bool:
+    return re.fullmatch("[0-9]{8,18}", name) is not None and _name(int(name)) == name
 
 
 class Checkpoints:
@@ -82,76 +140,70 @@ class Checkpoints:
 
     Args:
         folder: The folder that holds them; each is a folder named by its step.
+        run: The id of the run.
         keep: Number of latest checkpoints that are kept.
         best: Name of the metric that decides which one is the best; lower is better.
         writable: Whether checkpoints will be written. If so, damaged ones are moved into
-            `damaged/` beside the folder, and Orbax removes unfinished ones.
+            `damaged/` beside the folder, and unfinished ones are deleted.
 
     Raises:
-        UsageError: No checkpoint is good, though there are damaged ones or `writable` is false.
+        UsageError: Orbax would misread the path, or no checkpoint is good, though there are damaged
+            ones or `writable` is false.
     """
 
-    def __init__(self, folder: Path | epath.Path, keep: int, best: str, writable: bool):
-        self.folder, self._writable = epath.Path(folder), writable
-        self._good = set(run_on_first(self._check))
-        options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[best],
-            best_mode="min",
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [
-                    checkpoint_managers.LatestN(keep),
-                    checkpoint_managers.BestN(
-                        get_metric_fn=lambda metrics: metrics[best],
-                        reverse=True,
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
-            step_format_fixed_length=8,
-            enable_async_checkpointing=False,
-            read_only=not writable,
-        )
-        if not self._good:
-            aside = self.folder.parent / "damaged"
-            if not writable or list(aside.glob(f"*/{DIGESTS}")):
-                raise UsageError(f"{folder} holds no good checkpoint (damaged ones are in {aside})")
+    def __init__(self, folder: Path | epath.Path, run: str, keep: int, best: str, writable: bool):
         # Orbax wants an absolute path; epath's `resolve` would spoil the path of a bucket.
-        absolute = self.folder if is_remote(self.folder) else self.folder.resolve()
-        self._manager = ocp.CheckpointManager(absolute, options=options)
+        self.folder = epath.Path(folder) if is_remote(folder) else epath.Path(folder).resolve()
+        if misread := re.search(MISREAD, os.fspath(self.folder)):
+            raise UsageError(
+                f"run {self.folder.parent}: no checkpoints can be kept where a path has "
+                f"{misread[0][-4:]!r}; wanted another name"
+            )
+        self._run, self._keep, self._best, self._writable = run, keep, best, writable
+        # The metrics of each good checkpoint, by its step.
+        self._good: dict[int, dict[str, float]] = dict(run_on_first(self._check))
+        aside = self.folder.parent / "damaged"
+        if not self._good and (not writable or _holds_whole_ones(aside)):
+            raise UsageError(f"{folder} holds no good checkpoint (damaged ones are in {aside})")
+        if writable and is_first() and not is_remote(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
-    def _check(self) -> list[int]:
-        """Verify all checkpoints, and return the steps of the good ones, ascending."""
+    def _check(self) -> list[tuple[int, dict[str, float]]]:
+        """Verify all checkpoints, and return steps and metrics of the good ones, ascending."""
         good = []
-        candidates = self.folder.iterdir() if self.folder.is_dir() else ()
-        for path in sorted(p for p in candidates if p.is_dir() and p.name.isdigit()):
-            problem = find_damage(path)
-            if problem is None:
-                good.append(int(path.name))
-                continue
-            log.warning("checkpoint %s cannot be used: %s", path, problem)
-            if self._writable:
-                aside = self.folder.parent / "damaged"
-                aside.mkdir(exist_ok=True)
-                number = len(list(aside.iterdir()))
-                path.rename(aside / f"{path.name}-{number}")
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if not _is_name(path.name):
+                if UNFINISHED in path.name:
+                    if self._writable:
+                        path.rmtree()
+                else:
+                    log.warning("%s is not a checkpoint: ignored", path)
+            elif problem := find_damage(path, self._run):
+                log.warning("checkpoint %s cannot be used: %s", path, problem)
+                if self._writable:
+                    _move_aside(path, self.folder.parent / "damaged")
+            else:
+                label = _read_label(path)
+                good.append((label.step, label.metrics))
         return good
 
     @property
     def steps(self) -> list[int]:
         """Steps of the good checkpoints, ascending."""
-        return sorted(self._good & set(self._manager.all_steps()))
+        return sorted(self._good)
 
     @property
     def latest(self) -> int | None:
         """Step of the latest good checkpoint; None if there is none."""
-        return max(self.steps, default=None)
+        return max(self._good, default=None)
 
     @property
     def best(self) -> int | None:
         """Step of the best good checkpoint, or the latest if none has the metric."""
-        best = self._manager.best_step()
-        return best if best in self._good else self.latest
+        scores = {step: metrics.get(self._best, math.nan) for step, metrics in self._good.items()}
+        measured = [step for step, score in scores.items() if math.isfinite(score)]
+        return min(measured, key=lambda step: (scores[step], step), default=self.latest)
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None) -> None:
         """Save a state, and delete the oldest checkpoints.
@@ -164,37 +216,108 @@ class Checkpoints:
         Raises:
             SaveError: The state could not be written, for instance because the disk is full.
         """
+        path = self.folder / _name(step)
+        gone = not is_remote(path) and not self.folder.is_dir()
+        # A bucket cannot rename: there the digests, which come last, are what makes it whole.
+        part = path if is_remote(path) else path.with_name(path.name + UNFINISHED)
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
-            path = self.folder / f"{step:08d}"
+            if gone:  # Orbax would make a new one, without a config
+                raise OSError("the run folder is gone")
+            self._checkpointer.save(part, args=ocp.args.StandardSave(state), force=True)
             if is_first():
-                write_atomically(path / DIGESTS, json.dumps(_digests(path), indent=1).encode())
+                label = Label(self._run, step, metrics or {})
+                write_atomically(part / LABEL, _label.dump_json(label))
+                digests = _digests(part)
+                if missing := [name for name in NEEDED if name not in digests]:
+                    raise OSError(f"{', '.join(missing)} was not written")
+                write_atomically(part / DIGESTS, json.dumps(digests, indent=1).encode())
+                if part != path:
+                    part.rename(path)
             barrier(f"step {step} saved")
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            full = os.strerror(errno.ENOSPC)  # TensorStore hides this between four paths
-            reason = full if full in reason else reason
-            last = self.latest
-            kept = "no earlier checkpoint" if last is None else f"the last good one is step {last}"
-            raise SaveError(
-                f"could not save step {step} in {self.folder}: {reason}; {kept}"
-            ) from error
-        self._good.add(step)
+            raise self._failure(f"could not save step {step} in {self.folder}", error) from error
+        self._good[step] = metrics or {}
+        for old in set(self.steps[: -self._keep]) - {self.best}:
+            del self._good[old]
+            if is_first():
+                _delete(self.folder / _name(old))
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise the system's errors inside the context as a `SaveError` that says what is left."""
+        try:
+            yield
+        except SaveError:
+            raise
+        except OSError as error:
+            where = error.filename or self.folder.parent
+            raise self._failure(f"could not go on: {where}", error) from error
+
+    def _failure(self, what: str, error: Exception) -> SaveError:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        known = [os.strerror(number) for number in SYSTEM_ERRORS]
+        # TensorStore hides what the system said between four paths.
+        reason = next((each for each in known if each in text), text.splitlines()[0])
+        there = [step for step in self.steps if (self.folder / _name(step)).is_dir()]
+        if not there:
+            return SaveError(f"{what}: {reason}; there is no earlier checkpoint")
+        return SaveError(
+            f"{what}: {reason}; the last good one is step {there[-1]}; once that is mended, to go "
+            f"on: genjax resume {self.folder.parent}"
+        )
 
     def restore(self, step: int, like: Any) -> Any:
         """Return the state saved at `step`, in the structure, types and shardings of `like`.
 
         Raises:
-            UsageError: The saved state has another structure, of another version of genjax.
+            UsageError: The saved state has another structure or other shapes, or its files are too
+                small for these.
         """
+        path = self.folder / _name(step)
+        wanted = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+        stored = sum(file.stat().length for file in files(path))
+        if wanted > max(MOST_UNPACKED * stored, SMALL):
+            raise UsageError(
+                f"checkpoint {step} in {self.folder} has {stored:,} bytes, "
+                f"a state of its config.json {wanted:,}"
+            )
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            tree = self._checkpointer.metadata(path).item_metadata.tree
+            found, shapes = (sorted(x.shape for x in jax.tree.leaves(y)) for y in (tree, like))
+            if found != shapes:  # Orbax would first allocate what it is asked for
+                raise ValueError("other shapes")
+            return self._checkpointer.restore(path, args=ocp.args.StandardRestore(like))
         except (ValueError, KeyError) as error:
             raise UsageError(
-                f"checkpoint {step} in {self.folder} is of another version of genjax: "
-                "its state has another structure"
+                f"checkpoint {step} in {self.folder} is of another version of genjax, or its "
+                "config.json is of another run: its state has another structure"
             ) from error
 
     def close(self) -> None:
         """Release the folder."""
-        self._manager.close()
+        self._checkpointer.close()
+
+
+def _holds_whole_ones(aside: epath.Path) -> bool:
+    """Return whether a checkpoint that once was whole is among the damaged ones."""
+    return aside.is_dir() and any((path / DIGESTS).exists() for path in aside.iterdir())
+
+
+def _move_aside(path: epath.Path, aside: epath.Path) -> None:
+    aside.mkdir(exist_ok=True)
+    number = 0
+    while (target := aside / f"{path.name}-{number}").exists():
+        number += 1
+    path.rename(target)
+
+
+def _delete(path: epath.Path) -> None:
+    """Delete a checkpoint such that what is left, should that be cut short, is not damage."""
+    try:
+        if is_remote(path):
+            (path / DIGESTS).unlink()
+        else:
+            path = path.rename(path.with_name(path.name + UNFINISHED))
+        path.rmtree()
+    except OSError as error:
+        log.warning("an old checkpoint cannot be deleted: %s", error)

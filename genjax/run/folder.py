@@ -4,23 +4,45 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import filelock
 import numpy as np
 from etils import epath
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass
 
+from genjax.data.digest import pack, unpack
 from genjax.data.paths import is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
 from genjax.run.checkpoint import write_atomically
-from genjax.run.recipe import Recipe, from_json, to_json
-from genjax.types import ImageSpec, UsageError
+from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
+from genjax.types import CHECKED, ImageSpec, UsageError
 
 # The version of config.json. It increases when fields are renamed, so that an older run is refused
 # with one line and not with one for each field. A file without a version is of version 1.
 FORMAT = 2
+
+
+@dataclass(frozen=True, config=CHECKED)
+class RunConfig:
+    """What `config.json` holds, checked like a recipe."""
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    """A random name, made when the run began, by which its checkpoints are known."""
+    recipe: Recipe
+    """The resolved recipe."""
+    spec: ImageSpec
+    """The shape of the data."""
+    images: Annotated[int, Field(gt=0)]
+    """Number of images in the data."""
+    class_names: tuple[str, ...]
+    """Names of the classes, in the order of their numbers."""
+    data_digest: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    """The digest of the data when the run began, from `digest_of`."""
 
 
 class RunFolder:
@@ -33,7 +55,8 @@ class RunFolder:
         UsageError: The path is in a bucket, and the package that reads buckets is not installed.
 
     Attributes:
-        config: The resolved recipe and the shape of the data.
+        config: The `RunConfig`: the resolved recipe, the shape of the data and their digest.
+        data: Size, class and fingerprint of each file of the data when the run began.
         environment: Versions and devices, a line for each start or resume.
         metrics: The metrics, a line for each `log_interval` steps.
         log: Messages and warnings.
@@ -49,6 +72,7 @@ class RunFolder:
         self.path = path = to_path(path)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.config = path / "config.json"
+        self.data = path / "data.json.gz"
         self.environment = path / "environment.jsonl"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
@@ -81,24 +105,15 @@ class RunFolder:
                 if file.is_file():
                     (self.path / file.relative_to(scratch)).write_bytes(file.read_bytes())
 
-    def write_config(self, recipe: Recipe, spec: ImageSpec, images: int) -> None:
+    def write_config(self, config: RunConfig) -> None:
         """Write the config, whole or not at all; with several processes, the first one writes.
-
-        Args:
-            recipe: The recipe.
-            spec: The shape of the data.
-            images: Number of images in the data.
 
         Raises:
             UsageError: Some processes do not see the file, so the folder is not shared.
         """
         if is_first():
-            values = {
-                "format": FORMAT,
-                "recipe": to_json(recipe),
-                "spec": dataclasses.asdict(spec),
-                "images": images,
-            }
+            values = {"format": FORMAT} | dataclasses.asdict(config)
+            values["recipe"] = to_json(config.recipe)
             write_atomically(self.config, json.dumps(values, indent=2).encode() + b"\n")
         barrier("config written")
         if not all_gather(np.array(self.config.exists())).all():
@@ -107,28 +122,48 @@ class RunFolder:
                 "gs://BUCKET/RUN"
             )
 
-    def read_config(self) -> tuple[Recipe, ImageSpec, int]:
-        """Read the recipe, the shape of the data and the number of images.
+    def read_config(self) -> RunConfig:
+        """Read the config.
 
         Raises:
             UsageError: The folder holds no run or one of another format, or its config cannot be
                 read.
         """
         try:
-            values: dict[str, Any] = json.loads(self.config.read_bytes())
-            if (found := values.get("format", 1)) != FORMAT:
+            values = as_object("the file", json.loads(self.config.read_bytes()))
+            if (found := values.pop("format", 1)) != FORMAT:
                 raise UsageError(
                     f"a run of another version of genjax, with other names for its fields (format "
-                    f"{found}, not {FORMAT}): use the version that {self.environment.name} names, "
-                    "or train it again"
+                    f"{found!r:.20}, not {FORMAT}): use the version that {self.environment.name} "
+                    "names, or train it again"
                 )
-            return from_json(values["recipe"]), ImageSpec(**values["spec"]), values["images"]
+            if "recipe" in values:
+                values["recipe"] = from_json(values["recipe"])
+            return RunConfig(**values)
         except FileNotFoundError as error:
             raise UsageError(f"{self.path} is not a run folder: it has no config.json") from error
-        except UsageError as error:
-            raise UsageError(f"{self.config}: {error}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (UsageError, ValidationError) as error:
+            raise UsageError(f"{self.config}: {describe(error)}") from error
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{self.config} cannot be read: {error!r}") from error
+
+    def write_contents(self, contents: Mapping[str, str]) -> None:
+        """Write what the data hold, as `Source.contents` says it; the first process writes."""
+        if is_first():
+            write_atomically(self.data, pack(contents))
+
+    def read_contents(self) -> dict[str, str]:
+        """Read what the data held when the run began; {} if the run does not say.
+
+        Raises:
+            UsageError: The file cannot be read.
+        """
+        try:
+            return unpack(self.data.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, EOFError, zlib.error) as error:
+            raise UsageError(f"{self.data} cannot be read: {error!r}") from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

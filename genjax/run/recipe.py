@@ -2,11 +2,16 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import runpy
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import jax
+import jax.numpy as jnp
 import tyro
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -14,9 +19,16 @@ from pydantic.dataclasses import dataclass
 from genjax.data.sources import DataOptions
 from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
-from genjax.run.options import Flat
+from genjax.nn.augment import mirror
+from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
-from genjax.types import CHECKED, Config, Family, UsageError
+from genjax.types import CHECKED, Batch, Config, Family, Metrics, State, UsageError
+
+# The key of the mirroring is folded in with this number, which no family uses.
+MIRROR_KEY = 2**31 - 1
+
+# Characters of a wrong value that a message shows.
+MOST_SHOWN = 100
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -31,11 +43,14 @@ class Recipe:
     """digits, tfds:NAME, folder:PATH, or the path of a .zip; paths may be gs://BUCKET/..."""
     data_options: Annotated[DataOptions, Flat] = DataOptions()
     """How the data are read."""
-    steps: Annotated[int, Field(gt=0)] = 20_000
+    steps: Annotated[int, Field(gt=0, lt=2**31)] = 20_000
     """Training steps."""
-    batch_size: Annotated[int, Field(gt=1)] = 128
+    mirror: bool = False
+    """Whether each image is mirrored left-right with probability 1/2, anew at each step; not for
+    digits and letters."""
+    batch_size: Annotated[int, Field(gt=1, le=2**20)] = 128
     """Images a step, over all devices."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
     """Seed of the initial weights, the order of the data, and every draw."""
     log_interval: Annotated[int, Field(gt=0)] = 100
     """Steps in one compiled call; metrics are averaged over it."""
@@ -55,7 +70,9 @@ class Recipe:
     def _is_possible(self) -> Self:
         family = FAMILIES.get(self.family)
         if family is None:
-            raise ValueError(f"family {self.family!r} is unknown: wanted {', '.join(FAMILIES)}")
+            raise ValueError(
+                f"family {_shown(self.family)} is unknown: wanted {', '.join(FAMILIES)}"
+            )
         if not isinstance(self.model, family.config):
             raise ValueError(f"model is a {type(self.model).__name__}, not of {self.family}")
         if self.save_interval % self.log_interval:
@@ -106,15 +123,41 @@ def load_recipe(name: str) -> Recipe:
         )
     if not path.is_file():
         raise UsageError(f"no recipe file {path}")
-    recipe = runpy.run_path(str(path)).get("recipe")
+    recipe = _run_file(path).get("recipe")
     if not isinstance(recipe, Recipe):
         raise UsageError(f"{path} sets no `recipe = genjax.Recipe(...)`")
     return recipe
 
 
+def _run_file(path: Path) -> dict[str, Any]:
+    """Run a recipe's file and return its names; raise its mistake, on one line, as `UsageError`."""
+    try:
+        return runpy.run_path(str(path))
+    except (UsageError, ValidationError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines, error = [error.lineno], SyntaxError(error.msg)
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise UsageError(f"{place}: {type(error).__name__}: {error}") from error
+
+
+def train_step(recipe: Recipe) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
+    """Return the family's step, `step(state, batch, key)`, on images as the recipe mirrors them."""
+    step = functools.partial(recipe.functions.step, recipe.model)
+
+    def on_mirrored(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        images = mirror(jax.random.fold_in(key, MIRROR_KEY), jnp.asarray(batch.images))
+        return step(state, Batch(images, batch.labels), key)
+
+    return on_mirrored if recipe.mirror else step
+
+
 def recipe_summary(path: Path) -> str:
     """Return the first line of a recipe file's docstring."""
-    doc: str = runpy.run_path(str(path)).get("__doc__") or ""
+    doc: str = _run_file(path).get("__doc__") or ""
     return doc.strip().splitlines()[0] if doc.strip() else ""
 
 
@@ -130,17 +173,27 @@ def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
-def from_json(values: dict[str, Any]) -> Recipe:
-    """Return the recipe of JSON values: the inverse of `to_json`.
+def as_object(name: str, value: Any) -> dict[str, Any]:
+    """Return a JSON value that must be an object; raise `UsageError` if it is another."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{name} = {_shown(value)}: should be an object")
+    return value
+
+
+def from_json(value: Any) -> Recipe:
+    """Return the recipe of a JSON value: the inverse of `to_json`.
 
     Raises:
         UsageError: A field is unknown, missing or impossible; the message names it.
     """
-    family = FAMILIES.get(values.get("family", ""))
+    values = as_object("recipe", value)
+    family = FAMILIES.get(str(values.get("family")))
     try:
-        model = family.config(**values["model"]) if family else Config()
-        return Recipe(**{**values, "model": model})
-    except (ValidationError, KeyError, TypeError) as error:
+        if "model" in values:
+            model = as_object("model", values["model"])
+            values = values | {"model": family.config(**model) if family else Config()}
+        return Recipe(**values)
+    except (ValidationError, TypeError) as error:
         raise UsageError(describe(error)) from error
 
 
@@ -155,6 +208,14 @@ def describe(error: Exception) -> str:
         message = message.replace("Input should be", "should be")
         if not field:  # a check of several fields, which the message names
             lines.append(message)
+        elif item["type"] == "missing":
+            lines.append(f"{field} is missing")
         else:
-            lines.append(f"{field} = {item['input']!r}: {message}")
+            lines.append(f"{field} = {_shown(item['input'])}: {message}")
     return "; ".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """Return the text of a value that may be of any length."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

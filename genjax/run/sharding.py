@@ -67,8 +67,11 @@ class Steps:
         # Sorted by process, so that each process holds consecutive rows of the batch.
         devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
         if batch_size % len(devices):
+            near = sorted({batch_size // len(devices) or 1, batch_size // len(devices) + 1})
+            options = " or ".join(f"--batch-size {n * len(devices)}" for n in near)
             raise UsageError(
-                f"batch_size = {batch_size}: should be a multiple of the {len(devices)} devices"
+                f"batch_size = {batch_size}: should be a multiple of the {len(devices)} devices, "
+                f"as with {options}"
             )
         self._mapped, self._splits_state = parallel == "pmap", parallel == "fsdp"
         self._mesh = Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))

@@ -85,6 +85,7 @@ def update_generator(
     optimizer: optax.GradientTransformation,
     config: GradientConfig,
     penalty: Callable[[Any], jax.Array] | None = None,
+    augment: Callable[[jax.Array], jax.Array] = lambda images: images,
 ) -> tuple[Player, Metrics]:
     """Take one step of G against the state's discriminator.
 
@@ -96,6 +97,7 @@ def update_generator(
         optimizer: G's optimizer.
         config: The model's config.
         penalty: Function from G's parameters to a penalty that is added to the loss; None for none.
+        augment: Function from generated images to what D sees of them.
 
     Returns:
         G after the step, and the metrics `g_loss`, without the penalty, and `g_grad_norm`.
@@ -107,7 +109,7 @@ def update_generator(
         z, labels = part
         fake, carried = apply_network(generator, params, carried, z, labels)
         logits, _ = apply_network(
-            discriminator, opponent.params, opponent.collections, fake, labels
+            discriminator, opponent.params, opponent.collections, augment(fake), labels
         )
         loss = jnp.mean(generator_loss(logits))
         total = loss if penalty is None else loss + penalty(params)

@@ -5,30 +5,34 @@ Several processes run it together, each with its own devices; only the first one
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
-import json
 import logging
 import math
 import platform
+import secrets
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from signal import SIGINT, SIGTERM, Signals
-from signal import signal as set_handler
-from types import FrameType
-from typing import Annotated
+from signal import Signals
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
 from etils import epath
 
-from genjax.data.batches import Batches, open_batches, read_batch
-from genjax.data.processes import ProcessLost, all_gather, first_before_others, is_first
-from genjax.data.sources import DataOptions, Source, absolute, open_source
+from genjax.data.batches import Batches, open_batches, read_some
+from genjax.data.digest import change, digest_of
+from genjax.data.paths import is_remote
+from genjax.data.processes import (
+    ProcessLost,
+    all_gather,
+    first_before_others,
+    is_first,
+    run_on_first,
+)
+from genjax.data.sources import Source, absolute, class_note
 from genjax.evaluation.evaluate import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
@@ -36,13 +40,15 @@ from genjax.metrics.energy import energy_distance
 from genjax.metrics.watch import ENERGY_DISTANCE, Watch
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
-from genjax.run.folder import RunFolder, create_run_folder
+from genjax.run.folder import RunConfig, RunFolder, create_run_folder
 from genjax.run.options import Run
-from genjax.run.recipe import Recipe, load_recipe
+from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
+from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps
-from genjax.run.states import abstract_state, initial_state
+from genjax.run.states import abstract_state, initial_state, open_split
+from genjax.training.signals import Stop, Stopped, stop_signals
 from genjax.training.writer import NullWriter, Writer
-from genjax.types import Batch, State, UsageError
+from genjax.types import ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
@@ -85,72 +91,171 @@ def train(
     Raises:
         UsageError: The recipe or the data have a mistake, or the folder is in use.
         Diverged: A loss or parameter became NaN or infinite.
-        SaveError: A checkpoint could not be written.
+        SaveError: A checkpoint or a record could not be written.
+        Stopped: A signal came before the first step.
         ProcessLost: Another process of the run is gone.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    recipe = dataclasses.replace(
-        recipe, data=absolute(recipe.data), data_options=_absolute_data_dir(recipe)
-    )
-    source = _open(recipe)
-    name = Path(recipe.data.rpartition(":")[2]).stem
-    folder = create_run_folder(run, f"{recipe.family}_{name}")
-    with folder.locked():
+    recipe = _with_absolute_paths(recipe)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        source = _open(recipe)
+        name = Path(recipe.data.rpartition(":")[2]).stem
+        folder = create_run_folder(run, f"{recipe.family}_{name}")
+        stack.enter_context(folder.locked())
         try:
-            folder.write_config(recipe, source.spec, len(source))
-            return _run(folder, recipe, source)
-        except UsageError:
-            # The recipe was refused before the first step: leave no folder behind.
+            contents = source.contents(recipe.data_options.digest == "full")
+            folder.write_contents(contents)
+            name = run_on_first(lambda: secrets.token_hex(8))
+            config = RunConfig(name, recipe, **_about(source, contents))
+            folder.write_config(config)
+            return _run(folder, config, source, stop)
+        except (UsageError, Stopped):
+            # Refused or stopped before the first step: leave no folder behind.
             if is_first() and not folder.metrics.exists():
                 folder.path.rmtree()
             raise
 
 
-def resume(run: Run, steps: int | None = None) -> Result:
+def resume(
+    run: Run,
+    steps: tyro.conf.Suppress[tyro.conf.Fixed[int | None]] = None,
+    recipe: Annotated[Recipe | None, tyro.conf.arg(name="", constructor=Recipe)] = None,
+    accept_changed_data: bool = False,
+) -> Result:
     """Continue a run from its last good checkpoint, as if it had never stopped.
+
+    With other settings, such as a batch size or learning rate, it goes on as a run that has had
+    them from this step on. Settings on which the shapes of the state depend cannot change.
 
     Args:
         run: The run folder.
         steps: The step to end at. None: that of the recipe.
+        recipe: The recipe to go on with. None: the run's own.
+        accept_changed_data: Go on although images came, went or changed since the run began.
 
     Raises:
-        UsageError: There is no run, its data have changed, or another process trains in it.
+        UsageError: There is no run, its data have changed, a setting cannot change, or another
+            process trains in it.
         Diverged: A loss or parameter became NaN or infinite.
-        SaveError: A checkpoint could not be written.
+        SaveError: A checkpoint or a record could not be written.
+        Stopped: A signal came before the first step.
         ProcessLost: Another process of the run is gone.
     """
     folder = RunFolder(run)
-    recipe, spec, images = folder.read_config()
-    with folder.locked():
+    config = folder.read_config()
+    recipe = _with_absolute_paths(recipe or config.recipe)
+    recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
+    with stop_signals() as stop, folder.locked():
         source = _open(recipe)
-        if (source.spec, len(source)) != (spec, images):
+        _refuse_other_shapes(config.recipe, config.spec, recipe, source.spec)
+        contents = source.contents(recipe.data_options.digest == "full")
+        changed = _data_change(folder, config, source, contents)
+        if changed and not accept_changed_data:
             raise UsageError(
-                f"{recipe.data} has changed: {len(source)} images of {source.spec}, "
-                f"the run began with {images} of {spec}"
+                f"{recipe.data} has changed: {changed}; to go on with the data as they are now: "
+                f"genjax resume {folder.path} --accept-changed-data; with those of before, if they "
+                "are elsewhere: --data DATA"
             )
-        if steps is not None:
-            recipe = dataclasses.replace(recipe, steps=steps)
-            folder.write_config(recipe, spec, images)
-        return _run(folder, recipe, source)
+        config = dataclasses.replace(config, recipe=recipe)
+        if not changed:
+            return _run(folder, config, source, stop)
+        config = dataclasses.replace(config, **_about(source, contents))
+        return _run(folder, config, source, stop, contents)
+
+
+def _about(source: Source, contents: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a `RunConfig` that describe data."""
+    return {
+        "spec": source.spec,
+        "images": len(source),
+        "class_names": tuple(map(str, source.class_names)),
+        "data_digest": digest_of(contents),
+    }
+
+
+def _data_change(
+    folder: RunFolder, config: RunConfig, source: Source, contents: Mapping[str, str]
+) -> str:
+    """Say how data differ from those of the run; empty if no difference is known."""
+    found = change(folder.read_contents() or contents, contents)
+    if found is None and (source.spec, len(source)) == (config.spec, config.images):
+        return ""
+    parts = [f"{len(source)} images, {config.images} when the run began"]
+    if source.spec != config.spec:
+        parts.append(f"{source.spec}, were {config.spec}")
+    return ": ".join(parts + ([str(found)] if found else []))
+
+
+def _changes(before: Recipe, after: Recipe) -> str:
+    """List the fields that differ, as `batch_size = 64 (was 32)`, by the names of their options."""
+    found = []
+
+    def add(old: dict[str, Any], new: dict[str, Any], prefix: str) -> None:
+        for name, value in new.items():
+            if isinstance(value, dict):
+                is_flat = name in ("model", "data_options")
+                add(old[name], value, prefix if is_flat else f"{prefix}{name}.")
+            elif value != old[name]:
+                found.append(f"{prefix}{name} = {value!r} (was {old[name]!r})")
+
+    add(to_json(before), to_json(after), "")
+    return ", ".join(found)
+
+
+def _refuse_other_shapes(
+    began: Recipe, spec: ImageSpec, recipe: Recipe, new_spec: ImageSpec
+) -> None:
+    """Raise a `UsageError` if the state of a recipe has other shapes than that of the run."""
+    if (began.model, spec) == (recipe.model, new_spec):
+        return
+    leaves = [
+        [
+            (jax.tree_util.keystr(path), leaf.shape, leaf.dtype)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state(*each))
+        ]
+        for each in ((began, spec), (recipe, new_spec))
+    ]
+    if spec.shape != new_spec.shape or leaves[0] != leaves[1]:
+        what = _changes(began, recipe) or f"images of {new_spec} (were {spec})"
+        raise UsageError(
+            f"{what}: cannot change in a run, whose state has other shapes; a new run: genjax train"
+        )
 
 
 def _open(recipe: Recipe) -> Source:
     """Open the data; the first process does it alone first, in case they must be prepared."""
     with first_before_others("data opened"):
-        return open_source(recipe.data, recipe.data_options)
+        return open_split(recipe, recipe.data_options)
 
 
-def _absolute_data_dir(recipe: Recipe) -> DataOptions:
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Make the paths of the data absolute, so that a run can be resumed from any folder."""
     options = recipe.data_options
-    if options.data_dir is None or "://" in options.data_dir:
-        return options
-    return dataclasses.replace(options, data_dir=str(Path(options.data_dir).expanduser().resolve()))
+    if options.data_dir is not None and not is_remote(options.data_dir):
+        data_dir = str(Path(options.data_dir).expanduser().resolve())
+        options = dataclasses.replace(options, data_dir=data_dir)
+    return dataclasses.replace(recipe, data=absolute(recipe.data), data_options=options)
 
 
-def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
-    """Train in a locked folder, and report the loss of another process by its own error."""
+def _run(
+    folder: RunFolder,
+    config: RunConfig,
+    source: Source,
+    stop: Stop,
+    contents: Mapping[str, str] | None = None,
+) -> Result:
+    """Train in a locked folder, and report the loss of another process by its own error.
+
+    Args:
+        folder: The folder.
+        config: The config to go on with, which is written once the run can.
+        source: The data.
+        stop: Whether to stop.
+        contents: What the data hold, to be written with it. None: what the folder says already.
+    """
     try:
-        return _train(folder, recipe, source)
+        return _train(folder, config, source, stop, contents)
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -160,23 +265,35 @@ def _run(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
         ) from error
 
 
-def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
-    """Train from the last good checkpoint, or from the beginning."""
+def _train(
+    folder: RunFolder,
+    config: RunConfig,
+    source: Source,
+    stop: Stop,
+    contents: Mapping[str, str] | None,
+) -> Result:
+    """Train from the last good checkpoint, or from the beginning; see `_run`."""
+    recipe = config.recipe
     with contextlib.ExitStack() as stack:
         if is_first():
             stack.enter_context(_log_file(folder))
             _write_environment(folder)
-        checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.quality, writable=True)
+        checkpoints = Checkpoints(
+            folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=True
+        )
         stack.callback(checkpoints.close)
+        stack.enter_context(checkpoints.explaining())
         start = checkpoints.latest or 0
         if start >= recipe.steps:
             log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
         log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
+        for note in (*source.notes, *class_note(source)):
+            log.info("%s", note)
         batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
         steps = Steps(
-            functools.partial(recipe.functions.step, recipe.model),
+            train_step(recipe),
             batches,
             recipe.batch_size,
             step_key,
@@ -188,10 +305,21 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
             state = steps.put(checkpoints.restore(start, steps.saved))
         else:
             state = steps.put(initial_state(recipe, source.spec, init_key))
+        if is_first() and (changes := _changes(folder.read_config().recipe, recipe)):
+            log.info("from step %d on: %s", start, changes)
+        if contents is not None:
+            folder.write_contents(contents)
+        folder.write_config(config)  # it can be trained as it is
         evaluate = _Evaluator(folder, recipe, source, sample_key)
         writer: Writer | NullWriter = NullWriter()
         watch = Watch()
         if is_first():
+            if not start and (lost := read_records(folder)):
+                log.warning(
+                    "no checkpoint is left: training begins anew, and its records, up to step %d, "
+                    "are overwritten",
+                    lost[-1]["step"],
+                )
             writer = Writer(folder, start, recipe.steps, recipe.batch_size)
             stack.callback(writer.close)
             for record in writer.records:
@@ -204,7 +332,7 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
                 jax.process_count(),
                 folder.path,
             )
-        stop = stack.enter_context(_stop_signals())
+        stop.begin()
         step, signal = start, None
         while step < recipe.steps and signal is None:
             first, step = (
@@ -218,19 +346,27 @@ def _train(folder: RunFolder, recipe: Recipe, source: Source) -> Result:
                 for name, values in metrics.items()
                 if np.ma.count(values)
             }
-            quality = None
-            if step % recipe.save_interval == 0 or step == recipe.steps:
-                quality = evaluate(steps.get(state), step)
-                record |= quality
+            is_saved = step % recipe.save_interval == 0 or step == recipe.steps
+            quality = _only_finite(evaluate(steps.get(state), step), step) if is_saved else {}
+            record |= quality
             writer.record(step, record)
             for warning in watch(record):
                 log.warning("step %d: %s", step, warning)
             # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
-            if quality or signal:
-                checkpoints.save(step, steps.to_save(state), quality)
+            if is_saved or signal:
+                found = quality if recipe.quality in quality else None
+                checkpoints.save(step, steps.to_save(state), found)
                 writer.report()
         return Result(folder.path, step, signal)
+
+
+def _only_finite(metrics: dict[str, float], step: int) -> dict[str, float]:
+    """Leave out metrics that are NaN or infinite, which must not decide what is the best."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            log.warning("step %d: %s is %s, and left out", step, name, value)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _strongest(signal: Signals | None) -> Signals | None:
@@ -287,7 +423,7 @@ class _Evaluator:
     def __init__(self, folder: RunFolder, recipe: Recipe, source: Source, key: jax.Array):
         self._folder, self._recipe = folder.samples, recipe
         self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
-        self._data = _some_images(source, recipe.seed)
+        self._data = read_some(source, QUALITY_IMAGES, recipe.seed)
         self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
         if is_first():
             self._folder.mkdir(exist_ok=True)
@@ -296,8 +432,8 @@ class _Evaluator:
         if recipe.data_options.test_split is None:
             log.info("no test_split is set: eval_nll is that of images that are trained on")
         else:
-            source = open_source(recipe.data, recipe.data_options.for_test)
-        self._batch = _some_images(source, recipe.seed)
+            source = open_split(recipe, recipe.data_options.for_test)
+        self._batch = read_some(source, QUALITY_IMAGES, recipe.seed)
 
     def __call__(self, state: State, step: int) -> dict[str, float]:
         labels, columns = grid_labels(self._recipe, state.spec)
@@ -316,41 +452,11 @@ class _Evaluator:
         return metrics
 
 
-def _some_images(source: Source, seed: int) -> Batch:
-    chosen = np.random.default_rng(seed).permutation(len(source))[:QUALITY_IMAGES]
-    return read_batch(source, np.sort(chosen))
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk cuts short in silence: the next save says that it is full."""
 
-
-@dataclasses.dataclass
-class _Stop:
-    signal: Signals | None = None
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Catch Ctrl-C and SIGTERM inside the context; after the first one, the old handlers are back.
-
-    A thread other than the main one cannot set handlers, so there nothing is caught.
-    """
-    stop = _Stop()
-    caught = (SIGINT, SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del frame
-        stop.signal = Signals(number)
-        log.warning("%s: saving, then stopping; once more to stop at once", stop.signal.name)
-        for each, handler in before.items():
-            set_handler(each, handler)
-
-    before = {each: set_handler(each, ask) for each in caught}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            set_handler(each, handler)
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing, where the base class prints a traceback."""
 
 
 @contextlib.contextmanager
@@ -358,7 +464,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     """Write log messages to the run's log file too, inside the context."""
     level = log.level
     log.setLevel(logging.INFO)
-    handler = logging.FileHandler(folder.to_append(folder.log))
+    handler = _LogFile(folder.to_append(folder.log), encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -366,7 +472,8 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def _write_environment(folder: RunFolder) -> None:
@@ -380,5 +487,4 @@ def _write_environment(folder: RunFolder) -> None:
         "devices": [device.device_kind for device in jax.devices()],
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-    with folder.to_append(folder.environment).open("a") as file:
-        file.write(json.dumps(values) + "\n")
+    append_line(folder, folder.environment, values)

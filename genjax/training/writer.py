@@ -2,19 +2,18 @@
 
 import contextlib
 import io
-import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
 
+from genjax.console import console
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.records import TIMINGS, read_records
+from genjax.run.records import TIMINGS, read_records, to_strict_json
 
 log = logging.getLogger("genjax")
 
@@ -38,7 +37,7 @@ class Writer:
 
         self.folder, self._steps, self._batch_size = folder, steps, batch_size
         self.records = read_records(folder, start)
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        text = "".join(to_strict_json(record) + "\n" for record in self.records)
         metrics = folder.to_append(folder.metrics)
         write_atomically(metrics, text.encode())
         self._file = metrics.open("a")
@@ -54,7 +53,8 @@ class Writer:
             initial=start,
             unit=" steps",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            file=console,
+            disable=not console.isatty(),
         )
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -65,7 +65,7 @@ class Writer:
         record: dict[str, Any] = {"step": step, **metrics}
         record |= {name: round(value, 3) for name, value in zip(TIMINGS, timings, strict=True)}
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(to_strict_json(record) + "\n")
         self._file.flush()
         for name, value in record.items():
             if name != "step":
@@ -106,12 +106,10 @@ class Writer:
     def close(self) -> None:
         """Draw the curves a last time, and close the files and the bar."""
         self._bar.close()
-        if self.records:
+        closing = [self._file.close, self._events.close, self.folder.publish]
+        for last in [self._draw, *closing] if self.records else closing:
             with contextlib.suppress(OSError):  # a full disk was reported already
-                self._draw()
-        self._file.close()
-        self._events.close()
-        self.folder.publish()
+                last()
 
 
 class NullWriter:

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from genjax.data.batches import Resident, Streamed, batch_indices, open_batches
+from genjax.data.batches import Resident, Streamed, batch_indices, open_batches, read_some
 from genjax.data.sources import ArraySource, BrokenImage, DataOptions
 from genjax.types import UsageError
 
@@ -29,7 +29,7 @@ class _WithBroken:
     def read(self, indices):
         examples = self._source.read(indices)
         return [
-            BrokenImage(f"{i}.png: cut short") if i in self._broken else e
+            BrokenImage(f"{i}.png", "cut short") if i in self._broken else e
             for i, e in zip(indices, examples, strict=True)
         ]
 
@@ -98,3 +98,15 @@ def test_nothing_but_broken_images(gib):
     options = DataOptions(on_broken="skip", resident_gib=gib)
     with pytest.raises(UsageError, match="not one"):
         open_batches(_WithBroken(broken=range(10)), 4, 0, options).feed(0, 1)
+
+
+def test_images_that_cannot_be_read_are_replaced_by_the_next():
+    whole, broken = _source(), _WithBroken((0, 3, 4, 7))
+    for seed in range(5):
+        order = [i for i in np.random.default_rng(seed).permutation(10) if i not in (0, 3, 4, 7)]
+        for n in (1, 5, 6, 9):
+            found = read_some(broken, n, seed).images[:, 0, 0, 0].tolist()
+            assert found == order[:n]
+        assert len(read_some(whole, 4, seed).images) == 4
+    with pytest.raises(UsageError, match="not one of 10 images"):
+        read_some(_WithBroken(range(10)), 3, 0)

@@ -60,3 +60,11 @@ def test_fit():
     assert columns("stretch") == [100, 255]
     padded = to_array(image, (2, 2, 1), "pad", Image.Resampling.NEAREST)
     assert (padded == 0).any(axis=1).any()
+
+
+def test_values_of_fewer_bits_fill_the_range():
+    values = np.array([[0, 15, 16, 4095]], np.uint16)
+    array = np.asarray(to_8_bit(Image.fromarray(values), bit_depth=12))
+    np.testing.assert_array_equal(array, [[0, 0, 1, 255]])
+    with pytest.raises(ValueError, match=r"up to 4095, and those of 11 bits .* --bit-depth 12"):
+        to_8_bit(Image.fromarray(values), bit_depth=11)

@@ -56,7 +56,9 @@ def test_stacked_images_are_three_of_the_source():
         open_source("stacked:digits", DataOptions()),
     )
     assert len(stacked) == len(gray)
-    assert stacked.spec == ImageSpec(8, 8, 3, 1000)
+    empty = tuple(sorted(set(range(1000)) - set(read_all(stacked)[1].tolist())))
+    assert stacked.spec == ImageSpec(8, 8, 3, 1000, empty)
+    assert 100 < len(empty) < 200  # of 1,797 draws from 1,000 classes
     assert stacked.class_names[407] == "407"
     singles, digits, _ = read_all(gray)
     images, labels, _ = read_all(stacked)
@@ -272,3 +274,24 @@ def test_slices_of_data_without_splits_are_disjoint_and_mixed():
 def test_a_split_that_is_not_there_is_refused(split):
     with pytest.raises(UsageError, match="digits has no split"):
         open_source("digits", DataOptions(split=split))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_the_data_say_how_many_bits_16_bit_files_use(tmp_path, ending):
+    for most in (4095, 65535, 255):
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        for i in range(3):
+            values = np.linspace(0, most >> i, 24).astype(np.uint16).reshape(4, 6)
+            Image.fromarray(values).save(folder / f"{i}.{ending}")
+        source = open_source(f"folder:{folder}", DataOptions())
+        images, _, _ = read_all(source)
+        assert images.max(axis=(1, 2, 3)).tolist() == [255, 127, 63]  # one scale for all
+        is_said = f"end at {most} of 65535" in "".join(source.notes)
+        assert is_said == (most < 65535)
+    dark = DataOptions(bit_depth=16)
+    images, _, _ = read_all(open_source(f"folder:{tmp_path}/4095", dark))
+    assert images.max() == 15
+    small = DataOptions(bit_depth=8)
+    _, _, broken = read_all(open_source(f"folder:{tmp_path}/4095", small))
+    assert len(broken) == 3 and "give --bit-depth 12" in broken[0]

@@ -1,3 +1,4 @@
+import base64
 import csv
 import io
 import json
@@ -11,7 +12,8 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
-from genjax.evaluation.compare import to_html
+from genjax.evaluation import compare
+from genjax.evaluation.compare import to_csv, to_html, to_text
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 
@@ -109,3 +111,78 @@ def test_unlike_protocols_are_refused_with_the_difference(runs, tmp_path):
         genjax.compare([tmp_path])
     with pytest.raises(genjax.UsageError, match="no runs"):
         genjax.compare([])
+
+
+def _copy(run, folder, name):
+    return shutil.copytree(run, folder / name)
+
+
+def _change(run, **changes):
+    path = run / "evaluations.jsonl"
+    values = json.loads(path.read_text())
+    for name, value in changes.items():
+        values[name] = values[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(values) + "\n")
+
+
+def test_nothing_of_a_received_run_is_run_by_its_reader(runs, tmp_path, monkeypatch):
+    """Names with tags, formulas and terminal codes; a figure that links to a secret."""
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1", "@SUM(A1)", "+1", "-2+3", "<script>alert(1)<script>"]
+    evil = '"><script>alert(2)</script>\x1b[2J'
+    received = [_copy(runs[0], tmp_path, name) for name in names]
+    for run in received:
+        _change(run, protocol={"data": evil, "temperature": "\x1b]0;title\x07=2"})
+    secret = tmp_path / "secret.png"
+    Image.new("L", (5, 7)).save(secret)
+    (received[0] / "figures/samples.png").unlink()
+    (received[0] / "figures/samples.png").symlink_to(secret)
+    (received[1] / "figures/samples.png").write_bytes(b"no picture")
+    comparison = genjax.compare(received)
+    text = to_text(comparison)
+    assert "\x1b" not in text and "\\x1b" in text
+    cells = [cell for row in csv.reader(io.StringIO(to_csv(comparison))) for cell in row]
+    assert {f"'{name}" for name in names[:4]} <= set(cells) | {"'+1"}
+    assert not any(cell.startswith(("=", "@")) for cell in cells)
+    page = to_html(comparison, received)
+    assert "<script" not in page
+    assert base64.b64encode(secret.read_bytes()).decode() not in page
+    assert base64.b64encode(b"no picture").decode() not in page
+    assert page.count("<img") == 4 * len(received) - 2
+    if BROWSER:
+        (tmp_path / "page.html").write_text(page)
+        dom = subprocess.run(
+            [BROWSER, "--headless", "--no-sandbox", "--dump-dom", "page.html"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        ).stdout
+        assert "<script" not in dom
+
+
+def test_numbers_of_the_table_stay_numbers(runs):
+    (row, _) = csv.DictReader(io.StringIO(to_csv(genjax.compare(runs))))
+    assert all(not cell.startswith("'") for cell in row.values())
+    assert compare._as_text("-0.5") == "-0.5"
+    assert compare._as_text("-1.2e-05 +- 0.3") == "-1.2e-05 +- 0.3"
+
+
+BROKEN = {
+    "cut": lambda text: text[: len(text) // 2],
+    "flipped": lambda text: text.replace(b"protocol", b"proto\xe3ol"),
+    "no object": lambda text: b"[]\n",
+    "no number": lambda text: b'{"step": 1, "protocol": {}, "metrics": {"a": "b"}}\n',
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_damaged_evaluation_is_left_out(runs, tmp_path, kind, caplog):
+    run = _copy(runs[0], tmp_path, "run")
+    path = run / "evaluations.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + BROKEN[kind](whole))
+    assert genjax.compare([run]).rows == genjax.compare(runs[:1]).rows
+    assert "has lines that are damaged" in caplog.text
+    path.write_bytes(BROKEN[kind](whole))
+    with pytest.raises(genjax.UsageError, match="has not been evaluated"):
+        genjax.compare([run])

@@ -9,6 +9,8 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
+from genjax.data.batches import read_all
+from genjax.data.digest import fingerprint
 from genjax.data.sources import open_source
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
@@ -66,6 +68,8 @@ def test_an_evaluation_carries_its_protocol(trained):
     assert extractor["kind"] == "classifier"
     assert extractor["accuracy"] > 0.9
     assert len(extractor["sha256"]) == 16
+    images, labels, _ = read_all(open_source("digits", RECIPE.data_options.for_test))
+    assert result["protocol"].pop("content") == fingerprint([images.tobytes(), labels.tobytes()])
     assert result["protocol"] == {
         "data": "digits",
         "split": "train[80%:]",
@@ -211,3 +215,66 @@ def test_held_out_images_are_not_trained_on(trained):
     assert config["images"] == 1437
     assert config["recipe"]["data_options"]["test_split"] == "train[80%:]"
     assert np.isfinite(read_records(RunFolder(trained))[-1]["energy_distance"])
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A GAN on two classes of images, of which four are for evaluation; and one on black images."""
+    folder = tmp_path_factory.mktemp("few")
+    for kind in ("few", "black"):
+        for i in range(40):
+            values = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+            path = folder / kind / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values * (kind == "few")).save(path)
+    short = {"steps": 1, "log_interval": 1, "save_interval": 1, "batch_size": 8}
+    gan = Recipe(family="gan", model=GanConfig(), data=f"folder:{folder}/few", **short)
+    halves = DataOptions(split="train[:90%]", test_split="train[90%:]")
+    genjax.train(dataclasses.replace(gan, data_options=halves), folder / "run")
+    genjax.train(dataclasses.replace(gan, data=f"folder:{folder}/black"), folder / "run-black")
+    return folder
+
+
+def test_too_few_test_images_have_a_likelihood_alone_or_are_refused_before_the_work(few, caplog):
+    with pytest.raises(genjax.UsageError, match="has 4 images; samples are compared with at least"):
+        genjax.evaluate(few / "run", n=50)
+    assert "training a classifier" not in caplog.text
+    recipe = dataclasses.replace(
+        RunFolder(few / "run").read_config().recipe, family="vae", model=RECIPE.model
+    )
+    genjax.train(recipe, few / "vae")
+    result = genjax.evaluate(few / "vae", samples=2)
+    assert result["metrics"]["nll"] > 0 and "extractor" not in result["protocol"]
+    assert "4 test images: too few" in caplog.text
+
+
+@pytest.mark.filterwarnings("error")
+def test_black_images_have_strict_json(few):
+    """What has no meaning for images without variation is null, and all else is finite."""
+    result = genjax.evaluate(few / "run-black", n=50)
+    line = (few / "run-black/evaluations.jsonl").read_text()
+    metrics = json.loads(line, parse_constant=pytest.fail)["metrics"]
+    undefined = {name for name, value in metrics.items() if value is None}
+    assert {"diversity", "sharpness", "memorization"} <= undefined
+    without_errors = {name.removesuffix("_error") for name in undefined}
+    assert without_errors <= {"diversity", "sharpness", "memorization", "class_kl"}
+    assert math.isnan(result["metrics"]["diversity"])
+    rows = genjax.compare([few / "run-black"]).rows
+    assert rows["sharpness"] == ["undefined"]
+    record = json.loads((few / "run-black/metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert record["diversity"] == 1
+
+
+def test_a_model_that_nothing_can_judge_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(8):
+        Image.new("L", (8, 8), i).save(tmp_path / f"images/{i}.png")
+    recipe = Recipe(
+        family="gan",
+        model=GanConfig(),
+        data=f"folder:{tmp_path}/images",
+        **{"steps": 1, "log_interval": 1, "save_interval": 1, "batch_size": 8},
+    )
+    genjax.train(recipe, tmp_path / "run")
+    with pytest.raises(genjax.UsageError, match=r"no classes .*: wanted --extractor inception"):
+        genjax.evaluate(tmp_path / "run", n=50)

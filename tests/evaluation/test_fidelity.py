@@ -79,3 +79,19 @@ def test_the_suspects_are_the_copies():
         (11, 0),
         (17, 7),
     }
+
+
+def test_a_class_that_no_test_image_has_is_no_error():
+    """Divergence is infinite, and of test images that are trained on there is no memorization."""
+    rng = np.random.default_rng(0)
+    samples, test = (rng.integers(0, 256, (20, 4, 4, 1), np.uint8) for _ in range(2))
+
+    def net(images):
+        classes = np.arange(len(images)) % 3 if images is samples else np.zeros(len(images), int)
+        return images.reshape(len(images), -1).astype(np.float32), 9 * np.eye(4)[classes]
+
+    metrics = fidelity(net, samples, Batch(test, np.zeros(20, int)), test, seed=0).metrics
+    assert metrics["classes"] == 3 and metrics["class_kl"] == np.inf
+    assert np.isnan(metrics["memorization"])
+    others = {k: v for k, v in metrics.items() if k != "class_kl" and "memorization" not in k}
+    assert np.all(np.isfinite(list(others.values())))

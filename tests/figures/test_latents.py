@@ -1,8 +1,10 @@
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
@@ -152,3 +154,103 @@ def test_what_cannot_be_manipulated_is_refused(vae, gan, tmp_path):
     }.items():
         with pytest.raises(genjax.UsageError, match=message):
             call()
+
+
+def _write_images(folder, count, broken=0):
+    folder.mkdir()
+    for i in range(count):
+        values = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(values).save(folder / f"{i:02d}.png")
+    for i in range(0, 2 * broken, 2):
+        path = folder / f"{i:02d}.png"
+        path.write_bytes(path.read_bytes()[:40])
+    return f"folder:{folder}"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A run on 30 images of which 10 are broken and skipped, and data of few images."""
+    folder = tmp_path_factory.mktemp("folders")
+    recipe = dataclasses.replace(
+        RECIPE,
+        data=_write_images(folder / "broken", 30, 10),
+        data_options=DataOptions(on_broken="skip"),
+        steps=1,
+        log_interval=1,
+        save_interval=1,
+    )
+    genjax.train(recipe, folder / "run")
+    return folder
+
+
+def test_skipped_images_are_replaced_by_others(folders):
+    """As many as were asked for, whatever the seed, up to all that can be read."""
+    run = folders / "run"
+    for seed in range(3):
+        assert len(genjax.reconstruct(run, n=20, seed=seed)[0]) == 20
+        assert genjax.interpolate(run, n=10, steps=2, seed=seed).shape[:2] == (10, 2)
+        assert genjax.traverse(run, n=2, steps=2, seed=seed).shape[:2] == (2, 2)
+    few, many = (genjax.reconstruct(run, n=n)[0] for n in (3, 20))
+    np.testing.assert_array_equal(few, many[:3])
+    with pytest.raises(genjax.UsageError, match="n = 21: should be from 1 to 20"):
+        genjax.reconstruct(run, n=21)
+    with pytest.raises(genjax.UsageError, match="n = 11: should be from 1 to 10: 2 images each"):
+        genjax.interpolate(run, n=11)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+def test_a_number_that_nobody_gave_is_as_many_as_there_are(folders, count):
+    run, path = folders / "run", folders / str(count)
+    data = _write_images(path, count)
+    assert len(genjax.reconstruct(run, data=data)[0]) == count
+    assert genjax.traverse(run, steps=2, data=data).shape[:2] == (2, 2)
+    if count > 1:
+        assert len(genjax.interpolate(run, steps=2, data=data)) == min(8, count // 2)
+    else:
+        with pytest.raises(genjax.UsageError, match="has 1 image; wanted at least 2"):
+            genjax.interpolate(run, data=data)
+    with pytest.raises(genjax.UsageError, match=f"n = 99: should be from 1 to {count}"):
+        genjax.reconstruct(run, n=99, data=data)
+
+
+def test_numbers_without_bound_are_refused_before_the_work(vae, gan):
+    huge = 10**20
+    for message, call in {
+        f"n = {huge}": lambda: genjax.sample(gan, n=huge),
+        "n = 100000000000": lambda: genjax.sample(gan, n=10**11),
+        f"n = {huge}, steps = 10": lambda: genjax.interpolate(gan, n=huge),
+        f"n = 8, steps = {huge}": lambda: genjax.interpolate(gan, steps=huge),
+        f"steps = {huge}": lambda: genjax.traverse(vae, steps=huge),
+        f"steps = {10**12}": lambda: genjax.manipulate(vae, to=1, steps=10**12),
+        "n = 10000000: .* GiB": lambda: genjax.manifold(vae, n=10**7),
+        "n = 100000000000: .* GiB of memory": lambda: genjax.evaluate(vae, n=10**11),
+    }.items():
+        with pytest.raises(genjax.UsageError, match=message):
+            call()
+
+
+def test_data_that_have_moved_are_taken_from_their_new_place(folders, tmp_path):
+    run = folders / "run"
+    before = genjax.reconstruct(run, n=3)[0]
+    (folders / "broken").rename(tmp_path / "elsewhere")
+    try:
+        for call in (genjax.reconstruct, genjax.interpolate, genjax.traverse, genjax.evaluate):
+            with pytest.raises(genjax.UsageError, match=r"no folder .* say where: --data"):
+                call(run)
+        moved = genjax.reconstruct(run, n=3, data=f"folder:{tmp_path}/elsewhere")[0]
+        np.testing.assert_array_equal(moved, before)
+        assert genjax.evaluate(run, samples=1, data=f"folder:{tmp_path}/elsewhere")["metrics"]
+    finally:
+        (tmp_path / "elsewhere").rename(folders / "broken")
+    with pytest.raises(genjax.UsageError, match="the run's have"):
+        genjax.reconstruct(run, data="stacked:digits")
+
+
+def test_one_image_has_a_likelihood_without_an_error(folders, tmp_path):
+    data = _write_images(tmp_path / "one", 1)
+    metrics = genjax.evaluate(folders / "run", samples=2, data=data)["metrics"]
+    assert metrics["nll"] > 0 and np.isnan(metrics["nll_error"])
+    line = (folders / "run/evaluations.jsonl").read_text().splitlines()[-1]
+    assert json.loads(line, parse_constant=pytest.fail)["metrics"]["nll_error"] is None
+    (text,) = genjax.compare([folders / "run"]).rows["nll"]
+    assert float(text) == pytest.approx(metrics["nll"], rel=1e-3)

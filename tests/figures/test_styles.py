@@ -1,5 +1,7 @@
 """Tests of every command on a model with styles: train, mix, project, interpolate, evaluate."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -158,3 +160,51 @@ def test_mistakes_are_refused_by_name(trained, tmp_path):
     )
     with pytest.raises(UsageError, match="no styles; wanted a run of stylegan, stylegan2"):
         genjax.mix(other)
+
+
+def test_styles_of_a_file_are_drawn_mixed_and_interpolated(trained, tmp_path):
+    recipe, state, _ = load_state(trained)
+    drawn = styles.draw_styles(recipe, state, jax.random.key(5), np.zeros(3, np.int32))
+    path = tmp_path / "w.npy"
+    np.save(path, drawn)
+    images = genjax.sample(trained, styles=path)
+    assert images.shape == (3, 8, 8, 1) and len(np.unique(images, axis=0)) == 3
+    between = genjax.interpolate(trained, steps=3, styles=path)
+    assert between.shape == (2, 3, 8, 8, 1)
+    np.testing.assert_allclose(between[:, 0].astype(int), images[:2], atol=1)
+    np.testing.assert_allclose(between[:, -1].astype(int), images[1:], atol=1)
+    mixed = genjax.mix(trained, styles=path)
+    assert mixed.shape == (10, 4, 8, 8, 1)
+    np.testing.assert_allclose(mixed[0, 1:].astype(int), images, atol=1)
+    for row in range(1, 10):  # in all layers a style mixed with itself is itself
+        own = (row - 1) % 3
+        np.testing.assert_allclose(mixed[row, 1 + own].astype(int), images[own], atol=1)
+    np.save(path, drawn[:1, :2])
+    with pytest.raises(UsageError, match=r"\[1, 2, 8\]; wanted finite numbers \[n, 4, 8\]"):
+        genjax.sample(trained, styles=path)
+    np.save(path, np.full((1, 4, 8), np.nan))
+    with pytest.raises(UsageError, match="wanted finite numbers"):
+        genjax.mix(trained, styles=path)
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be read"):
+        genjax.interpolate(trained, styles=path)
+
+
+def test_the_command_draws_the_styles_that_it_projected(trained, tmp_path):
+    Image.fromarray(genjax.sample(trained, n=1)[0, ..., 0]).save(tmp_path / "own.png")
+    path, output = tmp_path / "w.npy", tmp_path / "out"
+    options = ["--steps", "2", "--styles", str(path), "-o", str(tmp_path / "pair.png")]
+    cli(["project", str(trained), "--images", str(tmp_path / "own.png"), *options])
+    assert cli(["sample", str(trained), "--styles", str(path), "-o", str(output)]) == 0
+    assert sorted(p.name for p in output.iterdir()) == ["00000000.png", "dataset.json"]
+
+
+def test_a_projected_file_gets_the_border_of_the_training_data(trained, tmp_path):
+    recipe, state, _ = load_state(trained)
+    bordered = dataclasses.replace(
+        recipe, data_options=dataclasses.replace(recipe.data_options, border=2)
+    )
+    Image.new("L", (30, 30), 200).save(tmp_path / "bright.png")
+    (image,) = styles._read(bordered, state, (tmp_path / "bright.png",)).images
+    assert np.all(image[2:-2, 2:-2] == 200)
+    assert image.sum() == 200 * 16

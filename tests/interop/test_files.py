@@ -1,7 +1,10 @@
 """Tests of reading files that PyTorch has written, and of refusing harmful files."""
 
+import json
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -130,3 +133,100 @@ def test_other_files_are_refused(tmp_path):
         read_arrays(_archive(tmp_path / "list.pth", pickle.dumps([1])))
     with pytest.raises(UsageError, match="holds more than arrays: epoch"):
         read_arrays(_archive(tmp_path / "more.pth", pickle.dumps({"epoch": 3})))
+
+
+def _legacy(tensor, keys=b"]X\x01\x00\x00\x000a."):
+    """A file of PyTorch's older format, with the pickle of a tensor."""
+    parts = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})]
+    return b"".join([*parts, tensor, b"\x80\x02" + keys])
+
+
+def _deflated(path, pickled, size):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pickled)
+        with archive.open("x/data/0", "w") as file:
+            for _ in range(size // 2**20):
+                file.write(bytes(2**20))
+
+
+def _many(path):
+    """A state dict of 2000 tensors, each of the whole of one storage of 4 MiB."""
+    whole = _tensor(2**20, 0, (2**20,), (1,))[9:-2]
+    items = (b"X\x04\x00\x00\x00%04d" % i + whole for i in range(2000))
+    _archive(path, b"\x80\x02}(" + b"".join(items) + b"u.", {"0": bytes(2**22)})
+
+
+def _npz(path, shape, data=b"", kind=zipfile.ZIP_STORED):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        length = struct.pack("<H", len(header))
+        archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + length + header + data)
+
+
+def _safetensors(path, shape, offsets, length=None):
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    path.write_bytes(struct.pack("<Q", length or len(header)) + header + bytes(8))
+
+
+def _pair(count):
+    return _tensor(count, 0, (2,), (1,))
+
+
+FAR = b"\x80\x02}r\xff\xff\xff\x7f."  # the last place of a memo of 2**31
+BOMBS = {
+    "deflated.pth": lambda path: _deflated(path, _pair(2**28), 2**30),
+    "deflated.npz": lambda path: _npz(path, (2**27,), bytes(2**29), zipfile.ZIP_DEFLATED),
+    "broadcast.pth": lambda path: _archive(
+        path, _tensor(1, 0, (2**30, 2**9), (0, 0)), {"0": bytes(4)}
+    ),
+    "many.pth": _many,
+    "storage.pth": lambda path: path.write_bytes(_legacy(_pair(2**31 - 1))),
+    "memo.pth": lambda path: _archive(path, FAR),
+    "old_memo.pth": lambda path: path.write_bytes(_legacy(FAR)),
+    "bytes.pth": lambda path: _archive(path, b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"."),
+    "marks.pth": lambda path: _archive(path, b"(" * 10**6 + b"."),
+    "name.pth": lambda path: _archive(path, b"\x80\x02})" + b"q\x00h\x00\x86" * 9 + b"K\x01s."),
+    "terabytes.npz": lambda path: _npz(path, (2**40,)),
+    "overflow.npz": lambda path: _npz(path, (2**62, 2**62)),
+    "terabytes.safetensors": lambda path: _safetensors(path, [2**40], [0, 2**42]),
+    "overflow.safetensors": lambda path: _safetensors(path, [2**62, 4], [0, 8]),
+    "outside.safetensors": lambda path: _safetensors(path, [2], [8, 16]),
+    "backwards.safetensors": lambda path: _safetensors(path, [2], [8, 0]),
+    "header.safetensors": lambda path: _safetensors(path, [2], [0, 8], length=2**40),
+}
+
+# Reads the files of its arguments in 2 GiB of address space, and prints how that went.
+READ = """
+import resource, sys
+from genjax.interop.files import read_arrays
+from genjax.types import UsageError
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    try:
+        print("read", {name: array.shape for name, array in read_arrays(path).items()})
+    except UsageError as error:
+        print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_in_one_line(tmp_path):
+    paths = [tmp_path / name for name in BOMBS]
+    for path in paths:
+        BOMBS[path.name](path)
+    found = subprocess.run(
+        [sys.executable, "-c", READ, *paths], capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr
+    *lines, mib = found.stdout.splitlines()
+    assert len(lines) == len(paths), found.stdout
+    for path, line in zip(paths, lines, strict=True):
+        assert line.startswith(f"{path} cannot be read: "), line
+        assert len(line) < 500
+    assert int(mib) < 100
+
+
+def test_what_packs_well_is_read(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", a=np.zeros(10**6), b=np.ones(3))
+    assert read_arrays(tmp_path / "x.npz")["a"].shape == (10**6,)

@@ -1,4 +1,5 @@
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -150,3 +151,26 @@ def test_sharpness_falls_with_blur():
     assert sharpness(flat) == sharpness(ramp) == 0
     dot = np.zeros((1, 3, 3, 1))
     assert sharpness(dot) == 0
+
+
+def test_copies_of_the_data_lie_where_the_data_are():
+    """Also where all neighbours of a point are its copies, as with images that are repeated."""
+    some = np.repeat(_features(20, 0, shift=5.0), 10, axis=0)
+    for real in (np.ones((100, 8)), some):
+        # Features of equal images differ by rounding.
+        rounding = 1 + 1e-7 * np.random.default_rng(0).normal(size=real.shape)
+        found = prdc(real, real * rounding)
+        assert found.precision == found.recall == found.coverage == 1
+    assert prdc(some, some + 9).precision == 0
+
+
+def test_memory_of_prdc_grows_with_the_examples_not_with_their_square(monkeypatch):
+    """All distances of 3,000 points would take 69 MiB."""
+    monkeypatch.setattr(neighbours, "BLOCK_MIB", 1)
+    points = _features(3000, 0)[:, :2]
+    prdc(points[:50], points[:60])  # imports
+    tracemalloc.start()
+    prdc(points, points + 0.1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * 2**20

@@ -33,3 +33,12 @@ def test_alike_is_about_zero_and_unlike_is_ordered():
     collapsed = float(energy_distance(jnp.broadcast_to(_normal(1, 1), (500, 3, 2)), data))
     assert abs(alike) < 0.02
     assert 0.1 < shifted < collapsed
+
+
+def test_of_one_example_there_are_no_pairs():
+    x = _normal(0, 20)
+    flat = np.asarray(x, np.float64).reshape(20, -1)
+    to_one = np.linalg.norm(flat - flat[:1], axis=1).mean()
+    within = np.linalg.norm(flat[:, None] - flat[None], axis=-1).sum() / (20 * 19)
+    np.testing.assert_allclose(energy_distance(x, x[:1]), 2 * to_one - within, rtol=1e-4)
+    assert energy_distance(x[:1], x[:1]) == 0

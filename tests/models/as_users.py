@@ -51,12 +51,12 @@ def trained(request):
 def test_resumed_is_uninterrupted_in_the_whole_state(trained, tmp_path):
     run, start, middle, end, metrics = trained
     steps, _ = run(like=start)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 2, "score", writable=True)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "run", 2, "score", writable=True)
     checkpoints.save(HALF, steps.to_save(middle), None)
     checkpoints.close()
     # Another process restores a state in this way.
     steps, batches = run(like=start)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 2, "score", writable=True)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "run", 2, "score", writable=True)
     state = steps.put(checkpoints.restore(HALF, steps.saved))
     checkpoints.close()
     again, again_metrics = steps(state, batches.feed(HALF, HALF))

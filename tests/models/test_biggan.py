@@ -11,6 +11,7 @@ import pytest
 
 from genjax.models import biggan
 from genjax.models.biggan import BigganConfig, PlayerConfig
+from genjax.nn import augment
 from genjax.types import Batch, ImageSpec, UsageError
 from tests.states import drawn_state
 
@@ -228,3 +229,15 @@ def test_what_does_not_fit_is_refused():
         biggan.init(dataclasses.replace(SMALL, latent_size=13), KEY, ImageSpec(16, 16, 1, 10))
     with pytest.raises(UsageError, match="images of 20x18"):
         biggan.init(SMALL, KEY, ImageSpec(20, 18, 1))
+
+
+def test_both_players_meet_at_augmented_images(monkeypatch):
+    """Where an augmentation takes all away, D cannot tell images apart and G learns nothing."""
+    monkeypatch.setattr(augment, "diff_augment", lambda key, images: 0 * images)
+    config = dataclasses.replace(
+        SMALL, discriminator_steps=1, orthogonal_weight=0.0, augment="diff"
+    )
+    state = _state(config)
+    _, metrics = jax.jit(biggan.step, static_argnums=0)(config, state, _batch(4), KEY)
+    assert metrics["logit_gap"] == 0
+    assert metrics["g_grad_norm"].value == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from genjax.models import dcgan
+from genjax.nn import augment
 from genjax.nn.resolution import base_resolution
 from genjax.types import Batch, ImageSpec, UsageError
 
@@ -161,3 +162,12 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_state():
     np.testing.assert_allclose(metrics["d_loss"], expected["d_loss"], rtol=0.05)
     leaves = jax.tree.leaves((after.generator.variables, after.discriminator.variables))
     chex.assert_type(leaves, jnp.float32)
+
+
+def test_both_players_meet_at_augmented_images(monkeypatch):
+    """Where an augmentation takes all away, D cannot tell images apart and G learns nothing."""
+    monkeypatch.setattr(augment, "diff_augment", lambda key, images: 0 * images)
+    config = _config(augment="diff")
+    _, metrics = STEP(config, _init(config, SPEC), _batch(), jax.random.key(0))
+    assert metrics["d_real"] == metrics["d_fake"]
+    assert metrics["g_grad_norm"] == 0

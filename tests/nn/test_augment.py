@@ -201,3 +201,13 @@ def test_a_generator_cannot_hide_in_it():
     found = jax.jit(functools.partial(ada, operations=("blit",)))(KEY, image, jnp.array(0.6))
     mean = np.mean(found, axis=(0, 2, 3))
     assert mean[:4].mean() - mean[-4:].mean() > 0.4
+
+
+def test_half_of_the_images_are_mirrored():
+    images = np.random.default_rng(0).integers(0, 256, (400, 3, 4, 1), np.uint8)
+    found = np.asarray(augment.mirror(KEY, images))
+    is_same = np.all(found == images, axis=(1, 2, 3))
+    is_mirrored = np.all(found == images[:, :, ::-1], axis=(1, 2, 3))
+    assert np.all(is_same ^ is_mirrored)
+    assert 0.4 < is_mirrored.mean() < 0.6
+    assert found.dtype == np.uint8

@@ -1,12 +1,23 @@
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from genjax.models import FAMILIES
 from genjax.models.gan import GanConfig, PlayerConfig
-from genjax.run.recipe import Recipe, describe, from_json, load_recipe, recipe_paths, to_json
-from genjax.types import Config, UsageError
+from genjax.run.recipe import (
+    Recipe,
+    describe,
+    from_json,
+    load_recipe,
+    recipe_paths,
+    to_json,
+    train_step,
+)
+from genjax.types import Batch, Config, UsageError
 
 
 def _recipe(**fields):
@@ -83,8 +94,48 @@ def test_a_recipe_of_the_users(tmp_path):
     assert load_recipe(str(tmp_path / "mine.py")).steps == 7
 
 
+MISTAKES = {
+    "recipe = genjax.Recipe(": "line 2: SyntaxError: '(' was never closed",
+    "\n\nx = 1 / 0": "line 4: ZeroDivisionError: division by zero",
+    "import no_such_package": "line 2: ModuleNotFoundError: No module named 'no_such_package'",
+    "def f(): return missing\nf()": "line 2: NameError: name 'missing' is not defined",
+    "recipe = genjax.Recipe(family='gan')": "model is missing",
+    "\0": "source code string cannot contain null bytes",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_in_a_recipe_is_one_line_that_says_where(tmp_path, text):
+    path = tmp_path / "mine.py"
+    path.write_text("import genjax\n" + text)
+    with pytest.raises((UsageError, ValidationError)) as error:
+        load_recipe(str(path))
+    message = describe(error.value)
+    assert MISTAKES[text] in message
+    assert "\n" not in message
+
+
 def test_recipes_are_hashable_values():
     assert hash(_recipe()) == hash(_recipe())
     config = GanConfig(generator=PlayerConfig(learning_rate=1e-3))
     assert _recipe(model=config) != _recipe()
     assert dataclasses.replace(_recipe(), steps=5).steps == 5
+
+
+def test_a_step_sees_mirrored_images_if_the_recipe_says_so(monkeypatch):
+    def step(config, state, batch, key):
+        return batch.images, {"labels": batch.labels}
+
+    monkeypatch.setitem(FAMILIES, "gan", dataclasses.replace(FAMILIES["gan"], step=step))
+    images = np.arange(64 * 6, dtype=np.uint8).reshape(64, 1, 6, 1)
+    batch, keys = Batch(images, np.arange(64)), jax.random.split(jax.random.key(0))
+    plain, _ = train_step(_recipe())(None, batch, keys[0])
+    assert plain is images
+    one, other = (train_step(_recipe(mirror=True))(None, batch, key)[0] for key in keys)
+    assert not np.array_equal(one, other)
+    assert {0, 5} == set((one[:, 0, 0, 0] - images[:, 0, 0, 0]).tolist())
+
+
+def test_faces_are_mirrored_and_digits_are_not():
+    for name in recipe_paths():
+        assert load_recipe(name).mirror == ("ffhq" in name)

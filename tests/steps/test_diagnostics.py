@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from genjax.nn.batch import BATCH_AXIS, batch_noise, mean_over_replicas
-from genjax.steps.diagnostics import active_units, discriminator_metrics, spread, standard_deviation
+from genjax.steps.diagnostics import (
+    active_units,
+    discriminator_metrics,
+    diversity,
+    spread,
+    standard_deviation,
+)
 from genjax.steps.update import global_norm
 
 
@@ -68,3 +74,10 @@ def test_active_units_are_counted_over_the_batch():
     rng = np.random.default_rng(0)
     means = rng.normal(size=(500, 4)).astype(np.float32) * np.float32([1.0, 0.2, 0.05, 0.0]) + 3
     assert active_units(means) == 2  # standard deviations above 0.1
+
+
+def test_the_diversity_of_data_without_variation_is_one():
+    constant = jnp.broadcast_to(_images(1), (8, 3, 4, 2))
+    assert diversity(constant, _images(8)) == diversity(constant, constant) == 1
+    assert diversity(_images(8), constant) < 1e-6
+    assert standard_deviation(jnp.full((7, 3, 3, 1), 0.1)) < 1e-3

@@ -14,6 +14,8 @@ from PIL import Image
 
 import genjax
 from genjax import Recipe
+from genjax.data.digest import digest_of
+from genjax.data.sources import open_source
 from genjax.models.gan import GanConfig
 from genjax.models.wgan import AdamPlayer, WganGpConfig
 from genjax.run.folder import RunFolder
@@ -47,7 +49,9 @@ def trained(tmp_path_factory, real_curves):
 def test_what_a_run_writes(trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["recipe"]["model"]["generator"]["learning_rate"] == 2e-4
-    assert config["spec"] == {"height": 8, "width": 8, "channels": 1, "classes": 10}
+    spec = {"height": 8, "width": 8, "channels": 1, "classes": 10, "empty_classes": []}
+    assert config["spec"] == spec
+    assert config["class_names"] == [str(k) for k in range(10)]
     environment = json.loads((trained / "environment.jsonl").read_text())
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == 8
@@ -111,7 +115,7 @@ def test_a_seed_makes_another_run(trained, tmp_path):
     assert runs.records(tmp_path / "run")[0]["d_loss"] != runs.records(trained)[0]["d_loss"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, number, monkeypatch):
     handler = signal.getsignal(number)
     calls = []
@@ -149,16 +153,20 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(trained,
     largest.write_bytes(data)
     with caplog.at_level(logging.INFO, logger="genjax"):
         genjax.resume(tmp_path / "run")
-    assert "00000040 cannot be used: default/" in caplog.text.replace("ocdbt", "default/ocdbt")
+    assert "00000040 cannot be used: ocdbt.process_0/" in caplog.text
     assert "from step 30" in caplog.text
     _assert_same_run(trained, tmp_path / "run")
 
 
-def test_a_run_without_a_checkpoint_starts_over(trained, tmp_path):
+def test_a_run_without_a_checkpoint_starts_over(trained, tmp_path, caplog):
     genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
     for path in sorted((tmp_path / "run/checkpoints").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    genjax.resume(tmp_path / "run")
+    with caplog.at_level(logging.WARNING, logger="genjax"):
+        genjax.resume(tmp_path / "run")
+    assert "no checkpoint is left: training begins anew, and its records, up to step 40" in (
+        caplog.text
+    )
     _assert_same_run(trained, tmp_path / "run")
 
 
@@ -239,8 +247,35 @@ def test_data_that_changed_are_refused(tmp_path):
     recipe = dataclasses.replace(RECIPE, data=f"folder:{images}", steps=5)
     genjax.train(recipe, tmp_path / "run")
     (images / "0.png").unlink()
-    with pytest.raises(genjax.UsageError, match="has changed: 19 images"):
+    with pytest.raises(genjax.UsageError, match="has changed: 19 images") as caught:
         genjax.resume(tmp_path / "run", steps=10)
+    assert "0 came, 1 went (0.png), 0 changed" in str(caught.value)
+    Image.new("L", (8, 8), 0).save(images / "0.png")
+    Image.new("L", (8, 8), 99).save(images / "7.png")
+    with pytest.raises(genjax.UsageError, match=r"1 changed in content or class \(7\.png\)"):
+        genjax.resume(tmp_path / "run", steps=10)
+    Image.new("L", (8, 8), 7 * 12).save(images / "7.png")
+    genjax.resume(tmp_path / "run", steps=10)
+    config = json.loads((tmp_path / "run/config.json").read_bytes())
+    contents = open_source(recipe.data, recipe.data_options).contents(False)
+    assert config["data_digest"] == digest_of(contents)
+    assert config["recipe"]["steps"] == 10
+
+
+def test_what_is_left_out_and_taken_for_a_class_is_in_the_log(tmp_path):
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/.1.png", "stray.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 9).save(path)
+    recipe = dataclasses.replace(RECIPE, data=f"folder:{tmp_path}/images", steps=5)
+    genjax.train(recipe, tmp_path / "run")
+    said = (tmp_path / "run/log.txt").read_text()
+    for line in (
+        "files left out: 1 that a system or program keeps for itself",
+        "stray.png lies beside the class folders",
+        "2 classes: a (2), b (1)",
+    ):
+        assert line in said
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path, eight_devices):
@@ -302,3 +337,66 @@ def test_the_gan_learns_the_digits(tmp_path):
     distances = [r["energy_distance"] for r in records if "energy_distance" in r]
     assert distances[-1] < 0.2 * distances[0]
     assert records[-1]["diversity"] > 0.9
+
+
+def _folder(path, count):
+    path.mkdir(exist_ok=True)
+    for i in range(count):
+        Image.new("L", (8, 8), i * 12).save(path / f"{i}.png")
+    return f"folder:{path}"
+
+
+def test_one_image_has_finite_metrics(tmp_path):
+    recipe = dataclasses.replace(RECIPE, data=_folder(tmp_path / "one", 1), steps=5)
+    genjax.train(recipe, tmp_path / "run")
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    (record,) = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert record["energy_distance"] > 0
+    assert record["diversity"] == 1  # of equal images
+
+
+def test_a_metric_that_is_not_finite_decides_nothing(tmp_path, monkeypatch, caplog):
+    values = iter([5.0, float("nan"), 7.0, float("-inf")])
+    monkeypatch.setattr(
+        genjax.training.loop._Evaluator,
+        "__call__",
+        lambda self, state, step: {"energy_distance": next(values)},
+    )
+    genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    records = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [r["energy_distance"] for r in records if "energy_distance" in r] == [5, 7]
+    assert "energy_distance is nan, and left out" in caplog.text
+    assert load_state(tmp_path / "run")[2] == 10
+
+
+def test_changed_data_can_be_accepted_and_moved_data_named(tmp_path):
+    data = _folder(tmp_path / "images", 20)
+    genjax.train(dataclasses.replace(RECIPE, data=data, steps=5), tmp_path / "run")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    with pytest.raises(genjax.UsageError, match=r"no folder .* say where: --data"):
+        genjax.resume(tmp_path / "run", steps=10)
+    moved = dataclasses.replace(
+        RunFolder(tmp_path / "run").read_config().recipe, data=f"folder:{tmp_path}/moved", steps=10
+    )
+    genjax.resume(tmp_path / "run", recipe=moved)
+    _folder(tmp_path / "moved", 21)
+    with pytest.raises(genjax.UsageError, match=r"genjax resume .*run --accept-changed-data"):
+        genjax.resume(tmp_path / "run", steps=15)
+    genjax.resume(tmp_path / "run", steps=15, accept_changed_data=True)
+    assert json.loads((tmp_path / "run/config.json").read_text())["images"] == 21
+    genjax.resume(tmp_path / "run", steps=20)
+    for path in (tmp_path / "moved").iterdir():
+        Image.new("L", (9, 8)).save(path)
+    with pytest.raises(genjax.UsageError, match="cannot change in a run"):
+        genjax.resume(tmp_path / "run", steps=25, accept_changed_data=True)
+
+
+def test_settings_that_are_refused_leave_the_run_as_it_was(tmp_path, eight_devices):
+    genjax.train(RECIPE, tmp_path / "run")
+    before = (tmp_path / "run/config.json").read_bytes()
+    odd = dataclasses.replace(RECIPE, batch_size=12, steps=40)
+    message = "8 devices, as with --batch-size 8 or --batch-size 16"
+    with eight_devices(), pytest.raises(genjax.UsageError, match=message):
+        genjax.resume(tmp_path / "run", recipe=odd)
+    assert (tmp_path / "run/config.json").read_bytes() == before

@@ -1,0 +1,88 @@
+import json
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from genjax.data.sources import DataOptions
+from genjax.evaluation import extractor
+from genjax.evaluation.extractor import cache_folder, create_extractor
+from genjax.metrics import classifier
+
+OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
+
+
+@pytest.fixture
+def trainings(monkeypatch, tmp_path):
+    """A cache folder of its own, and the list of the trainings of its classifiers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = []
+
+    def train(source, options, steps):
+        found.append(steps)
+        time.sleep(0.5)
+        variables = classifier.initial_variables(source.spec, 0)
+        return classifier.to_bytes(jax.tree.map(np.asarray, variables))
+
+    monkeypatch.setattr(extractor, "train_classifier", train)
+    return found
+
+
+def _create():
+    return create_extractor("classifier", "digits", OPTIONS)[1]
+
+
+def test_two_that_want_a_classifier_at_once_train_it_once(trainings):
+    identities = []
+    threads = [threading.Thread(target=lambda: identities.append(_create())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trainings) == 1
+    assert identities[0] == identities[1]
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "cut": lambda path: _cut(path),
+    "flipped": lambda path: _flip(path),
+    "empty": lambda path: path.write_bytes(b""),
+    "no accuracy": lambda path: path.with_suffix(".json").unlink(),
+    "accuracy cut": lambda path: path.with_suffix(".json").write_text("{"),
+    "accuracy is a list": lambda path: path.with_suffix(".json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_classifier_is_made_anew(trainings, kind, caplog):
+    identity = _create()
+    (path,) = (cache_folder() / "classifiers").glob("*.msgpack")
+    DAMAGE[kind](path)
+    assert _create() == identity
+    assert len(trainings) == 2
+    assert "is damaged: it is made anew" in caplog.text
+    assert _create() == identity
+    assert len(trainings) == 2
+    assert json.loads(path.with_suffix(".json").read_text())["accuracy"] == identity["accuracy"]
+
+
+def test_a_cache_that_cannot_be_written_falls_back_with_one_line(trainings, monkeypatch, caplog):
+    for home in ("/dev/null", "/proc/none", "~no_such_user_here/cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", home)
+        caplog.clear()
+        _create()
+        _create()
+        lines = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert [f"no cache can be kept in {home}" in line.getMessage() for line in lines] == [True]

@@ -239,7 +239,9 @@ def test_data_that_have_moved_are_taken_from_their_new_place(folders, tmp_path):
                 call(run)
         moved = genjax.reconstruct(run, n=3, data=f"folder:{tmp_path}/elsewhere")[0]
         np.testing.assert_array_equal(moved, before)
-        assert genjax.evaluate(run, samples=1, data=f"folder:{tmp_path}/elsewhere")["metrics"]
+        assert genjax.evaluate(run, importance_samples=1, data=f"folder:{tmp_path}/elsewhere")[
+            "metrics"
+        ]
     finally:
         (tmp_path / "elsewhere").rename(folders / "broken")
     with pytest.raises(genjax.UsageError, match="the run's have"):
@@ -248,7 +250,7 @@ def test_data_that_have_moved_are_taken_from_their_new_place(folders, tmp_path):
 
 def test_one_image_has_a_likelihood_without_an_error(folders, tmp_path):
     data = _write_images(tmp_path / "one", 1)
-    metrics = genjax.evaluate(folders / "run", samples=2, data=data)["metrics"]
+    metrics = genjax.evaluate(folders / "run", importance_samples=2, data=data)["metrics"]
     assert metrics["nll"] > 0 and np.isnan(metrics["nll_error"])
     line = (folders / "run/evaluations.jsonl").read_text().splitlines()[-1]
     assert json.loads(line, parse_constant=pytest.fail)["metrics"]["nll_error"] is None

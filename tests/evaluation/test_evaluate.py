@@ -243,7 +243,7 @@ def test_too_few_test_images_have_a_likelihood_alone_or_are_refused_before_the_w
         RunFolder(few / "run").read_config().recipe, family="vae", model=RECIPE.model
     )
     genjax.train(recipe, few / "vae")
-    result = genjax.evaluate(few / "vae", samples=2)
+    result = genjax.evaluate(few / "vae", importance_samples=2)
     assert result["metrics"]["nll"] > 0 and "extractor" not in result["protocol"]
     assert "4 test images: too few" in caplog.text
 

@@ -94,8 +94,8 @@ def test_the_command_projects_files_and_keeps_their_styles(trained, tmp_path, ca
     assert cli(["project", str(trained), "--images", *files, *options]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     pairs, styles = np.load(output), np.load(tmp_path / "styles.npy")
-    assert pairs.shape == (4, 8, 8, 1)
-    np.testing.assert_array_equal(pairs[:2], given)
+    assert pairs.shape == (2, 2, 8, 8, 1)  # a row of images, a row of copies
+    np.testing.assert_array_equal(pairs[0], given)
     assert len(styles) == 2 and styles.dtype == np.float32
 
 

@@ -88,7 +88,8 @@ def test_pixels_reach_the_game_as_minus_one_to_one(monkeypatch):
     )
     images = np.zeros((2, *SPEC.shape), np.uint8)
     images[0], images[1] = 0, 255
-    gan.step(CONFIG, None, Batch(images, np.zeros(2, np.int32)), jax.random.key(0))
+    state = gan.init(CONFIG, jax.random.key(0), SPEC)
+    gan.step(CONFIG, state, Batch(images, np.zeros(2, np.int32)), jax.random.key(0))
     assert np.all(seen["real"][0] == -1)
     assert np.all(seen["real"][1] == 1)
     chex.assert_shape(seen["z"], (2, 64))

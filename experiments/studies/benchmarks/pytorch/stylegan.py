@@ -245,7 +245,7 @@ def check(config: stylegan.StyleganConfig, spec: ImageSpec) -> None:
             return networks[1].apply({"params": d_params}, images, halvings, jnp.ones(()))
 
         variables = {"params": g_params, "batch_stats": state.generator.stats}
-        w: Any = networks[0].apply(variables, z, False, method="style")
+        w: Any = networks[0].apply(variables, z, None, False, method="style")
         given = (broadcast(w, spec), noise, halvings, jnp.ones(()))
         fake: Any = networks[0].apply(variables, *given, method="synthesize")
         images = jnp.asarray(real)

@@ -42,9 +42,10 @@ console = Console()
 
 def finish(stream: TextIO | None) -> None:
     """Write what a stream still holds, or drop it, so that the interpreter can end without it."""
+    if stream is None:
+        return
     try:
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -110,7 +110,8 @@ def main(run: Callable[[list[str]], int] = run) -> None:
     _set_up()
     hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
     sys.excepthook = _only_of_this_thread
-    sys.unraisablehook = threading.excepthook = lambda args: None
+    sys.unraisablehook = lambda args: None
+    threading.excepthook = lambda args: None
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()  # here a full disk or a broken pipe can be told

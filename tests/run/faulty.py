@@ -9,6 +9,7 @@ It prints, as JSON, how often each outcome came, by mode.
 
 import collections
 import ctypes
+import functools
 import json
 import os
 import shutil
@@ -96,9 +97,9 @@ def main(folder: Path) -> None:
             at += 1
             run = folder / f"{name}-{at}"
             shutil.copytree(folder / "base", run)
-            code = _in_a_fork(lambda run=run, at=at, mode=mode: _save(run, faults, at, mode))
+            code = _in_a_fork(functools.partial(_save, run, faults, at, mode))
             outcome = OUTCOMES.get(code, f"code {code}")
-            found = _in_a_fork(lambda run=run, outcome=outcome: _check(run, outcome))
+            found = _in_a_fork(functools.partial(_check, run, outcome))
             counts[name][outcome if found == 0 else f"{outcome} at {at}, wrong {found}"] += 1
             shutil.rmtree(run)
     print(json.dumps(counts))

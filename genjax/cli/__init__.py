@@ -164,7 +164,8 @@ def _set_up() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.excepthook = _only_of_this_thread
-    sys.unraisablehook = threading.excepthook = lambda args: None
+    sys.unraisablehook = lambda unraisable: None
+    threading.excepthook = lambda args: None
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 

@@ -115,6 +115,10 @@ def main(run: Callable[[list[str]], int] = run) -> None:
         run: Function that runs the arguments and gives the exit code.
     """
     _set_up()
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    sys.excepthook = _only_of_this_thread
+    sys.unraisablehook = lambda args: None
+    threading.excepthook = lambda args: None
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()  # here a full disk or a broken pipe can be told
@@ -132,6 +136,7 @@ def main(run: Callable[[list[str]], int] = run) -> None:
     except KeyboardInterrupt:
         _fail("stopped", 130)
     finally:
+        sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
         finish(sys.stdout)
         finish(sys.stderr)
 
@@ -163,9 +168,6 @@ def _set_up() -> None:
     for name in ("absl", "asyncio", "matplotlib", "PIL"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    sys.excepthook = _only_of_this_thread
-    sys.unraisablehook = lambda unraisable: None
-    threading.excepthook = lambda args: None
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 

@@ -117,8 +117,8 @@ def _kill(folder: Path, name: str, kills: int) -> dict[str, int]:
     records = runs.records(whole)
     assert records[-1]["step"] == recipe.steps
     lines = (whole / "metrics.jsonl").read_text().splitlines()
-    seconds = [json.loads(line)["seconds"] for line in lines]
-    period = (seconds[-1] - seconds[1]) / (SAVES - 1)
+    times = [json.loads(line)["seconds"] for line in lines]
+    period = (times[-1] - times[1]) / (SAVES - 1)
     counts = {"kills": 0, "saves cut": 0, "most steps lost": 0, "ended": 0, "differ": 0}
     while counts["kills"] < kills or run.exists():
         work = genjax.resume if (run / "config.json").exists() else genjax.train
@@ -139,10 +139,10 @@ def _kill(folder: Path, name: str, kills: int) -> dict[str, int]:
                 in_save = rng.uniform() < 0.5
                 while in_save and code is None and not _is_saving(run):
                     code = _wait(child, 0.001)
-                most = 0.1 if in_save else 2 * period
+                longest = 0.1 if in_save else 2 * period
             else:
-                most = 2 * period
-            code = _wait(child, float(rng.uniform(0, most))) if code is None else code
+                longest = 2 * period
+            code = _wait(child, float(rng.uniform(0, longest))) if code is None else code
         if code is None:
             os.kill(child, signal.SIGKILL)
             _wait(child)

@@ -175,13 +175,20 @@ def _fidelity(
     return metrics, {"neighbours": grid(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
 
 
-def _refuse_numbers(n: int, draws: int, spec: ImageSpec) -> None:
+def _checked_draws(recipe: Recipe, spec: ImageSpec, n: int, draws: int | None) -> int:
+    """Return the number of importance samples, by default the family's.
+
+    Raises:
+        UsageError: It or the number n of samples is impossible.
+    """
+    draws = recipe.functions.importance_samples if draws is None else draws
     for name, value, least in (("n", n, MIN_SAMPLES), ("importance_samples", draws, 1)):
         if value < least:
             raise UsageError(f"{name} = {value}: should be at least {least}")
     if draws >= 2**31:
         raise UsageError(f"importance_samples = {draws}: should be below {2**31}")
     check_memory(n, spec, f"n = {n}")
+    return draws
 
 
 def _images_for_features(recipe: Recipe, spec: ImageSpec, test: Batch) -> Batch:
@@ -242,9 +249,8 @@ def evaluate(
     Without a `test_split` the training images take its place; the protocol says so.
 
     Args:
-        run: The run folder; a line is added to its `evaluations.jsonl`, and its `figures` become
-            those of this evaluation: samples, paths, and samples beside their nearest training
-            images.
+        run: The run folder, whose `evaluations.jsonl` gets a line, and whose `figures` are drawn
+            anew: samples, paths, and samples beside their nearest training images.
         n: Number of samples that are compared with images of the test split.
         importance_samples: Draws for the likelihood of each image: of the latents or, for a flow,
             of the noise within gray levels. None: as many as the family's papers take.
@@ -260,8 +266,7 @@ def evaluate(
         data: The run's data at another place. None: where they were in training.
 
     Returns:
-        A dict of the following, in which a number is NaN or infinite where it is not defined; in
-        `evaluations.jsonl` it is null.
+        A dict, in which an undefined number is NaN or infinite (null in `evaluations.jsonl`), with
         `metrics`: with a feature net, those of `fidelity`, of images without their `border`; for a
         family with styles also `perceptual_path_length`. For a family with a likelihood `nll`, in
         nats an image, and `bits_per_dim`, of whole images, each with its standard error as
@@ -277,9 +282,7 @@ def evaluate(
     folder = RunFolder(run)
     config = folder.read_config()
     recipe, spec = config.recipe, config.spec
-    usual = recipe.functions.importance_samples
-    draws = usual if importance_samples is None else importance_samples
-    _refuse_numbers(n, draws, spec)
+    draws = _checked_draws(recipe, spec, n, importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     weights_path(extractor, weights)  # before any work
@@ -295,33 +298,38 @@ def evaluate(
     if extractor is not None:
         train = _images_for_features(recipe, spec, test)
         net, protocol["extractor"] = _feature_net(recipe, extractor, weights)
-        protocol |= {"samples": n, **how}
-        if is_conditional(recipe, spec):
-            protocol["labels"] = "each class as often, whatever the data's shares"
+        protocol |= {"samples": n, **how} | _labels_of_samples(recipe, spec)
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, train, seed)
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = draws
         metrics |= _likelihood(recipe, state, test, seed, draws)
-    needs_images = recipe.functions.encode is not None
-    if recipe.functions.decode is not None and (len(test.images) > 1 or not needs_images):
-        figures["interpolations"] = _interpolations(recipe, state, test, seed)
-    result = {
-        "metrics": metrics,
-        "protocol": protocol,
-        "health": _worst(health(recipe, state, test)),
-        "step": step,
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    figures |= _interpolations(recipe, state, test, seed)
+    signs, seconds = _worst(health(recipe, state, test)), round(time.monotonic() - start, 1)
+    result = dict(metrics=metrics, protocol=protocol, health=signs, step=step, seconds=seconds)
     _record(folder, result, figures)
     return result
 
 
-def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> Image.Image:
-    """Draw paths in latent space, between the first test images where there is an encoder."""
+def _labels_of_samples(recipe: Recipe, spec: ImageSpec) -> dict[str, str]:
+    """Return what a protocol says of the samples' labels: nothing if the model takes none."""
+    if not is_conditional(recipe, spec):
+        return {}
+    return {"labels": "each class as often, whatever the data's shares"}
+
+
+def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> dict[str, Image.Image]:
+    """Draw paths in latent space, between the first test images where there is an encoder.
+
+    Without latents, or with one image where two are needed, there is no figure.
+    """
+    needs_images = recipe.functions.encode is not None
+    if recipe.functions.decode is None or (len(test.images) == 1 and needs_images):
+        return {}
     count = max(1, min(FIGURE_PATHS, len(test.images) // 2))
     ends = Batch(*(array[: 2 * count] for array in test))
     key = jax.random.key(seed)
-    return grid(paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key))
+    images = paths(recipe, state, ends, count, FIGURE_STEPS, "spherical", key)
+    return {"interpolations": grid(images)}
 
 
 def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:

@@ -311,20 +311,9 @@ def _train(
             folder.write_contents(contents)
         folder.write_config(config)  # it can be trained as it is
         evaluate = _Evaluator(folder, recipe, source, sample_key)
-        writer: Writer | NullWriter = NullWriter()
         watch = Watch()
-        if is_first():
-            if not start and (lost := read_records(folder)):
-                log.warning(
-                    "no checkpoint is left: training begins anew, and its records, up to step %d, "
-                    "are overwritten",
-                    lost[-1]["step"],
-                )
-            writer = Writer(folder, start, recipe.steps, recipe.batch_size)
-            stack.callback(writer.close)
-            for record in writer.records:
-                watch(record)
-
+        writer = _open_writer(folder, recipe, start, watch)
+        stack.callback(writer.close)
         log.info("training in %s from step %d", folder.path, start)
         if jax.process_count() > 1:
             log.info(
@@ -341,11 +330,7 @@ def _train(
             )
             state, metrics = _take_steps(steps, state, batches, first, step)
             _refuse_non_finite(metrics, first, state, steps.finite_leaves)
-            record = {
-                name: float(np.mean(values))
-                for name, values in metrics.items()
-                if np.ma.count(values)
-            }
+            record = {k: float(np.mean(v)) for k, v in metrics.items() if np.ma.count(v)}
             is_saved = step % recipe.save_interval == 0 or step == recipe.steps
             quality = _only_finite(evaluate(steps.get(state), step), step) if is_saved else {}
             record |= quality
@@ -359,6 +344,24 @@ def _train(
                 checkpoints.save(step, steps.to_save(state), found)
                 writer.report()
         return Result(folder.path, step, signal)
+
+
+def _open_writer(
+    folder: RunFolder, recipe: Recipe, start: int, watch: Watch
+) -> Writer | NullWriter:
+    """Open the records of a run from a step on, and show the earlier ones to the watch."""
+    if not is_first():
+        return NullWriter()
+    if not start and (lost := read_records(folder)):
+        log.warning(
+            "no checkpoint is left: training begins anew, and its records, up to step %d, are "
+            "overwritten",
+            lost[-1]["step"],
+        )
+    writer = Writer(folder, start, recipe.steps, recipe.batch_size)
+    for record in writer.records:
+        watch(record)
+    return writer
 
 
 def _only_finite(metrics: dict[str, float], step: int) -> dict[str, float]:

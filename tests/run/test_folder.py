@@ -178,7 +178,9 @@ for line in sys.stdin:
         print("loaded")
     except UsageError as error:
         print(repr(str(error)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not `ru_maxrss`, which begins with that of the process that started this one.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(status["VmHWM"].split()[0])
 """
 
 

@@ -34,7 +34,8 @@ def test_a_disk_that_fails_ends_a_training_in_one_line(tmp_path, kind, vanish):
     assert process.returncode == 1, errors
     *progress, error = errors.splitlines()
     assert error.startswith("genjax: error: could not ")
-    expected = ("step ", "reading ", "training ", "warning: step ", "warning: an old checkpoint")
+    expected = ("step ", "reading ", "10 classes: ", "training ", "warning: step ")
+    expected += ("warning: an old checkpoint",)
     assert [line for line in progress if not line.startswith(expected)] == []
     if kind == "gone":
         assert not run.exists() or not (run / "config.json").exists()

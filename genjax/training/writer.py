@@ -115,6 +115,9 @@ class Writer:
 class NullWriter:
     """A writer that writes nothing, for all processes but the first."""
 
+    def close(self) -> None:
+        """Do nothing."""
+
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Ignore the record."""
 

@@ -173,6 +173,7 @@ def test_a_damaged_archive_is_read_or_named(tmp_path_factory, data):
 @pytest.mark.slow
 @given(damaged(list(FILES.values())))
 @_property(TRIES)
+@pytest.mark.timeout(3600)
 def test_ten_thousand_damaged_images(data):
     _check_image(data)
 
@@ -180,6 +181,7 @@ def test_ten_thousand_damaged_images(data):
 @pytest.mark.slow
 @given(damaged(ZIPS))
 @_property(TRIES)
+@pytest.mark.timeout(3600)
 def test_ten_thousand_damaged_archives(tmp_path_factory, data):
     _check_zip(data, tmp_path_factory.getbasetemp())
 

@@ -83,7 +83,7 @@ def _apply(eqn: Any, args: list[Any]) -> list[Any]:
         index, *operands = args
         return lax.switch(index, [_function(branch) for branch in params["branches"]], *operands)
     if name == "scan":
-        return _scan(params, args)
+        return _scan(eqn, args)
     if name == "while":
         return _while(params, args)
     if name == "reduce_precision":  # of what a gradient keeps: to the type that it has anyway
@@ -102,9 +102,19 @@ def _apply(eqn: Any, args: list[Any]) -> list[Any]:
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
-def _scan(params: dict[str, Any], args: list[Any]) -> list[Any]:
-    ends = np.cumsum([params["num_consts"], params["num_carry"]])
-    consts, carry, xs = args[: ends[0]], args[ends[0] : ends[1]], args[ends[1] :]
+def _scan(eqn: Any, args: list[Any]) -> list[Any]:
+    params, jaxpr = eqn.params, eqn.params["jaxpr"]
+
+    # How an equation says which arguments are scanned differs between versions of jax; they are
+    # those, at the end, of which the body sees one row.
+    def scanned(outer: Any, inner: Any) -> int:
+        return sum(one.ndim > other.ndim for one, other in zip(outer, inner, strict=True))
+
+    num_xs = scanned([atom.aval for atom in eqn.invars], jaxpr.in_avals)
+    num_ys = scanned([atom.aval for atom in eqn.outvars], jaxpr.out_avals)
+    first_x, num_carry = len(args) - num_xs, len(eqn.outvars) - num_ys
+    first_carry = first_x - num_carry
+    consts, carry, xs = args[:first_carry], args[first_carry:first_x], args[first_x:]
     body = _function(params["jaxpr"])
 
     def one(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -74,7 +74,7 @@ def test_a_session_with_a_vae(genjax_command, tmp_path, monkeypatch):
     assert json.loads(out)["protocol"]["importance_samples"] == 5
     assert "360 images of train[80%:], step" in err
     for command, shape in (
-        (("reconstruct", run, "-n", 20), (64, 8, 8, 1)),  # two rows of 16, each with its copies
+        (("reconstruct", run, "-n", 20), (4, 16, 8, 8, 1)),  # two rows of 16, each with its copies
         (("interpolate", run, "-n", 2, "--steps", 5), (2, 5, 8, 8, 1)),
         (("traverse", run, "-n", 2, "--steps", 3), (2, 3, 8, 8, 1)),
         (("manifold", run, "-n", 4), (4, 4, 8, 8, 1)),

@@ -22,7 +22,8 @@ class UsageError(ValueError):
 
 
 # More than any image has rows or columns, or any data set classes; a file that says more lies.
-Pixels = Annotated[int, Field(gt=0, le=2**15)]
+MAX_SIDE = 2**15  # of an image, in pixels
+Pixels = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 Classes = Annotated[int, Field(ge=0, le=2**20)]
 
 

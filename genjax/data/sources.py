@@ -41,7 +41,7 @@ from genjax.data.images import (
 from genjax.data.labels import JSON, ClassBy, lay_out
 from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out, some
 from genjax.data.paths import is_remote, to_path, walk
-from genjax.types import CHECKED, ImageSpec, UsageError
+from genjax.types import CHECKED, MAX_SIDE, ImageSpec, UsageError
 
 # The largest file that is taken for an image, in bytes.
 MAX_FILE_BYTES = 2**30
@@ -467,6 +467,7 @@ class FileSource:
         self.sizes: collections.Counter[tuple[int, int]] = collections.Counter()
         self.modes: collections.Counter[str] = collections.Counter()
         self._broken: BrokenImage | None = None  # the first one, by the headers
+        self._resized = options.height_width is not None
         if not (options.height_width and options.channels):
             self._scan()
         channels = options.channels or (
@@ -514,9 +515,13 @@ class FileSource:
             except Exception as error:  # of every class, as decoders raise them
                 return BrokenImage(self._names[place], cause_of(error, data))
 
-        for found in map(header, self._images):
+        for place, found in zip(self._images, map(header, self._images), strict=True):
             if isinstance(found, BrokenImage):
                 self._broken = self._broken or found
+            elif max(found[0]) > MAX_SIDE and not self._resized:
+                height, width = found[0]
+                cause = f"{height}x{width} pixels: more than {MAX_SIDE} a side; --size scales it"
+                self._broken = self._broken or BrokenImage(self._names[place], cause)
             else:
                 self.sizes[found[0]] += 1
                 self.modes[found[1]] += 1

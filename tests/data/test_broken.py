@@ -64,6 +64,13 @@ def test_a_decompression_bomb_is_named(tmp_path):
     assert str(found).startswith("x.png: too many pixels, perhaps a decompression bomb")
 
 
+def test_an_image_that_is_too_wide_is_named_or_scaled(tmp_path):
+    data = _encode(np.full((1, 40_000), 7, np.uint8))
+    with pytest.raises(UsageError, match=r"x\.png: 1x40000 pixels: more than 32768 a side; --size"):
+        _read(tmp_path, data)
+    assert _read(tmp_path, data, size=(4, 4))[0].shape == (4, 4, 1)
+
+
 def test_a_file_of_more_bytes_than_an_image_has_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_FILE_BYTES", 50)
     found = _read(tmp_path, _encode(), size=(4,))

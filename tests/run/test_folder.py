@@ -184,6 +184,7 @@ print(status["VmHWM"].split()[0])
 """
 
 
+@pytest.mark.timeout(3600)  # each of many sizes is traced
 @slow_but("gan")
 def test_sizes_that_the_checkpoint_cannot_have_are_refused_before_they_are_allocated(
     tmp_path, name

@@ -38,6 +38,14 @@ ACTIVITY_IMAGES = 100
 CLASS_MEAN_IMAGES = 2000
 
 
+def _check_row(steps: int, extent: float) -> None:
+    """Raise a `UsageError` if a row of images cannot have these steps and this extent."""
+    if steps < 2:
+        raise UsageError(f"steps = {steps}: should be at least 2")
+    if not math.isfinite(extent):
+        raise UsageError(f"extent = {extent}: should be finite")
+
+
 @functools.lru_cache(maxsize=8)
 def encoder(recipe: Recipe) -> Callable[[State, Batch, jax.Array], jax.Array]:
     """Return the compiled `encode` of a family: (state, batch, key) to latents [B, Z].
@@ -335,10 +343,7 @@ def traverse(
         UsageError: There is no run, no such good checkpoint, no encoder, or a number is impossible.
     """
     check_seed(seed)
-    if steps < 2:
-        raise UsageError(f"steps = {steps}: should be at least 2")
-    if not math.isfinite(extent):
-        raise UsageError(f"extent = {extent}: should be finite")
+    _check_row(steps, extent)
     recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
     batch = held_out(recipe, state.spec, None, ACTIVITY_IMAGES, seed)
@@ -416,10 +421,7 @@ def manipulate(
             a class, or a number is impossible.
     """
     check_seed(seed)
-    if steps < 2:
-        raise UsageError(f"steps = {steps}: should be at least 2")
-    if not math.isfinite(extent):
-        raise UsageError(f"extent = {extent}: should be finite")
+    _check_row(steps, extent)
     recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
     if not state.spec.classes:

@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib.metadata
 import os
+import signal
 from pathlib import Path
 
 # On a loaded machine of few cores one of the eight devices may keep the others waiting for longer
@@ -100,6 +101,14 @@ def optimized_programs():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def stop_signal(request):
+    """Give a signal that stops a training; neither a mistake nor nohup matters to the tests."""
+    before = signal.signal(request.param, signal.default_int_handler)
+    yield request.param
+    signal.signal(request.param, before)
 
 
 @pytest.fixture(autouse=True)

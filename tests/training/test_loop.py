@@ -115,22 +115,21 @@ def test_a_seed_makes_another_run(trained, tmp_path):
     assert runs.records(tmp_path / "run")[0]["d_loss"] != runs.records(trained)[0]["d_loss"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, number, monkeypatch):
-    handler = signal.getsignal(number)
+def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, stop_signal, monkeypatch):
+    handler = signal.getsignal(stop_signal)
     calls = []
     take_steps = genjax.training.loop._take_steps
 
     def interrupted(*args):
         calls.append(None)
         if len(calls) == 3:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), stop_signal)
         return take_steps(*args)
 
     monkeypatch.setattr(genjax.training.loop, "_take_steps", interrupted)
     result = genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
-    assert (result.step, result.signal) == (15, number)
-    assert signal.getsignal(number) is handler
+    assert (result.step, result.signal) == (15, stop_signal)
+    assert signal.getsignal(stop_signal) is handler
     monkeypatch.undo()
     assert genjax.resume(tmp_path / "run").signal is None
     _assert_same_run(trained, tmp_path / "run")

@@ -20,31 +20,22 @@ from tests import commands
 RECIPE = genjax.Recipe(
     family="gan", model=GanConfig(), steps=20, batch_size=16, log_interval=5, save_interval=10
 )
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 ENDLESS = ["--size", 8, "--batch-size", 16, "--steps", 10**6, "--log-interval", 20]
 ENDLESS += ["--save-interval", 10**6]
 
 
-@pytest.fixture(params=SIGNALS)
-def number(request):
-    """A signal; a mistake must not end the tests."""
-    before = signal.signal(request.param, signal.default_int_handler)
-    yield request.param
-    signal.signal(request.param, before)
-
-
-def test_the_first_signal_asks_and_the_second_stops_at_once(number):
+def test_the_first_signal_asks_and_the_second_stops_at_once(stop_signal):
     with stop_signals() as stop:
         stop.begin()
-        os.kill(os.getpid(), number)
-        assert stop.signal == number
-        if number == signal.SIGHUP:  # a terminal that is closed sends it twice
-            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), stop_signal)
+        assert stop.signal == stop_signal
+        if stop_signal == signal.SIGHUP:  # a terminal that is closed sends it twice
+            os.kill(os.getpid(), stop_signal)
         else:
             with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), stop_signal)
                 time.sleep(1)
-    assert signal.getsignal(number) is signal.default_int_handler
+    assert signal.getsignal(stop_signal) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
@@ -70,26 +61,26 @@ def test_nohup_is_honoured():
 
 @pytest.mark.parametrize("where", ["_open", "abstract_state", "initial_state", "Writer"])
 def test_a_signal_before_the_first_step_stops_at_once_and_leaves_nothing(
-    tmp_path, monkeypatch, where, number
+    tmp_path, monkeypatch, where, stop_signal
 ):
     def interrupted(*args):
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), stop_signal)
         time.sleep(10)
 
     monkeypatch.setattr(loop, where, interrupted)
     with pytest.raises(Stopped) as stopped:
         genjax.train(RECIPE, tmp_path / "run")
-    assert stopped.value.signal == number
+    assert stopped.value.signal == stop_signal
     assert not (tmp_path / "run").exists()
 
 
-def test_a_signal_that_is_swallowed_in_start_up_still_stops(tmp_path, monkeypatch, number):
+def test_a_signal_that_is_swallowed_in_start_up_still_stops(tmp_path, monkeypatch, stop_signal):
     """As by a function of Python that C++ called."""
     initial_state = loop.initial_state
 
     def swallows(*args):
         with pytest.raises(Stopped):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), stop_signal)
             time.sleep(10)
         return initial_state(*args)
 
@@ -119,7 +110,13 @@ def _saved(run):
     return int(checkpoint.name)
 
 
-LOGIN = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
+# The tests themselves may run under nohup, which is inherited.
+LOGIN = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.login_tty(0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 def _on_a_terminal(command):

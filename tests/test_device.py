@@ -19,7 +19,8 @@ from genjax.models import gan, glow, stylegan2
 from genjax.nn.augment import ada
 from tests import runs
 
-pytestmark = pytest.mark.device
+# On a CPU there is little that they could find.
+pytestmark = [pytest.mark.device, pytest.mark.slow]
 
 KEY = jax.random.key(0)
 STYLE: dict[str, Any] = {"channel_base": 64, "channel_max": 8, "learning_rate": 2e-3}
@@ -136,8 +137,3 @@ def test_a_deterministic_run_resumes_bit_for_bit(name, tmp_path):
     resumed, resumed_records = runs.results(tmp_path / "run")
     chex.assert_trees_all_equal(state, resumed)
     assert records == resumed_records
-
-
-def test_what_pmap_cannot_is_refused():
-    with pytest.raises(ValueError, match="deterministic: wanted parallel = jit or fsdp, not pmap"):
-        Recipe(family="gan", model=gan.GanConfig(), parallel="pmap", deterministic=True)

@@ -170,7 +170,7 @@ def test_a_damaged_archive_is_read_or_named(tmp_path_factory, data):
     _check_zip(data, tmp_path_factory.getbasetemp())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @given(damaged(list(FILES.values())))
 @_property(TRIES)
 @pytest.mark.timeout(3600)
@@ -178,7 +178,7 @@ def test_ten_thousand_damaged_images(data):
     _check_image(data)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @given(damaged(ZIPS))
 @_property(TRIES)
 @pytest.mark.timeout(3600)

@@ -94,6 +94,7 @@ def test_an_evaluation_carries_its_protocol(trained):
     assert all(np.ptp(np.asarray(figure)) > 100 for figure in figures.values())
 
 
+@pytest.mark.slow
 def test_more_samples_give_a_tighter_bound(trained):
     few, many = (
         genjax.evaluate(trained, n=10, importance_samples=n)["metrics"]["nll"] for n in (7, 200)
@@ -147,6 +148,7 @@ def test_data_without_classes_have_a_likelihood_and_no_feature_net(tmp_path):
     assert result["metrics"]["nll"] > 0
 
 
+@pytest.mark.slow
 def test_features_are_those_of_images_without_their_border(tmp_path):
     """A border that a model needs leaves its numbers comparable with those of models without."""
     options = dataclasses.replace(RECIPE.data_options, border=4)
@@ -166,6 +168,7 @@ def test_features_are_those_of_images_without_their_border(tmp_path):
     assert genjax.compare([tmp_path / "bordered", tmp_path / "bare"]).protocol["shape"] == [8, 8, 1]
 
 
+@pytest.mark.slow
 def test_stacked_digits_count_a_thousand_modes(tmp_path):
     options = DataOptions(split="train[:80%]", test_split="train[80%:]")
     recipe = Recipe(
@@ -194,6 +197,7 @@ def test_what_cannot_be_evaluated_is_refused(trained):
         genjax.evaluate(trained, n=10, extractor="inception")
 
 
+@pytest.mark.slow
 def test_posterior_collapse_is_warned_of(tmp_path):
     """A KL term of thirty times its weight costs more than any latent brings."""
     model = VaeConfig(hidden_sizes=(64,), latent_size=8, beta=30.0)

@@ -65,6 +65,7 @@ def test_the_mean_style_is_mixed_to_itself(trained):
     assert np.ptp(images.astype(int), axis=0).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_projection_finds_the_image_of_a_style(trained, tmp_path):
     """The model's own image comes back; another comes nearer in w+ than in w."""
     own = genjax.sample(trained, n=1, seed=3, truncation=0.9)

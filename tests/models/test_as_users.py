@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.families import slow_but
+from tests.families import each_family
 
 ROOT = Path(__file__).parents[2]
 
 
-@slow_but("gan")
+@each_family(slow=("gan", "vae", "wgan_gp"))
 def test_whole_states_resume_and_eight_devices_learn_as_one(name):
     """See `tests/models/as_users.py`."""
     ours = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")

@@ -70,7 +70,7 @@ def test_biggan_deep_has_the_papers_parameters():
 @pytest.mark.parametrize(
     ("changes", "spec"),
     [
-        ({}, ImageSpec(28, 28, 1, 10)),
+        pytest.param({}, ImageSpec(28, 28, 1, 10), marks=pytest.mark.slow),
         pytest.param({"deep": True}, ImageSpec(8, 16, 3, 4), marks=pytest.mark.slow),
         pytest.param({"shared_size": 0}, SPEC, marks=pytest.mark.slow),
         ({"conditional": False, "hierarchical": False}, ImageSpec(8, 16, 3)),

@@ -47,11 +47,17 @@ CASES = {
     ),
 }
 # Under jit a step is the same program whatever devices run it, but for noise, which is split.
-FAST = [
-    *((case, "pmap", 2) for case in CASES if not case.startswith(("glow", "stylegan2"))),
+FAST = [(case, "pmap", 2) for case in ("dcgan-conditional", "vae-iwae")]
+SLOW = [
     ("dcgan-dragan", "jit", 2),
+    *((case, "pmap", 8) for case in CASES if not case.startswith(("glow", "stylegan2"))),
 ]
-SLOW = [(case, parallel, 8) for case in CASES for parallel in ("jit", "pmap")]
+ALL = [(case, parallel, 8) for case in CASES for parallel in ("jit", "pmap")]
+RUNS = {
+    **dict.fromkeys(ALL, pytest.mark.exhaustive),
+    **dict.fromkeys(SLOW, pytest.mark.slow),
+    **dict.fromkeys(FAST),
+}
 
 
 @functools.cache
@@ -74,9 +80,8 @@ def _players(state):
 @pytest.mark.parametrize(
     ("case", "parallel", "devices"),
     [
-        pytest.param(*run, marks=[pytest.mark.xdist_group(run[0]), *marks])
-        for runs, marks in ((FAST, []), (SLOW, [pytest.mark.slow]))
-        for run in runs
+        pytest.param(*run, marks=[pytest.mark.xdist_group(run[0]), *([mark] if mark else [])])
+        for run, mark in RUNS.items()
     ],
 )
 def test_devices_give_the_numbers_of_one(case, parallel, devices):

@@ -17,7 +17,7 @@ from genjax.data.batches import Resident
 from genjax.models import FAMILIES, biggan, stylegan, stylegan2, wgan
 from genjax.run.sharding import Parallel, Steps, as_array
 from genjax.types import Batch, ImageSpec, UsageError
-from tests.families import slow_but
+from tests.families import each_family
 from tests.float64 import in_float64, to_float64
 from tests.states import drawn_state
 
@@ -71,6 +71,7 @@ every_family = pytest.mark.parametrize(
 
 # Families whose steps compile in seconds.
 SMALL = ("gan", "dcgan", "wgan", "wgan_gp", "vae")
+LARGE = ("biggan", "stylegan", "stylegan2", "glow")
 
 
 # Smaller images for families that take long to compile, because they need fewer layers.
@@ -226,7 +227,7 @@ WHOLE = ("dcgan", "wgan", "wgan_gp", "biggan")
 OF_PARTS = ("diversity", "active_units", "active_fraction")
 
 
-@slow_but(*SMALL)
+@each_family(*SMALL, slow=LARGE)
 def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
     """Compare both in one program, as each takes long to compile."""
     family, parts = FAMILIES[name], 1 if name in WHOLE else 2
@@ -236,7 +237,7 @@ def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
 
 
 @pytest.mark.parametrize("parallel", get_args(Parallel))
-@slow_but("gan", "vae")
+@each_family("gan", "vae", slow=("wgan_gp",))
 def test_eight_devices_give_the_numbers_of_one(name, parallel):
     family = FAMILIES[name]
     assert len(jax.devices()) == 8
@@ -244,7 +245,7 @@ def test_eight_devices_give_the_numbers_of_one(name, parallel):
     _assert_same(eight, _on_one_device(family, SEEDS))
 
 
-@slow_but("gan", "vae")
+@each_family("gan", "vae", slow=("dcgan",))
 def test_bfloat16_gives_nearly_the_same_losses(name):
     """Losses are of the first step from the same parameters; bfloat16 has 2 to 3 digits."""
     family = FAMILIES[name]
@@ -294,7 +295,7 @@ def test_steps_are_the_same_however_they_are_grouped(name):
     chex.assert_trees_all_equal(metrics, joined)
 
 
-@slow_but(*SMALL)
+@each_family(*SMALL, slow=LARGE)
 def test_step_is_finite_and_scalar_in_every_metric(name):
     family = FAMILIES[name]
     images = jnp.zeros((BATCH, *_spec(family).shape), jnp.uint8)
@@ -307,7 +308,7 @@ def test_step_is_finite_and_scalar_in_every_metric(name):
     assert int(state.step) == 1
 
 
-@slow_but(*SMALL)
+@each_family(*SMALL, slow=LARGE)
 @pytest.mark.parametrize("spec", [SPEC, ImageSpec(12, 20, 3)], ids=str)
 def test_samples(name, spec):
     family = FAMILIES[name]

@@ -106,7 +106,9 @@ def test_a_whole_glow_comes_back_and_its_log_det_is_the_oracles(config, dtype):
             np.testing.assert_allclose(log_det, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("dequantization", ["uniform", "variational"])
+@pytest.mark.parametrize(
+    "dequantization", ["uniform", pytest.param("variational", marks=pytest.mark.slow)]
+)
 def test_the_probabilities_of_all_images_sum_to_the_density_inside_the_cube(dequantization):
     """The sum of P(x) is the fraction of samples in range, which checks each constant of it."""
     spec = ImageSpec(2, 2, 1)
@@ -142,7 +144,8 @@ def test_the_probabilities_of_all_images_sum_to_the_density_inside_the_cube(dequ
 
 
 @pytest.mark.parametrize(
-    "name", ["glow", "variational", pytest.param("RealNVP", marks=pytest.mark.slow)]
+    "name",
+    ["glow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("variational", "RealNVP"))],
 )
 def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
     config, batch = CONFIGS[name], _batch(32)
@@ -174,6 +177,7 @@ def test_the_first_step_fits_the_actnorms_and_later_ones_do_not(name):
     assert abs(float(kept["loss"]) - float(metrics["loss"])) > 0.01
 
 
+@pytest.mark.slow
 def test_reversible_has_the_gradients_of_plain_autodiff():
     """All gradients are compared at once, in float64."""
     everything = dataclasses.replace(

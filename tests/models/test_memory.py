@@ -17,7 +17,7 @@ from genjax.nn.remat import end_of_block, remat
 from genjax.steps.optim import AdamConfig
 from genjax.types import ImageSpec
 from tests import stepping
-from tests.families import slow_but
+from tests.families import each_family
 from tests.models.test_families import CONFIGS
 
 SPEC = ImageSpec(8, 8, 1, 10)
@@ -247,7 +247,7 @@ def _differences(one, other):
             yield jax.tree_util.keystr(path), np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-3)
 
 
-@slow_but("gan", "dcgan", "vae")
+@each_family("gan", "vae", slow=("dcgan",))
 def test_a_gradient_that_keeps_only_products_is_the_same(name):
     """The whole state agrees after a step; Adam's first moment is a fraction of the gradient."""
     family, config = FAMILIES[name], REMAT_CONFIGS[name]

@@ -44,6 +44,7 @@ def test_stages_fade_in_and_stay():
     np.testing.assert_allclose(fades, [1] * 6 + grown * 2 + [1] * 14)
 
 
+@pytest.mark.slow
 def test_a_stage_trains_its_layers_alone():
     """Layers of later stages do not change at 4x4; the next stage takes over the state."""
     spec = ImageSpec(8, 8, 1)  # each stage is a program of its own to compile

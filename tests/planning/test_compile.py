@@ -176,6 +176,7 @@ def _parameter_bytes(recipe):
     return 4 * sum(leaf.size for leaf in leaves)
 
 
+@pytest.mark.slow
 def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
     plain = compile_step(recipe)
     split = compile_step(dataclasses.replace(recipe, parallel="fsdp"))
@@ -197,8 +198,11 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
 @pytest.mark.parametrize(
     "name",
     [
-        "wgan_gp_digits",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wgan_digits", "biggan_digits")),
+        "wgan_digits",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("wgan_gp_digits", "biggan_digits")
+        ),
     ],
 )
 def test_a_generators_own_step_is_divided_among_the_devices(name):

@@ -15,7 +15,7 @@ from genjax.run.folder import RunConfig, RunFolder
 from genjax.run.recipe import Recipe
 from genjax.run.states import initial_state
 from genjax.types import ImageSpec, UsageError
-from tests.families import slow_but
+from tests.families import each_family
 
 ID = "0123456789abcdef"
 
@@ -191,7 +191,7 @@ print(most)
 
 
 @pytest.mark.timeout(3600)  # each of many sizes is traced
-@slow_but("gan")
+@each_family("gan")
 def test_sizes_that_the_checkpoint_cannot_have_are_refused_before_they_are_allocated(
     tmp_path, name
 ):

@@ -139,3 +139,8 @@ def test_a_step_sees_mirrored_images_if_the_recipe_says_so(monkeypatch):
 def test_faces_are_mirrored_and_digits_are_not():
     for name in recipe_paths():
         assert load_recipe(name).mirror == ("ffhq" in name)
+
+
+def test_what_pmap_cannot_is_refused():
+    with pytest.raises(ValueError, match="deterministic: wanted parallel = jit or fsdp, not pmap"):
+        _recipe(parallel="pmap", deterministic=True)

@@ -51,6 +51,7 @@ def test_the_flow_learns_the_digits_and_stays_sound(trained):
     assert "WARNING" not in (trained / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_exact_and_says_its_protocol(trained):
     result = genjax.evaluate(trained, n=20)
     assert "elbo" not in result["metrics"]
@@ -70,6 +71,7 @@ def test_reconstructions_are_exact(trained):
     np.testing.assert_array_equal(copies, np.round(images // 16 * (255 / 15)))
 
 
+@pytest.mark.slow
 def test_a_temperature_narrows_the_samples(trained):
     spreads = [
         genjax.sample(trained, n=64, temperature=t).astype(float).std(axis=0).mean()
@@ -100,6 +102,7 @@ def test_a_resumed_flow_is_the_one_that_was_never_stopped(tmp_path, trained):
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_flow_that_cannot_be_inverted_is_warned_of(tmp_path):
     """A rate far too high, without clipping, is told in the log, and no image has a NaN."""
     optimizer = AdamConfig(learning_rate=0.3, beta1=0.9)

@@ -65,7 +65,7 @@ def _recipe(name, parallel):
         for name, marks in (
             ("gan", ()),
             ("dcgan", [pytest.mark.slow]),
-            ("biggan", [pytest.mark.slow]),
+            ("biggan", [pytest.mark.exhaustive]),
         )
         for parallel in ("fsdp", "pmap")
     ],

@@ -13,7 +13,7 @@ from genjax import Recipe
 from genjax.models import biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
 from genjax.steps.optim import AdamConfig
 from tests import runs
-from tests.families import slow_but
+from tests.families import each_family
 
 pytestmark = pytest.mark.usefixtures("optimized_programs")
 
@@ -82,7 +82,7 @@ LIKELIHOOD = ("vae", "glow")
 
 
 @pytest.mark.device
-@slow_but("gan")
+@each_family(slow=("gan", "vae"))
 def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
     model, steps = MODELS[name]
     recipe = Recipe(

@@ -102,6 +102,7 @@ def test_more_samples_give_a_tighter_bound(trained):
     assert many < few
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_the_likeliest(trained, tmp_path):
     """A learning rate that ruins the model at the end leaves the best checkpoint where it was."""
     shutil.copytree(trained, tmp_path / "run")

@@ -166,8 +166,9 @@ def test_parameters_are_the_golden(name):
     assert found == json.loads(golden.read_text())
 
 
-@every_family
-def test_a_seed_changes_every_kernel(family):
+@each_family(*SMALL, slow=LARGE)
+def test_a_seed_changes_every_kernel(name):
+    family = FAMILIES[name]
     one, same, other = (_params(_init(family, seed)) for seed in (0, 0, 1))
     chex.assert_trees_all_equal(one, same)
     leaves, _ = jax.tree_util.tree_flatten_with_path(one)
@@ -178,12 +179,16 @@ def test_a_seed_changes_every_kernel(family):
             assert np.array_equal(a, b) == begins_at_zero, path
 
 
+# Not Glow, whose variables are drawn by `drawn_flow`.
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.xdist_group(name))
-        for name in FAMILIES
-        if name != "glow"
+        *(pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SMALL),
+        *(
+            pytest.param(name, marks=[pytest.mark.xdist_group(name), pytest.mark.slow])
+            for name in LARGE
+            if name != "glow"
+        ),
     ],
 )
 def test_drawn_states_are_like_initial_ones(name):

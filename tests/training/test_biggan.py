@@ -16,6 +16,8 @@ from genjax.models.biggan import BigganConfig, PlayerConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
 
+pytestmark = pytest.mark.slow
+
 PLAYER = PlayerConfig(features=8, attention_resolutions=(8,), learning_rate=1e-3, beta1=0.0)
 RECIPE = Recipe(
     family="biggan",
@@ -78,7 +80,6 @@ def test_samples_of_a_class(trained):
             genjax.sample(trained, label=label)
 
 
-@pytest.mark.slow
 def test_truncated_samples_are_less_varied(trained):
     spreads = [
         genjax.sample(trained, n=64, label=3, truncation=t, checkpoint=60).astype(float).std(axis=0)
@@ -89,7 +90,6 @@ def test_truncated_samples_are_less_varied(trained):
         genjax.sample(trained, truncation=0)
 
 
-@pytest.mark.slow
 def test_an_evaluation_tells_its_truncation_and_singular_values(trained):
     result = genjax.evaluate(trained, n=50, truncation=0.5)
     assert result["protocol"]["truncation"] == 0.5
@@ -99,7 +99,6 @@ def test_an_evaluation_tells_its_truncation_and_singular_values(trained):
     assert genjax.compare([trained]).rows["truncation"] == ["0.5"]
 
 
-@pytest.mark.slow
 def test_the_tradeoff_of_truncations(trained):
     rows = genjax.tradeoff(trained, values=(0.1, 1.0), n=60)
     assert [row["truncation"] for row in rows] == [0.1, 1.0]

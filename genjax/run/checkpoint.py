@@ -215,6 +215,7 @@ class Checkpoints:
 
         Raises:
             SaveError: The state could not be written, for instance because the disk is full.
+            JaxRuntimeError: Another process of several is gone.
         """
         path = self.folder / _name(step)
         gone = not is_remote(path) and not self.folder.is_dir()
@@ -235,6 +236,8 @@ class Checkpoints:
                     part.rename(path)
             barrier(f"step {step} saved")
         except Exception as error:  # Orbax and TensorStore raise many kinds
+            if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+                raise
             raise self._failure(f"could not save step {step} in {self.folder}", error) from error
         self._good[step] = metrics or {}
         for old in set(self.steps[: -self._keep]) - {self.best}:

@@ -10,7 +10,7 @@ from tests.families import each_family
 ROOT = Path(__file__).parents[2]
 
 
-@each_family(slow=("gan", "vae", "wgan_gp"))
+@each_family(slow=("gan", "vae"))
 def test_whole_states_resume_and_eight_devices_learn_as_one(name):
     """See `tests/models/as_users.py`."""
     ours = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")

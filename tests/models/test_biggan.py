@@ -71,10 +71,10 @@ def test_biggan_deep_has_the_papers_parameters():
     ("changes", "spec"),
     [
         pytest.param({}, ImageSpec(28, 28, 1, 10), marks=pytest.mark.slow),
-        pytest.param({"deep": True}, ImageSpec(8, 16, 3, 4), marks=pytest.mark.slow),
-        pytest.param({"shared_size": 0}, SPEC, marks=pytest.mark.slow),
+        pytest.param({"deep": True}, ImageSpec(8, 16, 3, 4), marks=pytest.mark.exhaustive),
+        pytest.param({"shared_size": 0}, SPEC, marks=pytest.mark.exhaustive),
         ({"conditional": False, "hierarchical": False}, ImageSpec(8, 16, 3)),
-        pytest.param({"dtype": "bfloat16"}, SPEC, marks=pytest.mark.slow),
+        pytest.param({"dtype": "bfloat16"}, SPEC, marks=pytest.mark.exhaustive),
     ],
     ids=str,
 )

@@ -62,11 +62,14 @@ def test_parameters_are_as_many_as_the_references(shared, name, size, base, clas
 
 @pytest.mark.parametrize(
     "architecture",
-    ["residual", *(pytest.param(name, marks=pytest.mark.slow) for name in ("original", "skip"))],
+    [
+        "residual",
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("original", "skip")),
+    ],
 )
 @pytest.mark.parametrize(
     "spec",
-    [ImageSpec(8, 16, 3), pytest.param(ImageSpec(28, 28, 1), marks=pytest.mark.slow)],
+    [ImageSpec(8, 16, 3), pytest.param(ImageSpec(28, 28, 1), marks=pytest.mark.exhaustive)],
     ids=str,
 )
 def test_every_pair_of_networks_trains(architecture, spec):

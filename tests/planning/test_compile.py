@@ -199,10 +199,8 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
     "name",
     [
         "wgan_digits",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("wgan_gp_digits", "biggan_digits")
-        ),
+        pytest.param("wgan_gp_digits", marks=pytest.mark.slow),
+        pytest.param("biggan_digits", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_generators_own_step_is_divided_among_the_devices(name):

@@ -100,6 +100,22 @@ def test_a_save_that_leaves_out_what_a_restore_needs_is_an_error(tmp_path, monke
     assert checkpoints.steps == _open(tmp_path).steps == [1]
 
 
+def test_the_loss_of_another_process_is_not_told_as_a_failed_save(tmp_path, monkeypatch):
+    checkpoints = _open(tmp_path)
+
+    def lost(name):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        raise jax.errors.JaxRuntimeError("Gloo AllGather failed: Connection reset by peer")
+
+    monkeypatch.setattr("genjax.run.checkpoint.barrier", lost)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="reset by peer"):
+        _save(checkpoints, {1: 1.0})
+    monkeypatch.undo()
+    monkeypatch.setattr("genjax.run.checkpoint.barrier", lambda name: 1 / 0)
+    with pytest.raises(SaveError, match="division by zero"):
+        _save(checkpoints, {1: 1.0})
+
+
 def test_digests_cover_what_must_be_there(tmp_path):
     checkpoints = _open(tmp_path)
     _save(checkpoints, {1: 1.0})

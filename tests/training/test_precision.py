@@ -82,7 +82,7 @@ LIKELIHOOD = ("vae", "glow")
 
 
 @pytest.mark.device
-@each_family(slow=("gan", "vae"))
+@each_family(slow=("gan",))
 def test_a_run_in_bfloat16_learns_and_resumes_bit_for_bit(name, tmp_path):
     model, steps = MODELS[name]
     recipe = Recipe(

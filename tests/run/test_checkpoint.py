@@ -113,7 +113,7 @@ def test_the_loss_of_another_process_is_not_told_as_a_failed_save(tmp_path, monk
     monkeypatch.undo()
     monkeypatch.setattr("genjax.run.checkpoint.barrier", lambda name: 1 / 0)
     with pytest.raises(SaveError, match="division by zero"):
-        _save(checkpoints, {1: 1.0})
+        _save(checkpoints, {2: 1.0})
 
 
 def test_digests_cover_what_must_be_there(tmp_path):

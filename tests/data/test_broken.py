@@ -179,6 +179,29 @@ def test_junk_in_the_metadata_of_a_jpeg_is_ignored(tmp_path, segment):
     assert np.abs(found[0][..., 0].astype(int) - PIXELS).mean() < 8
 
 
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0, "comment": b"hi"}])
+def test_a_jpeg_needs_all_its_pixels_but_no_end(tmp_path, how):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    data = _encode(pixels, "JPEG", quality=90, **how)
+    whole = _read(tmp_path, data, "x.jpg")[0]
+    for missing in range(1, 40):
+        found = _read(tmp_path, data[:-missing], "x.jpg", size=(12, 16))
+        if missing <= 2:
+            np.testing.assert_array_equal(found[0], whole)
+        else:
+            assert re.match(r"x\.jpg: damaged or cut short", str(found)), missing
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_cut_short(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    data = _encode(pixels, "JPEG", progressive=True)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    assert len(scans) > 3
+    for start in scans[1:]:
+        found = _read(tmp_path, data[:start], "x.jpg", size=(12, 16))
+        assert isinstance(found, BrokenImage)
+
+
 def test_an_orientation_of_another_type_is_ignored(tmp_path):
     text = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\2\0\2\0\0\0006\0\0\0\0\0\0\0"
     for kind in ("JPEG", "PNG", "WEBP"):

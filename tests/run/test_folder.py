@@ -82,7 +82,7 @@ FIELDS = {
     "recipe.data_options": (None, [], {"data_options": 1}),
     "recipe.batch_size": (None, -1, 10**12),
     "recipe.steps": (None, -1, 2**31),
-    "recipe.log_interval": (None, -1, 10**6, 10**20),
+    "recipe.log_interval": (None, -1, 10**20),
     "recipe.save_interval": (None, -1, 2**31, 10**20),
     "recipe.keep": (None, -1, 2**31),
     "recipe.data_options.size": (None, [0], [10**9], [8, 8, 8]),

@@ -19,6 +19,8 @@ from genjax.types import UsageError
 # Arrays take at most this many times the bytes of their file, or else fewer than `SMALL`; a file
 # that says more would only fill the memory.
 MOST_UNPACKED, SMALL = 20, 2**26
+# What PyTorch's DataParallel puts before each name.
+PARALLEL = "module."
 # The number at the beginning of PyTorch's older files, which are not zip archives.
 MAGIC = 0x1950A86A20F9469CFC6C
 # What a pickle does to make objects that a state dict does not hold, some of which hash others.
@@ -40,15 +42,18 @@ DTYPES = {
 }
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     """Read the named arrays of a file.
 
     Args:
         path: A `.safetensors`, a `.npz`, or a state dict saved by `torch.save`, in its old or new
             format.
+        key: For a file of `torch.save` that holds a dict of state dicts and more, the name of the
+            state dict in it, such as "g_ema". None: the file is a state dict.
 
     Returns:
-        The arrays by name, of any shapes [...], as in the file.
+        The arrays by name, of any shapes [...], as in the file; without the `module.` that
+        PyTorch's DataParallel puts before each.
 
     Raises:
         UsageError: There is no such file, it is of another kind, or it holds more than arrays.
@@ -56,10 +61,11 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if path.suffix == ".npz":
-            return _read_npz(path)
-        return _read_torch(path)
+            arrays = dict(load_file(path))
+        elif path.suffix == ".npz":
+            arrays = _read_npz(path)
+        else:
+            arrays = _read_torch(path, key)
     except FileNotFoundError as error:
         raise UsageError(f"no file {path}") from error
     # A damaged pickle can fail in any of these ways.
@@ -70,6 +76,9 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     ) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UsageError(f"{path} cannot be read: {reason:.300}") from error
+    if all(name.startswith(PARALLEL) for name in arrays):
+        return {name.removeprefix(PARALLEL): array for name, array in arrays.items()}
+    return arrays
 
 
 def _most(path: Path) -> int:
@@ -100,19 +109,24 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path, key: str | None) -> dict[str, np.ndarray]:
     if zipfile.is_zipfile(path):
         with _open_archive(path) as archive:
             values = _read_archive(archive)
     else:
         with path.open("rb") as file:
             values = _read_stream(file, path.stat().st_size)
+    if isinstance(values, dict) and key is not None:
+        if key not in values:
+            raise ValueError(f"it has no key {key!r}: {', '.join(list(values)[:5])}")
+        values = values[key]
     if not isinstance(values, dict):
         raise ValueError("it holds no state dict")
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     if len(arrays) < len(values):
         others = [name for name in values if name not in arrays]
-        raise ValueError(f"it holds more than arrays: {', '.join(others[:5])}")
+        choice = ", of which key can choose one" if key is None else ""
+        raise ValueError(f"it holds more than arrays: {', '.join(others[:5])}{choice}")
     size = sum(array.nbytes for array in arrays.values())
     if size > _most(path):  # many tensors over one storage
         raise ValueError(f"it has {path.stat().st_size:,} bytes, and its tensors {size:,}")

@@ -52,6 +52,13 @@ def test_safetensors_and_npz(tmp_path):
             np.testing.assert_array_equal(found[key], value)
 
 
+def test_names_of_a_parallel_module_are_those_of_the_module(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"module.a": np.ones(2), "module.module.b": np.ones(3)})
+    assert list(read_arrays(tmp_path / "x.npz")) == ["a", "module.b"]
+    np.savez(tmp_path / "x.npz", **{"module.a": np.ones(2), "b": np.ones(3)})
+    assert list(read_arrays(tmp_path / "x.npz")) == ["module.a", "b"]
+
+
 class _Harm:
     def __init__(self, function, *arguments):
         self.parts = function, arguments
@@ -116,6 +123,20 @@ def test_a_tensor_reads_nothing_outside_of_its_storage(tmp_path):
     _archive(path, _tensor(7, 0, (7,), (1,)), {"0": data})
     with pytest.raises(UsageError, match=r"x\.pth cannot be read"):
         read_arrays(path)
+
+
+def test_a_state_dict_among_others_is_chosen_by_its_key(tmp_path):
+    data = np.arange(6, dtype=np.float32).tobytes()
+    one = _tensor(6, 0, (2,), (1,))[2:-1]  # without its protocol and end
+    pickled = b"\x80\x02}X\x05\x00\x00\x00g_ema" + one + b"sX\x04\x00\x00\x00argsK\x01s."
+    path = _archive(tmp_path / "x.pth", pickled, {"0": data})
+    with pytest.raises(UsageError, match="more than arrays: g_ema, args, of which key can choose"):
+        read_arrays(path)
+    np.testing.assert_array_equal(read_arrays(path, "g_ema")["a"], [0, 1])
+    with pytest.raises(UsageError, match="it has no key 'g': g_ema, args"):
+        read_arrays(path, "g")
+    with pytest.raises(UsageError, match="it holds no state dict"):
+        read_arrays(path, "args")
 
 
 def test_other_files_are_refused(tmp_path):

@@ -132,6 +132,15 @@ def test_an_archive_that_is_none_is_refused(tmp_path, data):
         open_source(str(tmp_path / "a.zip"), DataOptions())
 
 
+def test_an_archive_of_a_later_version_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("0.png", _encode())
+    (tmp_path / "a.zip").write_bytes(_change_members(buffer.getvalue(), 6, 99))
+    with pytest.raises(UsageError, match=r"a\.zip cannot be read as a zip archive: packed by a"):
+        open_source(str(tmp_path / "a.zip"), DataOptions())
+
+
 def _chunk(kind, content, crc=None):
     crc = zlib.crc32(kind + content) if crc is None else crc
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)

@@ -5,7 +5,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -140,6 +140,9 @@ class _Unpickler(pickle._Unpickler):
     take forever where it is a tuple that holds another twice, and so on, and crash where it is
     nested deeply; so would the text of one.
     """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: IO[bytes], storage: Any):
         super().__init__(file, encoding="utf-8")

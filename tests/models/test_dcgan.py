@@ -1,5 +1,4 @@
 import functools
-from typing import Any
 
 import chex
 import jax
@@ -177,7 +176,7 @@ def test_both_players_meet_at_augmented_images(monkeypatch):
 
 def test_only_a_probability_of_augmentations_is_part_of_the_state():
     for fields in ({"augment": "ada"}, {"augment": "fixed", "augment_p": 0.3}):
-        state: Any = _init(_config(**fields), SPEC)
+        state = _init(_config(**fields), SPEC)
         assert state.augment_p == np.float32(fields.get("augment_p", 0))
         assert state.real_sign == 0
     for name in ("none", "diff"):

@@ -29,12 +29,12 @@ VAE = functools.partial(vae.VaeConfig, hidden_sizes=(16,), latent_size=4)
 STYLEGAN2 = functools.partial(dataclasses.replace, CONFIGS["stylegan2"])
 # Its probability is adapted in the second of the two steps.
 ADA: Any = {"augment": "ada", "augment_p": 0.5, "augment_operations": ("blit", "cutout")}
-BIGGAN = dataclasses.replace(CONFIGS["biggan"], discriminator_steps=1)
+BIGGAN = functools.partial(dataclasses.replace, CONFIGS["biggan"], discriminator_steps=1)
 CASES = {
     "dcgan-conditional": DCGAN(conditional=True),
     "dcgan-dragan": DCGAN(dragan_weight=10.0),
     "dcgan-ada": DCGAN(**ADA),
-    "biggan-ada": dataclasses.replace(BIGGAN, **ADA),
+    "biggan-ada": BIGGAN(**ADA),
     "wgan_gp-conditional": wgan.WganGpConfig(
         network="mlp", conditional=True, n_critic=2, generator=CRITIC, critic=CRITIC
     ),

@@ -7,16 +7,20 @@
 `genjax.models` holds the families, `genjax.objectives` their losses.
 """
 
-from genjax.data.sources import DataOptions
-from genjax.evaluation.compare import compare
-from genjax.evaluation.evaluate import evaluate
-from genjax.evaluation.tradeoff import tradeoff
-from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
-from genjax.figures.sample import sample
-from genjax.figures.styles import mix, project
-from genjax.run.recipe import Recipe, load_recipe
-from genjax.training.loop import Diverged, Result, resume, train
-from genjax.types import ImageSpec, UsageError
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genjax.data.sources import DataOptions
+    from genjax.evaluation.compare import compare
+    from genjax.evaluation.evaluate import evaluate
+    from genjax.evaluation.tradeoff import tradeoff
+    from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
+    from genjax.figures.sample import sample
+    from genjax.figures.styles import mix, project
+    from genjax.run.recipe import Recipe, load_recipe
+    from genjax.training.loop import Diverged, Result, resume, train
+    from genjax.types import ImageSpec, UsageError
 
 __all__ = [
     "DataOptions",
@@ -40,3 +44,35 @@ __all__ = [
     "train",
     "traverse",
 ]
+
+# Where the public names are. They are imported when they are first used, not before, because that
+# takes seconds, in which the command `genjax` has to answer Ctrl-C.
+_MODULES = {
+    "data.sources": ["DataOptions"],
+    "evaluation.compare": ["compare"],
+    "evaluation.evaluate": ["evaluate"],
+    "evaluation.tradeoff": ["tradeoff"],
+    "figures.latents": ["interpolate", "manifold", "manipulate", "reconstruct", "traverse"],
+    "figures.sample": ["sample"],
+    "figures.styles": ["mix", "project"],
+    "run.recipe": ["Recipe", "load_recipe"],
+    "training.loop": ["Diverged", "Result", "resume", "train"],
+    "types": ["ImageSpec", "UsageError"],
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # or a name that does not exist would have a type
+
+    def __getattr__(name):
+        from importlib.util import find_spec
+
+        if name in _PLACES:
+            return getattr(importlib.import_module(f"genjax.{_PLACES[name]}"), name)
+        if find_spec(f"genjax.{name}"):
+            return importlib.import_module(f"genjax.{name}")
+        raise AttributeError(f"module 'genjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import genjax
 
 # From the top; packages of one layer do not import each other either.
@@ -98,9 +100,20 @@ def test_no_function_is_longer_than_80_lines():
 
 def test_a_command_waits_for_no_import_that_it_does_not_need():
     slow = {"sklearn", "torch", "tensorboardX", "matplotlib", "grain", "scipy.stats"}
-    code = f"import sys, genjax.cli; print(*({slow} & set(sys.modules)))"
+    code = f"import sys, genjax.cli.run; print(*({slow} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not found.stdout.split()
+
+
+def test_public_names_are_found_and_listed():
+    assert set(genjax.__all__) <= set(dir(genjax))
+    assert all(getattr(genjax, name).__module__.startswith("genjax.") for name in genjax.__all__)
+    assert genjax.models.FAMILIES
+    with pytest.raises(AttributeError, match="'genjax' has no attribute 'nothing'"):
+        genjax.nothing  # noqa: B018
+    code = "import sys, genjax, genjax.cli; print('jax' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout == "False\n"
 
 
 IMPORT_ALONE = """

@@ -33,6 +33,8 @@ THREADS = os.cpu_count() or 1
 READ_BLOCK = 256
 # A compiled call covers several streamed steps, up to this many bytes of images.
 STREAM_BYTES = 256 * 2**20
+# And up to this many indices of resident images.
+FEED_INDICES = 2**26
 
 
 @functools.lru_cache(maxsize=4)
@@ -96,7 +98,7 @@ class Resident:
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int):
         self.arrays = Batch(images, labels)
-        self.max_steps = 2**31
+        self.max_steps = max(1, FEED_INDICES // batch_size)
         self._batch_size, self._seed = batch_size, seed
 
     def feed(self, first_step: int, steps: int) -> np.ndarray:

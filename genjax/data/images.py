@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import random
+import re
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -13,6 +15,13 @@ from genjax.data.names import FORMATS
 Fit = Literal["crop", "stretch", "pad"]
 T = TypeVar("T")
 
+
+# The end of a JPEG, and the markers that begin an image or a scan in what has no metadata.
+_END = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[\xc0-\xc2\xda]")
+# Bits that could follow in a scan, without a marker; of each two, one is wrong at every place.
+_RANDOM = [[random.Random(seed).randrange(1, 255) for _ in range(1024)] for seed in (0, 1)]
+_OTHER_BITS = [bytes(byte ^ flip for byte in row) for row in _RANDOM for flip in (0, 255)]
 
 # How an image of an EXIF orientation is turned upright.
 _TURNS = {
@@ -27,7 +36,9 @@ _TURNS = {
 
 
 def decode(data: bytes, use: Callable[[Image.Image], T]) -> T:
-    """Open an image file and use it; metadata that cannot be read are left out, as viewers do.
+    """Open an image file and use it, in spite of what viewers do not mind.
+
+    Metadata that cannot be read are left out, and a JPEG whose pixels are all there needs no end.
 
     Args:
         data: What the file holds.
@@ -52,6 +63,8 @@ def decode(data: bytes, use: Callable[[Image.Image], T]) -> T:
             raise
         with contextlib.suppress(Exception):
             return attempt(bare)
+        with contextlib.suppress(Exception):
+            return attempt(_with_an_end(bare))
         raise
 
 
@@ -82,6 +95,43 @@ def _without_metadata(data: bytes) -> bytes | None:
             at = end
         return b"".join([*parts, data[at:]])
     return None
+
+
+def _with_an_end(data: bytes) -> bytes:
+    """Add the end marker to a JPEG of which nothing else is missing.
+
+    That is so if its scans hold every coefficient, and the bits that follow, which a decoder takes
+    for the rest of a scan that is cut short, make no difference.
+
+    Raises:
+        ValueError: More is missing, or it is no JPEG.
+    """
+    if not data.startswith(b"\xff\xd8\xff") or _missing_coefficients(data):
+        raise ValueError("more is missing than the end marker")
+    data = data.rstrip(b"\xff")
+    pixels = []
+    for bits in _OTHER_BITS:
+        with Image.open(io.BytesIO(data + bits + _END), formats=["JPEG"]) as image:
+            pixels.append(image.tobytes())
+    if len(set(pixels)) > 1:
+        raise ValueError("the last scan is cut short")
+    return data + _END
+
+
+def _missing_coefficients(data: bytes) -> set[tuple[int, int]]:
+    """Return which coefficients, (component, index), no scan of a JPEG gives to its last bit."""
+    missing: set[tuple[int, int]] = set()
+    for found in _MARKER.finditer(data):
+        content = data[found.end() + 2 :]
+        if found[0] in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):
+            components = content[6 : 6 + 3 * content[5] : 3]
+            missing = {(each, index) for each in components for index in range(64)}
+        elif found[0] == b"\xff\xda":
+            components = content[1 : 1 + 2 * content[0] : 2]
+            first, last, bits = content[1 + 2 * content[0] :][:3]
+            if bits & 15 == 0:
+                missing -= {(each, i) for each in components for i in range(first, last + 1)}
+    return missing
 
 
 def _orientation(image: Image.Image) -> int:

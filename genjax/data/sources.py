@@ -73,7 +73,7 @@ class DataOptions:
     fit: Fit = "crop"
     """What to do with an aspect ratio other than that of --size: cut out the centre (crop),
     stretch, or pad with black."""
-    border: Annotated[int, Field(ge=0)] = 0
+    border: Annotated[int, Field(ge=0, le=MAX_SIDE)] = 0
     """Black pixels to add on every side, after --size; 2 makes MNIST's 28x28 pixels 32x32."""
     channels: Literal[1, 3] | None = None
     """1 for gray, 3 for RGB; None for RGB if any image has colour, else gray."""
@@ -97,8 +97,8 @@ class DataOptions:
     @field_validator("size")
     @classmethod
     def _one_or_two(cls, size: tuple[int, ...]) -> tuple[int, ...]:
-        if len(size) > 2 or any(n < 1 for n in size):
-            raise ValueError("wanted HEIGHT or HEIGHT WIDTH, each at least 1")
+        if len(size) > 2 or any(not 1 <= n <= MAX_SIDE for n in size):
+            raise ValueError(f"wanted HEIGHT or HEIGHT WIDTH, each from 1 to {MAX_SIDE}")
         return size
 
     @property

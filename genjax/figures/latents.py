@@ -22,7 +22,8 @@ from genjax.figures.sample import (
     style_functions,
 )
 from genjax.models import FAMILIES
-from genjax.run.options import N, Run, check_seed
+from genjax.run.folder import RunFolder
+from genjax.run.options import N, Run, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state, open_split
 from genjax.types import Batch, ImageSpec, State, UsageError
@@ -388,8 +389,8 @@ def class_direction(
 
 def manipulate(
     run: Run,
-    to: int,
-    source: Annotated[int | None, tyro.conf.arg(name="from")] = None,
+    to: int | str,
+    source: Annotated[int | str | None, tyro.conf.arg(name="from")] = None,
     n: Annotated[int | None, N] = None,
     steps: int = 9,
     extent: float = 1.5,
@@ -403,9 +404,9 @@ def manipulate(
 
     Args:
         run: The run folder, of a family with an encoder, trained on data with classes.
-        to: The class to move to.
-        source: The class of the images, to move from. None: away from all other classes, and the
-            images are of any class.
+        to: The class to move to: its name, or its number if no class has that for a name.
+        source: The class of the images, to move from, likewise. None: away from all other classes,
+            and the images are of any class.
         n: Number of images, a row each. None: 8, or as many as there are.
         steps: Number of images in a row.
         extent: Images are moved from -extent to extent times the difference of the class means.
@@ -426,11 +427,14 @@ def manipulate(
     encode = encoder(recipe)
     if not state.spec.classes:
         raise UsageError(f"{recipe.data} has no classes, so there is no direction to one")
+    names = RunFolder(run).read_config().class_names
+    end = class_number("to", to, names)
+    start = None if source is None else class_number("from", source, names)
     batch = held_out(recipe, state.spec, None, CLASS_MEAN_IMAGES, seed)
     key = jax.random.key(seed)
     latents = jnp.concatenate([encode(state, some, key) for some in split_into_chunks(batch)])
-    direction = class_direction(latents, np.asarray(batch.labels), to, source)
-    is_shown = np.asarray(batch.labels == source) if source is not None else np.ones(len(latents))
+    direction = class_direction(latents, np.asarray(batch.labels), end, start)
+    is_shown = np.asarray(batch.labels == start) if start is not None else np.ones(len(latents))
     chosen = np.flatnonzero(is_shown)
     n = min(8, len(chosen)) if n is None else n
     if not 1 <= n <= len(chosen):

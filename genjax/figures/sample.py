@@ -15,7 +15,8 @@ import numpy as np
 
 from genjax.figures.grid import to_uint8
 from genjax.models import FAMILIES
-from genjax.run.options import N, Run, check_seed
+from genjax.run.folder import RunFolder
+from genjax.run.options import N, Run, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import Batch, Family, ImageSpec, State, UsageError
@@ -215,7 +216,7 @@ def sample(
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
     styles: Path | None = None,
 ) -> np.ndarray:
     """Draw images from a trained run.
@@ -233,7 +234,8 @@ def sample(
             from 0 than this are drawn again; 0.5 for cleaner, less varied images. None: all kept.
         truncation_cutoff: For families with styles, number of layers that are truncated, from the
             coarsest. None: all.
-        label: The class of all images, for conditional models. None: all classes.
+        label: The class of all images, for conditional models: its name, or its number if no class
+            has that for a name. None: all classes.
         styles: stylegan, stylegan2: a .npy of styles, as `genjax project --styles` writes it, to
             draw the images of. None: they are drawn at random.
 
@@ -255,7 +257,7 @@ def open_samples(
     n: int | None,
     seed: int,
     checkpoint: Checkpoint,
-    label: int | None,
+    label: int | str | None,
     styles: Path | None,
     **how: float | None,
 ) -> Samples:
@@ -282,11 +284,10 @@ def open_samples(
             raise UsageError(
                 f"label = {label}: the model is not conditional; --conditional trains one"
             )
-        if not 0 <= label < state.spec.classes:
-            raise UsageError(f"label = {label}: should be from 0 to {state.spec.classes - 1}")
-        if label in state.spec.empty_classes:
-            log.warning("the training data have no image of class %d", label)
-        labels = np.broadcast_to(np.int32(label), n or GRID_IMAGES)
+        number = class_number("label", label, RunFolder(run).read_config().class_names)
+        if number in state.spec.empty_classes:
+            log.warning("the training data have no image of class %s", label)
+        labels = np.broadcast_to(np.int32(number), n or GRID_IMAGES)
     log.info("samples of step %d of %s", step, run)
     batches = sample_batches(recipe, state, jax.random.key(seed), labels, options)
     count = labels if isinstance(labels, int) else len(labels)

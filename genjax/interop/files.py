@@ -1,15 +1,13 @@
 """Reading arrays from the files of other libraries, without running any code in them."""
 
-import collections
 import math
 import pickle
-import pickletools
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -21,8 +19,15 @@ from genjax.types import UsageError
 # Arrays take at most this many times the bytes of their file, or else fewer than `SMALL`; a file
 # that says more would only fill the memory.
 MOST_UNPACKED, SMALL = 20, 2**26
+# What PyTorch's DataParallel puts before each name.
+PARALLEL = "module."
 # The number at the beginning of PyTorch's older files, which are not zip archives.
 MAGIC = 0x1950A86A20F9469CFC6C
+# What a pickle does to make objects that a state dict does not hold, some of which hash others.
+OTHER_OBJECTS = (
+    *(pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.OBJ, pickle.INST),
+    *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+)
 DTYPES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -37,15 +42,18 @@ DTYPES = {
 }
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     """Read the named arrays of a file.
 
     Args:
         path: A `.safetensors`, a `.npz`, or a state dict saved by `torch.save`, in its old or new
             format.
+        key: For a file of `torch.save` that holds a dict of state dicts and more, the name of the
+            state dict in it, such as "g_ema". None: the file is a state dict.
 
     Returns:
-        The arrays by name, of any shapes [...], as in the file.
+        The arrays by name, of any shapes [...], as in the file; without the `module.` that
+        PyTorch's DataParallel puts before each.
 
     Raises:
         UsageError: There is no such file, it is of another kind, or it holds more than arrays.
@@ -53,10 +61,11 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if path.suffix == ".npz":
-            return _read_npz(path)
-        return _read_torch(path)
+            arrays = dict(load_file(path))
+        elif path.suffix == ".npz":
+            arrays = _read_npz(path)
+        else:
+            arrays = _read_torch(path, key)
     except FileNotFoundError as error:
         raise UsageError(f"no file {path}") from error
     # A damaged pickle can fail in any of these ways.
@@ -67,6 +76,9 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     ) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UsageError(f"{path} cannot be read: {reason:.300}") from error
+    if all(name.startswith(PARALLEL) for name in arrays):
+        return {name.removeprefix(PARALLEL): array for name, array in arrays.items()}
+    return arrays
 
 
 def _most(path: Path) -> int:
@@ -97,29 +109,40 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
+def _read_torch(path: Path, key: str | None) -> dict[str, np.ndarray]:
     if zipfile.is_zipfile(path):
         with _open_archive(path) as archive:
             values = _read_archive(archive)
     else:
         with path.open("rb") as file:
             values = _read_stream(file, path.stat().st_size)
-    if not isinstance(values, Mapping):
+    if isinstance(values, dict) and key is not None:
+        if key not in values:
+            raise ValueError(f"it has no key {key!r}: {', '.join(list(values)[:5])}")
+        values = values[key]
+    if not isinstance(values, dict):
         raise ValueError("it holds no state dict")
-    if not all(isinstance(name, str) for name in values):  # the text of others may be endless
-        raise ValueError("it holds names that are no texts")
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     if len(arrays) < len(values):
         others = [name for name in values if name not in arrays]
-        raise ValueError(f"it holds more than arrays: {', '.join(others[:5])}")
+        choice = ", of which key can choose one" if key is None else ""
+        raise ValueError(f"it holds more than arrays: {', '.join(others[:5])}{choice}")
     size = sum(array.nbytes for array in arrays.values())
     if size > _most(path):  # many tensors over one storage
         raise ValueError(f"it has {path.stat().st_size:,} bytes, and its tensors {size:,}")
     return {name: np.array(array) for name, array in arrays.items()}
 
 
-class _Unpickler(pickle.Unpickler):
-    """An unpickler of ordered dicts and tensors that refuses every other name."""
+class _Unpickler(pickle._Unpickler):
+    """An unpickler of dicts and tensors that refuses every other name, and keys that are no text.
+
+    It is Python's own in Python, whose memo takes no more than the pickle says. Hashing a key would
+    take forever where it is a tuple that holds another twice, and so on, and crash where it is
+    nested deeply; so would the text of one.
+    """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: IO[bytes], storage: Any):
         super().__init__(file, encoding="utf-8")
@@ -127,7 +150,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("collections", "OrderedDict"): _dict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_parameter"): _parameter,
         }
@@ -140,9 +163,42 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> np.ndarray:
         kind, dtype, key, _, count, *view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
-            raise pickle.UnpicklingError(f"unknown kind of storage {kind!r}")
-        array: np.ndarray = self._storage(str(key), dtype, count)
+            raise pickle.UnpicklingError("it has an unknown kind of storage")
+        array: np.ndarray = self._storage(_text(key), dtype, count)
         return array
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][_text(key)] = value
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][_text(key)] = value
+
+    def _leave_attributes(self) -> None:
+        self.stack.pop()
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("it holds other objects than dicts and tensors")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        **dict.fromkeys((code[0] for code in OTHER_OBJECTS), _refuse),
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.BUILD[0]: _leave_attributes,
+    }
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str):
+        raise pickle.UnpicklingError("it holds names that are no texts")
+    return key
+
+
+def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[str, Any]:
+    return {_text(key): value for key, value in items}
 
 
 def _tensor(
@@ -150,6 +206,8 @@ def _tensor(
 ) -> np.ndarray:
     """Return a view of a storage, after checking that all of it lies inside."""
     del rest  # whether it requires a gradient, and its hooks
+    if not all(isinstance(number, int) for number in (offset, *shape, *strides)):
+        raise pickle.UnpicklingError("a tensor's shape has other entries than numbers")
     last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if math.prod(shape) > max(len(storage), 1):
         raise pickle.UnpicklingError(f"a tensor of {shape} reaches out of its storage")
@@ -164,19 +222,6 @@ def _tensor(
 def _parameter(tensor: np.ndarray, *rest: Any) -> np.ndarray:
     del rest
     return tensor
-
-
-def _load(file: IO[bytes], storage: Any) -> Any:
-    """Unpickle, if no place of the memo is numbered higher than the pickle has bytes.
-
-    The unpickler would make that many places.
-    """
-    begin = file.tell()
-    for code, argument, position in pickletools.genops(file):
-        if "PUT" in code.name and isinstance(argument, int) and argument > (position or 0):
-            raise pickle.UnpicklingError(f"its memo has no place {argument}")
-    file.seek(begin)
-    return _Unpickler(file, storage).load()
 
 
 def _read_archive(archive: zipfile.ZipFile) -> Any:
@@ -195,7 +240,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
         return storages[key]
 
     with archive.open(pickled) as file:
-        return _load(file, storage)
+        return _Unpickler(file, storage).load()
 
 
 def _read_stream(file: IO[bytes], size: int) -> Any:
@@ -205,7 +250,7 @@ def _read_stream(file: IO[bytes], size: int) -> Any:
         raise pickle.UnpicklingError(f"storage {key} where there should be none")
 
     def load() -> Any:
-        return _load(file, refuse)
+        return _Unpickler(file, refuse).load()
 
     if load() != MAGIC:
         raise ValueError("it is no file of PyTorch")
@@ -218,9 +263,9 @@ def _read_stream(file: IO[bytes], size: int) -> Any:
         # Filled below, because the values come after the tensors that are views of them.
         return storages.setdefault(key, np.zeros(count, dtype))
 
-    values = _load(file, storage)
+    values = _Unpickler(file, storage).load()
     for key in load():
-        array = storages[key]
+        array = storages[_text(key)]
         (count,) = struct.unpack("<q", file.read(8))
         if count != len(array):
             raise ValueError(f"storage {key} of {count} values, and not {len(array)}")

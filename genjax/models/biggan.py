@@ -30,8 +30,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.attention import SelfAttention
-from genjax.nn.augment import AugmentName, augmented
-from genjax.nn.batch import batch_noise
+from genjax.nn.batch import batch_noise, batch_size
 from genjax.nn.labels import is_conditional
 from genjax.nn.norm import BatchNorm, ConditionalBatchNorm
 from genjax.nn.remat import end_of_block
@@ -41,12 +40,18 @@ from genjax.nn.spectral import Conv, Dense, Embed
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import orthogonal_penalty
 from genjax.steps import gan
+from genjax.steps.augment import (
+    AugmentConfig,
+    adapt_probability,
+    augment_images,
+    real_sign,
+    with_probability,
+)
 from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
-    GradientConfig,
     apply_network,
     create_player,
     update_ema,
@@ -97,15 +102,13 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class BigganConfig(GradientConfig):
+class BigganConfig(AugmentConfig):
     """The config of BigGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 120
     """Size of the noise vector z; if hierarchical, a multiple of G's number of blocks plus 1."""
     hierarchical: bool = True
     """Whether each block of G sees a part of z (deep: all of z)."""
-    augment: AugmentName = "none"
-    """Augmentation of what D sees, for few images: none, or DiffAugment (Zhao et al. 2020)."""
     conditional: bool = True
     """Whether both players see the class label, if the data have classes."""
     shared_size: Annotated[int, Field(ge=0)] = 128
@@ -375,7 +378,8 @@ def from_variables(config: BigganConfig, spec: ImageSpec, variables: dict) -> Ga
 
     generator = player("generator", config.generator)
     discriminator = player("discriminator", config.discriminator)
-    return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
+    state = create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
+    return with_probability(config, state)
 
 
 def singular_values(player: Any) -> list[jax.Array]:
@@ -410,8 +414,9 @@ def discriminator_step(
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss`, `d_grad_norm`, those of
-        `discriminator_metrics`, `logit_gap` (the mean logit of real images minus that of generated
-        ones: the hinge asks for 2), and `d_max_singular_value`, over the weights of all layers.
+        `discriminator_metrics` and `real_sign`, `logit_gap` (the mean logit of real images minus
+        that of generated ones: the hinge asks for 2), and `d_max_singular_value`, over the weights
+        of all layers.
     """
     generator, discriminator = networks(config, state.spec)
     opponent = state.generator
@@ -420,7 +425,9 @@ def discriminator_step(
         real, z, labels = part
         fake, _ = apply_network(generator, opponent.params, opponent.collections, z, labels)
         keys = (None, None) if key is None else jax.random.split(key)
-        seen = [augmented(config.augment, k, x) for k, x in zip(keys, (real, fake), strict=True)]
+        seen = [
+            augment_images(config, state, k, x) for k, x in zip(keys, (real, fake), strict=True)
+        ]
         images = jnp.concatenate(seen)
         both = None if labels is None else jnp.concatenate([labels, labels])
         logits, carried = apply_network(discriminator, params, carried, images, both)
@@ -428,6 +435,7 @@ def discriminator_step(
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
         loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
+        metrics |= real_sign(config, real_logits)
         metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
         return loss, (carried, metrics)
 
@@ -468,7 +476,7 @@ def generator_step(
         adam(config.generator),
         config,
         penalty=lambda params: orthogonal_loss(config, params),
-        augment=functools.partial(augmented, config.augment, key),
+        augment=functools.partial(augment_images, config, state, key),
     )
     g_steps = state.step // config.discriminator_steps
     decay = jnp.where(g_steps < config.ema_start, 0.0, config.ema_decay)
@@ -508,7 +516,9 @@ def step(
     is_due = (state.step + 1) % config.discriminator_steps == 0
     names = ["g_loss", "g_grad_norm", *["g_max_singular_value"] * config.generator.spectral_norm]
     state, g_metrics = when(is_due, update, state, names)
-    return dataclasses.replace(state, step=state.step + 1), {**metrics, **g_metrics}
+    state, p_metrics = adapt_probability(config, state, metrics, batch_size(real))
+    metrics = {**metrics, **g_metrics, **p_metrics}
+    return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def draw(config: BigganConfig, key: jax.Array, n: int, truncation: float | None) -> jax.Array:

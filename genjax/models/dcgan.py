@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from genjax.nn.augment import AugmentName, augmented
-from genjax.nn.batch import batch_noise
+from genjax.nn.batch import batch_noise, batch_size
 from genjax.nn.conv import Conv, ConvTranspose
 from genjax.nn.labels import append_labels, check_conditional
 from genjax.nn.norm import BatchNorm
@@ -29,12 +28,18 @@ from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import gradient_penalty, perturb
 from genjax.steps import gan
+from genjax.steps.augment import (
+    AugmentConfig,
+    adapt_probability,
+    augment_images,
+    real_sign,
+    with_probability,
+)
 from genjax.steps.diagnostics import discriminator_metrics, standard_deviation
 from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
-    GradientConfig,
     apply_network,
     create_player,
     update_ema,
@@ -62,7 +67,7 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class DcganConfig(GradientConfig):
+class DcganConfig(AugmentConfig):
     """The config of DCGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 100
@@ -71,8 +76,6 @@ class DcganConfig(GradientConfig):
     """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
     dragan_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of DRAGAN's gradient penalty on D (its paper: 10); 0 for none."""
-    augment: AugmentName = "none"
-    """Augmentation of what D sees, for few images: none, or DiffAugment (Zhao et al. 2020)."""
     conditional: bool = False
     """Whether both players see the class label: G beside z, D as planes beside the image."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -182,7 +185,8 @@ def from_variables(config: DcganConfig, spec: ImageSpec, variables: dict) -> Gan
     """Return the state at step 0 from each player's `{"params": ..., "batch_stats": ...}`."""
     generator = create_player(variables["generator"], adam(config.generator))
     discriminator = create_player(variables["discriminator"], adam(config.discriminator))
-    return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
+    state = create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
+    return with_probability(config, state)
 
 
 def discriminator_step(
@@ -205,7 +209,8 @@ def discriminator_step(
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm`, those
-        of `discriminator_metrics`, and with DRAGAN `gradient_penalty` (without its weight).
+        of `discriminator_metrics` and `real_sign`, and with DRAGAN `gradient_penalty` (without its
+        weight).
     """
     _, discriminator = networks(config, state.spec)
     std = standard_deviation(real)
@@ -213,7 +218,7 @@ def discriminator_step(
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
         seen_real, seen_fake = (
-            augmented(config.augment, jax.random.fold_in(key, i), images)
+            augment_images(config, state, jax.random.fold_in(key, i), images)
             for i, images in enumerate((real, fake))
         )
         real_logits, carried = apply_network(discriminator, params, carried, seen_real, labels)
@@ -221,6 +226,7 @@ def discriminator_step(
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
         loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
+        metrics |= real_sign(config, real_logits)
         if config.dragan_weight:
             points = perturb(real, std, batch_noise(key, real.shape, jax.random.uniform))
 
@@ -271,7 +277,7 @@ def generator_step(
         (z, labels),
         adam(config.generator),
         config,
-        augment=functools.partial(augmented, config.augment, key),
+        augment=functools.partial(augment_images, config, state, key),
     )
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step)
     return dataclasses.replace(state, generator=player, ema=ema), metrics
@@ -294,7 +300,9 @@ def step(
     state, d_metrics = discriminator_step(config, state, real, fake, labels, penalty_key)
     augment_key = jax.random.fold_in(z_key, 0)
     state, g_metrics = generator_step(config, state, z, labels, augment_key)
-    return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
+    state, p_metrics = adapt_probability(config, state, d_metrics, batch_size(real))
+    metrics = {**d_metrics, **g_metrics, **p_metrics}
+    return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def decode(

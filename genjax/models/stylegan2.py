@@ -20,17 +20,16 @@ probability, augmentations do not leak into the samples.
 """
 
 import dataclasses
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from genjax.nn.augment import OperationName, ada, diff_augment
 from genjax.nn.batch import batch_noise, batch_size
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
 from genjax.nn.labels import check_conditional, is_conditional
@@ -47,12 +46,12 @@ from genjax.nn.style import (
 )
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
+from genjax.steps.augment import AugmentConfig, adapt_probability, augment_images
 from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.gan import create_gan_state, real_images
 from genjax.steps.optim import AdamConfig, adam
 from genjax.steps.state import GanState
 from genjax.steps.update import (
-    GradientConfig,
     apply_gradients,
     batch_mean,
     create_player,
@@ -66,8 +65,6 @@ from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 # The weight of the new mean in the running mean of path lengths, and the factor by which the batch
 # that measures them is smaller (Karras et al. 2020, appendix B).
 PATH_LENGTH_DECAY, PATH_LENGTH_SHRINK = 0.01, 2
-# Steps between updates of the augmentation probability (Karras et al. 2020b, appendix B).
-ADAPT_INTERVAL = 4
 # Images decoded from given latents always get this noise, so that they differ by the latents only.
 FIXED_NOISE_SEED = 0
 
@@ -99,7 +96,7 @@ class PlayerConfig(AdamConfig):
 
 
 @dataclass(frozen=True, config=CHECKED)
-class Stylegan2Config(GradientConfig):
+class Stylegan2Config(AugmentConfig):
     """The config of StyleGAN2."""
 
     latent_size: Annotated[int, Field(gt=0)] = 512
@@ -124,17 +121,6 @@ class Stylegan2Config(GradientConfig):
     """Half-life, in images, of the moving average of G that is sampled from; 0 for none."""
     ema_rampup: Annotated[float, Field(ge=0)] = 0.05
     """Upper bound of that half-life, as a fraction of the images seen so far; 0 for none."""
-    augment: Literal["none", "ada", "fixed", "diff"] = "none"
-    """Augmentation of what D sees: none, with an adaptive or a fixed probability, or DiffAugment
-    (Zhao et al. 2020)."""
-    augment_operations: tuple[OperationName, ...] = ("blit", "geometric", "color")
-    """ada, fixed: the augmentations."""
-    augment_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """ada, fixed: the probability of each augmentation; with ada, at the beginning."""
-    ada_target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
-    """ada: the mean sign of D's logits of real images to aim at."""
-    ada_images: Annotated[int, Field(gt=0)] = 500_000
-    """ada: the fewest images in which the probability can rise from 0 to 1."""
     conv_clamp: Annotated[float, Field(ge=0)] = 256.0
     """Largest absolute value of an activation; 0 for no bound."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -143,17 +129,6 @@ class Stylegan2Config(GradientConfig):
     """The generator."""
     discriminator: PlayerConfig = PlayerConfig()
     """The discriminator."""
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        if self.augment == "fixed" and not self.augment_p:
-            raise ValueError("augment = fixed: should have an augment_p of more than 0")
-        if self.augment_p and self.augment not in ("ada", "fixed"):
-            raise ValueError(
-                f"augment_p = {self.augment_p}: should be 0 with augment = {self.augment}; "
-                "ada and fixed have a probability"
-            )
-        return self
 
 
 @flax.struct.dataclass
@@ -509,11 +484,8 @@ def discriminate(
 ) -> jax.Array:
     """Return D's logits [B] of images, which are augmented first."""
     _, discriminator = networks(config, state.spec)
-    if config.augment == "diff":
-        images = diff_augment(key, images)
-    elif config.augment != "none":
-        images = ada(key, images, state.augment_p, config.augment_operations)
-    logits: Any = discriminator.apply({"params": params}, images, labels)
+    seen = augment_images(config, state, key, images)
+    logits: Any = discriminator.apply({"params": params}, seen, labels)
     return logits
 
 
@@ -660,24 +632,6 @@ def r1_step(
     return dataclasses.replace(state, discriminator=player), metrics
 
 
-def adapt(
-    p: jax.Array, real_sign: jax.Array, target: float, images: int | jax.Array, images_to_one: int
-) -> jax.Array:
-    """Adapt the probability of augmentations (Karras et al. 2020b, section 3.1).
-
-    Args:
-        p: The probability before, [].
-        real_sign: Mean sign of D's logits of real images since the last update, [].
-        target: Above this mean sign D overfits and p grows; below it p falls.
-        images: Number of images seen since the last update.
-        images_to_one: Number of images in which p can rise from 0 to 1.
-
-    Returns:
-        The new probability, [], at least 0.
-    """
-    return jnp.maximum(p + jnp.sign(real_sign - target) * images / images_to_one, 0)
-
-
 def step(
     config: Stylegan2Config, state: Stylegan2State, batch: Batch, key: jax.Array
 ) -> tuple[Stylegan2State, Metrics]:
@@ -712,18 +666,8 @@ def step(
             ["r1_penalty"],
         )
         metrics |= r1_metrics
-    if config.augment == "ada":
-        is_due = (state.step + 1) % ADAPT_INTERVAL == 0
-        signs = state.real_sign + metrics["real_sign"]
-        sign = signs / ADAPT_INTERVAL
-        seen = images * ADAPT_INTERVAL
-        p = adapt(state.augment_p, sign, config.ada_target, seen, config.ada_images)
-        state = dataclasses.replace(
-            state,
-            augment_p=jnp.where(is_due, p, state.augment_p),
-            real_sign=jnp.where(is_due, 0, signs),
-        )
-        metrics["augment_p"] = state.augment_p
+    state, augment_metrics = adapt_probability(config, state, d_metrics, images)
+    metrics |= augment_metrics
     state = dataclasses.replace(state, ema=average(config, state, images))
     return dataclasses.replace(state, step=state.step + 1), metrics
 

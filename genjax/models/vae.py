@@ -9,6 +9,9 @@ reparameterized draws from q:
 
 MLP encoders and decoders, such as 784-400-20 and the 784-200-200-50 of Burda et al. with one
 stochastic layer; or residual convolutions for images of 16 to 128 pixels.
+
+There is no augmentation but the recipe's mirroring: what the encoder and the decoder see is what
+the likelihood is of, so that any other would be learned as data.
 """
 
 import dataclasses

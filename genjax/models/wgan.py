@@ -13,6 +13,7 @@ negative is the metric `wasserstein_estimate`.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.models import dcgan
+from genjax.nn.augment import AugmentName, augmented
 from genjax.nn.batch import batch_noise
 from genjax.nn.conv import Conv
 from genjax.nn.labels import append_labels, check_conditional
@@ -85,6 +87,10 @@ class WganBaseConfig(GradientConfig):
     """Size of the noise vector z."""
     n_critic: Annotated[int, Field(gt=0)] = 5
     """Steps of the critic for each of the generator; a training step is one of the critic."""
+    augment: AugmentName = "none"
+    """Augmentation of what the critic sees, for few images: none, or DiffAugment (Zhao et al.
+    2020). No adaptive one: the sign of a critic's value, which is defined up to a constant, does
+    not tell whether it overfits."""
     conditional: bool = False
     """Whether both players see the class label: G beside z, the critic as planes beside images."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -290,7 +296,8 @@ def critic_step(
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         fake: Generated images of the same labels, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: The PRNG key of the points at which WGAN-GP penalizes the gradient.
+        key: The PRNG key of augmentations, and of the points at which WGAN-GP penalizes the
+            gradient: between augmented images, if they are.
 
     Returns:
         The state with the new critic, and the metrics `d_loss`, `d_grad_norm`,
@@ -306,11 +313,15 @@ def critic_step(
         def value(images: jax.Array) -> jax.Array:
             return apply_network(critic, params, carried, images, labels)[0]
 
-        distance = -jnp.mean(wasserstein_critic_loss(value(real), value(fake)))
+        seen_real, seen_fake = (
+            augmented(config.augment, jax.random.fold_in(key, i), images)
+            for i, images in enumerate((real, fake))
+        )
+        distance = -jnp.mean(wasserstein_critic_loss(value(seen_real), value(seen_fake)))
         if isinstance(config, WganConfig):
             return -distance, (carried, {"d_loss": -distance, "wasserstein_estimate": distance})
         alpha = batch_noise(key, (len(real),), jax.random.uniform)
-        slope = input_gradient_norm(value, interpolate(real, fake, alpha))
+        slope = input_gradient_norm(value, interpolate(seen_real, seen_fake, alpha))
         penalty = jnp.mean((slope - 1) ** 2)
         loss = -distance + config.gradient_penalty_weight * penalty
         metrics = {"d_loss": loss, "wasserstein_estimate": distance, "gradient_penalty": penalty}
@@ -330,7 +341,11 @@ def critic_step(
 
 
 def generator_step(
-    config: WganConfig | WganGpConfig, state: GanState, z: jax.Array, labels: jax.Array | None
+    config: WganConfig | WganGpConfig,
+    state: GanState,
+    z: jax.Array,
+    labels: jax.Array | None,
+    key: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take one step of G against the state's critic, and update the moving average.
 
@@ -339,13 +354,20 @@ def generator_step(
         state: The state before the step.
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
+        key: The PRNG key of augmentations; None without any.
 
     Returns:
         The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
     """
     loss, rule = wasserstein_generator_loss, optimizer(config.generator)
     player, metrics = update_generator(
-        networks(config, state.spec), loss, state, (z, labels), rule, config
+        networks(config, state.spec),
+        loss,
+        state,
+        (z, labels),
+        rule,
+        config,
+        augment=functools.partial(augmented, config.augment, key),
     )
     # The moving average counts steps of the generator, not training steps.
     ema = update_ema(state.ema, player.variables, config.ema_decay, state.step // config.n_critic)
@@ -380,7 +402,9 @@ def update_players(
     state, metrics = critic_step(config, state, real, fake, labels, penalty_key)
 
     def update(state: GanState) -> tuple[GanState, Metrics]:
-        return generator_step(config, state, batch_noise(generator_key, shape), labels)
+        augment_key = jax.random.fold_in(generator_key, 0)
+        z = batch_noise(generator_key, shape)
+        return generator_step(config, state, z, labels, augment_key)
 
     is_due = (state.step + 1) % config.n_critic == 0
     state, g_metrics = when(is_due, update, state, ["g_loss", "g_grad_norm"])

@@ -1,10 +1,13 @@
 """Annotations of parameters that say how they appear on the command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from genjax.console import printable
+from genjax.data.names import some
 from genjax.types import UsageError
 
 # Makes the fields of a dataclass options of their own: `--size`, not `--data-options.size`.
@@ -15,6 +18,8 @@ Output = tyro.conf.arg(aliases=["-o"])
 
 # The seeds that jax takes; a recipe's has the same limit.
 SEEDS = 2**32
+# Names of classes that a message lists.
+MOST_NAMES = 20
 
 # A run folder, local or in a bucket, `gs://BUCKET/RUN`; a positional argument.
 Run = Annotated[str | Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", constructor=str)]
@@ -24,3 +29,24 @@ def check_seed(seed: int) -> None:
     """Raise a `UsageError` if a seed is out of range."""
     if not 0 <= seed < SEEDS:
         raise UsageError(f"seed = {seed}: should be from 0 to {SEEDS - 1}")
+
+
+def class_number(option: str, label: int | str, names: Sequence[str]) -> int:
+    """Return the number of the class that an option names, or else numbers.
+
+    Args:
+        option: Name of the option.
+        label: The name of a class, also one like "3"; otherwise its number.
+        names: The names of the classes, in the order of their numbers.
+
+    Raises:
+        UsageError: No class has that name or number.
+    """
+    if str(label) in names:
+        return names.index(str(label))
+    if isinstance(label, str) or not 0 <= label < len(names):
+        raise UsageError(
+            f"{option} = {printable(str(label))}: should be from 0 to {len(names) - 1}, or the "
+            f"name of a class: {some(names, MOST_NAMES)}"
+        )
+    return label

@@ -6,7 +6,7 @@ import functools
 import json
 import runpy
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -27,6 +27,9 @@ from genjax.types import CHECKED, Batch, Config, Family, Metrics, State, UsageEr
 # The key of the mirroring is folded in with this number, which no family uses.
 MIRROR_KEY = 2**31 - 1
 
+# A program counts in int32, and heeds no signal within a call.
+INT32, MOST_IN_A_CALL = 2**31, 100_000
+
 # Characters of a wrong value that a message shows.
 MOST_SHOWN = 100
 
@@ -43,7 +46,7 @@ class Recipe:
     """digits, tfds:NAME, folder:PATH, or the path of a .zip; paths may be gs://BUCKET/..."""
     data_options: Annotated[DataOptions, Flat] = DataOptions()
     """How the data are read."""
-    steps: Annotated[int, Field(gt=0, lt=2**31)] = 20_000
+    steps: Annotated[int, Field(gt=0, lt=INT32)] = 20_000
     """Training steps."""
     mirror: bool = False
     """Whether each image is mirrored left-right with probability 1/2, anew at each step; not for
@@ -52,11 +55,11 @@ class Recipe:
     """Images a step, over all devices."""
     seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
     """Seed of the initial weights, the order of the data, and every draw."""
-    log_interval: Annotated[int, Field(gt=0)] = 100
+    log_interval: Annotated[int, Field(gt=0, le=MOST_IN_A_CALL)] = 100
     """Steps in one compiled call; metrics are averaged over it."""
-    save_interval: Annotated[int, Field(gt=0)] = 1000
+    save_interval: Annotated[int, Field(gt=0, lt=INT32)] = 1000
     """Steps between checkpoints, each with a grid of samples and the quality metric."""
-    keep: Annotated[int, Field(ge=2)] = 3
+    keep: Annotated[int, Field(ge=2, lt=INT32)] = 3
     """Number of latest checkpoints kept, beside the best; at least 2, so that one is safe during a
     save."""
     parallel: Parallel = "jit"
@@ -75,6 +78,9 @@ class Recipe:
             )
         if not isinstance(self.model, family.config):
             raise ValueError(f"model is a {type(self.model).__name__}, not of {self.family}")
+        for name, number in _numbers(dataclasses.asdict(self.model)):
+            if number >= INT32:
+                raise ValueError(f"{name} = {number}: should be less than {INT32}")
         if self.save_interval % self.log_interval:
             raise ValueError(
                 f"save_interval {self.save_interval} must be a multiple of "
@@ -93,6 +99,16 @@ class Recipe:
     def quality(self) -> str:
         """Name of the metric by which a checkpoint is the best; lower is better."""
         return ENERGY_DISTANCE if self.functions.evaluate is None else "eval_nll"
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Give the integers of a config, each with the name of its field, `generator.features`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}.")
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, int):
+                yield prefix + name, item
 
 
 def _folder() -> Path:

@@ -3,7 +3,14 @@ import logging
 import numpy as np
 import pytest
 
-from genjax.data.batches import Resident, Streamed, batch_indices, open_batches, read_some
+from genjax.data.batches import (
+    FEED_INDICES,
+    Resident,
+    Streamed,
+    batch_indices,
+    open_batches,
+    read_some,
+)
 from genjax.data.sources import ArraySource, BrokenImage, DataOptions
 from genjax.types import UsageError
 
@@ -53,6 +60,13 @@ def test_steps_in_a_row_are_the_steps_one_by_one(batch_size, count):
     assert {len(indices) for indices in one_by_one} == {batch_size}
     in_a_row = batch_indices(0, 5, batch_size, count, steps=15)
     np.testing.assert_array_equal(in_a_row, np.concatenate(one_by_one))
+
+
+def test_a_call_covers_no_more_steps_than_their_indices_fit_in_memory():
+    images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int32)
+    for batch_size in (2, 2**20, 2**27):
+        batches = Resident(images, labels, batch_size, 0)
+        assert batches.max_steps * min(batch_size, FEED_INDICES) == FEED_INDICES
 
 
 def test_a_batch_may_be_larger_than_the_data():

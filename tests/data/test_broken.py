@@ -132,6 +132,15 @@ def test_an_archive_that_is_none_is_refused(tmp_path, data):
         open_source(str(tmp_path / "a.zip"), DataOptions())
 
 
+def test_an_archive_of_a_later_version_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("0.png", _encode())
+    (tmp_path / "a.zip").write_bytes(_change_members(buffer.getvalue(), 6, 99))
+    with pytest.raises(UsageError, match=r"a\.zip cannot be read as a zip archive: packed by a"):
+        open_source(str(tmp_path / "a.zip"), DataOptions())
+
+
 def _chunk(kind, content, crc=None):
     crc = zlib.crc32(kind + content) if crc is None else crc
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
@@ -177,6 +186,29 @@ def test_junk_in_the_metadata_of_a_jpeg_is_ignored(tmp_path, segment):
     found = _read(tmp_path, data[:2] + segment + data[2:], "x.jpg")
     assert not isinstance(found, BrokenImage)
     assert np.abs(found[0][..., 0].astype(int) - PIXELS).mean() < 8
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0, "comment": b"hi"}])
+def test_a_jpeg_needs_all_its_pixels_but_no_end(tmp_path, how):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    data = _encode(pixels, "JPEG", quality=90, **how)
+    whole = _read(tmp_path, data, "x.jpg")[0]
+    for missing in range(1, 40):
+        found = _read(tmp_path, data[:-missing], "x.jpg", size=(12, 16))
+        if missing <= 2:
+            np.testing.assert_array_equal(found[0], whole)
+        else:
+            assert re.match(r"x\.jpg: damaged or cut short", str(found)), missing
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_cut_short(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    data = _encode(pixels, "JPEG", progressive=True)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    assert len(scans) > 3
+    for start in scans[1:]:
+        found = _read(tmp_path, data[:start], "x.jpg", size=(12, 16))
+        assert isinstance(found, BrokenImage)
 
 
 def test_an_orientation_of_another_type_is_ignored(tmp_path):

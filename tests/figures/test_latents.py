@@ -144,7 +144,7 @@ def test_manipulation_leads_to_the_class(vae):
 
 def test_what_cannot_be_manipulated_is_refused(vae, gan, tmp_path):
     for message, call in {
-        "to = 12: no image of that class; there are 0, 1, 2": lambda: genjax.manipulate(vae, to=12),
+        "to = 12: should be from 0 to 9": lambda: genjax.manipulate(vae, to=12),
         "from = 10": lambda: genjax.manipulate(vae, to=1, source=10),
         "steps = 1": lambda: genjax.manipulate(vae, to=1, steps=1),
         "n = 0": lambda: genjax.manipulate(vae, to=1, n=0),

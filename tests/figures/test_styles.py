@@ -9,7 +9,7 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe, UsageError
-from genjax.cli import run as cli
+from genjax.cli.run import run as cli
 from genjax.figures import styles
 from genjax.models.gan import GanConfig
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config

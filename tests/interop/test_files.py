@@ -52,6 +52,13 @@ def test_safetensors_and_npz(tmp_path):
             np.testing.assert_array_equal(found[key], value)
 
 
+def test_names_of_a_parallel_module_are_those_of_the_module(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"module.a": np.ones(2), "module.module.b": np.ones(3)})
+    assert list(read_arrays(tmp_path / "x.npz")) == ["a", "module.b"]
+    np.savez(tmp_path / "x.npz", **{"module.a": np.ones(2), "b": np.ones(3)})
+    assert list(read_arrays(tmp_path / "x.npz")) == ["module.a", "b"]
+
+
 class _Harm:
     def __init__(self, function, *arguments):
         self.parts = function, arguments
@@ -118,6 +125,20 @@ def test_a_tensor_reads_nothing_outside_of_its_storage(tmp_path):
         read_arrays(path)
 
 
+def test_a_state_dict_among_others_is_chosen_by_its_key(tmp_path):
+    data = np.arange(6, dtype=np.float32).tobytes()
+    one = _tensor(6, 0, (2,), (1,))[2:-1]  # without its protocol and end
+    pickled = b"\x80\x02}X\x05\x00\x00\x00g_ema" + one + b"sX\x04\x00\x00\x00argsK\x01s."
+    path = _archive(tmp_path / "x.pth", pickled, {"0": data})
+    with pytest.raises(UsageError, match="more than arrays: g_ema, args, of which key can choose"):
+        read_arrays(path)
+    np.testing.assert_array_equal(read_arrays(path, "g_ema")["a"], [0, 1])
+    with pytest.raises(UsageError, match="it has no key 'g': g_ema, args"):
+        read_arrays(path, "g")
+    with pytest.raises(UsageError, match="it holds no state dict"):
+        read_arrays(path, "args")
+
+
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no file"):
         read_arrays(tmp_path / "none.pth")
@@ -172,7 +193,18 @@ def _pair(count):
     return _tensor(count, 0, (2,), (1,))
 
 
-FAR = b"\x80\x02}r\xff\xff\xff\x7f."  # the last place of a memo of 2**31
+# A tuple that holds the one before it twice, 60 times over, and one a million deep.
+TWICE = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60
+DEEP = b")" + b"\x85" * 10**6
+ORDERED = b"ccollections\nOrderedDict\n"
+
+
+def _storage(kind, key):
+    """A pickle that asks for a storage of this kind and key."""
+    return b"\x80\x02(" + kind + b"ctorch\nFloatStorage\n" + key + b"NK\x01tQ."
+
+
+FAR = b"\x80\x02}r\xff\xff\xff\x7fX\x01\x00\x00\x00aK\x01s."  # the last place of a memo of 2**31
 BOMBS = {
     "deflated.pth": lambda path: _deflated(path, _pair(2**28), 2**30),
     "deflated.npz": lambda path: _npz(path, (2**27,), bytes(2**29), zipfile.ZIP_DEFLATED),
@@ -186,6 +218,24 @@ BOMBS = {
     "bytes.pth": lambda path: _archive(path, b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"."),
     "marks.pth": lambda path: _archive(path, b"(" * 10**6 + b"."),
     "name.pth": lambda path: _archive(path, b"\x80\x02})" + b"q\x00h\x00\x86" * 9 + b"K\x01s."),
+    "key.pth": lambda path: _archive(path, b"\x80\x02}" + TWICE + b"K\x01s."),
+    "keys.pth": lambda path: _archive(path, b"\x80\x02}(" + TWICE + b"K\x01u."),
+    "deep.pth": lambda path: _archive(path, b"\x80\x02}" + DEEP + b"K\x01s."),
+    "dict.pth": lambda path: _archive(path, b"\x80\x02(" + TWICE + b"K\x01d."),
+    "set.pth": lambda path: _archive(path, b"\x80\x04\x8f(" + TWICE + b"\x90."),
+    "frozen.pth": lambda path: _archive(path, b"\x80\x04(" + TWICE + b"\x91."),
+    "pairs.pth": lambda path: _archive(
+        path, b"\x80\x02" + ORDERED + b"]" + TWICE + b"K\x01\x86a\x85R."
+    ),
+    "state.pth": lambda path: _archive(path, b"\x80\x02" + ORDERED + b")R}" + TWICE + b"K\x01sb."),
+    "storage_kind.pth": lambda path: _archive(path, _storage(TWICE, b"X\x01\x00\x00\x000")),
+    "storage_key.pth": lambda path: _archive(
+        path, _storage(b"X\x07\x00\x00\x00storage", TWICE), {"0": bytes(4)}
+    ),
+    "old_keys.pth": lambda path: path.write_bytes(_legacy(_pair(2), b"]" + TWICE + b"a.")),
+    "shape.pth": lambda path: _archive(
+        path, _tensor(6, 0, (10**9,), (1,)).replace(b"t(J", b")\x85t(J", 1), {"0": bytes(24)}
+    ),
     "terabytes.npz": lambda path: _npz(path, (2**40,)),
     "overflow.npz": lambda path: _npz(path, (2**62, 2**62)),
     "terabytes.safetensors": lambda path: _safetensors(path, [2**40], [0, 2**42]),

@@ -11,6 +11,7 @@ from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
 from genjax.nn.style import broadcast
 from genjax.objectives import adversarial
 from genjax.objectives.penalties import path_lengths, r1_penalty
+from genjax.steps.augment import adapt
 from genjax.types import ImageSpec, UsageError
 
 SPEC = ImageSpec(32, 32, 3)
@@ -120,7 +121,7 @@ def test_losses_and_the_adaptation_are_the_references(vectors):
     for suffix, logits in (("", real), ("_abs_logits", np.abs(real))):
         sign = jnp.mean(jnp.sign(logits))
         _close(sign, out[f"ada_rt{suffix}"])
-        p = stylegan2.adapt(given["p0"], sign, 0.6, 64 * 4, 500_000)
+        p = adapt(given["p0"], sign, 0.6, 64 * 4, 500_000)
         _close(p, out[f"ada_p_new{suffix}"], 1e-6)
 
 

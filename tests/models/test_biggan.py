@@ -12,6 +12,7 @@ import pytest
 from genjax.models import biggan
 from genjax.models.biggan import BigganConfig, PlayerConfig
 from genjax.nn import augment
+from genjax.steps.augment import ADAPT_INTERVAL
 from genjax.types import Batch, ImageSpec, UsageError
 from tests.states import drawn_state
 
@@ -241,3 +242,16 @@ def test_both_players_meet_at_augmented_images(monkeypatch):
     _, metrics = jax.jit(biggan.step, static_argnums=0)(config, state, _batch(4), KEY)
     assert metrics["logit_gap"] == 0
     assert metrics["g_grad_norm"].value == 0
+
+
+def test_an_adapted_augmentation_follows_the_discriminator():
+    config = dataclasses.replace(
+        SMALL, discriminator_steps=1, augment="ada", augment_p=0.5, ada_images=1000
+    )
+    config = dataclasses.replace(config, augment_operations=("cutout",))
+    state = dataclasses.replace(_state(config), step=jnp.array(ADAPT_INTERVAL - 1))
+    after, metrics = jax.jit(biggan.step, static_argnums=0)(config, state, _batch(), KEY)
+    change = ADAPT_INTERVAL * 8 / 1000
+    assert metrics["augment_p"] == after.augment_p
+    assert abs(after.augment_p - 0.5) == pytest.approx(change, abs=1e-6)
+    assert after.real_sign == 0 != metrics["real_sign"]

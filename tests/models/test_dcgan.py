@@ -9,6 +9,7 @@ import pytest
 from genjax.models import dcgan
 from genjax.nn import augment
 from genjax.nn.resolution import base_resolution
+from genjax.steps.state import GanState
 from genjax.types import Batch, ImageSpec, UsageError
 
 SPEC = ImageSpec(16, 16, 1, 3)
@@ -169,5 +170,24 @@ def test_both_players_meet_at_augmented_images(monkeypatch):
     monkeypatch.setattr(augment, "diff_augment", lambda key, images: 0 * images)
     config = _config(augment="diff")
     _, metrics = STEP(config, _init(config, SPEC), _batch(), jax.random.key(0))
+    assert metrics["d_real"] == metrics["d_fake"]
+    assert metrics["g_grad_norm"] == 0
+
+
+def test_only_a_probability_of_augmentations_is_part_of_the_state():
+    for fields in ({"augment": "ada"}, {"augment": "fixed", "augment_p": 0.3}):
+        state = _init(_config(**fields), SPEC)
+        assert state.augment_p == np.float32(fields.get("augment_p", 0))
+        assert state.real_sign == 0
+    for name in ("none", "diff"):
+        assert type(_init(_config(augment=name), SPEC)) is GanState
+
+
+def test_both_players_see_images_augmented_with_the_probability():
+    """Cutouts of everything, of every image, leave nothing to tell apart."""
+    config = _config(augment="fixed", augment_p=1.0, augment_operations=("cutout",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "CUTOUT", 4.0)
+        _, metrics = STEP(config, _init(config, SPEC), _batch(), jax.random.key(0))
     assert metrics["d_real"] == metrics["d_fake"]
     assert metrics["g_grad_norm"] == 0

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import get_args
+from typing import Any, get_args
 
 import chex
 import jax
@@ -10,6 +10,7 @@ import pytest
 
 from genjax.models import FAMILIES, dcgan, glow, vae, wgan
 from genjax.nn.augment import OperationName
+from genjax.steps.augment import ADAPT_INTERVAL
 from genjax.steps.optim import AdamConfig
 from genjax.types import ImageSpec
 from tests import stepping
@@ -17,7 +18,7 @@ from tests.models.test_families import CONFIGS
 
 SPEC = ImageSpec(8, 8, 1, 10)
 # D begins to normalize at its second halving.
-SPECS = {"dcgan": ImageSpec(16, 16, 1, 10)}
+SPECS = dict.fromkeys(("dcgan", "biggan"), ImageSpec(16, 16, 1, 10))
 
 PLAYER = dcgan.PlayerConfig(features=4)
 DCGAN = functools.partial(dcgan.DcganConfig, latent_size=8, generator=PLAYER, discriminator=PLAYER)
@@ -26,9 +27,14 @@ DCGAN = functools.partial(dcgan.DcganConfig, latent_size=8, generator=PLAYER, di
 CRITIC = wgan.AdamPlayer(learning_rate=1e-4, epsilon=1e-3, hidden_sizes=(16,))
 VAE = functools.partial(vae.VaeConfig, hidden_sizes=(16,), latent_size=4)
 STYLEGAN2 = functools.partial(dataclasses.replace, CONFIGS["stylegan2"])
+# Its probability is adapted in the second of the two steps.
+ADA: Any = {"augment": "ada", "augment_p": 0.5, "augment_operations": ("blit", "cutout")}
+BIGGAN = functools.partial(dataclasses.replace, CONFIGS["biggan"], discriminator_steps=1)
 CASES = {
     "dcgan-conditional": DCGAN(conditional=True),
     "dcgan-dragan": DCGAN(dragan_weight=10.0),
+    "dcgan-ada": DCGAN(**ADA),
+    "biggan-ada": BIGGAN(**ADA),
     "wgan_gp-conditional": wgan.WganGpConfig(
         network="mlp", conditional=True, n_critic=2, generator=CRITIC, critic=CRITIC
     ),
@@ -48,9 +54,10 @@ CASES = {
 }
 # Under jit a step is the same program whatever devices run it, but for noise, which is split.
 FAST = [(case, "pmap", 2) for case in ("dcgan-conditional", "vae-iwae")]
+LARGE = ("biggan", "glow", "stylegan2")
 SLOW = [
     ("dcgan-dragan", "jit", 2),
-    *((case, "pmap", 8) for case in CASES if not case.startswith(("glow", "stylegan2"))),
+    *((case, "pmap", 8) for case in CASES if not case.startswith(LARGE)),
 ]
 ALL = [(case, parallel, 8) for case in CASES for parallel in ("jit", "pmap")]
 RUNS = {
@@ -68,6 +75,8 @@ def _steps(case, parallel, devices):
         # D's initial weights have slopes near 0, with which the penalty is the same anywhere.
         steep = jax.tree.map(lambda x: 20 * x, state.discriminator.params)
         state = state.replace(discriminator=state.discriminator.replace(params=steep))
+    if case in ("dcgan-ada", "biggan-ada"):
+        state = state.replace(step=state.step + ADAPT_INTERVAL - 2)
     data = stepping.random_images(spec, 32)
     return stepping.take_steps(FAMILIES[family], CASES[case], state, data, 16, 2, parallel, devices)
 
@@ -91,3 +100,5 @@ def test_devices_give_the_numbers_of_one(case, parallel, devices):
     # second moments, so parameters are held to a hundredth of two steps of 1e-3.
     chex.assert_trees_all_close(one_metrics, metrics, rtol=5e-5, atol=1e-6)
     chex.assert_trees_all_close(_players(one), _players(many), rtol=0, atol=2e-5)
+    if case in ("dcgan-ada", "biggan-ada"):
+        assert one_metrics["augment_p"][0] == 0.5 != one_metrics["augment_p"][1]

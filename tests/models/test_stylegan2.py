@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from genjax.models import stylegan2
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
+from genjax.steps.augment import adapt
 from genjax.types import Batch, ImageSpec, UsageError
 from tests.states import drawn_state
 
@@ -167,7 +168,7 @@ def test_the_probability_follows_how_sure_the_discriminator_is():
     assert ps[:3] == pytest.approx([0.2] * 3)
     assert abs(ps[3] - 0.2) == pytest.approx(change)
     assert ps[4:7] == [ps[3]] * 3 and abs(ps[7] - ps[3]) == pytest.approx(change)
-    assert stylegan2.adapt(jnp.array(0.01), jnp.array(0.1), 0.6, 32, 400) == 0
+    assert adapt(jnp.array(0.01), jnp.array(0.1), 0.6, 32, 400) == 0
 
 
 def test_a_probability_without_augmentation_is_refused():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from genjax.models import wgan
+from genjax.nn import augment
 from genjax.types import Batch, ImageSpec, UsageError
 from tests.states import drawn_state
 
@@ -174,3 +175,13 @@ def test_defaults_are_the_papers():
     assert (config.n_critic, config.gradient_penalty_weight) == (5, 10.0)
     for player in (config.critic, config.generator):
         assert (player.learning_rate, player.beta1, player.beta2) == (1e-4, 0.0, 0.9)
+
+
+@pytest.mark.parametrize("kind", [wgan.WganConfig, wgan.WganGpConfig])
+def test_both_players_meet_at_augmented_images(kind, monkeypatch):
+    """Where an augmentation takes all away, no distance is left, and G learns nothing."""
+    monkeypatch.setattr(augment, "diff_augment", lambda key, images: 0 * images)
+    config = _config(kind, n_critic=1, network="dcgan", augment="diff")
+    _, metrics = STEP(config, _init(config), _batch(), jax.random.key(0))
+    assert metrics["wasserstein_estimate"] == 0
+    assert metrics["g_grad_norm"].value == 0

@@ -48,6 +48,10 @@ def test_json_spells_out_every_default():
         ({"seed": -1}, "seed = -1"),
         ({"keep": 1}, "keep = 1: should be greater than or equal to 2"),
         ({"save_interval": 150}, "save_interval 150 must be a multiple of log_interval 100"),
+        (
+            {"log_interval": 10**6, "save_interval": 10**6},
+            "log_interval = 1000000: should be less than or equal to 100000",
+        ),
         ({"family": "gna"}, "family 'gna' is unknown: wanted gan"),
         ({"model": Config()}, "model is a Config, not of gan"),
         ({"parallel": "threads"}, "parallel = 'threads'"),

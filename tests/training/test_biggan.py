@@ -11,6 +11,7 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
+from genjax.cli.run import run as cli
 from genjax.evaluation.tradeoff import to_csv, to_figure
 from genjax.models.biggan import BigganConfig, PlayerConfig
 from genjax.run.folder import RunFolder
@@ -78,6 +79,31 @@ def test_samples_of_a_class(trained):
     for label, message in ((10, "label = 10: should be from 0 to 9"), (-1, "label = -1")):
         with pytest.raises(genjax.UsageError, match=message):
             genjax.sample(trained, label=label)
+
+
+def test_a_class_has_a_name_and_a_number(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    config = RunFolder(tmp_path / "run").config
+    values = json.loads(config.read_text())
+    values["class_names"] = ["cat", "2", "1", *"abcdefg"]
+    config.write_text(json.dumps(values))
+
+    def sampled(label):
+        output = tmp_path / "x.npy"
+        arguments = ["-n", "4", "--checkpoint", "60", "-o", str(output)]
+        assert cli(["sample", str(tmp_path / "run"), "--label", label, *arguments]) == 0
+        return np.load(output)
+
+    for given, number in (("cat", 0), ("g", 9), ("9", 9), ("2", 1), ("1", 2)):
+        wanted = genjax.sample(trained, n=4, label=number, checkpoint=60)
+        np.testing.assert_array_equal(sampled(given), wanted)
+    for wrong in ("dog", "10"):
+        with pytest.raises(genjax.UsageError) as error:
+            sampled(wrong)
+        assert str(error.value) == (
+            f"label = {wrong}: should be from 0 to 9, or the name of a class: "
+            "cat, 2, 1, a, b, c, d, e, f, g"
+        )
 
 
 def test_truncated_samples_are_less_varied(trained):

@@ -16,6 +16,7 @@ import genjax
 from genjax import Recipe
 from genjax.data.digest import digest_of
 from genjax.data.sources import open_source
+from genjax.models import dcgan
 from genjax.models.gan import GanConfig
 from genjax.models.wgan import AdamPlayer, WganGpConfig
 from genjax.run.folder import RunFolder
@@ -96,6 +97,29 @@ def test_resumed_is_uninterrupted_bit_for_bit(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_adapted_augmentation_goes_on_bit_for_bit(tmp_path):
+    player = dcgan.PlayerConfig(features=4)
+    model = dcgan.DcganConfig(
+        latent_size=8,
+        augment="ada",
+        augment_p=0.2,
+        augment_operations=("cutout",),
+        ada_images=400,
+        generator=player,
+        discriminator=player,
+    )
+    recipe = dataclasses.replace(RECIPE, family="dcgan", model=model, steps=8)
+    recipe = dataclasses.replace(recipe, log_interval=2, save_interval=2)
+    recipe = dataclasses.replace(recipe, data_options=genjax.DataOptions(size=(16,)))
+    genjax.train(recipe, tmp_path / "whole")
+    genjax.train(dataclasses.replace(recipe, steps=6), tmp_path / "resumed")
+    assert _state(tmp_path / "resumed").augment_p != 0.2
+    genjax.resume(tmp_path / "resumed", steps=8)
+    _assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+    ps = [record["augment_p"] for record in read_records(RunFolder(tmp_path / "whole"))]
+    assert len(set(ps)) > 2
+
+
 def test_streamed_data_give_the_same_run(tmp_path):
     """Runs as users compile are bit-identical; the quicker code of tests may round otherwise."""
     as_users = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}

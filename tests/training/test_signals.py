@@ -90,6 +90,50 @@ def test_a_signal_that_is_swallowed_in_start_up_still_stops(tmp_path, monkeypatc
         genjax.train(RECIPE, tmp_path / "run")
 
 
+# Tests may run in a shell's background, where it is ignored.
+HEARD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+INTERRUPTED_AT_IMPORT = """
+import os, signal, sys
+from genjax.cli import main
+
+module = sys.argv.pop(1)
+
+def interrupt(event, arguments):
+    if event == "import" and arguments[0] == module:
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("genjax.cli.run", ["--help"]),
+        ("jax", ["train", "gan_digits"]),
+        ("numpy._core._multiarray_umath", ["sample", "run"]),  # an extension module
+        ("pydantic", ["--help"]),
+        ("genjax.training.loop", ["sample", "run"]),
+        ("sklearn.datasets", ["train", "gan_digits"]),  # when the data are read
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(tmp_path, module, arguments):
+    code = HEARD + INTERRUPTED_AT_IMPORT
+    command = [sys.executable, "-c", code, module, *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert len(ended.stderr.splitlines()) <= 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_ctrl_c_is_ignored_an_import_does_not_change_that():
+    """As in a shell's background."""
+    command = [sys.executable, "-c", INTERRUPTED_AT_IMPORT, "jax", "list"]
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
 def _records(run):
     path = run / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []

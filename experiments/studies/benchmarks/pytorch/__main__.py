@@ -9,10 +9,10 @@ Without recipes it is one of each family, for a small machine.
 import functools
 
 from experiments.studies.benchmarks.pytorch.steps import bench_beside_pytorch, columns
-from genjax.cli import main
 from genjax.cli.bench import benchmark
+from genjax.cli.run import run_and_exit
 
 COMMAND = benchmark("steps", bench_beside_pytorch, columns)
 
 if __name__ == "__main__":
-    main(functools.partial(COMMAND.run, "bench steps"))
+    run_and_exit(functools.partial(COMMAND.run, "bench steps"))

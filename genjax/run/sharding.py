@@ -35,7 +35,8 @@ class Steps:
         step: `step(state, batch, key) -> (state, metrics)`.
         batches: The source of batches.
         batch_size: Images a step, over all devices.
-        root_key: The key from which every step's key is derived.
+        root_key: The key from which every step's key is derived. It is an argument of the program,
+            which is the same for every seed.
         parallel: `jit`: each device holds the whole state, and the batch is split. `fsdp`: the
             large arrays of the state are split too, each along the longest axis that the number of
             devices divides; those that networks read are gathered at the beginning of each step,
@@ -87,7 +88,12 @@ class Steps:
             shardings,
         )
 
-        def run(state: State, arrays: Any, feed: Any) -> tuple[State, Metrics]:
+        self._key_data = np.asarray(jax.random.key_data(root_key))
+        key_type = jax.random.key_impl(root_key)
+
+        def run(state: State, arrays: Any, key_data: Any, feed: Any) -> tuple[State, Metrics]:
+            root_key = jax.random.wrap_key_data(key_data, impl=key_type)
+
             def one(state: State, item: Any) -> tuple[State, Metrics]:
                 key = jax.random.fold_in(root_key, state.step)
                 if self._splits_state:
@@ -100,11 +106,13 @@ class Steps:
             return jax.lax.scan(one, state, feed)
 
         if self._mapped:
-            self._run = jax.pmap(run, axis_name=BATCH_AXIS, donate_argnums=0)
+            self._run = jax.pmap(
+                run, axis_name=BATCH_AXIS, in_axes=(0, 0, None, 0), donate_argnums=0
+            )
         else:
             self._run = jax.jit(
                 run,
-                in_shardings=(shardings, self._replicated, self._batch_split),
+                in_shardings=(shardings, self._replicated, self._replicated, self._batch_split),
                 out_shardings=(shardings, self._replicated),
                 donate_argnums=0,
                 compiler_options={"xla_gpu_deterministic_ops": True} if deterministic else None,
@@ -180,14 +188,15 @@ class Steps:
                 lambda x: jax.make_array_from_process_local_data(self._batch_split, x), feed
             )
         with self._mesh_for_noise():
-            state, metrics = self._run(state, self._arrays, feed)
+            state, metrics = self._run(state, self._arrays, self._key_data, feed)
         metrics = jax.tree.map(self._on_one_device, metrics)
         return state, {name: as_array(values) for name, values in metrics.items()}
 
     def trace(self, steps: int) -> jax.stages.Traced:
         """Trace a call of `steps` steps, to lower and compile it without running it."""
         with self._mesh_for_noise():
-            return self._run.trace(self.saved, self._arrays, self._batches.feed(0, steps))
+            feed = self._batches.feed(0, steps)
+            return self._run.trace(self.saved, self._arrays, self._key_data, feed)
 
     def _mesh_for_noise(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which a batch's noise is drawn split among the devices."""

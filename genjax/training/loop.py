@@ -321,6 +321,7 @@ def _train(
                 jax.process_count(),
                 folder.path,
             )
+        length = call_length(recipe, batches.max_steps)
         stop.begin()
         step, signal = start, None
         while step < recipe.steps and signal is None:
@@ -328,7 +329,7 @@ def _train(
                 step,
                 min(step - step % recipe.log_interval + recipe.log_interval, recipe.steps),
             )
-            state, metrics = _take_steps(steps, state, batches, first, step)
+            state, metrics = _take_steps(steps, state, batches, first, step, length)
             _refuse_non_finite(metrics, first, state, steps.finite_leaves)
             record = {k: float(np.mean(v)) for k, v in metrics.items() if np.ma.count(v)}
             is_saved = step % recipe.save_interval == 0 or step == recipe.steps
@@ -380,17 +381,29 @@ def _strongest(signal: Signals | None) -> Signals | None:
     return Signals(number) if number else None
 
 
+def call_length(recipe: Recipe, most: int) -> int:
+    """Return the number of steps of a compiled call, at most `most`.
+
+    If the steps of a record take several calls, all calls of the run have the same length, because
+    each length is a program of its own, which may take minutes to compile.
+    """
+    if recipe.log_interval <= most:
+        return recipe.log_interval
+    common = math.gcd(recipe.log_interval, recipe.steps)
+    return max(length for length in range(1, most + 1) if common % length == 0)
+
+
 def _take_steps(
-    steps: Steps, state: State, batches: Batches, first: int, last: int
+    steps: Steps, state: State, batches: Batches, first: int, last: int, length: int
 ) -> tuple[State, dict[str, np.ndarray]]:
-    """Take the steps after `first` up to `last`, in calls of at most `batches.max_steps`.
+    """Take the steps after `first` up to `last`, in calls of `length` steps.
 
     Returns:
         The new state, and the metrics of all steps, [steps].
     """
     parts = []
-    for start in range(first, last, batches.max_steps):
-        feed = batches.feed(start, min(batches.max_steps, last - start))
+    for start in range(first, last, length):
+        feed = batches.feed(start, min(length, last - start))
         state, metrics = steps(state, feed)
         parts.append(metrics)
     return state, {name: np.ma.concatenate([part[name] for part in parts]) for name in parts[0]}

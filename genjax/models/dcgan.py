@@ -31,7 +31,7 @@ from genjax.objectives.penalties import gradient_penalty, perturb
 from genjax.steps import gan
 from genjax.steps.diagnostics import discriminator_metrics, standard_deviation
 from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
@@ -54,7 +54,7 @@ def scale_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
 
 
 @dataclass(frozen=True, config=CHECKED)
-class PlayerConfig(AdamConfig):
+class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
     features: Annotated[int, Field(gt=0)] = 64
@@ -180,8 +180,10 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 
 def from_variables(config: DcganConfig, spec: ImageSpec, variables: dict) -> GanState:
     """Return the state at step 0 from each player's `{"params": ..., "batch_stats": ...}`."""
-    generator = create_player(variables["generator"], adam(config.generator))
-    discriminator = create_player(variables["discriminator"], adam(config.discriminator))
+    generator = create_player(variables["generator"], create_optimizer(config.generator, 0))
+    discriminator = create_player(
+        variables["discriminator"], create_optimizer(config.discriminator, 0)
+    )
     return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
 
 
@@ -237,7 +239,7 @@ def discriminator_step(
         loss_fn,
         state.discriminator,
         (real, fake, labels),
-        adam(config.discriminator),
+        create_optimizer(config.discriminator, state.step),
         config,
         "d_grad_norm",
     )
@@ -269,7 +271,7 @@ def generator_step(
         loss,
         state,
         (z, labels),
-        adam(config.generator),
+        create_optimizer(config.generator, state.step),
         config,
         augment=functools.partial(augmented, config.augment, key),
     )

@@ -17,7 +17,7 @@ from genjax import Recipe
 from genjax.data.digest import digest_of
 from genjax.data.sources import open_source
 from genjax.models.gan import GanConfig
-from genjax.models.wgan import AdamPlayer, WganGpConfig
+from genjax.models.wgan import PlayerConfig, WganGpConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import TIMINGS, read_records
 from genjax.run.states import load_state
@@ -76,7 +76,7 @@ def test_what_a_run_writes(trained):
 
 def test_what_not_every_step_measures_is_averaged_over_those_that_did(tmp_path):
     """The critic takes 3 steps for one of the generator, and a record has 2 steps."""
-    player = AdamPlayer(learning_rate=1e-4, hidden_sizes=(8,))
+    player = PlayerConfig(learning_rate=1e-4, hidden_sizes=(8,))
     model = WganGpConfig(network="mlp", n_critic=3, generator=player, critic=player)
     recipe = Recipe(
         family="wgan_gp", model=model, steps=8, batch_size=16, log_interval=2, save_interval=8

@@ -122,6 +122,7 @@ class Steps:
             lambda state: jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state)]),
             out_shardings=None if self._mapped else self._replicated,
         )
+        self._last: Metrics = {}
         self._batches = batches
         self._arrays = (
             self._on_each_device(batches.arrays)
@@ -165,12 +166,25 @@ class Steps:
             return jax.device_put(jax.tree.map(np.asarray, self.get(state)), self._replicated)
         return state
 
-    def finite_leaves(self, state: State) -> np.ndarray:
+    def finite_leaves(self, state: State) -> jax.Array:
         """Return whether each leaf of the state is free of NaN and infinities, bool [leaves]."""
-        return np.asarray(self._finite(self.get(state) if self._mapped else state))
+        return self._finite(self.get(state) if self._mapped else state)
 
     def __call__(self, state: State, feed: Any) -> tuple[State, dict[str, np.ndarray]]:
-        """Run the steps of one feed.
+        """Run the steps of one feed, and wait for them; see `start`.
+
+        Returns:
+            The new state, and each metric's values, [steps], masked at steps that did not measure
+            it.
+        """
+        state, metrics = self.start(state, feed)
+        return state, {name: as_array(values) for name, values in metrics.items()}
+
+    def start(self, state: State, feed: Any) -> tuple[State, Metrics]:
+        """Start the steps of one feed, and wait until those of the call before have ended.
+
+        So the devices have a next call while the host reads images and writes records, and hold two
+        feeds at most.
 
         Args:
             state: The state from `put` or an earlier call; donated.
@@ -178,8 +192,8 @@ class Steps:
                 of this process.
 
         Returns:
-            The new state, and each metric's values, [steps], masked at steps that did not measure
-            it.
+            The state and each metric's values, [steps], which will be there once the steps have
+            ended.
         """
         if self._mapped:
             feed = jax.tree.map(self._split, feed)
@@ -190,7 +204,9 @@ class Steps:
         with self._mesh_for_noise():
             state, metrics = self._run(state, self._arrays, self._key_data, feed)
         metrics = jax.tree.map(self._on_one_device, metrics)
-        return state, {name: as_array(values) for name, values in metrics.items()}
+        before, self._last = self._last, metrics
+        jax.block_until_ready(before)
+        return state, metrics
 
     def trace(self, steps: int) -> jax.stages.Traced:
         """Trace a call of `steps` steps, to lower and compile it without running it."""

@@ -15,7 +15,7 @@ JPEG files, which are smoother than the originals; the samples are clouds of col
 
 from genjax import DataOptions, Recipe
 from genjax.models.glow import GlowConfig
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 STEPS = 6_000
 
@@ -28,8 +28,13 @@ recipe = Recipe(
         steps_per_level=8,
         hidden_features=64,
         ema_decay=0.999,
-        optimizer=AdamConfig(
-            learning_rate=2e-3, beta1=0.9, warmup_steps=300, decay_steps=STEPS, clip_norm=1.0
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            beta1=0.9,
+            warmup_steps=300,
+            schedule="linear",
+            decay_steps=STEPS,
+            clip_norm=1.0,
         ),
     ),
     steps=STEPS,

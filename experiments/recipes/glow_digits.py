@@ -9,7 +9,7 @@ Hardware: 2 CPU cores, a minute. Expected: 2.20 bits/dim on 360 held-out images 
 
 from genjax import DataOptions, Recipe
 from genjax.models.glow import GlowConfig
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 STEPS = 2000
 
@@ -21,8 +21,13 @@ recipe = Recipe(
         hidden_features=64,
         bits=4,
         ema_decay=0.999,
-        optimizer=AdamConfig(
-            learning_rate=2e-3, beta1=0.9, warmup_steps=100, decay_steps=STEPS, clip_norm=1.0
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            beta1=0.9,
+            warmup_steps=100,
+            schedule="linear",
+            decay_steps=STEPS,
+            clip_norm=1.0,
         ),
     ),
     steps=STEPS,

@@ -10,7 +10,7 @@ condition numbers below 2. Samples have clean strokes; most are readable at temp
 
 from genjax import DataOptions, Recipe
 from genjax.models.glow import GlowConfig
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 STEPS = 12_000
 
@@ -23,8 +23,13 @@ recipe = Recipe(
         steps_per_level=16,
         hidden_features=64,
         ema_decay=0.999,
-        optimizer=AdamConfig(
-            learning_rate=2e-3, beta1=0.9, warmup_steps=500, decay_steps=STEPS, clip_norm=1.0
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            beta1=0.9,
+            warmup_steps=500,
+            schedule="linear",
+            decay_steps=STEPS,
+            clip_norm=1.0,
         ),
     ),
     steps=STEPS,

@@ -14,7 +14,7 @@ Expected: the smaller run gives, after 600 steps (3 minutes beside other work), 
 
 from genjax import DataOptions, Recipe
 from genjax.models.vae import VaeConfig
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 STEPS = 100_000
 
@@ -29,7 +29,9 @@ recipe = Recipe(
         likelihood="discretized_logistic",
         binarization="none",
         ema_decay=0.999,
-        optimizer=AdamConfig(learning_rate=5e-4, beta1=0.9, decay_steps=STEPS),
+        optimizer=OptimizerConfig(
+            learning_rate=5e-4, beta1=0.9, schedule="linear", decay_steps=STEPS
+        ),
     ),
     steps=STEPS,
     log_interval=100,

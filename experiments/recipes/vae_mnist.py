@@ -11,7 +11,7 @@ command is in experiments/README.md.
 
 from genjax import DataOptions, Recipe
 from genjax.models.vae import VaeConfig
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 STEPS = 240_000
 
@@ -24,7 +24,9 @@ recipe = Recipe(
         activation="tanh",
         latent_size=50,
         ema_decay=0.9999,
-        optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, decay_steps=STEPS),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, beta1=0.9, schedule="linear", decay_steps=STEPS
+        ),
     ),
     steps=STEPS,
     log_interval=500,

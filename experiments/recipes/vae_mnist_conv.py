@@ -9,7 +9,7 @@ digits readable.
 
 from genjax import DataOptions, Recipe
 from genjax.models.vae import VaeConfig
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 STEPS = 10_000
 
@@ -22,7 +22,9 @@ recipe = Recipe(
         features=32,
         latent_size=32,
         ema_decay=0.999,
-        optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, decay_steps=STEPS),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, beta1=0.9, schedule="linear", decay_steps=STEPS
+        ),
     ),
     steps=STEPS,
     log_interval=100,

@@ -9,7 +9,7 @@ the same batches of 20.
 
 from genjax import DataOptions, Recipe
 from genjax.models.vae import VaeConfig
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 STEPS = 210_000
 
@@ -24,7 +24,9 @@ recipe = Recipe(
         bound="iwae",
         samples=50,
         ema_decay=0.9999,
-        optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, epsilon=1e-4, decay_steps=STEPS),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, beta1=0.9, epsilon=1e-4, schedule="linear", decay_steps=STEPS
+        ),
     ),
     batch_size=20,
     steps=STEPS,

@@ -7,10 +7,12 @@ Expected: energy_distance about 0.06 (1,000 samples against 1,000 training image
 half of the digits readable, the rest blurred.
 """
 
-from genjax import DataOptions, Recipe
-from genjax.models.wgan import RMSPropPlayer, WganConfig
+import dataclasses
 
-PLAYER = RMSPropPlayer(features=32)
+from genjax import DataOptions, Recipe
+from genjax.models.wgan import WGAN_PLAYER, WganConfig
+
+PLAYER = dataclasses.replace(WGAN_PLAYER, features=32)
 
 recipe = Recipe(
     family="wgan",

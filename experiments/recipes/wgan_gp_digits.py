@@ -9,9 +9,9 @@ runs.
 """
 
 from genjax import DataOptions, Recipe
-from genjax.models.wgan import AdamPlayer, WganGpConfig
+from genjax.models.wgan import PlayerConfig, WganGpConfig
 
-PLAYER = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9, features=32)
+PLAYER = PlayerConfig(learning_rate=1e-4, beta1=0.0, beta2=0.9, features=32)
 
 recipe = Recipe(
     family="wgan_gp",

@@ -49,7 +49,7 @@ from genjax.steps.augment import (
 )
 from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
     apply_network,
@@ -90,7 +90,7 @@ STANDING_BATCHES, STANDING_BATCH = 16, 64
 
 
 @dataclass(frozen=True, config=CHECKED)
-class PlayerConfig(AdamConfig):
+class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
     features: Annotated[int, Field(gt=0)] = 64
@@ -372,7 +372,7 @@ def from_variables(config: BigganConfig, spec: ImageSpec, variables: dict) -> Ga
     """Return the state at step 0 from each player's params, batch_stats and spectral."""
 
     def player(name: str, settings: PlayerConfig) -> SpectralPlayer:
-        new = create_player(variables[name], adam(settings))
+        new = create_player(variables[name], create_optimizer(settings, 0))
         spectral = variables[name].get("spectral", {})
         return SpectralPlayer(new.params, new.opt_state, new.stats, spectral)
 
@@ -439,7 +439,8 @@ def discriminator_step(
         metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
         return loss, (carried, metrics)
 
-    batch, optimizer = (real, z, labels), adam(config.discriminator)
+    batch = (real, z, labels)
+    optimizer = create_optimizer(config.discriminator, state.step)
     player, metrics = update_player(
         loss_fn, state.discriminator, batch, optimizer, config, "d_grad_norm"
     )
@@ -473,7 +474,7 @@ def generator_step(
         adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss,
         state,
         (z, labels),
-        adam(config.generator),
+        create_optimizer(config.generator, state.step),
         config,
         penalty=lambda params: orthogonal_loss(config, params),
         augment=functools.partial(augment_images, config, state, key),

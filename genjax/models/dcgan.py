@@ -37,7 +37,7 @@ from genjax.steps.augment import (
 )
 from genjax.steps.diagnostics import discriminator_metrics, standard_deviation
 from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     apply_network,
@@ -59,7 +59,7 @@ def scale_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
 
 
 @dataclass(frozen=True, config=CHECKED)
-class PlayerConfig(AdamConfig):
+class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
     features: Annotated[int, Field(gt=0)] = 64
@@ -183,8 +183,10 @@ def init(config: DcganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 
 def from_variables(config: DcganConfig, spec: ImageSpec, variables: dict) -> GanState:
     """Return the state at step 0 from each player's `{"params": ..., "batch_stats": ...}`."""
-    generator = create_player(variables["generator"], adam(config.generator))
-    discriminator = create_player(variables["discriminator"], adam(config.discriminator))
+    generator = create_player(variables["generator"], create_optimizer(config.generator, 0))
+    discriminator = create_player(
+        variables["discriminator"], create_optimizer(config.discriminator, 0)
+    )
     state = create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
     return with_probability(config, state)
 
@@ -243,7 +245,7 @@ def discriminator_step(
         loss_fn,
         state.discriminator,
         (real, fake, labels),
-        adam(config.discriminator),
+        create_optimizer(config.discriminator, state.step),
         config,
         "d_grad_norm",
     )
@@ -275,7 +277,7 @@ def generator_step(
         loss,
         state,
         (z, labels),
-        adam(config.generator),
+        create_optimizer(config.generator, state.step),
         config,
         augment=functools.partial(augment_images, config, state, key),
     )

@@ -5,7 +5,7 @@ the two play
 
     min_G max_D V(D, G) = E_x log D(x) + E_z log(1 - D(G(z)))          (equation 1)
 
-G: 64 -> 256 -> H*W*C, tanh. D: H*W*C -> 128 -> 1, a logit. Each has its own Adam.
+G: 64 -> 256 -> H*W*C, tanh. D: H*W*C -> 128 -> 1, a logit. Each has its own optimizer.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from genjax.nn.mlp import hidden_layers
 from genjax.objectives import adversarial
 from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.gan import create_gan_state, real_images
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
@@ -36,7 +36,7 @@ LEAKY_SLOPE = 0.01
 
 
 @dataclass(frozen=True, config=CHECKED)
-class PlayerConfig(AdamConfig):
+class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
     hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (256,)
@@ -108,8 +108,12 @@ def networks(config: GanConfig, spec: ImageSpec) -> tuple[Generator, Discriminat
 
 def from_params(config: GanConfig, spec: ImageSpec, params: dict) -> GanState:
     """Return the state at step 0 with the given `{"generator": ..., "discriminator": ...}`."""
-    generator = create_player({"params": params["generator"]}, adam(config.generator))
-    discriminator = create_player({"params": params["discriminator"]}, adam(config.discriminator))
+    generator = create_player(
+        {"params": params["generator"]}, create_optimizer(config.generator, 0)
+    )
+    discriminator = create_player(
+        {"params": params["discriminator"]}, create_optimizer(config.discriminator, 0)
+    )
     return create_gan_state(generator, discriminator, spec, has_ema=False)
 
 
@@ -146,7 +150,7 @@ def discriminator_step(
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         return loss, (carried, metrics)
 
-    optimizer = adam(config.discriminator)
+    optimizer = create_optimizer(config.discriminator, state.step)
     player, metrics = update_player(
         loss_fn, state.discriminator, (real, fake), optimizer, config, "d_grad_norm"
     )
@@ -166,7 +170,7 @@ def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[Ga
         loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(fake_logits))
         return loss, (carried, {"g_loss": loss})
 
-    optimizer = adam(config.generator)
+    optimizer = create_optimizer(config.generator, state.step)
     player, metrics = update_player(loss_fn, state.generator, z, optimizer, config, "g_grad_norm")
     return dataclasses.replace(state, generator=player), metrics
 

@@ -37,7 +37,7 @@ from genjax.objectives.likelihood import (
     iwae_bound_in_chunks,
     standard_normal_log_prob,
 )
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import DensityState, Player
 from genjax.steps.update import (
     GradientConfig,
@@ -81,7 +81,7 @@ class GlowConfig(GradientConfig):
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Compute type of the couplings' networks; the rest stays float32. float64 is for checks, with
     jax_enable_x64 set and parameters of that type."""
-    optimizer: AdamConfig = AdamConfig(
+    optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=1e-3, beta1=0.9, warmup_steps=1000, clip_norm=1.0
     )
     """The optimizer; without warm-up its first steps throw a deep flow far off."""
@@ -328,7 +328,7 @@ def from_variables(
         is_fitted: Whether the actnorms are final; otherwise they are fitted to the first batch.
     """
     stats = {"constants": variables.constants, "is_fitted": jnp.array(is_fitted)}
-    opt_state = adam(config.optimizer).init(variables.params)
+    opt_state = create_optimizer(config.optimizer, 0).init(variables.params)
     ema = jax.tree.map(jnp.copy, variables.params) if config.ema_decay else None
     model = Player(variables.params, opt_state, stats)
     return DensityState(jnp.zeros((), jnp.int32), model, spec, ema)
@@ -480,7 +480,7 @@ def step(
     model = Player(
         params, state.model.opt_state, {"constants": constants, "is_fitted": jnp.array(True)}
     )
-    optimizer = adam(config.optimizer)
+    optimizer = create_optimizer(config.optimizer, state.step)
     model, metrics = update_player(loss_fn, model, whole, optimizer, config, "grad_norm")
     ema = state.ema
     if ema is not None:

@@ -42,7 +42,7 @@ from genjax.objectives import adversarial
 from genjax.objectives.penalties import r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.gan import create_gan_state, real_images
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
@@ -58,15 +58,15 @@ FIXED_NOISE_SEED = 0
 
 
 @dataclass(frozen=True, config=CHECKED)
-class PlayerConfig(AdamConfig):
+class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
-    """Adam's step size."""
+    """Step size: the largest, if the schedule changes it."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of Adam's first moment."""
+    """Decay of the mean of gradients; RMSProp has no such mean."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay of Adam's second moment."""
+    """Decay of the mean of squared gradients."""
     channel_base: Annotated[int, Field(gt=0)] = 16384
     """A block at a size of 4 * 2^k pixels has this number divided by its size as features."""
     channel_max: Annotated[int, Field(gt=0)] = 512
@@ -273,10 +273,12 @@ def init(config: StyleganConfig, key: jax.Array, spec: ImageSpec) -> GanState:
         for level in range(halvings + 1)
     ]
     return create_gan_state(
-        create_player(generator.init(generator_key, z, noise), adam(config.generator)),
+        create_player(
+            generator.init(generator_key, z, noise), create_optimizer(config.generator, 0)
+        ),
         create_player(
             discriminator.init(discriminator_key, images, method="all_stages"),
-            adam(config.discriminator),
+            create_optimizer(config.discriminator, 0),
         ),
         spec,
         config.ema_decay > 0,
@@ -372,7 +374,7 @@ def stage_step(
             loss += config.r1_gamma * metrics["r1_penalty"]
         return loss, (carried, metrics)
 
-    optimizer = adam(config.discriminator)
+    optimizer = create_optimizer(config.discriminator, state.step)
     opponent, d_metrics = update_player(
         d_loss_fn, opponent, (real, fake), optimizer, config, "d_grad_norm"
     )
@@ -383,7 +385,8 @@ def stage_step(
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
         return loss, (carried, {"g_loss": loss})
 
-    rows, optimizer = jnp.arange(len(real)), adam(config.generator)
+    rows = jnp.arange(len(real))
+    optimizer = create_optimizer(config.generator, state.step)
     player, g_metrics = update_player(g_loss_fn, player, rows, optimizer, config, "g_grad_norm")
     state = dataclasses.replace(state, generator=player, discriminator=opponent)
     return state, {**d_metrics, **g_metrics}

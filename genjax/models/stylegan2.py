@@ -49,7 +49,7 @@ from genjax.objectives.penalties import path_lengths, r1_penalty
 from genjax.steps.augment import AugmentConfig, adapt_probability, augment_images
 from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.gan import create_gan_state, real_images
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     apply_gradients,
@@ -72,15 +72,15 @@ Architecture = Literal["original", "skip", "residual"]
 
 
 @dataclass(frozen=True, config=CHECKED)
-class PlayerConfig(AdamConfig):
+class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 0.0025
-    """Adam's step size."""
+    """Step size: the largest, if the schedule changes it."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of Adam's first moment."""
+    """Decay of the mean of gradients; RMSProp has no such mean."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay of Adam's second moment."""
+    """Decay of the mean of squared gradients."""
     architecture: Architecture = "residual"
     """How blocks are joined (figure 7): not at all (original), by RGB images or by residuals."""
     channel_base: Annotated[int, Field(gt=0)] = 32768
@@ -405,8 +405,8 @@ def init(config: Stylegan2Config, key: jax.Array, spec: ImageSpec) -> Stylegan2S
 def from_variables(config: Stylegan2Config, spec: ImageSpec, variables: dict) -> Stylegan2State:
     """Return the state at step 0 from each player's params and batch_stats."""
     gan_state = create_gan_state(
-        create_player(variables["generator"], generator_optimizer(config)),
-        create_player(variables["discriminator"], discriminator_optimizer(config)),
+        create_player(variables["generator"], generator_optimizer(config, 0)),
+        create_player(variables["discriminator"], discriminator_optimizer(config, 0)),
         spec,
         config.ema_images > 0,
     )
@@ -419,19 +419,27 @@ def from_variables(config: Stylegan2Config, spec: ImageSpec, variables: dict) ->
     )
 
 
-def generator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
-    """Return G's Adam, adjusted for its additional steps on path lengths."""
+def generator_optimizer(
+    config: Stylegan2Config, step: jax.Array | int
+) -> optax.GradientTransformation:
+    """Return G's optimizer of a training step, adjusted for additional updates on path lengths."""
     interval = config.path_length_interval if config.path_length_weight else None
-    return adam(_lazy(config.generator, interval))
+    return create_optimizer(_lazy(config.generator, interval), step)
 
 
-def discriminator_optimizer(config: Stylegan2Config) -> optax.GradientTransformation:
-    """Return D's Adam, adjusted for its additional steps on R1."""
-    return adam(_lazy(config.discriminator, config.r1_interval if config.r1_gamma else None))
+def discriminator_optimizer(
+    config: Stylegan2Config, step: jax.Array | int
+) -> optax.GradientTransformation:
+    """Return D's optimizer of a training step, adjusted for additional updates on R1."""
+    interval = config.r1_interval if config.r1_gamma else None
+    return create_optimizer(_lazy(config.discriminator, interval), step)
 
 
 def _lazy(player: PlayerConfig, interval: int | None) -> PlayerConfig:
-    """Adjust Adam for one more step every `interval` steps (Karras et al. 2020, appendix B)."""
+    """Adjust for one more update every `interval` steps (Karras et al. 2020, appendix B).
+
+    The schedule counts training steps, so that it stays as it is.
+    """
     if interval is None:
         return player
     share = interval / (interval + 1)
@@ -515,7 +523,8 @@ def generator_step(
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
         return loss, (carried, {"g_loss": loss})
 
-    batch, optimizer = (jnp.arange(n), labels), generator_optimizer(config)
+    batch = (jnp.arange(n), labels)
+    optimizer = generator_optimizer(config, state.step)
     player, metrics = update_player(
         loss_fn, state.generator, batch, optimizer, config, "g_grad_norm"
     )
@@ -560,7 +569,7 @@ def path_length_step(
 
     params = state.generator.params
     grads, _, metrics = gradients(loss_fn, params, None, batch, parts)
-    player = apply_gradients(state.generator, grads, generator_optimizer(config))
+    player = apply_gradients(state.generator, grads, generator_optimizer(config, state.step))
     target = metrics.pop("target")
     return dataclasses.replace(state, generator=player, path_length=target), metrics
 
@@ -598,7 +607,8 @@ def discriminator_step(
         metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
         return loss, (carried, {**metrics, "real_sign": jnp.mean(jnp.sign(real_logits))})
 
-    batch, optimizer = (real, fake, labels), discriminator_optimizer(config)
+    batch = (real, fake, labels)
+    optimizer = discriminator_optimizer(config, state.step)
     player, metrics = update_player(
         loss_fn, state.discriminator, batch, optimizer, config, "d_grad_norm"
     )
@@ -628,7 +638,7 @@ def r1_step(
 
     player = state.discriminator
     grads, _, metrics = gradients(loss_fn, player.params, None, (real, labels), config)
-    player = apply_gradients(player, grads, discriminator_optimizer(config))
+    player = apply_gradients(player, grads, discriminator_optimizer(config, state.step))
     return dataclasses.replace(state, discriminator=player), metrics
 
 

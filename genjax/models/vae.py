@@ -35,7 +35,7 @@ from genjax.nn.residual import ResidualBlock
 from genjax.nn.resolution import base_resolution
 from genjax.objectives import likelihood
 from genjax.steps.diagnostics import active_units
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import DensityState
 from genjax.steps.update import (
     GradientConfig,
@@ -95,7 +95,7 @@ class VaeConfig(GradientConfig):
     """Decay of the moving average of the weights, for samples and evaluation; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters, likelihoods and updates stay float32."""
-    optimizer: AdamConfig = AdamConfig(learning_rate=1e-3, beta1=0.9)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, beta1=0.9)
     """The optimizer of encoder and decoder together."""
 
     @model_validator(mode="after")
@@ -259,7 +259,7 @@ def init(config: VaeConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
 def from_params(config: VaeConfig, spec: ImageSpec, params: dict) -> DensityState:
     """Return the state at step 0 with the parameters `{"encoder": ..., "decoder": ...}`."""
     ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
-    model = create_player({"params": params}, adam(config.optimizer))
+    model = create_player({"params": params}, create_optimizer(config.optimizer, 0))
     return DensityState(jnp.zeros((), jnp.int32), model, spec, ema)
 
 
@@ -429,7 +429,7 @@ def step(
         metrics = {"loss": loss, "elbo": jnp.mean(likelihood.elbo(fit, kl)), "kl": jnp.mean(kl)}
         return loss, (carried, metrics | {"active_units": active_units(terms.mean)})
 
-    optimizer = adam(config.optimizer)
+    optimizer = create_optimizer(config.optimizer, state.step)
     model, metrics = update_player(loss_fn, state.model, whole, optimizer, config, "grad_norm")
     metrics["active_fraction"] = metrics["active_units"] / config.latent_size
     ema = update_ema(state.ema, model.params, config.ema_decay, state.step)

@@ -4,8 +4,8 @@ A critic f of Lipschitz constant 1 measures the distance between the samples and
 
     W(P, G) = max_f E_x f(x) - E_z f(G(z))                              (WGAN, equation 2)
 
-and G minimizes it. WGAN keeps f Lipschitz by clipping its weights after each step of RMSProp,
-WGAN-GP by a penalty on the gradient of f between real and generated images (equation 3), with Adam.
+and G minimizes it. WGAN keeps f Lipschitz by clipping its weights after each of its steps,
+WGAN-GP by a penalty on the gradient of f between real and generated images (equation 3).
 The critic takes `n_critic` steps, each on a batch of its own, for one of G. It has no batch norm,
 which would make its value for one image depend on the others. With so many steps f stays near its
 optimum, so that its loss, unlike that of other GANs, follows the quality of the samples: its
@@ -21,7 +21,6 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -39,7 +38,7 @@ from genjax.objectives.penalties import input_gradient_norm, interpolate
 from genjax.steps import gan
 from genjax.steps.diagnostics import diversity
 from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
-from genjax.steps.optim import AdamConfig, RMSPropConfig, adam, rmsprop
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
     GradientConfig,
@@ -58,8 +57,8 @@ ONE_WIDTH_UP_TO = 32
 
 
 @dataclass(frozen=True, config=CHECKED)
-class NetworkConfig:
-    """The size of a player's network."""
+class PlayerConfig(OptimizerConfig):
+    """The network and the optimizer of one player."""
 
     features: Annotated[int, Field(gt=0)] = 64
     """Channels of the layer next to the image (dcgan, resnet)."""
@@ -67,14 +66,9 @@ class NetworkConfig:
     """Units of each hidden layer (mlp)."""
 
 
-@dataclass(frozen=True, config=CHECKED)
-class RMSPropPlayer(RMSPropConfig, NetworkConfig):
-    """The network and the optimizer of a player of WGAN."""
-
-
-@dataclass(frozen=True, config=CHECKED)
-class AdamPlayer(AdamConfig, NetworkConfig):
-    """The network and the optimizer of a player of WGAN-GP."""
+# The players of the two papers.
+WGAN_PLAYER = PlayerConfig(rule="rmsprop", learning_rate=5e-5, beta1=0.0, beta2=0.99)
+WGAN_GP_PLAYER = PlayerConfig(learning_rate=1e-4, beta1=0.0, beta2=0.9)
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -101,25 +95,25 @@ class WganBaseConfig(GradientConfig):
 
 @dataclass(frozen=True, config=CHECKED)
 class WganConfig(WganBaseConfig):
-    """The config of WGAN: weight clipping and RMSProp."""
+    """The config of WGAN: weight clipping, and by default RMSProp."""
 
     weight_clip: Annotated[float, Field(gt=0)] = 0.01
     """Largest absolute value of a weight of the critic."""
-    generator: RMSPropPlayer = RMSPropPlayer()
+    generator: PlayerConfig = WGAN_PLAYER
     """The generator."""
-    critic: RMSPropPlayer = RMSPropPlayer()
+    critic: PlayerConfig = WGAN_PLAYER
     """The critic."""
 
 
 @dataclass(frozen=True, config=CHECKED)
 class WganGpConfig(WganBaseConfig):
-    """The config of WGAN-GP: gradient penalty and Adam."""
+    """The config of WGAN-GP: gradient penalty, and by default Adam."""
 
     gradient_penalty_weight: Annotated[float, Field(ge=0)] = 10.0
     """Weight of the gradient penalty (the paper's lambda)."""
-    generator: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
+    generator: PlayerConfig = WGAN_GP_PLAYER
     """The generator."""
-    critic: AdamPlayer = AdamPlayer(learning_rate=1e-4, beta1=0.0, beta2=0.9)
+    critic: PlayerConfig = WGAN_GP_PLAYER
     """The critic."""
 
 
@@ -252,11 +246,6 @@ def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Mod
     )
 
 
-def optimizer(player: RMSPropPlayer | AdamPlayer) -> optax.GradientTransformation:
-    """Return a player's optimizer."""
-    return rmsprop(player) if isinstance(player, RMSPropPlayer) else adam(player)
-
-
 def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> GanState:
     """Return the state at step 0, whose weights depend on `key` alone.
 
@@ -275,8 +264,8 @@ def init(config: WganConfig | WganGpConfig, key: jax.Array, spec: ImageSpec) -> 
 
 def from_variables(config: WganConfig | WganGpConfig, spec: ImageSpec, variables: dict) -> GanState:
     """Return the state at step 0 from each player's `{"params": ..., "batch_stats": ...}`."""
-    generator = create_player(variables["generator"], optimizer(config.generator))
-    critic = create_player(variables["discriminator"], optimizer(config.critic))
+    generator = create_player(variables["generator"], create_optimizer(config.generator, 0))
+    critic = create_player(variables["discriminator"], create_optimizer(config.critic, 0))
     return create_gan_state(generator, critic, spec, config.ema_decay > 0)
 
 
@@ -327,9 +316,9 @@ def critic_step(
         metrics = {"d_loss": loss, "wasserstein_estimate": distance, "gradient_penalty": penalty}
         return loss, (carried, {**metrics, "input_grad_norm": jnp.mean(slope)})
 
-    batch, rule = (real, fake, labels), optimizer(config.critic)
+    optimizer = create_optimizer(config.critic, state.step)
     player, metrics = update_player(
-        loss_fn, state.discriminator, batch, rule, config, "d_grad_norm"
+        loss_fn, state.discriminator, (real, fake, labels), optimizer, config, "d_grad_norm"
     )
     if isinstance(config, WganConfig):
         clipped = jax.tree.map(
@@ -359,13 +348,13 @@ def generator_step(
     Returns:
         The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
     """
-    loss, rule = wasserstein_generator_loss, optimizer(config.generator)
+    optimizer = create_optimizer(config.generator, state.step)
     player, metrics = update_generator(
         networks(config, state.spec),
-        loss,
+        wasserstein_generator_loss,
         state,
         (z, labels),
-        rule,
+        optimizer,
         config,
         augment=functools.partial(augmented, config.augment, key),
     )

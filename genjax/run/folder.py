@@ -24,7 +24,7 @@ from genjax.types import CHECKED, ImageSpec, UsageError
 
 # The version of config.json. It increases when fields are renamed, so that an older run is refused
 # with one line and not with one for each field. A file without a version is of version 1.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -35,7 +35,8 @@ class Steps:
         step: `step(state, batch, key) -> (state, metrics)`.
         batches: The source of batches.
         batch_size: Images a step, over all devices.
-        root_key: The key from which every step's key is derived.
+        root_key: The key from which every step's key is derived. It is an argument of the program,
+            which is the same for every seed.
         parallel: `jit`: each device holds the whole state, and the batch is split. `fsdp`: the
             large arrays of the state are split too, each along the longest axis that the number of
             devices divides; those that networks read are gathered at the beginning of each step,
@@ -87,7 +88,12 @@ class Steps:
             shardings,
         )
 
-        def run(state: State, arrays: Any, feed: Any) -> tuple[State, Metrics]:
+        self._key_data = np.asarray(jax.random.key_data(root_key))
+        key_type = jax.random.key_impl(root_key)
+
+        def run(state: State, arrays: Any, key_data: Any, feed: Any) -> tuple[State, Metrics]:
+            root_key = jax.random.wrap_key_data(key_data, impl=key_type)
+
             def one(state: State, item: Any) -> tuple[State, Metrics]:
                 key = jax.random.fold_in(root_key, state.step)
                 if self._splits_state:
@@ -100,11 +106,13 @@ class Steps:
             return jax.lax.scan(one, state, feed)
 
         if self._mapped:
-            self._run = jax.pmap(run, axis_name=BATCH_AXIS, donate_argnums=0)
+            self._run = jax.pmap(
+                run, axis_name=BATCH_AXIS, in_axes=(0, 0, None, 0), donate_argnums=0
+            )
         else:
             self._run = jax.jit(
                 run,
-                in_shardings=(shardings, self._replicated, self._batch_split),
+                in_shardings=(shardings, self._replicated, self._replicated, self._batch_split),
                 out_shardings=(shardings, self._replicated),
                 donate_argnums=0,
                 compiler_options={"xla_gpu_deterministic_ops": True} if deterministic else None,
@@ -114,6 +122,7 @@ class Steps:
             lambda state: jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state)]),
             out_shardings=None if self._mapped else self._replicated,
         )
+        self._last: Metrics = {}
         self._batches = batches
         self._arrays = (
             self._on_each_device(batches.arrays)
@@ -157,12 +166,25 @@ class Steps:
             return jax.device_put(jax.tree.map(np.asarray, self.get(state)), self._replicated)
         return state
 
-    def finite_leaves(self, state: State) -> np.ndarray:
+    def finite_leaves(self, state: State) -> jax.Array:
         """Return whether each leaf of the state is free of NaN and infinities, bool [leaves]."""
-        return np.asarray(self._finite(self.get(state) if self._mapped else state))
+        return self._finite(self.get(state) if self._mapped else state)
 
     def __call__(self, state: State, feed: Any) -> tuple[State, dict[str, np.ndarray]]:
-        """Run the steps of one feed.
+        """Run the steps of one feed, and wait for them; see `start`.
+
+        Returns:
+            The new state, and each metric's values, [steps], masked at steps that did not measure
+            it.
+        """
+        state, metrics = self.start(state, feed)
+        return state, {name: as_array(values) for name, values in metrics.items()}
+
+    def start(self, state: State, feed: Any) -> tuple[State, Metrics]:
+        """Start the steps of one feed, and wait until those of the call before have ended.
+
+        So the devices have a next call while the host reads images and writes records, and hold two
+        feeds at most.
 
         Args:
             state: The state from `put` or an earlier call; donated.
@@ -170,8 +192,8 @@ class Steps:
                 of this process.
 
         Returns:
-            The new state, and each metric's values, [steps], masked at steps that did not measure
-            it.
+            The state and each metric's values, [steps], which will be there once the steps have
+            ended.
         """
         if self._mapped:
             feed = jax.tree.map(self._split, feed)
@@ -180,14 +202,17 @@ class Steps:
                 lambda x: jax.make_array_from_process_local_data(self._batch_split, x), feed
             )
         with self._mesh_for_noise():
-            state, metrics = self._run(state, self._arrays, feed)
+            state, metrics = self._run(state, self._arrays, self._key_data, feed)
         metrics = jax.tree.map(self._on_one_device, metrics)
-        return state, {name: as_array(values) for name, values in metrics.items()}
+        before, self._last = self._last, metrics
+        jax.block_until_ready(before)
+        return state, metrics
 
     def trace(self, steps: int) -> jax.stages.Traced:
         """Trace a call of `steps` steps, to lower and compile it without running it."""
         with self._mesh_for_noise():
-            return self._run.trace(self.saved, self._arrays, self._batches.feed(0, steps))
+            feed = self._batches.feed(0, steps)
+            return self._run.trace(self.saved, self._arrays, self._key_data, feed)
 
     def _mesh_for_noise(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which a batch's noise is drawn split among the devices."""

@@ -12,7 +12,7 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Annotated, Any
@@ -44,11 +44,11 @@ from genjax.run.folder import RunConfig, RunFolder, create_run_folder
 from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
-from genjax.run.sharding import Steps
+from genjax.run.sharding import Steps, as_array
 from genjax.run.states import abstract_state, initial_state, open_split
 from genjax.training.signals import Stop, Stopped, stop_signals
 from genjax.training.writer import NullWriter, Writer
-from genjax.types import ImageSpec, State, UsageError
+from genjax.types import ImageSpec, Metrics, State, UsageError
 
 log = logging.getLogger("genjax")
 
@@ -311,9 +311,9 @@ def _train(
             folder.write_contents(contents)
         folder.write_config(config)  # it can be trained as it is
         evaluate = _Evaluator(folder, recipe, source, sample_key)
-        watch = Watch()
-        writer = _open_writer(folder, recipe, start, watch)
+        writer = _open_writer(folder, recipe, start)
         stack.callback(writer.close)
+        recorder = _Recorder(writer)
         log.info("training in %s from step %d", folder.path, start)
         if jax.process_count() > 1:
             log.info(
@@ -321,6 +321,7 @@ def _train(
                 jax.process_count(),
                 folder.path,
             )
+        length = call_length(recipe, batches.max_steps)
         stop.begin()
         step, signal = start, None
         while step < recipe.steps and signal is None:
@@ -328,28 +329,26 @@ def _train(
                 step,
                 min(step - step % recipe.log_interval + recipe.log_interval, recipe.steps),
             )
-            state, metrics = _take_steps(steps, state, batches, first, step)
-            _refuse_non_finite(metrics, first, state, steps.finite_leaves)
-            record = {k: float(np.mean(v)) for k, v in metrics.items() if np.ma.count(v)}
+            # Those before are recorded meanwhile, so that the devices do not wait for it.
+            state, taken = _take_steps(steps, state, batches, first, step, length, recorder.record)
+            recorder.taken = taken
             is_saved = step % recipe.save_interval == 0 or step == recipe.steps
-            quality = _only_finite(evaluate(steps.get(state), step), step) if is_saved else {}
-            record |= quality
-            writer.record(step, record)
-            for warning in watch(record):
-                log.warning("step %d: %s", step, warning)
+            quality: dict[str, float] = {}
+            if is_saved:
+                taken.means()  # raises if the state is not finite
+                quality = _only_finite(evaluate(steps.get(state), step), step)
             # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
             if is_saved or signal:
+                recorder.record(quality)
                 found = quality if recipe.quality in quality else None
                 checkpoints.save(step, steps.to_save(state), found)
                 writer.report()
         return Result(folder.path, step, signal)
 
 
-def _open_writer(
-    folder: RunFolder, recipe: Recipe, start: int, watch: Watch
-) -> Writer | NullWriter:
-    """Open the records of a run from a step on, and show the earlier ones to the watch."""
+def _open_writer(folder: RunFolder, recipe: Recipe, start: int) -> Writer | NullWriter:
+    """Open the records of a run from a step on."""
     if not is_first():
         return NullWriter()
     if not start and (lost := read_records(folder)):
@@ -358,10 +357,7 @@ def _open_writer(
             "overwritten",
             lost[-1]["step"],
         )
-    writer = Writer(folder, start, recipe.steps, recipe.batch_size)
-    for record in writer.records:
-        watch(record)
-    return writer
+    return Writer(folder, start, recipe.steps, recipe.batch_size)
 
 
 def _only_finite(metrics: dict[str, float], step: int) -> dict[str, float]:
@@ -380,27 +376,120 @@ def _strongest(signal: Signals | None) -> Signals | None:
     return Signals(number) if number else None
 
 
+def call_length(recipe: Recipe, most: int) -> int:
+    """Return the number of steps of a compiled call, at most `most`.
+
+    If the steps of a record take several calls, all calls of the run have the same length, because
+    each length is a program of its own, which may take minutes to compile.
+    """
+    if recipe.log_interval <= most:
+        return recipe.log_interval
+    common = math.gcd(recipe.log_interval, recipe.steps)
+    return max(length for length in range(1, most + 1) if common % length == 0)
+
+
 def _take_steps(
-    steps: Steps, state: State, batches: Batches, first: int, last: int
-) -> tuple[State, dict[str, np.ndarray]]:
-    """Take the steps after `first` up to `last`, in calls of at most `batches.max_steps`.
+    steps: Steps,
+    state: State,
+    batches: Batches,
+    first: int,
+    last: int,
+    length: int,
+    meanwhile: Callable[[], None],
+) -> tuple[State, "_Taken"]:
+    """Start the steps after `first` up to `last`, in calls of `length` steps.
+
+    Args:
+        steps: The compiled steps.
+        state: The state after step `first`.
+        batches: The source of batches.
+        first: The step before the first.
+        last: The last step.
+        length: Steps in a call.
+        meanwhile: What to do whenever a call has started.
 
     Returns:
-        The new state, and the metrics of all steps, [steps].
+        The state after the steps, and what they measure, both of which may not be there yet.
     """
-    parts = []
-    for start in range(first, last, batches.max_steps):
-        feed = batches.feed(start, min(batches.max_steps, last - start))
-        state, metrics = steps(state, feed)
-        parts.append(metrics)
-    return state, {name: np.ma.concatenate([part[name] for part in parts]) for name in parts[0]}
+    calls = []
+    for start in range(first, last, length):
+        feed = batches.feed(start, min(length, last - start))
+        state, metrics = steps.start(state, feed)
+        calls.append(metrics)
+        meanwhile()
+    return state, _Taken(first, last, calls, _leaf_names(state), steps.finite_leaves(state))
+
+
+def _leaf_names(state: State) -> list[str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Taken:
+    """Steps that have started, and what they measure, on the devices.
+
+    Attributes:
+        first: The step before the first.
+        last: The last step.
+        calls: The metrics of each call.
+        leaves: The names of the leaves of the state after them.
+        finite: Whether each of these is finite, bool [leaves].
+    """
+
+    first: int
+    last: int
+    calls: list[Metrics]
+    leaves: list[str]
+    finite: jax.Array
+
+    def means(self) -> dict[str, float]:
+        """Wait for the steps, and return the mean of each metric over those that measured it.
+
+        Raises:
+            Diverged: A metric or a leaf of the state is not finite.
+        """
+        metrics = {
+            name: np.ma.concatenate([as_array(call[name]) for call in self.calls])
+            for name in self.calls[0]
+        }
+        _refuse_non_finite(metrics, self.first, self.leaves, np.asarray(self.finite))
+        return {k: float(np.mean(v)) for k, v in metrics.items() if np.ma.count(v)}
+
+
+class _Recorder:
+    """The records of steps, each made once its steps have ended and the next ones run.
+
+    Attributes:
+        taken: Steps that are to be recorded; None if all are.
+    """
+
+    def __init__(self, writer: Writer | NullWriter):
+        self._writer, self._watch = writer, Watch()
+        for record in writer.records:
+            self._watch(record)
+        self.taken: _Taken | None = None
+
+    def record(self, quality: Mapping[str, float] | None = None) -> None:
+        """Wait for the steps that are to be recorded, if there are any, and record them.
+
+        Args:
+            quality: Metrics of the state after them; None if they were not measured.
+
+        Raises:
+            Diverged: One of the steps did; see `_Taken.means`.
+        """
+        if self.taken is None:
+            return
+        step, record = self.taken.last, self.taken.means() | dict(quality or {})
+        self.taken = None
+        self._writer.record(step, record)
+        for warning in self._watch(record):
+            log.warning("step %d: %s", step, warning)
 
 
 def _refuse_non_finite(
-    metrics: dict[str, np.ndarray],
-    first: int,
-    state: State,
-    finite_leaves: Callable[[State], np.ndarray],
+    metrics: dict[str, np.ndarray], first: int, leaves: Sequence[str], finite: np.ndarray
 ) -> None:
     """Raise `Diverged` if a metric or a leaf of the state is not finite, with its name and step."""
     ok = {name: np.isfinite(np.ma.filled(values, 0)) for name, values in metrics.items()}
@@ -409,10 +498,8 @@ def _refuse_non_finite(
         index = min(bad.values())
         names = ", ".join(f"{name} = {metrics[name][i]}" for name, i in bad.items() if i == index)
         raise Diverged(f"at step {first + index + 1}: {names}")
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    for (path, _), finite in zip(leaves, finite_leaves(state), strict=True):
-        if not finite:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for name, is_finite in zip(leaves, finite, strict=True):
+        if not is_finite:
             raise Diverged(f"after step {first + len(next(iter(metrics.values())))}: {name}")
 
 

@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -114,6 +114,8 @@ class Writer:
 
 class NullWriter:
     """A writer that writes nothing, for all processes but the first."""
+
+    records: Sequence[dict[str, float]] = ()
 
     def close(self) -> None:
         """Do nothing."""

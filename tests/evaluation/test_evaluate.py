@@ -16,11 +16,13 @@ from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
 RECIPE = Recipe(
     family="vae",
-    model=VaeConfig(hidden_sizes=(64,), latent_size=2, optimizer=AdamConfig(learning_rate=4e-3)),
+    model=VaeConfig(
+        hidden_sizes=(64,), latent_size=2, optimizer=OptimizerConfig(learning_rate=4e-3)
+    ),
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
     steps=600,
     batch_size=64,

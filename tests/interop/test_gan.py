@@ -8,7 +8,7 @@ import pytest
 
 from genjax.interop import gan as interop
 from genjax.models import gan
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 from genjax.types import ImageSpec, UsageError
 
 SPEC = ImageSpec(3, 5, 3)
@@ -124,6 +124,6 @@ def test_every_entry_that_does_not_fit_is_listed():
 @pytest.mark.device
 def test_the_defaults_are_the_references_adam(shared):
     meta = json.loads(str(np.load(shared / "reference/a/gan_a.npz")["meta"]))
-    ours = AdamConfig()
+    ours = OptimizerConfig()
     assert (ours.learning_rate, ours.epsilon) == (meta["adam"]["lr"], meta["adam"]["eps"])
     assert [ours.beta1, ours.beta2] == meta["adam"]["betas"]

@@ -25,7 +25,7 @@ def test_penalty_its_gradient_and_the_loss_match_the_reference(shared):
     meta = json.loads(str(vectors["meta"]))
     pixels, *hidden, _ = meta["layers"]
     assert meta["leaky_slope"] == wgan.LEAKY_SLOPE
-    config = wgan.WganGpConfig(network="mlp", critic=wgan.AdamPlayer(hidden_sizes=tuple(hidden)))
+    config = wgan.WganGpConfig(network="mlp", critic=wgan.PlayerConfig(hidden_sizes=tuple(hidden)))
     assert config.gradient_penalty_weight == meta["lambda_gp"]
     spec = ImageSpec(1, pixels, 1)
 
@@ -70,8 +70,8 @@ def test_dump_and_load_are_inverse(network, conditional):
         network=network,
         latent_size=5,
         conditional=conditional,
-        generator=wgan.RMSPropPlayer(features=3, hidden_sizes=(6, 7)),
-        critic=wgan.RMSPropPlayer(features=4, hidden_sizes=(8,)),
+        generator=wgan.PlayerConfig(features=3, hidden_sizes=(6, 7)),
+        critic=wgan.PlayerConfig(features=4, hidden_sizes=(8,)),
     )
     variables = _variables(config, spec)
     arrays = interop.dump(config, spec, variables)

@@ -11,7 +11,7 @@ import pytest
 from genjax.models import FAMILIES, dcgan, glow, vae, wgan
 from genjax.nn.augment import OperationName
 from genjax.steps.augment import ADAPT_INTERVAL
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 from genjax.types import ImageSpec
 from tests import stepping
 from tests.models.test_families import CONFIGS
@@ -24,7 +24,7 @@ PLAYER = dcgan.PlayerConfig(features=4)
 DCGAN = functools.partial(dcgan.DcganConfig, latent_size=8, generator=PLAYER, discriminator=PLAYER)
 # With such an epsilon Adam makes no whole step of a gradient that is rounding alone, as are that of
 # a critic's last bias, and some of Glow's while it is the identity.
-CRITIC = wgan.AdamPlayer(learning_rate=1e-4, epsilon=1e-3, hidden_sizes=(16,))
+CRITIC = wgan.PlayerConfig(learning_rate=1e-4, epsilon=1e-3, hidden_sizes=(16,))
 VAE = functools.partial(vae.VaeConfig, hidden_sizes=(16,), latent_size=4)
 STYLEGAN2 = functools.partial(dataclasses.replace, CONFIGS["stylegan2"])
 # Its probability is adapted in the second of the two steps.
@@ -45,7 +45,7 @@ CASES = {
         steps_per_level=2,
         hidden_features=8,
         conditional=True,
-        optimizer=AdamConfig(learning_rate=1e-3, beta1=0.9, epsilon=1e-3),
+        optimizer=OptimizerConfig(learning_rate=1e-3, beta1=0.9, epsilon=1e-3),
     ),
     "stylegan2-conditional": STYLEGAN2(conditional=True, augment="none", augment_p=0.0),
     "stylegan2-ada": STYLEGAN2(

@@ -19,7 +19,7 @@ SMALL = GlowConfig(
     levels=2,
     steps_per_level=2,
     hidden_features=8,
-    optimizer=glow.AdamConfig(learning_rate=1e-3, beta1=0.9),
+    optimizer=glow.OptimizerConfig(learning_rate=1e-3, beta1=0.9),
 )
 KEY = jax.random.key(0)
 

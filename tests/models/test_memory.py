@@ -14,7 +14,7 @@ from genjax.data.batches import batch_indices
 from genjax.models import FAMILIES, dcgan, glow, vae
 from genjax.nn.batch import in_parts
 from genjax.nn.remat import end_of_block, remat
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 from genjax.types import ImageSpec
 from tests import stepping
 from tests.families import each_family
@@ -233,7 +233,10 @@ def test_what_a_gradient_keeps_of_the_forward_pass(policy, widths):
 REMAT_CONFIGS = CONFIGS | {
     "vae": VAE(),
     "glow": glow.GlowConfig(
-        levels=2, steps_per_level=2, hidden_features=8, optimizer=AdamConfig(1e-3, 0.9, epsilon=1.0)
+        levels=2,
+        steps_per_level=2,
+        hidden_features=8,
+        optimizer=OptimizerConfig(learning_rate=1e-3, beta1=0.9, epsilon=1.0),
     ),
 }
 

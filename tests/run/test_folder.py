@@ -53,9 +53,10 @@ WHOLE = {
     "{}": "a run of another version of genjax",
     "[" * 10**5: "cannot be read: RecursionError",
     "\xff": "cannot be read: UnicodeDecodeError",
-    '{"format": 2': "cannot be read: JSONDecodeError",
+    '{"format": 3': "cannot be read: JSONDecodeError",
     "1" * 5000: "cannot be read: ValueError",
-    '{"format": 2}': "recipe is missing",
+    '{"format": 3}': "recipe is missing",
+    '{"format": 2}': "a run of another version of genjax",
     '{"format": [2]}': "a run of another version of genjax",
 }
 

@@ -1,39 +1,93 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from genjax.steps.optim import AdamConfig, adam
+from genjax.steps.optim import OptimizerConfig, create_optimizer
 
 
-def _moves(config, steps):
-    """Return how far each step goes for a gradient that never changes."""
-    optimizer = adam(config)
-    params = jnp.zeros(())
-    state, moves = optimizer.init(params), []
-    for _ in range(steps):
-        update, state = jax.jit(optimizer.update)(jnp.ones(()), state, params)
+def _moves(config, steps, start=1.0, gradient=1.0):
+    """Return how far a parameter goes in each training step for a gradient that never changes."""
+    params = jnp.float32(start)
+    state, moves = create_optimizer(config, 0).init(params), []
+    for step in steps:
+
+        @jax.jit
+        def update(state, params, step):
+            return create_optimizer(config, step).update(jnp.float32(gradient), state, params)
+
+        update, state = update(state, params, step)
+        params += update
         moves.append(-float(update))
     return moves
 
 
 def test_adam_goes_its_step_size():
-    np.testing.assert_allclose(_moves(AdamConfig(learning_rate=0.1), 5), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(_moves(OptimizerConfig(learning_rate=0.1), range(5)), 0.1, rtol=1e-5)
 
 
 def test_the_step_size_falls_to_zero_on_a_line_and_stays_there():
-    moves = _moves(AdamConfig(learning_rate=0.1, decay_steps=4), 6)
+    config = OptimizerConfig(learning_rate=0.1, schedule="linear", decay_steps=4)
+    moves = _moves(config, range(6))
     np.testing.assert_allclose(moves, [0.1, 0.075, 0.05, 0.025, 0, 0], rtol=1e-5)
 
 
+def test_the_step_size_falls_to_zero_on_half_a_cosine_and_stays_there():
+    config = OptimizerConfig(learning_rate=0.1, schedule="cosine", decay_steps=4)
+    shares = [(1 + np.cos(np.pi * step / 4)) / 2 for step in range(4)]
+    moves = _moves(config, range(6))
+    np.testing.assert_allclose(moves, [0.1 * share for share in [*shares, 0, 0]], atol=1e-7)
+
+
 def test_the_step_size_rises_over_the_warm_up_then_stays_or_falls():
-    moves = _moves(AdamConfig(learning_rate=0.1, warmup_steps=4), 6)
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=4)
+    moves = _moves(config, range(6))
     np.testing.assert_allclose(moves, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1], rtol=1e-5)
-    moves = _moves(AdamConfig(learning_rate=0.1, warmup_steps=1, decay_steps=5), 6)
+    config = dataclasses.replace(config, warmup_steps=1, schedule="linear", decay_steps=5)
+    moves = _moves(config, range(6))
     np.testing.assert_allclose(moves, [0.05, 0.1, 0.075, 0.05, 0.025, 0], rtol=1e-5)
 
 
-def test_a_decay_that_ends_within_the_warm_up_is_refused():
-    with pytest.raises(ValidationError, match="decay_steps = 3"):
-        AdamConfig(warmup_steps=3, decay_steps=3)
+def test_the_schedule_counts_training_steps_not_updates():
+    """As of a generator with an update every second step, and one with two updates in a step."""
+    config = OptimizerConfig(learning_rate=0.1, schedule="linear", decay_steps=4)
+    np.testing.assert_allclose(_moves(config, [1, 3, 5]), [0.075, 0.025, 0], rtol=1e-5)
+    np.testing.assert_allclose(_moves(config, [0, 0, 2, 2]), [0.1, 0.1, 0.05, 0.05], rtol=1e-5)
+
+
+def test_adamw_shrinks_parameters_by_the_step_size_too():
+    config = OptimizerConfig(
+        rule="adamw", learning_rate=0.1, weight_decay=0.5, schedule="linear", decay_steps=2
+    )
+    (first, second) = _moves(config, range(2), start=8.0)
+    assert first == pytest.approx(0.1 * (1 + 0.5 * 8), rel=1e-5)
+    assert second == pytest.approx(0.05 * (1 + 0.5 * (8 - first)), rel=1e-5)
+
+
+def test_rmsprop_divides_by_the_root_of_the_mean_of_squares_alone():
+    config = OptimizerConfig(rule="rmsprop", learning_rate=0.1, beta1=0.9, beta2=0.75)
+    squares = [3**2 * (1 - 0.75**count) for count in range(1, 4)]
+    moves = _moves(config, range(3), gradient=3.0)
+    np.testing.assert_allclose(moves, [0.1 * 3 / square**0.5 for square in squares], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"schedule": "linear", "warmup_steps": 3, "decay_steps": 3},
+            "decay_steps = 3: should be more than warmup_steps = 3 with schedule = linear",
+        ),
+        ({"schedule": "cosine"}, "decay_steps = 0: should be more than warmup_steps = 0"),
+        ({"decay_steps": 3}, "decay_steps = 3: should be 0 with schedule = constant"),
+        ({"weight_decay": 0.1}, "weight_decay = 0.1: should be 0 with rule = adam"),
+        ({"rule": "adamw"}, "weight_decay = 0.0: should be more than 0, as 0.01, with rule = ad"),
+        ({"rule": "sgd"}, "rule"),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_refused(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        OptimizerConfig(**fields)

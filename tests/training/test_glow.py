@@ -14,9 +14,9 @@ from genjax import DataOptions, Recipe
 from genjax.models.glow import GlowConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 
-OPTIMIZER = AdamConfig(learning_rate=3e-3, beta1=0.9, warmup_steps=20, clip_norm=1.0)
+OPTIMIZER = OptimizerConfig(learning_rate=3e-3, beta1=0.9, warmup_steps=20, clip_norm=1.0)
 RECIPE = Recipe(
     family="glow",
     model=GlowConfig(levels=2, steps_per_level=2, hidden_features=16, bits=4, optimizer=OPTIMIZER),
@@ -105,7 +105,7 @@ def test_a_resumed_flow_is_the_one_that_was_never_stopped(tmp_path, trained):
 @pytest.mark.slow
 def test_a_flow_that_cannot_be_inverted_is_warned_of(tmp_path):
     """A rate far too high, without clipping, is told in the log, and no image has a NaN."""
-    optimizer = AdamConfig(learning_rate=0.3, beta1=0.9)
+    optimizer = OptimizerConfig(learning_rate=0.3, beta1=0.9)
     model = dataclasses.replace(RECIPE.model, optimizer=optimizer)
     recipe = dataclasses.replace(RECIPE, model=model, steps=4, log_interval=1, save_interval=1)
     with contextlib.suppress(genjax.Diverged):

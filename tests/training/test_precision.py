@@ -11,7 +11,7 @@ import pytest
 import genjax
 from genjax import Recipe
 from genjax.models import biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
-from genjax.steps.optim import AdamConfig
+from genjax.steps.optim import OptimizerConfig
 from tests import runs
 from tests.families import each_family
 
@@ -24,8 +24,8 @@ def _adam(player, **fields):
 
 GAN = _adam(gan.PlayerConfig, hidden_sizes=(64,))
 DCGAN = _adam(dcgan.PlayerConfig, features=8)
-WGAN = wgan.RMSPropPlayer(learning_rate=1e-3, hidden_sizes=(64,))
-WGAN_GP = _adam(wgan.AdamPlayer, hidden_sizes=(64,))
+WGAN = dataclasses.replace(wgan.WGAN_PLAYER, learning_rate=1e-3, hidden_sizes=(64,))
+WGAN_GP = _adam(wgan.PlayerConfig, hidden_sizes=(64,))
 BIGGAN = biggan.PlayerConfig(features=8, attention_resolutions=(), learning_rate=1e-3, beta1=0.0)
 STYLE: dict = {"learning_rate": 3e-3, "channel_base": 64, "channel_max": 16}
 SIZES: dict = {"latent_size": 16, "style_size": 16, "mapping_layers": 2}
@@ -73,7 +73,9 @@ MODELS = {
             steps_per_level=2,
             hidden_features=16,
             bits=4,
-            optimizer=AdamConfig(learning_rate=3e-3, beta1=0.9, warmup_steps=20, clip_norm=1.0),
+            optimizer=OptimizerConfig(
+                learning_rate=3e-3, beta1=0.9, warmup_steps=20, clip_norm=1.0
+            ),
         ),
         160,
     ),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from genjax.steps.optim import AdamConfig, RMSPropConfig
+from genjax.steps.optim import OptimizerConfig
 from genjax.types import UsageError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,18 +54,20 @@ def mixed(dtype: str) -> Any:
 class Optimizer:
     """The optimizer of one of our configs, without schedules of its rate."""
 
-    def __init__(self, parameters: Any, config: AdamConfig | RMSPropConfig):
-        self._parameters, self._clip_norm = list(parameters), 0.0
+    def __init__(self, parameters: Any, config: OptimizerConfig):
+        self._parameters, self._clip_norm = list(parameters), config.clip_norm
         self._optimizer: torch.optim.Optimizer
-        if isinstance(config, RMSPropConfig):
+        rate, betas = config.learning_rate, (config.beta1, config.beta2)
+        if config.rule == "rmsprop":
             self._optimizer = torch.optim.RMSprop(
-                self._parameters, config.learning_rate, config.decay, config.epsilon
+                self._parameters, rate, config.beta2, config.epsilon
+            )
+        elif config.rule == "adamw":
+            self._optimizer = torch.optim.AdamW(
+                self._parameters, rate, betas, config.epsilon, config.weight_decay
             )
         else:
-            self._clip_norm, betas = config.clip_norm, (config.beta1, config.beta2)
-            self._optimizer = torch.optim.Adam(
-                self._parameters, config.learning_rate, betas, config.epsilon
-            )
+            self._optimizer = torch.optim.Adam(self._parameters, rate, betas, config.epsilon)
 
     def minimize(self, loss: torch.Tensor) -> None:
         """Take a step."""

@@ -28,6 +28,7 @@ from genjax.figures.sample import (
     style_functions,
 )
 from genjax.metrics.features import FeatureNet
+from genjax.nn.precision import exact
 from genjax.nn.residual import downsample
 from genjax.run.options import N, Run, check_seed
 from genjax.run.recipe import Recipe
@@ -184,7 +185,8 @@ def project(
     is_own = np.ones((len(batch.labels), PROJECTION_SAMPLES), bool)
     if is_conditional(recipe, state.spec) and not images:
         is_own = np.asarray(batch.labels)[:, None] == labels[None]
-    start = is_own @ some / is_own.sum(axis=1, keepdims=True)
+    with exact():
+        start = is_own @ some / is_own.sum(axis=1, keepdims=True)
     centred = some - jnp.mean(some, axis=0, keepdims=True)
     spread = jnp.sqrt(jnp.mean(jnp.sum(centred**2, axis=1)))
     start = jnp.repeat(start[:, None], layers if space == "w+" else 1, axis=1)
@@ -302,6 +304,8 @@ def perceptual_path_length(
     Returns:
         `perceptual_path_length`, the mean, and its standard error.
     """
+    # Rounded products would differ by their rounding, whatever the step.
+    recipe = recipe.exact()
     _, synthesize = style_functions(recipe)
     *keys, t_key = jax.random.split(key, 3)
     labels = cyclic_labels(state, n)

@@ -19,6 +19,7 @@ from genjax.data.sources import DataOptions, Source
 from genjax.metrics.features import over_devices
 from genjax.nn.conv import Conv
 from genjax.nn.norm import BatchNorm
+from genjax.nn.precision import exact
 from genjax.types import ImageSpec, UsageError
 
 WIDTHS = (32, 64, 128)
@@ -102,6 +103,7 @@ def train_classifier(
         return jnp.mean(losses), updated["batch_stats"]
 
     @functools.partial(jax.jit, donate_argnums=0)
+    @exact()
     def run(state: Any, arrays: Any, feed: Any) -> Any:
         def one(state: Any, item: Any) -> tuple[Any, None]:
             params, stats, opt_state = state

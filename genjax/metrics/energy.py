@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from genjax.nn.precision import exact
 
+
+@exact()
 def energy_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """Estimate the energy distance between two samples (Szekely and Rizzo 2013, equation 6.1).
 
@@ -32,7 +35,7 @@ def _distances(x: jax.Array, y: jax.Array) -> jax.Array:
     # Centred on y's mean, because |x|^2 + |y|^2 - 2xy loses digits to a common offset.
     centre = jnp.mean(y, axis=0, keepdims=True)
     x, y = x - centre, y - centre
-    products = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+    products = x @ y.T
     x_squared, y_squared = jnp.sum(x**2, axis=1), jnp.sum(y**2, axis=1)
     squared = x_squared[:, None] + y_squared[None, :] - 2 * products
     return jnp.sqrt(jnp.maximum(squared, 0))

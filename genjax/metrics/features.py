@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.special import log_softmax
 
+from genjax.nn.precision import exact
+
 # A function from images uint8 [N, H, W, C] to features [N, D] and logits [N, K], float32.
 FeatureNet = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -30,7 +32,7 @@ def over_devices(apply: Callable[[Any, jax.Array], Any], variables: Any, chunk: 
     everywhere, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
     variables = jax.device_put(variables, everywhere)
     # Distances between rounded features would be of the rounding too.
-    apply = jax.jit(jax.default_matmul_precision("highest")(apply))
+    apply = jax.jit(exact()(apply))
 
     def net(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # All calls have the same size, so that one compiled program is enough.

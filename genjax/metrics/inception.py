@@ -214,8 +214,7 @@ def to_inputs(images: jax.Array) -> jax.Array:
     """
     rows, columns = (_interpolation(size) for size in images.shape[1:3])
     x = images.astype(jnp.float32)
-    precision = jax.lax.Precision.HIGHEST
-    x = jnp.einsum("yh,bhwc,xw->byxc", rows, x, columns, precision=precision)
+    x = jnp.einsum("yh,bhwc,xw->byxc", rows, x, columns)
     return jnp.broadcast_to((x - 128) / 128, (*x.shape[:3], 3))
 
 

@@ -32,6 +32,7 @@ from genjax.nn.flow import (
     actnorm_params,
 )
 from genjax.nn.labels import append_planes, check_conditional
+from genjax.nn.precision import exact
 from genjax.objectives.likelihood import (
     bits_per_dim,
     iwae_bound_in_chunks,
@@ -256,6 +257,20 @@ def flow(
             parts.append(_top_prior(config, 4 * channels, level.of("prior"), context))
         levels.append(transforms.chain(*parts))
     return transforms.multi_scale(*levels)
+
+
+def exact_flow(
+    config: GlowConfig, spec: ImageSpec, variables: Variables, labels: jax.Array | None
+) -> Bijection:
+    """Return `flow` with networks in float32 whose products are not rounded, so that x comes back.
+
+    A network with rounded products is a staircase: an input that comes back with the last digits of
+    float32 wrong may be on another step, and the output is then off by the height of a step. The
+    likelihood minds none of it: the network may be any function of the half that stays.
+    """
+    if config.dtype == "bfloat16":
+        config = dataclasses.replace(config, dtype="float32")
+    return Bijection(*map(exact(), flow(config, spec, variables, labels)))
 
 
 def noise_flow(config: GlowConfig, variables: Variables, images: jax.Array) -> Bijection:
@@ -493,7 +508,7 @@ def encode(config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array
     """Map uint8 images, at the middle of each gray level, to latents [B, H * W * C]."""
     del key
     levels = quantize(config, jnp.asarray(batch.images))
-    bijection = flow(config, state.spec, _variables(state), jnp.asarray(batch.labels))
+    bijection = exact_flow(config, state.spec, _variables(state), jnp.asarray(batch.labels))
     zs, _ = bijection.forward(scale(config, levels + 0.5))
     return flatten(zs)
 
@@ -502,7 +517,7 @@ def decode(
     config: GlowConfig, state: DensityState, latents: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """Map latents [n, H * W * C] to images of `bits` bits, float32 [n, H, W, C] in [-1, 1]."""
-    bijection = flow(config, state.spec, _variables(state), labels)
+    bijection = exact_flow(config, state.spec, _variables(state), labels)
     x, _ = bijection.inverse(unflatten(config, state.spec, latents))
     return _to_images(config, x)
 
@@ -573,7 +588,7 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
     """
     variables = _variables(state)
     x = scale(config, quantize(config, jnp.asarray(batch.images)) + 0.5)
-    bijection = flow(config, state.spec, variables, jnp.asarray(batch.labels))
+    bijection = exact_flow(config, state.spec, variables, jnp.asarray(batch.labels))
     again, _ = bijection.inverse(bijection.forward(x)[0])
     error = jnp.max(jnp.abs(x - again).reshape(len(x), -1), axis=1)
     z = jax.random.normal(jax.random.key(0), (len(x), x[0].size))

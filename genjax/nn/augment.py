@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genjax.nn.batch import batch_noise
+from genjax.nn.precision import exact
 from genjax.nn.resample import upfirdn
 
 AugmentName = Literal["none", "diff"]
@@ -48,6 +49,7 @@ NOISE, CUTOUT = 0.1, 0.5
 BAND_POWER = np.array([10, 1, 1, 1]) / 13
 
 
+@exact()
 def ada(
     key: jax.Array, images: jax.Array, p: jax.Array, operations: tuple[OperationName, ...]
 ) -> jax.Array:
@@ -251,7 +253,7 @@ def _places(inverse: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[ja
     """Return where the pixels of a grid come from, as x and y, each [B, rows * columns]."""
     y, x = jnp.meshgrid(rows, columns, indexing="ij")
     grid = jnp.stack([x.ravel(), y.ravel(), jnp.ones(x.size)])
-    places = jnp.einsum("bij,jk->bik", inverse[:, :2], grid, precision="highest")
+    places = jnp.einsum("bij,jk->bik", inverse[:, :2], grid)
     return places[:, 0], places[:, 1]
 
 
@@ -309,7 +311,7 @@ def _is_changed(matrix: jax.Array) -> jax.Array:
 def recolor(images: jax.Array, matrix: jax.Array) -> jax.Array:
     """Apply affine maps of (red, green, blue, 1), [B, 4, 4], to pixels; to gray, their mean."""
     if images.shape[3] == 3:
-        moved = jnp.einsum("bij,bhwj->bhwi", matrix[:, :3, :3], images, precision="highest")
+        moved = jnp.einsum("bij,bhwj->bhwi", matrix[:, :3, :3], images)
         return moved + matrix[:, None, None, :3, 3]
     mean = jnp.mean(matrix[:, :3], axis=1)
     scale, shift = jnp.sum(mean[:, :3], axis=1), mean[:, 3]
@@ -349,7 +351,7 @@ def amplify(images: jax.Array, gains: jax.Array) -> jax.Array:
         columns = (size - 1) - np.abs(columns % (2 * (size - 1)) - (size - 1))
         matrix = jnp.zeros((len(images), size, size))
         matrix = matrix.at[:, rows, columns].add(jnp.tile(kernels, size))
-        images = jnp.einsum(contraction, matrix, images, precision="highest")
+        images = jnp.einsum(contraction, matrix, images)
     return images
 
 

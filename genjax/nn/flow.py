@@ -16,6 +16,7 @@ from genjax.nn.batch import mean_over_replicas
 from genjax.nn.conv import Conv, conv
 from genjax.nn.labels import append_planes
 from genjax.nn.norm import along_last
+from genjax.nn.precision import exact
 from genjax.nn.remat import end_of_block
 from genjax.transforms import Bijection
 
@@ -78,6 +79,8 @@ class InvertibleConv1x1(nn.Module):
         kind: `lu`: `W = P L (U + diag(s))`, where P and the signs of s are fixed (equations 10 and
             11); `plain`: W itself, whose determinant costs C^3; `shuffle`: a random permutation;
             `reverse`: the reverse order.
+
+    Its products are exact: no inverse can undo a rounding of the factors.
     """
 
     features: int
@@ -108,13 +111,14 @@ class InvertibleConv1x1(nn.Module):
         scale = self.sign.value * jnp.exp(self.log_scale)
         return jnp.tril(self.lower, -1) + one, jnp.triu(self.upper, 1) + one * scale[None]
 
+    @exact()
     def weight(self) -> jax.Array:
         """Return W, [C, C]."""
         if self.kind == "plain":
             return self.kernel
         if self.kind == "lu":
             lower, upper = self._factors()
-            return _dot(self.permutation.value, _dot(lower, upper))
+            return jnp.dot(self.permutation.value, jnp.dot(lower, upper))
         return self.permutation.value
 
     def _inverse_weight(self) -> jax.Array:
@@ -133,18 +137,14 @@ class InvertibleConv1x1(nn.Module):
             return _per_pixel(x, jnp.sum(self.log_scale))
         return transforms.zero_log_det(x)
 
+    @exact()
     def __call__(self, x: jax.Array) -> Value:
-        return _dot(x, self.weight().T.astype(x.dtype)), self._log_det(x)
+        return jnp.dot(x, self.weight().T.astype(x.dtype)), self._log_det(x)
 
+    @exact()
     def inverse(self, y: jax.Array) -> Value:
         """Return x, [B, H, W, C], for the value `y`, and the log-det of the inverse, [B]."""
-        return _dot(y, self._inverse_weight().T.astype(y.dtype)), -self._log_det(y)
-
-
-def _dot(x: jax.Array, w: jax.Array) -> jax.Array:
-    # Accelerators would otherwise round the factors, to bfloat16 on a TPU and to TF32 on a GPU,
-    # which no inverse can undo.
-    return jnp.dot(x, w, precision="highest")
+        return jnp.dot(y, self._inverse_weight().T.astype(y.dtype)), -self._log_det(y)
 
 
 def _lu_of_rotation(key: jax.Array, features: int) -> tuple[jax.Array, ...]:

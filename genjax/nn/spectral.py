@@ -16,11 +16,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from genjax.nn.conv import conv
+from genjax.nn.precision import exact
 
 ORTHOGONAL = nn.initializers.orthogonal()
 EPSILON = 1e-6
 
 
+@exact()
 def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
     """Divide a weight [..., outputs] by its largest singular value; `module` keeps the state."""
     matrix = weight.reshape(-1, weight.shape[-1])

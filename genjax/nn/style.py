@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from genjax.nn.batch import batch_noise, mean_over_replicas
 from genjax.nn.equalized import Dense, leaky_relu, resampling_conv
+from genjax.nn.precision import exact
 from genjax.nn.resolution import base_resolution
 from genjax.types import ImageSpec
 
@@ -46,6 +47,7 @@ class Mapping(nn.Module):
     lr_multiplier: float = 0.01
 
     @nn.compact
+    @exact()
     def __call__(self, z: jax.Array | None, labels: jax.Array | None, train: bool) -> jax.Array:
         parts = [] if z is None else [normalize(z)]
         if labels is not None:
@@ -228,7 +230,9 @@ def modulated_conv(
     y = resampling_conv(x * styles.reshape(batch, 1, 1, channels).astype(x.dtype), kernel, up, down)
     if demodulate:
         squares = jnp.sum(jnp.square(kernel.astype(jnp.float32)), axis=(0, 1))
-        scale = jax.lax.rsqrt(jnp.square(styles.astype(jnp.float32)) @ squares + EPSILON)
+        with exact():
+            norms = jnp.square(styles.astype(jnp.float32)) @ squares
+        scale = jax.lax.rsqrt(norms + EPSILON)
         y *= scale.reshape(batch, 1, 1, -1).astype(y.dtype)
     return y
 

@@ -10,6 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from genjax.nn.precision import exact
+
 Critic = Callable[[jax.Array], jax.Array]
 
 
@@ -121,6 +123,7 @@ def perturb(real: jax.Array, std: jax.Array, noise: jax.Array) -> jax.Array:
     return real + 0.5 * std * noise
 
 
+@exact()
 def orthogonal_penalty(kernel: jax.Array, diagonal: bool = False) -> jax.Array:
     """Compute how far a layer's outputs are from orthogonal (BigGAN: Brock et al. 2019, eq. 3).
 

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from genjax.nn.batch import mean_over_replicas
+from genjax.nn.precision import exact
 from genjax.types import Metrics
 
 
+@exact()
 def spread(images: jax.Array) -> jax.Array:
     """Compute the root mean square distance between two images drawn from a batch.
 

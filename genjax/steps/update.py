@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from genjax.nn.batch import in_parts, mean_over_replicas, one_part
+from genjax.nn.precision import exact
 from genjax.nn.remat import Remat, remat
 from genjax.steps.state import Player
 from genjax.types import CHECKED, Config, MaskedMetric, Metrics, UsageError
@@ -243,6 +244,7 @@ def update_ema(ema: Any, new: Any, decay: float | jax.Array, step: jax.Array) ->
     return jax.tree.map(lambda old, value: weight * old + (1 - weight) * value, ema, new)
 
 
+@exact()
 def global_norm(tree: Any) -> jax.Array:
     """Compute the Euclidean norm over all leaves, []."""
     # Without the barrier XLA computes the squares once for this norm and for Adam, and has to store

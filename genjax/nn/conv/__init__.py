@@ -1,6 +1,7 @@
 """Convolution and transposed convolution, fast forward and backward on every platform.
 
-Three functions share a geometry (sizes, stride, padding); each is linear in both arguments:
+Three functions share a geometry (sizes, stride, padding, and the precision of the products at the
+call, which their derivatives keep); each is linear in both arguments:
 
     _conv(x, w) -> y            y[o] = sum_k x[stride * o + k - padding] w[k]
     _input_grad(y, w) -> x      its transpose in x: the transposed convolution
@@ -15,6 +16,7 @@ slow on a CPU, where each function has other forms (`cpu`).
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -22,6 +24,7 @@ from jax import lax
 
 from genjax.nn.conv import cpu, xla
 from genjax.nn.conv.geometry import Geometry
+from genjax.nn.precision import current
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
@@ -43,7 +46,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> 
         raise ValueError(
             f"conv of {x.shape} with {kernel.shape}: wants [B, H, W, I], [KH, KW, I, O]"
         )
-    geometry = Geometry(x.shape[1:3], kernel.shape[:2], stride, padding)
+    geometry = Geometry(x.shape[1:3], kernel.shape[:2], stride, padding, current())
     if min(geometry.output_size) < 1:
         raise ValueError(f"conv of {x.shape} with {kernel.shape}, padding {padding}: empty output")
     return _conv(geometry, x, kernel)
@@ -87,7 +90,7 @@ def conv_transpose(
         raise ValueError(
             f"conv_transpose of {x.shape} with {kernel.shape}, padding {padding}: empty output"
         )
-    geometry = Geometry((height, width), kernel.shape[:2], stride, padding)
+    geometry = Geometry((height, width), kernel.shape[:2], stride, padding, current())
     return _input_grad(geometry, x, kernel.swapaxes(2, 3))
 
 
@@ -122,32 +125,31 @@ class ConvTranspose(Conv):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
-    return lax.platform_dependent(
-        x,
-        w,
-        cpu=functools.partial(cpu.conv, geometry),
-        default=functools.partial(xla.conv, geometry),
-    )
+    return _by_platform(geometry, cpu.conv, xla.conv, x, w)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _input_grad(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
-    return lax.platform_dependent(
-        y,
-        w,
-        cpu=functools.partial(cpu.input_grad, geometry),
-        default=functools.partial(xla.input_grad, geometry),
-    )
+    return _by_platform(geometry, cpu.input_grad, xla.input_grad, y, w)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
-    return lax.platform_dependent(
-        x,
-        y,
-        cpu=functools.partial(cpu.kernel_grad, geometry),
-        default=functools.partial(xla.kernel_grad, geometry),
-    )
+    return _by_platform(geometry, cpu.kernel_grad, xla.kernel_grad, x, y)
+
+
+def _by_platform(
+    geometry: Geometry,
+    on_cpu: Callable[..., jax.Array],
+    otherwise: Callable[..., jax.Array],
+    *args: jax.Array,
+) -> jax.Array:
+    with jax.default_matmul_precision(geometry.precision):
+        return lax.platform_dependent(
+            *args,
+            cpu=functools.partial(on_cpu, geometry),
+            default=functools.partial(otherwise, geometry),
+        )
 
 
 _conv.defvjp(

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,3 +70,30 @@ def test_values_of_fewer_bits_fill_the_range():
     np.testing.assert_array_equal(array, [[0, 0, 1, 255]])
     with pytest.raises(ValueError, match=r"up to 4095, and those of 11 bits .* --bit-depth 12"):
         to_8_bit(Image.fromarray(values), bit_depth=11)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_large_jpeg_is_scaled_while_it_is_decoded(fit, orientation):
+    noise = [
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (s, s, 3), np.uint8))
+        for s in (8, 64, 512)
+    ]
+    coarse, fine, dots = (each.resize((512, 320), Image.Resampling.BICUBIC) for each in noise)
+    picture = Image.blend(Image.blend(coarse, fine, 0.4), dots, 0.1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90, exif=exif)
+    with Image.open(buffer) as image:
+        found = to_array(image, (64, 48, 3), fit, LANCZOS)
+        assert min(image.size) < 320  # it was
+    whole = Image.open(buffer)
+    whole.load()  # from here on it cannot
+    expected = to_array(whole, (64, 48, 3), fit, LANCZOS)
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.mean() < 0.7
+    assert difference.max() <= 4
+    with Image.open(buffer) as image:
+        to_array(image, (200, 200, 3), fit, LANCZOS)
+        assert image.size == (512, 320)  # too near to the wanted size

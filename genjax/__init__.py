@@ -7,6 +7,7 @@
 `genjax.models` holds the families, `genjax.objectives` their losses.
 """
 
+from genjax.data.prepare import prepare
 from genjax.data.sources import DataOptions
 from genjax.evaluation.compare import compare
 from genjax.evaluation.evaluate import evaluate
@@ -32,6 +33,7 @@ __all__ = [
     "manifold",
     "manipulate",
     "mix",
+    "prepare",
     "project",
     "reconstruct",
     "resume",

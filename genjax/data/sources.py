@@ -390,7 +390,9 @@ class PreparedSource:
 
     def __init__(self, path: epath.Path, options: DataOptions):
         if is_remote(path):
-            raise UsageError(f"{path}: a prepared file is read from a disk; copy it to each machine")
+            raise UsageError(
+                f"{path}: a prepared file is read from a disk; copy it to each machine"
+            )
         if not path.is_file():
             raise MissingData(f"no file {path}")
         self._file, self._where, self._fit = PreparedFile(path), str(path), options.fit

@@ -1,6 +1,6 @@
 import errno
 import io
-import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -130,7 +130,7 @@ def test_other_data_or_options_do_not_go_on(data, folder, output, monkeypatch):
     with pytest.raises(UsageError, match=r"x\.array_record\.part was begun from other options"):
         prepare(data, output, DataOptions(size=(16, 12), fit="pad"))
     (folder / "cat/00.png").write_bytes(_png(77))
-    with pytest.raises(UsageError, match="other data or options .*delete it to begin anew"):
+    with pytest.raises(UsageError, match=r"other data or options .*delete it to begin anew"):
         prepare(data, output, OPTIONS)
     (folder / "cat/00.png").write_bytes(_png(0))
     prepare(data, output, DataOptions(size=(16, 12), on_broken="skip"))
@@ -140,13 +140,14 @@ def test_other_data_or_options_do_not_go_on(data, folder, output, monkeypatch):
 
 def test_a_full_disk_is_told_before_and_amid_the_work(data, output, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module.shutil, "disk_usage", lambda path: (0, 0, 10_000))
+        small = SimpleNamespace(free=10_000)
+        patch.setattr(module.shutil, "disk_usage", lambda path: small)
         with pytest.raises(UsageError, match=r"needs .* GiB while it is written, and the disk has"):
             prepare(data, output, OPTIONS)
     assert not output.with_name("x.array_record.part").exists()
     with monkeypatch.context() as patch:
         _Stop(patch, OSError(errno.ENOSPC, "full"), 3)
-        with pytest.raises(OSError, match="No space left on device; .* the same command goes on"):
+        with pytest.raises(OSError, match=r"No space left on device; .* the same command goes on"):
             prepare(data, output, OPTIONS)
     prepare(data, output, OPTIONS)
 
@@ -223,7 +224,7 @@ def test_options_that_come_late(data, output):
     stacked = open_source(f"stacked:{output}", DataOptions(channels=1))
     assert stacked.spec.shape == (16, 12, 3)
     for wrong in ("x.npy", "no/x.array_record", "gs://b/x.array_record"):
-        with pytest.raises(UsageError, match="^output .*(should end in|no folder)"):
+        with pytest.raises(UsageError, match=r"^output .*(should end in|no folder)"):
             prepare(data, output.parent / wrong, OPTIONS)
     with pytest.raises(ManySizes, match="--size"):
         prepare(data, output.with_name("y.array_record"))
@@ -241,6 +242,7 @@ def test_batches_stream_from_it(data, output, monkeypatch):
         np.testing.assert_array_equal(batch.images, images)
         np.testing.assert_array_equal(batch.labels, labels)
     # Each of two processes reads its rows only.
+    source = open_source(str(output), DataOptions())
     read, rows = source._file.read, []
     monkeypatch.setattr(source._file, "read", lambda each: rows.append(each) or read(each))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -252,8 +254,9 @@ def test_batches_stream_from_it(data, output, monkeypatch):
     np.testing.assert_array_equal(np.concatenate([p.images for p in parts]), fed.images[0])
 
 
-def test_any_data_can_be_prepared(output):
-    prepare("digits", output, DataOptions(size=(16,)))
-    _same(open_source(str(output), DataOptions()), open_source("digits", DataOptions(size=(16,))))
+def test_arrays_can_be_prepared(output):
+    options = DataOptions(size=(16,), split="train[:2%]")
+    prepare("digits", output, options)
+    _same(open_source(str(output), DataOptions()), open_source("digits", options))
     about = open_source(str(output), DataOptions())._file.about
-    assert json.loads(json.dumps(about.options)) == {"size": [16]}
+    assert about.options == {"size": [16], "split": "train[:2%]"}

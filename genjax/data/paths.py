@@ -74,11 +74,12 @@ def walk(folder: epath.Path) -> tuple[list[Found], list[str]]:
             continue
         seen.add(real)
         here: list[Found] = []
+        start = name and f"{name}/"
         inside: list[tuple[str, bool]] = []
         try:
             with os.scandir(real) as entries:
                 for entry in entries:
-                    path = os.path.join(name, entry.name)
+                    path = start + entry.name
                     try:
                         status = entry.stat()
                     except OSError:  # a link to nothing or to itself

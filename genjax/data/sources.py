@@ -512,19 +512,22 @@ class FileSource:
         left: Sequence[str] = (),
         head: Callable[[int], bytes] | None = None,
     ):
-        names = {i: canonical(file.name) for i, file in enumerate(files)}
-        why = {i: left_out(name) for i, name in names.items()}
-        images = sorted((i for i in names if why[i] is None), key=lambda i: names[i])
+        names = [canonical(file.name) for file in files]
+        why = [left_out(name) for name in names]
+        images = sorted(
+            (i for i, reason in enumerate(why) if reason is None), key=lambda i: names[i]
+        )
         tables = {
             name: functools.partial(read, i)
-            for i, name in names.items()
+            for i, name in enumerate(names)
             if name.rpartition("/")[2] == JSON and why[i] != SYSTEM
         }
-        why = {i: reason for i, reason in why.items() if names[i] not in tables}
-        left = [
-            *left,
-            *_left_out_note(collections.Counter(r for r in why.values() if r is not None)),
-        ]
+        reasons = collections.Counter(
+            reason
+            for name, reason in zip(names, why, strict=True)
+            if reason is not None and name not in tables
+        )
+        left = [*left, *_left_out_note(reasons)]
         if not images:
             known = " ".join(sorted(IMAGE_SUFFIXES))
             found = f" ({'; '.join(left)})" if left else ""
@@ -676,9 +679,6 @@ class FileSource:
         chosen = set(names) if full else by_digest(names, SAMPLED_FILES)
 
         def read(place: int) -> str:
-            file = self._files[place]
-            if file.checksum or file.name not in chosen:
-                return file.checksum
             try:
                 data = self._bytes(place)
             except Exception:  # a file that cannot be read has no content
@@ -688,12 +688,17 @@ class FileSource:
                 [data] if is_whole else [data[:SAMPLED_BYTES], data[-SAMPLED_BYTES:]]
             )
 
+        places = [
+            place
+            for name, place in zip(names, self._images, strict=True)
+            if name in chosen and not self._files[place].checksum
+        ]
         with ThreadPoolExecutor(THREADS) as pool:
-            prints = list(pool.map(read, self._images))
+            prints = dict(zip(places, pool.map(read, places), strict=True))
         return {
-            name: f"{self._files[place].size} {known or '-'} {found}"
-            for name, place, known, found in zip(
-                names, self._images, self._classes, prints, strict=True
+            name: f"{file.size} {known or '-'} {file.checksum or prints.get(place, '')}"
+            for name, place, file, known in zip(
+                names, self._images, self._all, self._classes, strict=True
             )
         }
 

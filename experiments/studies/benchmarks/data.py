@@ -32,7 +32,7 @@ from genjax.data.sources import DataOptions, open_source
 
 SIZE, BATCH, WORKERS = 256, 64, 2
 # (width, height) of the JPEGs, and their number.
-PHOTOS = {"512x384": (512, 384, 640), "1024x1024": (1024, 1024, 320)}
+PHOTOS = {"512x384": (512, 384, 320), "1024x1024": (1024, 1024, 128)}
 LINKS_A_FOLDER = 10_000
 # Prints the seconds and the peak of memory before and after.
 OPEN = """

@@ -26,7 +26,7 @@ import torch
 from PIL import Image, ImageOps
 
 from genjax.bench.results import Column, table
-from genjax.data.batches import open_batches
+from genjax.data.batches import Streamed
 from genjax.data.prepare import prepare
 from genjax.data.sources import DataOptions, open_source
 
@@ -93,8 +93,8 @@ class Photos(torch.utils.data.Dataset[torch.Tensor]):
 
 def stream(data: str) -> Callable[[], int]:
     """Return a function that takes the next images of genjax, and says how many."""
-    options = DataOptions(size=(SIZE,), channels=3, resident_gib=0)
-    batches = open_batches(open_source(data, options), BATCH, 0, options)
+    source = open_source(data, DataOptions(size=(SIZE,), channels=3))
+    batches = Streamed(source, BATCH, seed=0, skip_broken=False)
     steps = iter(range(2**31))
     return lambda: batches.feed(next(steps), 1).images.shape[1]
 

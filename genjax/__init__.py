@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from genjax.data.prepare import prepare
     from genjax.data.sources import DataOptions
     from genjax.evaluation.compare import compare
     from genjax.evaluation.evaluate import evaluate
@@ -36,6 +37,7 @@ __all__ = [
     "manifold",
     "manipulate",
     "mix",
+    "prepare",
     "project",
     "reconstruct",
     "resume",
@@ -48,6 +50,7 @@ __all__ = [
 # Where the public names are. They are imported when they are first used, not before, because that
 # takes seconds, in which the command `genjax` has to answer Ctrl-C.
 _MODULES = {
+    "data.prepare": ["prepare"],
     "data.sources": ["DataOptions"],
     "evaluation.compare": ["compare"],
     "evaluation.evaluate": ["evaluate"],

@@ -131,6 +131,33 @@ def test_inspect(genjax_command, tmp_path):
     assert "8 x 8, 1 channel" in out
 
 
+def test_prepared_data_are_data_like_any_other(genjax_command, tmp_path, monkeypatch):
+    file, run = tmp_path / "digits.array_record", tmp_path / "run"
+    command = ("prepare", "digits", "-o", file, "--split", "train[:20%]", "--size", 8)
+    with monkeypatch.context() as patch:
+
+        def stop(*arguments):
+            raise KeyboardInterrupt
+
+        patch.setattr("genjax.data.prepare._decode", stop)
+        code, _, err = genjax_command(*command)
+    assert code == 130
+    assert f"stopped; the same command goes on with {file}" in err
+    code, out, _ = genjax_command(*command)
+    assert (code, out.startswith(f"{file}: 359 images of (8, 8, 1), ")) == (0, True)
+    # From here on its options are those of other data: a split of it, another size.
+    options = (*TINY, "--data", file, "--test-split", "train[80%:]", "--resident-gib", 0)
+    code, _, err = genjax_command("train", "gan_digits", *options, "--run", run)
+    assert code == 0, err
+    assert "prepared from digits" in (run / "log.txt").read_text()
+    assert genjax_command("inspect", file, "-o", tmp_path / "grid.png")[0] == 0
+    file.write_bytes(file.read_bytes()[:-10])
+    code, _, err = genjax_command("resume", run, "--steps", 20)
+    assert code == 2
+    assert f"{file} is no file of genjax prepare, or damaged or cut short" in err
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "command", [[], ["--help"], ["train", "--help"], ["resume", "--help"], ["sample", "-h"]]
 )

@@ -128,8 +128,8 @@ def run_and_exit(run: Callable[[list[str]], int] = run, is_heard: bool = False) 
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except Stopped as stop:
         _fail(str(stop), 128 + stop.signal)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+    except KeyboardInterrupt as error:
+        _fail(str(error) or "stopped", 130)
     finally:
         sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
         finish(sys.stdout)

@@ -1,4 +1,4 @@
-"""Commands that train, and commands that show a recipe or its program before it is trained."""
+"""Commands that train, and what comes before: preparing data, and showing a recipe or program."""
 
 import logging
 import sys
@@ -10,6 +10,7 @@ import tyro
 from genjax.bench import profile
 from genjax.cli.command import Call, Command
 from genjax.console import finish
+from genjax.data.prepare import prepare
 from genjax.data.processes import is_first, join
 from genjax.figures.grid import as_text
 from genjax.figures.sample import sample
@@ -62,7 +63,11 @@ def print_profile(call: Call, top: Annotated[int, Top] = 20) -> int:
     return 0
 
 
-COMMANDS = {"resume": Command(resume, print_outcome), "list": Command(list_all)}
+COMMANDS = {
+    "resume": Command(resume, print_outcome),
+    "list": Command(list_all),
+    "prepare": Command(prepare),
+}
 # Commands whose first argument is a recipe, because it decides which options there are.
 RECIPE_COMMANDS = {
     "train": Command(train, print_outcome),

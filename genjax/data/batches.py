@@ -9,11 +9,12 @@ data set it reads those rows only; of a resident one it reads a part, and the pr
 their parts.
 """
 
+import collections
 import functools
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import jax
@@ -30,7 +31,8 @@ log = logging.getLogger("genjax")
 GIB = 2**30
 # No more threads than cores, because decoding often holds the interpreter's lock.
 THREADS = os.cpu_count() or 1
-READ_BLOCK = 256
+# Images that are read at once when all are: at most this many, and this many bytes.
+READ_BLOCK, READ_BYTES = 256, 2**25
 # A compiled call covers several streamed steps, up to this many bytes of images.
 STREAM_BYTES = 256 * 2**20
 # And up to this many indices of resident images.
@@ -176,9 +178,12 @@ class Streamed:
 
 
 def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Example | BrokenImage]]:
-    """Read the examples of a part of a source in order, in blocks, with a progress bar."""
+    """Read the examples of a part of a source in order, in blocks, with a progress bar.
+
+    A few blocks are read ahead, so that memory is bounded and Ctrl-C soon heard.
+    """
     wanted = range(len(source))[part]
-    blocks = [wanted[start : start + READ_BLOCK] for start in range(0, len(wanted), READ_BLOCK)]
+    size = max(1, min(READ_BLOCK, READ_BYTES // int(np.prod(source.spec.shape))))
     bar = tqdm(
         total=len(wanted),
         desc="reading",
@@ -188,9 +193,18 @@ def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Exam
         disable=not console.isatty(),
     )
     with bar, ThreadPoolExecutor(THREADS) as pool:
-        for examples in pool.map(source.read, blocks):
-            bar.update(len(examples))
-            yield examples
+        ahead: collections.deque[Future[list[Example | BrokenImage]]] = collections.deque()
+        for start in range(0, len(wanted), size):
+            ahead.append(pool.submit(source.read, wanted[start : start + size]))
+            if len(ahead) > 2 * THREADS:
+                yield _told(ahead.popleft().result(), bar)
+        while ahead:
+            yield _told(ahead.popleft().result(), bar)
+
+
+def _told(examples: list[Example | BrokenImage], bar: Any) -> list[Example | BrokenImage]:
+    bar.update(len(examples))
+    return examples
 
 
 def read_some(source: Source, n: int, seed: int) -> Batch:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +18,7 @@ def digest_of(contents: Mapping[str, str]) -> str:
 
 def by_digest(names: Iterable[str], most: int) -> set[str]:
     """Choose up to `most` names, always the same ones of a set."""
-    return set(sorted(names, key=lambda name: fingerprint([repr(name).encode()]))[:most])
+    return set(heapq.nsmallest(most, names, lambda name: fingerprint([repr(name).encode()])))
 
 
 def fingerprint(parts: Iterable[bytes | memoryview]) -> str:

@@ -106,7 +106,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _common_folder(names: Iterable[str]) -> str:
     """Return the folder that holds all names, with a slash at its end; "" for the root."""
-    common = posixpath.commonpath(["/" + posixpath.dirname(name) for name in names])
+    common = posixpath.commonpath([*{"/" + posixpath.dirname(name) for name in names}])
     return common[1:] + "/" if common != "/" else ""
 
 

@@ -55,8 +55,9 @@ def canonical(name: str) -> str:
 
     Letters with accents, which macOS writes as two characters, are one.
     """
-    name = unicodedata.normalize("NFC", name.replace("\\", "/"))
-    return posixpath.normpath("/" + name).lstrip("/")
+    found = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    found = posixpath.normpath("/" + found).lstrip("/")
+    return name if found == name else found  # of a million names, one copy each
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -73,18 +73,25 @@ def walk(folder: epath.Path) -> tuple[list[Found], list[str]]:
             not_followed.append(name)
             continue
         seen.add(real)
+        here: list[Found] = []
+        start = name and f"{name}/"
+        inside: list[tuple[str, bool]] = []
         try:
-            entries = sorted(os.scandir(real), key=lambda entry: entry.name)
+            with os.scandir(real) as entries:
+                for entry in entries:
+                    path = start + entry.name
+                    try:
+                        status = entry.stat()
+                    except OSError:  # a link to nothing or to itself
+                        here.append(Found(path, -1))
+                        continue
+                    if stat.S_ISDIR(status.st_mode):
+                        inside.append((path, entry.is_symlink()))
+                    elif stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                        here.append(Found(path, status.st_size))
         except OSError as error:
             raise UsageError(f"{folder / name} cannot be listed: {error.strerror}") from error
-        for entry in entries:
-            path = os.path.join(name, entry.name)
-            try:
-                mode, size = entry.stat().st_mode, entry.stat().st_size
-            except OSError:  # a link to nothing or to itself
-                mode, size = stat.S_IFREG, -1
-            if stat.S_ISDIR(mode):
-                (links if entry.is_symlink() else folders).append(path)
-            elif stat.S_ISREG(mode):  # a pipe would be waited for
-                found.append(Found(path, size))
+        found += sorted(here)
+        for path, is_link in sorted(inside):
+            (links if is_link else folders).append(path)
     return found, sorted(not_followed)

@@ -1,6 +1,6 @@
 """Sources: random access to labelled images, behind one interface.
 
-    open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip", options) -> Source
+    open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip" | "PATH.array_record", options)
     open_source("stacked:DATA", options): three gray images of DATA as the channels of one
 
 A PATH may be in a bucket, gs://BUCKET/PATH. Images are decoded when they are read; if no size is
@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import re
 import zipfile
@@ -41,6 +42,7 @@ from genjax.data.images import (
 from genjax.data.labels import JSON, ClassBy, lay_out
 from genjax.data.names import IMAGE_SUFFIXES, SYSTEM, canonical, left_out, some
 from genjax.data.paths import is_remote, to_path, walk
+from genjax.data.prepared import SUFFIX, PreparedFile
 from genjax.types import CHECKED, MAX_SIDE, ImageSpec, UsageError
 
 # The largest file that is taken for an image, in bytes.
@@ -48,11 +50,15 @@ MAX_FILE_BYTES = 2**30
 # What a digest reads unless it is to be full: this many files, of each so many bytes at both ends,
 # and this many images of other sources.
 SAMPLED_FILES, SAMPLED_BYTES, SAMPLED_IMAGES = 1000, 2**16, 100
+# The number of files whose headers are read for sizes and colours, and what of each is read first.
+SCANNED_FILES, HEAD_BYTES = 10_000, 2**16
 THREADS = 16  # for small reads, which wait for a disk or bucket
 # The number of images whose values say how many bits 16-bit files use.
 DEPTH_IMAGES = 100
 RESAMPLE = Image.Resampling.LANCZOS
 STACKED = "stacked"
+# The endings of files that are data.
+ENDINGS = (".zip", SUFFIX)
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -371,6 +377,78 @@ class TfdsSource(_Unnamed):
         ]
 
 
+class PreparedSource:
+    """Images that `genjax prepare` has decoded into a file.
+
+    Args:
+        path: The file, on this machine.
+        options: How it is read; a split is one that it has, or several joined by `+`.
+
+    Raises:
+        UsageError: It is damaged or something else, or an option comes too late.
+    """
+
+    def __init__(self, path: epath.Path, options: DataOptions):
+        if is_remote(path):
+            raise UsageError(
+                f"{path}: a prepared file is read from a disk; copy it to each machine"
+            )
+        if not path.is_file():
+            raise MissingData(f"no file {path}")
+        self._file, self._where, self._fit = PreparedFile(path), str(path), options.fit
+        about = self._file.about
+        if options.class_by != "auto" or options.bit_depth is not None:
+            raise UsageError(
+                f"{path} is prepared: give --class-by and --bit-depth to genjax prepare"
+            )
+        starts = dict(zip(about.splits, np.cumsum([0, *about.splits.values()]), strict=False))
+        wanted = options.split.split("+")
+        if not set(wanted) <= set(starts):
+            raise UsageError(
+                f"{path} has no split {options.split!r}: wanted {' or '.join(map(repr, starts))}"
+            )
+        rows = [starts[name] + np.arange(about.splits[name]) for name in wanted]
+        self._rows = np.concatenate(rows)
+        self.labels = self._file.labels[self._rows]
+        self.class_names: Sequence[str] = about.class_names
+        height, width = options.height_width or (about.spec.height, about.spec.width)
+        channels = options.channels or about.spec.channels
+        self.spec = _with_labels(
+            ImageSpec(height, width, channels, about.spec.classes), self.labels
+        )
+        self.notes = [f"prepared from {printable(about.data)}, digest {about.digest}"]
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        return self._file.names()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        """Return the name that the image had."""
+        return self._names[self._rows[index]]
+
+    def read(self, indices: Sequence[int]) -> list[Example | BrokenImage]:
+        """Read the examples at `indices`; see `Source.read`."""
+        try:
+            images = self._file.read([int(self._rows[i]) for i in indices])
+        except (RuntimeError, ValueError) as error:  # it does not say which of them is damaged
+            if len(indices) > 1:
+                return [self.read([i])[0] for i in indices]
+            return [BrokenImage(self.name(indices[0]), cause_of(error))]
+        return [
+            (fit_array(image, self.spec, self._fit), int(self.labels[i]))
+            for i, image in zip(indices, images, strict=True)
+        ]
+
+    def contents(self, full: bool) -> dict[str, str]:
+        """Return what was prepared, and how; see `Source.contents`."""
+        del full  # the file says what was known when it was made
+        how = json.dumps(self._file.about.options, sort_keys=True)
+        return self._file.contents() | {f"prepared: {how}": "- - "}
+
+
 def _read_features(
     name: str, features: Any, options: DataOptions
 ) -> tuple[str, ImageSpec, Sequence[str]]:
@@ -413,14 +491,16 @@ class FileSource:
         where: Its name in messages.
         options: How the images are read.
         left: Further notes on what was left out.
+        head: Function from a file's place to its first `HEAD_BYTES`; None to read the whole.
 
     Raises:
         UsageError: It holds no images, or images of several sizes and no size is given, or its
             `dataset.json` cannot be used.
 
     Attributes:
-        sizes: How many images have which (height, width), by their headers.
-        modes: How many images have which PIL mode.
+        sizes: How many images have which (height, width), by their headers; of a large set, how
+            many of a sample.
+        modes: How many of them have which PIL mode.
     """
 
     def __init__(
@@ -430,20 +510,24 @@ class FileSource:
         where: str,
         options: DataOptions,
         left: Sequence[str] = (),
+        head: Callable[[int], bytes] | None = None,
     ):
-        names = {i: canonical(file.name) for i, file in enumerate(files)}
-        why = {i: left_out(name) for i, name in names.items()}
-        images = sorted((i for i in names if why[i] is None), key=lambda i: names[i])
+        names = [canonical(file.name) for file in files]
+        why = [left_out(name) for name in names]
+        images = sorted(
+            (i for i, reason in enumerate(why) if reason is None), key=lambda i: names[i]
+        )
         tables = {
             name: functools.partial(read, i)
-            for i, name in names.items()
+            for i, name in enumerate(names)
             if name.rpartition("/")[2] == JSON and why[i] != SYSTEM
         }
-        why = {i: reason for i, reason in why.items() if names[i] not in tables}
-        left = [
-            *left,
-            *_left_out_note(collections.Counter(r for r in why.values() if r is not None)),
-        ]
+        reasons = collections.Counter(
+            reason
+            for name, reason in zip(names, why, strict=True)
+            if reason is not None and name not in tables
+        )
+        left = [*left, *_left_out_note(reasons)]
         if not images:
             known = " ".join(sorted(IMAGE_SUFFIXES))
             found = f" ({'; '.join(left)})" if left else ""
@@ -458,6 +542,7 @@ class FileSource:
                 f"{where} has no images in {options.split!r}: {'; '.join(layout.notes)}"
             )
         self._files, self._read, self._images = files, read, images
+        self._head = head or read
         self._fit, self._where = options.fit, where
         self.class_names: Sequence[str] = [printable(name) for name in layout.class_names]
         number = {name: label for label, name in enumerate(layout.class_names)}
@@ -489,6 +574,9 @@ class FileSource:
 
         needed = 0
         for place in self._images[:: math.ceil(len(self._images) / DEPTH_IMAGES)]:
+            with contextlib.suppress(Exception):  # some formats need more, or the whole
+                if not decode(self._head(place), is_16_bit):
+                    continue
             with contextlib.suppress(Exception):  # of every class, for a broken image
                 needed = max(needed, decode(self._bytes(place), bits))
         if 0 < needed < 16:
@@ -501,21 +589,32 @@ class FileSource:
     def _scan(self) -> None:
         """Count sizes and modes from the headers, ignoring broken ones, which fail when read.
 
-        Those of all splits count, so that the splits have one shape.
+        Those of all splits count, so that the splits have one shape; of many files, those of a
+        sample by name.
         """
 
         def header(place: int) -> tuple[tuple[int, int], str] | BrokenImage:
             data = b""
+
+            def of(image: Image.Image) -> tuple[tuple[int, int], str]:
+                return upright_size(image), "RGBA" if image.mode == "P" else image.mode
+
             try:
+                with contextlib.suppress(Exception):  # some formats need more, or the whole
+                    return decode(self._head(place), of)
                 data = self._bytes(place)
-                return decode(
-                    data,
-                    lambda i: (upright_size(i), "RGBA" if i.mode == "P" else i.mode),
-                )
+                return decode(data, of)
             except Exception as error:  # of every class, as decoders raise them
                 return BrokenImage(self._names[place], cause_of(error, data))
 
-        for place, found in zip(self._images, map(header, self._images), strict=True):
+        places = self._images
+        if len(places) > SCANNED_FILES:
+            chosen = by_digest((self._names[place] for place in places), SCANNED_FILES)
+            places = [place for place in places if self._names[place] in chosen]
+            self.notes.append(
+                f"sizes and colours are those of {len(places):,} of {len(self._images):,} images"
+            )
+        for place, found in zip(places, map(header, places), strict=True):
             if isinstance(found, BrokenImage):
                 self._broken = self._broken or found
             elif max(found[0]) > MAX_SIDE and not self._resized:
@@ -559,10 +658,17 @@ class FileSource:
         data = b""
         try:
             data = self._bytes(place)
-            how = self.spec.shape, self._fit, RESAMPLE, self._bit_depth
-            return decode(data, lambda image: to_array(image, *how)), label
+            return decode(data, self._to_array), label
         except Exception as error:  # of every class, as decoders and archives raise them
             return BrokenImage(self._names[place], cause_of(error, data))
+
+    def _to_array(self, image: Image.Image) -> np.ndarray:
+        height, width, _ = self.spec.shape
+        if not self._resized and (found := upright_size(image)) != (height, width):
+            raise UsageError(
+                f"{found[0]}x{found[1]} pixels, and others have {height}x{width}: --size scales all"
+            )
+        return to_array(image, self.spec.shape, self._fit, RESAMPLE, self._bit_depth)
 
     def contents(self, full: bool) -> dict[str, str]:
         """Return size, class and fingerprint of each image, of all splits; see `Source.contents`.
@@ -573,9 +679,6 @@ class FileSource:
         chosen = set(names) if full else by_digest(names, SAMPLED_FILES)
 
         def read(place: int) -> str:
-            file = self._files[place]
-            if file.checksum or file.name not in chosen:
-                return file.checksum
             try:
                 data = self._bytes(place)
             except Exception:  # a file that cannot be read has no content
@@ -585,12 +688,17 @@ class FileSource:
                 [data] if is_whole else [data[:SAMPLED_BYTES], data[-SAMPLED_BYTES:]]
             )
 
+        places = [
+            place
+            for name, place in zip(names, self._images, strict=True)
+            if name in chosen and not self._files[place].checksum
+        ]
         with ThreadPoolExecutor(THREADS) as pool:
-            prints = list(pool.map(read, self._images))
+            prints = dict(zip(places, pool.map(read, places), strict=True))
         return {
-            name: f"{self._files[place].size} {known or '-'} {found}"
-            for name, place, known, found in zip(
-                names, self._images, self._classes, prints, strict=True
+            name: f"{file.size} {known or '-'} {file.checksum or prints.get(place, '')}"
+            for name, place, file, known in zip(
+                names, self._images, self._all, self._classes, strict=True
             )
         }
 
@@ -636,8 +744,9 @@ def open_source(data: str, options: DataOptions) -> Source:
     """Open the source that `data` names.
 
     Args:
-        data: `digits`, `tfds:NAME`, `folder:PATH`, or the path of a .zip (`folder:` may stand
-            before it); or `stacked:` and one of these.
+        data: `digits`, `tfds:NAME`, `folder:PATH`, or the path of a .zip or of an .array_record
+            that `genjax prepare` wrote (`folder:` may stand before it); or `stacked:` and one of
+            these.
         options: How the source is read.
 
     Raises:
@@ -663,7 +772,7 @@ def expected_spec(data: str, options: DataOptions) -> ImageSpec:
         _, spec, _ = _read_features(name, features, options)
         return _with_border(spec, options.border)
     path = to_path(name if kind == "folder" else data)
-    is_files = kind == "folder" or (kind != STACKED and path.suffix.lower() == ".zip")
+    is_files = kind == "folder" or (kind != STACKED and path.suffix.lower() in ENDINGS)
     if is_files and options.height_width and not path.exists():
         spec = ImageSpec(*options.height_width, options.channels or 3)
         return _with_border(spec, options.border)
@@ -685,6 +794,8 @@ def _open(data: str, options: DataOptions) -> Source:
         source: Source = _open_digits(options)
     elif path.suffix.lower() == ".zip":
         source = _open_zip(path, of_split)
+    elif path.suffix.lower() == SUFFIX:
+        source = PreparedSource(path, of_split)
     elif kind == "folder" and name:
         source = _open_folder(path, of_split)
     else:
@@ -694,8 +805,8 @@ def _open(data: str, options: DataOptions) -> Source:
         elif path.is_file():
             hint = "; of archives, only a .zip is read: unpack others into a folder"
         raise UsageError(
-            f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip, or "
-            f"stacked: and one of these{hint}"
+            f"data {data!r} is unknown: wanted digits, tfds:NAME, folder:PATH or PATH.zip, a "
+            f"prepared PATH{SUFFIX}, or stacked: and one of these{hint}"
         )
     if (first, last) == (0, 100):
         return source
@@ -730,7 +841,7 @@ def absolute(data: str) -> str:
         return data
     if kind == "folder" and name:
         return f"folder:{Path(name).expanduser().resolve()}"
-    return str(Path(data).expanduser().resolve()) if data.lower().endswith(".zip") else data
+    return str(Path(data).expanduser().resolve()) if data.lower().endswith(ENDINGS) else data
 
 
 def _open_digits(options: DataOptions) -> Source:
@@ -747,6 +858,11 @@ def _open_folder(path: epath.Path, options: DataOptions) -> Source:
         raise MissingData(f"no folder {path}")
     found, not_followed = walk(path)
     files = [File(*each) for each in found]
+
+    def head(place: int) -> bytes:
+        with (path / files[place].name).open("rb") as file:
+            return file.read(HEAD_BYTES)
+
     links = [f"links not followed, as what they lead to is read already: {some(not_followed)}"]
     return FileSource(
         files,
@@ -754,6 +870,7 @@ def _open_folder(path: epath.Path, options: DataOptions) -> Source:
         str(path),
         options,
         links if not_followed else [],
+        head,
     )
 
 
@@ -768,7 +885,14 @@ def _open_zip(path: epath.Path, options: DataOptions) -> Source:
     members = list({_member_name(m): m for m in archive.infolist()}.items())
     members = [(name, m) for name, m in members if not name.endswith(("/", "\\"))]
     files = [File(name, m.file_size, f"{m.CRC:08x}") for name, m in members]
-    return FileSource(files, lambda place: archive.read(members[place][1]), str(path), options)
+
+    def head(place: int) -> bytes:
+        with archive.open(members[place][1]) as file:
+            return file.read(HEAD_BYTES)
+
+    return FileSource(
+        files, lambda place: archive.read(members[place][1]), str(path), options, head=head
+    )
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:

@@ -45,7 +45,7 @@ def inspect(
     """Read a whole data set, write a grid of its images by class, and report.
 
     Args:
-        data: digits, tfds:NAME, folder:PATH, or the path of a .zip.
+        data: digits, tfds:NAME, folder:PATH, or the path of a .zip or .array_record.
         options: How the data are read; broken images are reported, whatever `on_broken` is.
         output: The file for the grid: a .png or .jpg; or a .npy, .zip or folder for its images.
 

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,3 +70,36 @@ def test_values_of_fewer_bits_fill_the_range():
     np.testing.assert_array_equal(array, [[0, 0, 1, 255]])
     with pytest.raises(ValueError, match=r"up to 4095, and those of 11 bits .* --bit-depth 12"):
         to_8_bit(Image.fromarray(values), bit_depth=11)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_large_jpeg_is_scaled_while_it_is_decoded(fit, orientation):
+    noise = [
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (s, s, 3), np.uint8))
+        for s in (8, 64, 512)
+    ]
+    coarse, fine, dots = (each.resize((512, 320), Image.Resampling.BICUBIC) for each in noise)
+    picture = Image.blend(Image.blend(coarse, fine, 0.4), dots, 0.03)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90, exif=exif)
+
+    def scaled(image, shape=(64, 48, 3)):
+        return to_array(image, shape, fit, LANCZOS).astype(int)
+
+    with Image.open(buffer) as image:
+        found = scaled(image)
+        assert image.size == (256, 160)
+    with Image.open(buffer) as image:
+        image.load()  # from here on it cannot be
+        whole = scaled(image)
+    assert np.abs(found - whole).mean() < 1.1
+    assert np.abs(found - whole).max() <= 6
+    if orientation == 1:  # it is no farther from the picture than what the whole file gives
+        expected = scaled(picture)
+        assert np.abs(found - expected).mean() < np.abs(whole - expected).mean()
+    with Image.open(buffer) as image:
+        scaled(image, (200, 200, 3))
+        assert image.size == (512, 320)  # too near to the wanted size

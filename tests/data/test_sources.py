@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genjax.data import sources
 from genjax.data.batches import read_all
-from genjax.data.sources import BrokenImage, DataOptions, ManySizes, absolute, open_source
+from genjax.data.sources import (
+    BrokenImage,
+    DataOptions,
+    File,
+    FileSource,
+    ManySizes,
+    absolute,
+    open_source,
+)
 from genjax.types import ImageSpec, UsageError
 
 
@@ -295,3 +304,79 @@ def test_the_data_say_how_many_bits_16_bit_files_use(tmp_path, ending):
     small = DataOptions(bit_depth=8)
     _, _, broken = read_all(open_source(f"folder:{tmp_path}/4095", small))
     assert len(broken) == 3 and "give --bit-depth 12" in broken[0]
+
+
+def _counted_files(contents):
+    """Return arguments of a `FileSource`, with lists of the files read whole and by their heads."""
+    whole, heads = [], []
+    files = [File(f"{i:03}.jpg", len(content)) for i, content in enumerate(contents)]
+
+    def read(place):
+        whole.append(place)
+        return contents[place]
+
+    def head(place):
+        heads.append(place)
+        return contents[place][: sources.HEAD_BYTES]
+
+    return files, read, head, whole, heads
+
+
+def _noise(size, mode="RGB", ending="JPEG"):
+    buffer = io.BytesIO()
+    shape = (size[1], size[0], 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    Image.fromarray(noise).convert(mode).save(buffer, ending, quality=95)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_only_headers_are_read_on_opening(ending, monkeypatch):
+    monkeypatch.setattr(sources, "HEAD_BYTES", 1024)
+    contents = [_noise((40, 24), ending=ending)] * 6
+    assert len(contents[0]) > 1024
+    files, read, head, whole, heads = _counted_files(contents)
+    source = FileSource(files, read, "d", DataOptions(), head=head)
+    assert source.spec == ImageSpec(24, 40, 3)
+    assert set(heads) == set(range(6))
+    assert not whole or ending == "WEBP"  # which Pillow opens only as a whole
+
+
+def test_of_many_files_the_headers_of_a_sample_are_read(monkeypatch):
+    monkeypatch.setattr(sources, "SCANNED_FILES", 5)
+    monkeypatch.setattr(sources, "DEPTH_IMAGES", 1)
+    contents = [_noise((40, 24))] * 60
+    files, read, head, whole, heads = _counted_files(contents)
+    source = FileSource(files, read, "d", DataOptions(), head=head)
+    chosen = sorted(set(heads))
+    assert len(heads) <= 6 and not whole
+    assert source.sizes.total() == 5
+    assert "sizes and colours are those of 5 of 60 images" in source.notes
+    again = _counted_files(contents)
+    FileSource(*again[:2], "d", DataOptions(), head=again[2])
+    assert sorted(set(again[4])) == chosen  # always the same ones
+    odd = next(i for i in range(60) if i not in chosen)
+    contents[odd] = _noise((40, 20))
+    source = FileSource(files, read, "d", DataOptions(), head=head)
+    examples = source.read(range(60))
+    assert [i for i, example in enumerate(examples) if isinstance(example, BrokenImage)] == [odd]
+    assert str(examples[odd]) == (
+        f"{odd:03}.jpg: 20x40 pixels, and others have 24x40: --size scales all"
+    )
+
+
+def test_headers_in_folders_and_archives_are_those_of_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "HEAD_BYTES", 1024)
+    (tmp_path / "d").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(3):
+        with Image.open(io.BytesIO(_noise((40, 24)))) as image:
+            image.save(tmp_path / "d" / f"{i}.jpg", exif=exif)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(3):
+            archive.write(tmp_path / "d" / f"{i}.jpg", f"{i}.jpg")
+    for data in (f"folder:{tmp_path}/d", f"{tmp_path}/d.zip"):
+        source = open_source(data, DataOptions())
+        assert source.spec == ImageSpec(40, 24, 3)
+        assert not read_all(source)[2]

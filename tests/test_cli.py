@@ -180,7 +180,7 @@ def test_help_says_what_an_option_does_and_its_default(genjax_command):
     _, out, _ = genjax_command("train", "--help")
     text = " ".join(out.replace("│", " ").split())
     assert "--steps INT Training steps. (default: 16000)" in text
-    assert "--generator.learning-rate FLOAT Adam's step size. (default: 0.0002)" in text
+    assert "--generator.learning-rate FLOAT Step size: the largest, if the schedule" in text
     assert "--loss {non_saturating,saturating,least_squares,hinge}" in text
 
 
@@ -244,7 +244,7 @@ BAD = {
     "manipulate RUN --to 3": "family 'gan' has no encoder",
     "manipulate RUN": "--to",
     "train glow_digits --size 9": "images of 9x9: with levels = 2 both should be multiples of 4",
-    "train glow_digits --optimizer.decay-steps 50": "decay_steps = 50: should be 0 or more than",
+    "train glow_digits --optimizer.decay-steps 50": "decay_steps = 50: should be more than warmup",
     "train glow_digits --bits 9": "bits = 9: should be less than or equal to 8",
     "evaluate /no/such/run": "is not a run folder",
     "reconstruct RUN": "family 'gan' has no encoder",

@@ -24,7 +24,7 @@ from genjax.metrics.energy import energy_distance
 from genjax.metrics.inception import inception, params_shapes
 from genjax.models import FAMILIES
 from genjax.types import Batch
-from tests.families import slow_but
+from tests.families import each_family
 from tests.models.test_families import CONFIGS, SPEC, SPECS
 from tests.programs import instructions
 from tests.rounding import PRODUCTS, is_exact
@@ -121,7 +121,9 @@ def programs(name: str) -> Iterator[tuple[str, Any]]:
                 yield call, jax.make_jaxpr(functools.partial(function, config))(state, *args)
 
 
-@slow_but("gan", "vae", "wgan_gp", "glow", "stylegan2")
+@each_family(
+    "gan", "vae", "wgan_gp", "glow", "stylegan2", slow=("dcgan", "wgan", "biggan", "stylegan")
+)
 def test_all_products_but_those_of_layers_are_exact_in_a_family(name):
     found = [(call, *products(program)) for call, program in programs(name)]
     wrong = [f"{call}: {line}" for call, _, lines in found for line in lines]

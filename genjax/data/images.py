@@ -234,7 +234,8 @@ def to_array(
     """
     height, width, channels = shape
     _decode_smaller(image, height, width)
-    image = to_8_bit(image, bit_depth).convert("L" if channels == 1 else "RGB")
+    image, mode = to_8_bit(image, bit_depth), "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)  # which would copy it
     if image.size != (width, height):
         if fit == "crop":
             image = ImageOps.fit(image, (width, height), resample)

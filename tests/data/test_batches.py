@@ -1,14 +1,17 @@
 import logging
+import time
 
 import numpy as np
 import pytest
 
+from genjax.data import batches
 from genjax.data.batches import (
     FEED_INDICES,
     Resident,
     Streamed,
     batch_indices,
     open_batches,
+    read_blocks,
     read_some,
 )
 from genjax.data.sources import ArraySource, BrokenImage, DataOptions
@@ -124,3 +127,19 @@ def test_images_that_cannot_be_read_are_replaced_by_the_next():
         assert len(read_some(whole, 4, seed).images) == 4
     with pytest.raises(UsageError, match="not one of 10 images"):
         read_some(_WithBroken(range(10)), 3, 0)
+
+
+def test_few_blocks_are_read_ahead(monkeypatch):
+    monkeypatch.setattr(batches, "READ_BYTES", 12)  # three images of 2x2
+    source, started = _source(200), []
+    read = source.read
+    monkeypatch.setattr(
+        source, "read", lambda indices: started.append(len(indices)) or read(indices)
+    )
+    blocks = read_blocks(source, slice(20, None))
+    first = next(blocks)
+    time.sleep(0.3)  # in which the threads would go on
+    assert len(started) <= 2 * batches.THREADS + 1
+    examples = [*first, *(example for block in blocks for example in block)]
+    assert [int(image[0, 0, 0]) for image, _ in examples] == list(range(20, 200))
+    assert started == [3] * 60

@@ -11,6 +11,7 @@ the JPEGs, and measures in a new process what it takes to open it and to know it
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
@@ -91,16 +92,21 @@ class Photos(torch.utils.data.Dataset[torch.Tensor]):
         return torch.from_numpy(np.array(fitted))
 
 
-def stream(data: str) -> Callable[[], int]:
-    """Return a function that takes the next images of genjax, and says how many."""
+@contextlib.contextmanager
+def stream(data: str) -> Iterator[Callable[[], int]]:
+    """Yield a function that takes the next images of genjax, and says how many."""
     source = open_source(data, DataOptions(size=(SIZE,), channels=3))
     batches = Streamed(source, BATCH, seed=0, skip_broken=False)
     steps = iter(range(2**31))
-    return lambda: batches.feed(next(steps), 1).images.shape[1]
+    try:
+        yield lambda: batches.feed(next(steps), 1).images.shape[1]
+    finally:  # or it would read ahead beside the others
+        batches._stream.close()  # type: ignore[attr-defined]
 
 
-def load(folder: Path) -> Callable[[], int]:
-    """Return a function that takes the next images of a DataLoader, and says how many."""
+@contextlib.contextmanager
+def load(folder: Path) -> Iterator[Callable[[], int]]:
+    """Yield a function that takes the next images of a DataLoader, and says how many."""
     loader = torch.utils.data.DataLoader(
         Photos(folder),
         BATCH,
@@ -115,18 +121,19 @@ def load(folder: Path) -> Callable[[], int]:
             yield from loader
 
     batches = endless()
-    return lambda: len(next(batches))
+    yield lambda: len(next(batches))
 
 
-def rate(take: Callable[[], int], seconds: float) -> float:
-    """Return images a second, once what was read ahead is used up."""
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds / 2:
-        take()
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        count += take()
-    return count / (time.perf_counter() - start)
+def rate(source: contextlib.AbstractContextManager[Callable[[], int]], seconds: float) -> float:
+    """Return images a second, after a start of half the time."""
+    with source as take:
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < seconds / 2:
+            take()
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            count += take()
+        return count / (time.perf_counter() - start)
 
 
 def with_spread(value: float, values: Sequence[float]) -> str:
@@ -147,7 +154,6 @@ def compare(folder: Path, repeats: int, seconds: float) -> None:
         }
         rates: dict[str, list[float]] = {"DataLoader": [], **{kind: [] for kind in data}}
         for _ in range(repeats):
-            # Anew each time: what stays would read ahead beside the others.
             rates["DataLoader"].append(rate(load(photos), seconds))
             for kind, where in data.items():
                 rates[kind].append(rate(stream(where), seconds))

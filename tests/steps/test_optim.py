@@ -26,36 +26,38 @@ def _moves(config, steps, start=1.0, gradient=1.0):
 
 
 def test_adam_goes_its_step_size():
-    np.testing.assert_allclose(_moves(OptimizerConfig(learning_rate=0.1), range(5)), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(_moves(OptimizerConfig(learning_rate=0.1), range(5)), 0.1, rtol=1e-4)
 
 
 def test_the_step_size_falls_to_zero_on_a_line_and_stays_there():
     config = OptimizerConfig(learning_rate=0.1, schedule="linear", decay_steps=4)
     moves = _moves(config, range(6))
-    np.testing.assert_allclose(moves, [0.1, 0.075, 0.05, 0.025, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(moves, [0.1, 0.075, 0.05, 0.025, 0, 0], rtol=1e-4)
 
 
 def test_the_step_size_falls_to_zero_on_half_a_cosine_and_stays_there():
     config = OptimizerConfig(learning_rate=0.1, schedule="cosine", decay_steps=4)
     shares = [(1 + np.cos(np.pi * step / 4)) / 2 for step in range(4)]
     moves = _moves(config, range(6))
-    np.testing.assert_allclose(moves, [0.1 * share for share in [*shares, 0, 0]], atol=1e-7)
+    # In float32 Adam's 1 - 0.999^t is known to 6e-5 of itself; and cos(pi) is not quite -1.
+    wanted = [0.1 * share for share in [*shares, 0, 0]]
+    np.testing.assert_allclose(moves, wanted, rtol=1e-4, atol=1e-8)
 
 
 def test_the_step_size_rises_over_the_warm_up_then_stays_or_falls():
     config = OptimizerConfig(learning_rate=0.1, warmup_steps=4)
     moves = _moves(config, range(6))
-    np.testing.assert_allclose(moves, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(moves, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1], rtol=1e-4)
     config = dataclasses.replace(config, warmup_steps=1, schedule="linear", decay_steps=5)
     moves = _moves(config, range(6))
-    np.testing.assert_allclose(moves, [0.05, 0.1, 0.075, 0.05, 0.025, 0], rtol=1e-5)
+    np.testing.assert_allclose(moves, [0.05, 0.1, 0.075, 0.05, 0.025, 0], rtol=1e-4)
 
 
 def test_the_schedule_counts_training_steps_not_updates():
     """As of a generator with an update every second step, and one with two updates in a step."""
     config = OptimizerConfig(learning_rate=0.1, schedule="linear", decay_steps=4)
-    np.testing.assert_allclose(_moves(config, [1, 3, 5]), [0.075, 0.025, 0], rtol=1e-5)
-    np.testing.assert_allclose(_moves(config, [0, 0, 2, 2]), [0.1, 0.1, 0.05, 0.05], rtol=1e-5)
+    np.testing.assert_allclose(_moves(config, [1, 3, 5]), [0.075, 0.025, 0], rtol=1e-4)
+    np.testing.assert_allclose(_moves(config, [0, 0, 2, 2]), [0.1, 0.1, 0.05, 0.05], rtol=1e-4)
 
 
 def test_adamw_shrinks_parameters_by_the_step_size_too():
@@ -71,7 +73,7 @@ def test_rmsprop_divides_by_the_root_of_the_mean_of_squares_alone():
     config = OptimizerConfig(rule="rmsprop", learning_rate=0.1, beta1=0.9, beta2=0.75)
     squares = [3**2 * (1 - 0.75**count) for count in range(1, 4)]
     moves = _moves(config, range(3), gradient=3.0)
-    np.testing.assert_allclose(moves, [0.1 * 3 / square**0.5 for square in squares], rtol=1e-5)
+    np.testing.assert_allclose(moves, [0.1 * 3 / square**0.5 for square in squares], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -161,14 +161,21 @@ class Steps:
         return jax.tree.map(self._on_one_device, state)
 
     def to_save(self, state: State) -> State:
-        """Return the state for a checkpoint, with the shardings of `saved`."""
+        """Return the state for a checkpoint.
+
+        It is a copy in the host's memory, so that `state` may be donated meanwhile; or, with
+        several processes, of which each saves its part, the state with the shardings of `saved`.
+        """
+        if jax.process_count() == 1:
+            return jax.tree.map(np.array, self.get(state))
         if self._mapped:
             return jax.device_put(jax.tree.map(np.asarray, self.get(state)), self._replicated)
         return state
 
     def finite_leaves(self, state: State) -> jax.Array:
         """Return whether each leaf of the state is free of NaN and infinities, bool [leaves]."""
-        return self._finite(self.get(state) if self._mapped else state)
+        finite: jax.Array = self._finite(self.get(state) if self._mapped else state)
+        return finite
 
     def __call__(self, state: State, feed: Any) -> tuple[State, dict[str, np.ndarray]]:
         """Run the steps of one feed, and wait for them; see `start`.

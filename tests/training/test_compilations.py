@@ -28,7 +28,7 @@ def programs(tmp_path):
     """Return a function that gives the names of all programs that were compiled in this test."""
     folder = tmp_path / "programs"
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: jax.config.read(name) for name in names}
+    before = {name: getattr(jax.config, name) for name in names}
     for name, value in zip(names, (str(folder), 0), strict=True):
         jax.config.update(name, value)
     compilation_cache.reset_cache()

@@ -120,6 +120,7 @@ def test_an_adapted_augmentation_goes_on_bit_for_bit(tmp_path):
     assert len(set(ps)) > 2
 
 
+@pytest.mark.slow
 def test_streamed_data_give_the_same_run(tmp_path):
     """Runs as users compile are bit-identical; the quicker code of tests may round otherwise."""
     as_users = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}

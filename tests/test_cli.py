@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,12 +23,17 @@ TINY = ["--size", "8", "--steps", "10", "--batch-size", "16", "--log-interval", 
 TINY += ["--save-interval", "5"]
 
 
+HOOKS = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
+
+
 @pytest.fixture
 def genjax_command(monkeypatch, capsys):
     """Run a command line in this process; return its exit code, output and error."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["genjax", *map(str, arguments)])
+        for module, hook in HOOKS:  # which it replaces
+            monkeypatch.setattr(module, hook, getattr(module, hook))
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capsys.readouterr()

@@ -107,7 +107,7 @@ def run_and_exit(run: Callable[[list[str]], int] = run, is_heard: bool = False) 
         run: Function that runs the arguments and gives the exit code.
         is_heard: Whether Ctrl-C, which has ended the process so far, is a KeyboardInterrupt now.
     """
-    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    # To the end of the process, as other packages close their files in its last moments.
     sys.excepthook = _only_of_this_thread
     sys.unraisablehook = lambda args: None
     threading.excepthook = lambda args: None
@@ -131,7 +131,6 @@ def run_and_exit(run: Callable[[list[str]], int] = run, is_heard: bool = False) 
     except KeyboardInterrupt as error:
         _fail(str(error) or "stopped", 130)
     finally:
-        sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
         finish(sys.stdout)
         finish(sys.stderr)
 

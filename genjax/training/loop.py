@@ -313,7 +313,7 @@ def _train(
         stack.callback(writer.close)
         background = stack.enter_context(Background())
         evaluate = _Evaluator(folder, recipe, source, sample_key, background)
-        recorder = _Recorder(writer)
+        recorder = _Recorder(writer, background)
         log.info("training in %s from step %d", folder.path, start)
         if jax.process_count() > 1:
             log.info(
@@ -473,14 +473,17 @@ class _Recorder:
         taken: Steps that are to be recorded; None if all are.
     """
 
-    def __init__(self, writer: Writer | NullWriter):
-        self._writer, self._watch = writer, Watch()
+    def __init__(self, writer: Writer | NullWriter, background: Background):
+        self._writer, self._watch, self._background = writer, Watch(), background
         for record in writer.records:
             self._watch(record)
         self.taken: _Taken | None = None
 
     def record(self, quality: Mapping[str, float] | None = None) -> None:
         """Wait for the steps that are to be recorded, if there are any, and record them.
+
+        No record is written before the checkpoint of the steps before is, so that a kill costs no
+        more recorded steps than lie between two checkpoints.
 
         Args:
             quality: Metrics of the state after them; None if they were not measured.
@@ -492,6 +495,7 @@ class _Recorder:
             return
         step, record = self.taken.last, self.taken.means() | dict(quality or {})
         self.taken = None
+        self._background.wait()
         self._writer.record(step, record)
         for warning in self._watch(record):
             log.warning("step %d: %s", step, warning)

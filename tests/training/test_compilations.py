@@ -39,7 +39,10 @@ def programs(tmp_path):
     compilation_cache.reset_cache()
 
 
-@pytest.mark.parametrize("recipe", [GAN, VAE], ids=lambda recipe: recipe.family)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(GAN, id="gan"), pytest.param(VAE, id="vae", marks=pytest.mark.slow)],
+)
 def test_another_seed_and_a_resume_compile_nothing(tmp_path, programs, recipe):
     genjax.train(recipe, tmp_path / "one")
     compiled = programs()

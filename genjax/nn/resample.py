@@ -5,10 +5,10 @@ binomial filter [1, 3, 3, 1].
 
 The transpose of the operation is of the same kind, with the filter flipped and `up` and `down`
 swapped. A `custom_vjp` uses this, so that reverse-mode gradients of every order run on the same
-code. It has two forms. As a convolution, with the same filter for each channel, a TPU moves a third
-of the bytes in the gradient of a layer; as a sum of shifted slices a CPU is several times faster. A
-GPU has the slices, which XLA fuses into one pass, until both are measured there
-(experiments/BENCHMARKS.md).
+code. It has two forms, of which experiments/BENCHMARKS.md has the costs. As a convolution, with the
+same filter for each channel, a TPU moves fewer bytes in bfloat16; as a sum of shifted slices a CPU
+is several times faster. A GPU has the slices too, which XLA fuses into one pass, until both have
+been measured there.
 """
 
 import functools
@@ -166,8 +166,8 @@ def _upfirdn(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _filter(geometry: Geometry, form: Form | None, x: jax.Array) -> jax.Array:
-    if form is not None:
-        return form(geometry, x)
+    if form is not None or x.dtype != jnp.bfloat16:
+        return (form or as_slices)(geometry, x)
     return lax.platform_dependent(
         x,
         tpu=functools.partial(as_convolution, geometry),

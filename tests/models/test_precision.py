@@ -23,6 +23,8 @@ from genjax.metrics import classifier
 from genjax.metrics.energy import energy_distance
 from genjax.metrics.inception import inception, params_shapes
 from genjax.models import FAMILIES
+from genjax.nn.conv import conv
+from genjax.nn.precision import exact
 from genjax.types import Batch
 from tests.families import slow_but
 from tests.models.test_families import CONFIGS, SPEC, SPECS
@@ -216,6 +218,19 @@ def test_perceptual_path_lengths_are_those_of_an_exact_network(monkeypatch):
         count, wrong = products(program, everything=True)
         assert count >= 2 and not wrong, "\n".join(wrong)
     styles.style_functions.cache_clear()
+
+
+def test_the_gradients_of_an_exact_convolution_are_exact():
+    """They are traced after the context has ended, by the rules of a `custom_vjp`."""
+
+    def loss(x, w):
+        return jnp.sum(jnp.sin(exact()(conv)(x, w, padding=1)))
+
+    program = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(
+        jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+    )
+    count, wrong = products(program, everything=True)
+    assert count >= 6 and not wrong, "\n".join(wrong)
 
 
 def test_the_option_is_of_all_products_of_networks():

@@ -70,11 +70,10 @@ def test_gradients_of_two_orders(taps, up, down, padding):
         check_grads(function, (x,), 2, ["rev"], rtol=2e-2)
 
 
-def test_a_tpu_convolves_and_others_add_slices_up():
+def test_a_tpu_convolves_in_bfloat16_and_others_add_slices_up():
     def program(platform):
-        traced = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(upsample(x))))).trace(
-            jnp.ones((1, 4, 4, 2))
-        )
+        x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+        traced = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(upsample(x))))).trace(x)
         return traced.lower(lowering_platforms=(platform,)).as_text()
 
     count = {name: program(name).count("stablehlo.convolution") for name in ("tpu", "cuda", "cpu")}

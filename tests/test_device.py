@@ -68,7 +68,13 @@ def test_a_flow_of_32_steps_comes_back(flow, bound):
     np.testing.assert_allclose(back, -log_det, rtol=0, atol=1e-2)
 
 
-def test_reversible_gradients_are_those_of_the_stored_activations():
+@pytest.mark.parametrize(
+    ("precision", "bound"),
+    # Emulated, rebuilt activations are as far off as 1.8e-3 for the worst parameter, while rounding
+    # itself moves its gradient by 1.5e-2 (tests/models/test_rounding.py).
+    [pytest.param("highest", 1e-4, id="exact"), pytest.param(None, 5e-3, id="rounded")],
+)
+def test_reversible_gradients_are_those_of_the_stored_activations(precision, bound):
     spec = ImageSpec(16, 16, 3)
     config = glow.GlowConfig(levels=1, steps_per_level=16, hidden_features=64)
     state = jax.jit(glow.init, static_argnums=(0, 2))(config, KEY, spec)
@@ -83,10 +89,11 @@ def test_reversible_gradients_are_those_of_the_stored_activations():
 
         return jax.jit(jax.grad(loss))(params)
 
-    stored = gradient(config)
-    rebuilt = gradient(dataclasses.replace(config, reversible=True))
+    with jax.default_matmul_precision(precision):
+        stored = gradient(config)
+        rebuilt = gradient(dataclasses.replace(config, reversible=True))
     for one, other in zip(*map(jax.tree.leaves, (stored, rebuilt)), strict=True):
-        assert np.linalg.norm(one - other) <= 1e-3 * np.linalg.norm(one) + 1e-6
+        assert np.linalg.norm(one - other) <= bound * np.linalg.norm(one) + 1e-6
 
 
 def test_inceptions_features_do_not_depend_on_the_default_precision():

@@ -39,5 +39,6 @@ def exact() -> Context:
 
 def current() -> str | None:
     """Return the precision of the products that are traced now; None for the platform's own."""
-    found: str | None = jax.config.jax_default_matmul_precision
+    config: Any = jax.config
+    found: str | None = config.jax_default_matmul_precision
     return found

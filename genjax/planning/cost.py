@@ -98,6 +98,8 @@ def _flops_of_equation(equation: Any, given: Sequence[Any]) -> int:
         size = math.prod(shape[axis] for axis in contracted)
         return 2 * equation.outvars[0].aval.size * size
     if name == "conv_general_dilated":
+        if params["feature_group_count"] > 1:
+            return 0  # a blur, of each channel alone, is no product of matrices
         _, kernel, _ = params["dimension_numbers"]
         shape = equation.invars[1].aval.shape
         size = math.prod(shape[axis] for axis in kernel[1:])  # inputs and window

@@ -109,7 +109,7 @@ class Recipe:
 
     def exact(self) -> Self:
         """Return the recipe with networks whose float32 products are not rounded anywhere."""
-        model = self.model
+        model: Any = self.model
         if getattr(model, "dtype", None) == "bfloat16":
             model = dataclasses.replace(model, dtype="float32")
         return dataclasses.replace(self, model=model, precision="highest")

@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 
 import jax
@@ -8,7 +9,14 @@ import pytest
 from jax.test_util import check_grads
 from scipy.signal import upfirdn as scipy_upfirdn
 
-from genjax.nn.resample import BINOMIAL, downsample, upfirdn, upsample
+from genjax.nn.resample import (
+    BINOMIAL,
+    as_convolution,
+    as_slices,
+    downsample,
+    upfirdn,
+    upsample,
+)
 
 
 def _along(x, taps, axis, up, down, before, after):
@@ -24,6 +32,7 @@ def _along(x, taps, axis, up, down, before, after):
     return np.moveaxis(valid[..., ::down], -1, axis)
 
 
+FORMS = (as_slices, as_convolution)
 CASES = [
     (BINOMIAL, 1, 1, (0, 0, 0, 0)),
     (BINOMIAL, 2, 1, (2, 1, 2, 1)),
@@ -42,8 +51,13 @@ def test_it_is_that_of_scipy(taps, up, down, padding):
     expected = _along(x, taps, 1, ups[0], downs[0], *padding[:2])
     expected = 1.5 * _along(expected, taps, 2, ups[1], downs[1], *padding[2:])
     filters = (taps, np.outer(taps, taps))
-    both = jax.jit(lambda x: [upfirdn(x, each, up, down, padding, gain=1.5) for each in filters])
-    for found in both(x):
+    ways = list(itertools.product(filters, FORMS))
+
+    @jax.jit
+    def every(x):
+        return [upfirdn(x, each, up, down, padding, 1.5, form) for each, form in ways]
+
+    for found in every(x):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
@@ -51,8 +65,19 @@ def test_it_is_that_of_scipy(taps, up, down, padding):
 @pytest.mark.parametrize(("taps", "up", "down", "padding"), CASES)
 def test_gradients_of_two_orders(taps, up, down, padding):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 7, 8, 1)), jnp.float32)
-    function = jax.jit(lambda x: jnp.sin(upfirdn(x, taps, up, down, padding)))
-    check_grads(function, (x,), 2, ["rev"], rtol=2e-2)
+    for form in FORMS:
+        function = jax.jit(lambda x: jnp.sin(upfirdn(x, taps, up, down, padding, form=form)))  # noqa: B023
+        check_grads(function, (x,), 2, ["rev"], rtol=2e-2)
+
+
+def test_a_tpu_convolves_in_bfloat16_and_others_add_slices_up():
+    def program(platform):
+        x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
+        traced = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(upsample(x))))).trace(x)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    count = {name: program(name).count("stablehlo.convolution") for name in ("tpu", "cuda", "cpu")}
+    assert count == {"tpu": 4, "cuda": 0, "cpu": 0}
 
 
 def test_it_is_linear_and_its_gradient_its_transpose():

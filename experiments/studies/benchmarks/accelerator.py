@@ -8,9 +8,10 @@ In this order, and each at once in DIR, as JSON and in `page.md`:
 1. the machine, and its limits: a copy, and matrix products;
 2. the device tests, `pytest -m device`, and beside them trainings: IWAE and Glow on MNIST,
    StyleGAN2-ADA on CIFAR-10;
-3. the steps of every family at real sizes, in float32 and bfloat16, beside PyTorch's, eager and
+3. StyleGAN2's blurs in both of their forms;
+4. the steps of every family at real sizes, in float32 and bfloat16, beside PyTorch's, eager and
    compiled, with convolutions channels-last and products of float32 in TF32, as ours;
-4. with the time left, the trainings.
+5. with the time left, the trainings.
 
 What lies in DIR already is not measured again, and the trainings go on: after an interruption run
 the same command. At the end the page is written into BENCHMARKS.md. `--rehearse` does all of it
@@ -35,6 +36,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from experiments.studies.benchmarks import blurs
 from experiments.studies.benchmarks.page import write_part
 from experiments.studies.benchmarks.pytorch.steps import columns, compiled, eager
 from genjax.bench import steps
@@ -273,6 +275,9 @@ def page(folder: Path) -> Iterator[str]:
             f"{len(tests['failed'])} failed in {tests['seconds']} s{ended}."
         )
         yield "\n".join(f"- failed: {name}" for name in tests["failed"])
+    if (folder / "blurs.json").exists():
+        yield "### Blurs with their gradients, as shifted slices and as XLA's convolution"
+        yield table(json.loads((folder / "blurs.json").read_text()), blurs.COLUMNS, markdown=True)
     yield "### Train steps at real sizes, and PyTorch beside them"
     yield table(found.rows, columns(found), markdown=True)
     yield "\n".join(f"- {note}" for note in notes(found.rows))
@@ -293,7 +298,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("accelerator"), help="results")
     parser.add_argument("--runs", type=Path, help="run folders; by default in the results")
     parser.add_argument("--seconds", type=float, default=530, help="in all")
-    parser.add_argument("--parts", nargs="*", default=["tests", "steps", "trainings"])
+    parser.add_argument("--parts", nargs="*", default=["tests", "blurs", "steps", "trainings"])
     parser.add_argument("--data-dir", help="where tfds data lie")
     parser.add_argument("--cifar", help="a .zip of CIFAR-10's training images")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, for a CPU")
@@ -325,6 +330,11 @@ def main() -> None:
         started = start_trainings(given) if trains else {}
         tests.write_text(json.dumps(run_tests(given.rehearse, given.output), indent=1))
         stop_trainings(given, started, time.monotonic())
+        write()
+    if "blurs" in given.parts and not (given.output / "blurs.json").exists():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = pool.apply(blurs.measure, (given.rehearse,))
+        (given.output / "blurs.json").write_text(json.dumps(found, indent=1))
         write()
     if "steps" in given.parts:
         cases = SMALL_CASES if given.rehearse else CASES

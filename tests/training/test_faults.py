@@ -38,8 +38,7 @@ def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path, name):
     (counts,) = _run("tests.training.killed", tmp_path, kills, name, **environment).values()
     print(name, counts)
     assert counts["kills"] == kills
-    # Less than two save intervals: the steps since the last save, and those beside one that was cut.
-    assert counts["most steps lost"] < 20
+    assert counts["most steps lost"] <= 10  # its save interval
     assert counts["ended"] > 0
     assert counts["differ"] == 0
 

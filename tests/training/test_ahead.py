@@ -1,7 +1,6 @@
 """What the training loop does beside the steps: it records those before."""
 
 import dataclasses
-import threading
 from typing import NamedTuple
 
 import jax

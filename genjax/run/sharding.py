@@ -161,13 +161,7 @@ class Steps:
         return jax.tree.map(self._on_one_device, state)
 
     def to_save(self, state: State) -> State:
-        """Return the state for a checkpoint.
-
-        It is a copy in the host's memory, so that `state` may be donated meanwhile; or, with
-        several processes, of which each saves its part, the state with the shardings of `saved`.
-        """
-        if jax.process_count() == 1:
-            return jax.tree.map(np.array, self.get(state))
+        """Return the state for a checkpoint, with the shardings of `saved`."""
         if self._mapped:
             return jax.device_put(jax.tree.map(np.asarray, self.get(state)), self._replicated)
         return state

@@ -5,7 +5,6 @@ Several processes run it together, each with its own devices; only the first one
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import logging
 import math
@@ -47,7 +46,6 @@ from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps, as_array
 from genjax.run.states import abstract_state, initial_state, open_split
-from genjax.training.background import Background
 from genjax.training.signals import Stop, Stopped, stop_signals
 from genjax.training.writer import NullWriter, Writer
 from genjax.types import ImageSpec, Metrics, State, UsageError
@@ -290,7 +288,10 @@ def _train(
             log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
-        batches = _open_batches(source, recipe)
+        log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
+        for note in (*source.notes, *class_note(source)):
+            log.info("%s", note)
+        batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
         steps = Steps(
             train_step(recipe),
             batches,
@@ -309,11 +310,10 @@ def _train(
         if contents is not None:
             folder.write_contents(contents)
         folder.write_config(config)  # it can be trained as it is
+        evaluate = _Evaluator(folder, recipe, source, sample_key)
         writer = _open_writer(folder, recipe, start)
         stack.callback(writer.close)
-        background = stack.enter_context(Background())
-        evaluate = _Evaluator(folder, recipe, source, sample_key, background)
-        recorder = _Recorder(writer, background)
+        recorder = _Recorder(writer)
         log.info("training in %s from step %d", folder.path, start)
         if jax.process_count() > 1:
             log.info(
@@ -325,15 +325,16 @@ def _train(
         stop.begin()
         step, signal = start, None
         while step < recipe.steps and signal is None:
-            first, step = step, step - step % recipe.log_interval + recipe.log_interval
-            step = min(step, recipe.steps)
+            first, step = (
+                step,
+                min(step - step % recipe.log_interval + recipe.log_interval, recipe.steps),
+            )
             # Those before are recorded meanwhile, so that the devices do not wait for it.
             state, taken = _take_steps(steps, state, batches, first, step, length, recorder.record)
             recorder.taken = taken
             is_saved = step % recipe.save_interval == 0 or step == recipe.steps
             quality: dict[str, float] = {}
             if is_saved:
-                background.wait()  # for the save before, and raises if that failed
                 taken.means()  # raises if the state is not finite
                 quality = _only_finite(evaluate(steps.get(state), step), step)
             # A signal to one process stops all processes at the same step.
@@ -341,19 +342,9 @@ def _train(
             if is_saved or signal:
                 recorder.record(quality)
                 found = quality if recipe.quality in quality else None
-                background.start(
-                    functools.partial(checkpoints.save, step, steps.to_save(state), found)
-                )
-                writer.report(background)
-        background.wait()
+                checkpoints.save(step, steps.to_save(state), found)
+                writer.report()
         return Result(folder.path, step, signal)
-
-
-def _open_batches(source: Source, recipe: Recipe) -> Batches:
-    log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
-    for note in (*source.notes, *class_note(source)):
-        log.info("%s", note)
-    return open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
 
 
 def _open_writer(folder: RunFolder, recipe: Recipe, start: int) -> Writer | NullWriter:
@@ -473,17 +464,14 @@ class _Recorder:
         taken: Steps that are to be recorded; None if all are.
     """
 
-    def __init__(self, writer: Writer | NullWriter, background: Background):
-        self._writer, self._watch, self._background = writer, Watch(), background
+    def __init__(self, writer: Writer | NullWriter):
+        self._writer, self._watch = writer, Watch()
         for record in writer.records:
             self._watch(record)
         self.taken: _Taken | None = None
 
     def record(self, quality: Mapping[str, float] | None = None) -> None:
         """Wait for the steps that are to be recorded, if there are any, and record them.
-
-        No record is written before the checkpoint of the steps before is, so that a kill costs no
-        more recorded steps than lie between two checkpoints.
 
         Args:
             quality: Metrics of the state after them; None if they were not measured.
@@ -495,7 +483,6 @@ class _Recorder:
             return
         step, record = self.taken.last, self.taken.means() | dict(quality or {})
         self.taken = None
-        self._background.wait()
         self._writer.record(step, record)
         for warning in self._watch(record):
             log.warning("step %d: %s", step, warning)
@@ -523,15 +510,8 @@ class _Evaluator:
     `test_split` or, without one, of the training data.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        recipe: Recipe,
-        source: Source,
-        key: jax.Array,
-        background: Background,
-    ):
-        self._folder, self._recipe, self._background = folder.samples, recipe, background
+    def __init__(self, folder: RunFolder, recipe: Recipe, source: Source, key: jax.Array):
+        self._folder, self._recipe = folder.samples, recipe
         self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
         self._data = read_some(source, QUALITY_IMAGES, recipe.seed)
         self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
@@ -549,8 +529,7 @@ class _Evaluator:
         labels, columns = grid_labels(self._recipe, state.spec)
         images = sample_state(self._recipe, state, self._grid_key, labels)
         if is_first():
-            path = self._folder / f"step_{step:08d}.png"
-            self._background.start(lambda: write_atomically(path, to_png(grid(images, columns))))
+            write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images, columns)))
         samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
         metrics = {ENERGY_DISTANCE: float(self._distance(samples, self._data.images))}
         if self._recipe.functions.evaluate is not None:

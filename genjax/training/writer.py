@@ -14,7 +14,6 @@ from genjax.console import console
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.records import TIMINGS, read_records, to_strict_json
-from genjax.training.background import Background
 
 log = logging.getLogger("genjax")
 
@@ -75,15 +74,14 @@ class Writer:
         self._bar.update(step - self._last_step)
         self._last_step, self._last_time = step, now
 
-    def report(self, background: Background) -> None:
+    def report(self) -> None:
         """Draw the curves if they are old, publish, and log the progress if there is no live bar.
 
-        Called after each save. The curves are drawn in the background.
+        Called after each save.
         """
         now = time.monotonic()
         if now - self._drawn > SECONDS_BETWEEN_CURVES:
-            records = list(self.records)
-            background.start(lambda: write_atomically(self.folder.curves, curves(records)))
+            self._draw()
             self._drawn = now
         self._events.flush()
         self.folder.publish()
@@ -125,7 +123,7 @@ class NullWriter:
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Ignore the record."""
 
-    def report(self, background: Background) -> None:
+    def report(self) -> None:
         """Report nothing."""
 
 

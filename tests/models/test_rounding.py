@@ -20,7 +20,6 @@ from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.models import FAMILIES, glow
 from genjax.run.sharding import as_array
 from genjax.types import Batch
-from tests.families import slow_but
 from tests.models.test_families import CONFIGS, SPEC, SPECS
 from tests.rounding import DROPPED, as_on_accelerator
 
@@ -128,7 +127,10 @@ def _gradients(state):
     return first or [np.sqrt(x) for x in second]
 
 
-@slow_but("gan", "vae")
+@pytest.mark.parametrize(
+    "name",
+    ["gan", "vae", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dcgan", "wgan", "glow"))],
+)
 def test_a_step_is_nearly_that_of_exact_products(name):
     family, spec, config = FAMILIES[name], SPECS.get(name, SPEC), CONFIGS[name]
     step = jax.jit(as_on_accelerator(functools.partial(family.step, config)))

@@ -20,7 +20,6 @@ from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.models import FAMILIES, glow
 from genjax.run.sharding import as_array
 from genjax.types import Batch
-from tests.families import each_family
 from tests.models.test_families import CONFIGS, SPEC, SPECS
 from tests.rounding import DROPPED, as_on_accelerator
 
@@ -114,7 +113,13 @@ def _distance(found, wanted):
 
 
 # Relative to gradients and metrics with exact products, after one step of each player.
-GRADIENTS = {"tf32": 0.06, "bf16": 0.2}
+GRADIENTS = {
+    "gan": {"tf32": 0.06, "bf16": 0.1},
+    "dcgan": {"tf32": 0.09, "bf16": 0.2},
+    "wgan": {"tf32": 0.08, "bf16": 0.25},
+    "vae": {"tf32": 0.005, "bf16": 0.04},
+    "glow": {"tf32": 0.0006, "bf16": 0.005},
+}
 METRICS = {"tf32": 0.01, "bf16": 0.05}
 
 
@@ -127,7 +132,10 @@ def _gradients(state):
     return first or [np.sqrt(x) for x in second]
 
 
-@each_family("gan", slow=("vae", "wgan_gp", "glow"))
+@pytest.mark.parametrize(
+    "name",
+    ["gan", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vae", "dcgan", "wgan", "glow"))],
+)
 def test_a_step_is_nearly_that_of_exact_products(name):
     family, spec, config = FAMILIES[name], SPECS.get(name, SPEC), CONFIGS[name]
     step = jax.jit(as_on_accelerator(functools.partial(family.step, config)))
@@ -145,7 +153,7 @@ def test_a_step_is_nearly_that_of_exact_products(name):
         exact, wanted = step(DROPPED["float32"], state, batch, key)
         for kind in KINDS:
             rounded, metrics = step(DROPPED[kind], state, batch, key)
-            assert 0 < _distance(_gradients(rounded), _gradients(exact)) < GRADIENTS[kind]
+            assert 0 < _distance(_gradients(rounded), _gradients(exact)) < GRADIENTS[name][kind]
             for metric, value in wanted.items():
                 np.testing.assert_allclose(
                     as_array(metrics[metric]),

@@ -216,7 +216,7 @@ def sample(
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
-    label: int | str | None = None,
+    label: str | int | None = None,
     styles: Path | None = None,
 ) -> np.ndarray:
     """Draw images from a trained run.
@@ -257,7 +257,7 @@ def open_samples(
     n: int | None,
     seed: int,
     checkpoint: Checkpoint,
-    label: int | str | None,
+    label: str | int | None,
     styles: Path | None,
     **how: float | None,
 ) -> Samples:

@@ -216,6 +216,7 @@ BOMBS = {
     "memo.pth": lambda path: _archive(path, FAR),
     "old_memo.pth": lambda path: path.write_bytes(_legacy(FAR)),
     "bytes.pth": lambda path: _archive(path, b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"."),
+    "bytearray.pth": lambda path: _archive(path, b"\x80\x05\x96" + struct.pack("<Q", 2**29) + b"."),
     "marks.pth": lambda path: _archive(path, b"(" * 10**6 + b"."),
     "name.pth": lambda path: _archive(path, b"\x80\x02})" + b"q\x00h\x00\x86" * 9 + b"K\x01s."),
     "key.pth": lambda path: _archive(path, b"\x80\x02}" + TWICE + b"K\x01s."),

@@ -70,6 +70,13 @@ def lay_out(
     top = _common_folder(names)
     inner = [name[len(top) :] for name in names]
     split_of, notes = _split_folders(inner)
+    if not split_of:  # perhaps they lie in one folder, and images beside that
+        nested = [name for name, rest in zip(names, inner, strict=True) if "/" in rest]
+        deeper = _common_folder(nested) if nested else top
+        below = [name.removeprefix(deeper) for name in names]
+        split_of, notes = _split_folders(below)
+        if split_of:
+            top, inner = deeper, below
     wanted = _in_split(inner, split_of, split, where)
     within = [name.partition("/")[2] if split_of else name for name in inner]
     bases = [*_ancestors(top), *(f"{top}{folder}/" for folder in split_of)]

@@ -70,9 +70,9 @@ def lay_out(
     top = _common_folder(names)
     inner = [name[len(top) :] for name in names]
     split_of, notes = _split_folders(inner)
-    if not split_of:  # perhaps they lie in one folder, and images beside that
-        nested = [name for name, rest in zip(names, inner, strict=True) if "/" in rest]
-        deeper = _common_folder(nested) if nested else top
+    nested = [name for name, rest in zip(names, inner, strict=True) if "/" in rest]
+    if not split_of and 0 < len(nested) < len(names):  # they may lie in one folder, beside images
+        deeper = _common_folder(nested)
         below = [name.removeprefix(deeper) for name in names]
         split_of, notes = _split_folders(below)
         if split_of:

@@ -252,13 +252,17 @@ import resource, sys
 from genjax.interop.files import read_arrays
 from genjax.types import UsageError
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    # Not `ru_maxrss`, which begins with that of the process that started this one.
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmHWM"].split()[0])
+before = peak()
 for path in sys.argv[1:]:
     try:
         print("read", {name: array.shape for name, array in read_arrays(path).items()})
     except UsageError as error:
         print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 

@@ -6,11 +6,11 @@ checkpoints and the command line know no family by name: they call these functio
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 # Every config is checked on construction; unknown fields and non-finite numbers are refused.
@@ -36,7 +36,7 @@ class ImageSpec:
         width: Columns in pixels.
         channels: 1 (gray) or 3 (RGB).
         classes: Number of classes; 0 when the data has no labels.
-        empty_classes: Those that are known to have no image.
+        empty_classes: Those that are known to have no image; never all of them.
     """
 
     height: Pixels
@@ -44,6 +44,13 @@ class ImageSpec:
     channels: Annotated[int, Field(gt=0, le=2**20)]
     classes: Classes = 0
     empty_classes: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_a_class(self) -> Self:
+        empty = self.empty_classes
+        if empty and not (0 <= min(empty) <= max(empty) < self.classes > len(empty)):
+            raise ValueError(f"empty_classes: should be some of {self.classes} classes, not all")
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from genjax.data.names import FORMATS
+from genjax.types import UsageError
 
 Fit = Literal["crop", "stretch", "pad"]
 T = TypeVar("T")
@@ -170,7 +171,7 @@ def to_8_bit(image: Image.Image, bit_depth: int = 16) -> Image.Image:
     composited over white; palettes, CMYK and the other 8-bit modes are converted.
 
     Raises:
-        ValueError: The image's mode has no fixed range (floating point, 32-bit), or values need
+        UsageError: The image's mode has no fixed range (floating point, 32-bit), or values need
             more bits than `bit_depth`.
     """
     image.load()
@@ -179,15 +180,14 @@ def to_8_bit(image: Image.Image, bit_depth: int = 16) -> Image.Image:
     if is_16_bit(image):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"32-bit pixels from {values.min()} to {values.max()}; wanted 16 bits")
-        if needed_bits(image) > bit_depth:
-            raise ValueError(
-                f"values up to {values.max()}, and those of {bit_depth} bits end at "
-                f"{2**bit_depth - 1}: give --bit-depth {needed_bits(image)}"
+            raise UsageError(f"32-bit pixels from {values.min()} to {values.max()}; wanted 16 bits")
+        if (bits := needed_bits(image)) > bit_depth:
+            raise UsageError(
+                f"values of {bits} bits, more than {bit_depth}: give --bit-depth {bits}"
             )
         return Image.fromarray((values >> (bit_depth - 8)).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range; save them as 8 or 16 bits")
+        raise UsageError("floating-point pixels have no fixed range; save them as 8 or 16 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         gray = image.mode in ("1", "L", "LA")

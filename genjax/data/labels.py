@@ -70,6 +70,13 @@ def lay_out(
     top = _common_folder(names)
     inner = [name[len(top) :] for name in names]
     split_of, notes = _split_folders(inner)
+    nested = [name for name, rest in zip(names, inner, strict=True) if "/" in rest]
+    if not split_of and 0 < len(nested) < len(names):  # they may lie in one folder, beside images
+        deeper = _common_folder(nested)
+        below = [name.removeprefix(deeper) for name in names]
+        split_of, notes = _split_folders(below)
+        if split_of:
+            top, inner = deeper, below
     wanted = _in_split(inner, split_of, split, where)
     within = [name.partition("/")[2] if split_of else name for name in inner]
     bases = [*_ancestors(top), *(f"{top}{folder}/" for folder in split_of)]

@@ -881,9 +881,10 @@ def _open_zip(path: epath.Path, options: DataOptions) -> Source:
         archive = zipfile.ZipFile(path.open("rb") if is_remote(path) else path)
     except Exception as error:  # of every class
         raise UsageError(f"{path} cannot be read as a zip archive: {cause_of(error)}") from error
-    # Of members of one name the last one counts, as for those who unpack it.
-    members = list({_member_name(m): m for m in archive.infolist()}.items())
-    members = [(name, m) for name, m in members if not name.endswith(("/", "\\"))]
+    named = ((_member_name(member), member) for member in archive.infolist())
+    # Of members that mean one file the last one counts, as for those who unpack it.
+    by_file = {canonical(name): (name, m) for name, m in named if not name.endswith(("/", "\\"))}
+    members = list(by_file.values())
     files = [File(name, m.file_size, f"{m.CRC:08x}") for name, m in members]
 
     def head(place: int) -> bytes:

@@ -21,7 +21,7 @@ from genjax.console import printable
 from genjax.data.paths import is_remote
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.records import read_lines, read_records
+from genjax.run.records import is_number, read_lines, read_records
 from genjax.run.states import abstract_state
 from genjax.types import UsageError
 
@@ -77,11 +77,16 @@ def compare(
         The table; printed, it has aligned columns.
 
     Raises:
-        UsageError: A folder has no run or no evaluation, or protocols differ; the message names the
-            difference.
+        UsageError: A folder has no run or no evaluation, protocols differ, which the message names,
+            or a file cannot be written there.
     """
     if not runs:
         raise UsageError("no runs: wanted the folders of one or more")
+    for name, path in (("csv", csv), ("html", html)):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{name} {path}: is a folder; wanted a file")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{name} {path}: no folder {path.parent}")
     folders = [RunFolder(run) for run in runs]
     columns = [_column(folder) for folder in folders]
     evaluations = [_latest_evaluation(folder) for folder in folders]
@@ -101,8 +106,11 @@ def compare(
         column |= _metric_texts(evaluation["metrics"])
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = {name: [column.get(name, "") for column in columns] for name in names}
-    rows = {name: texts for name, texts in rows.items() if any(texts)}
-    comparison = Comparison([folder.path.name for folder in folders], rows, protocols[0])
+    # They come from files, and a terminal may show the .csv and the page too.
+    rows = {
+        printable(name): list(map(printable, texts)) for name, texts in rows.items() if any(texts)
+    }
+    comparison = Comparison([printable(folder.path.name) for folder in folders], rows, protocols[0])
     if csv is not None:
         write_atomically(csv, to_csv(comparison).encode())
     if html is not None:
@@ -124,7 +132,7 @@ def _is_evaluation(values: dict[str, Any]) -> bool:
     if not isinstance(protocol, dict) or not isinstance(metrics, dict):
         return False
     numbers = [value for value in metrics.values() if value is not None]  # None is undefined
-    return all(type(value) in (int, float) for value in [values.get("step"), *numbers])
+    return all(map(is_number, [values.get("step"), *numbers]))
 
 
 def _column(folder: RunFolder) -> dict[str, str]:
@@ -161,7 +169,6 @@ def _metric_texts(metrics: dict[str, float | None]) -> dict[str, str]:
 def to_text(comparison: Comparison) -> str:
     """Format the table for a terminal, in aligned columns."""
     table = [["", *comparison.runs], *([name, *row] for name, row in comparison.rows.items())]
-    table = [[printable(text) for text in row] for row in table]  # they come from files
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -38,10 +38,10 @@ ExtractorKind = Literal["classifier", "inception"]
 def cache_folder() -> Path:
     """Return the folder for files that can be made again.
 
-    It is `$XDG_CACHE_HOME/genjax` or, if the variable is not set, `~/.cache/genjax`; if that cannot
+    It is `$XDG_CACHE_HOME/genjax` or, if the variable is empty, `~/.cache/genjax`; if that cannot
     be written, a new folder that is deleted when this process ends.
     """
-    return _writable(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    return _writable(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
 @functools.cache

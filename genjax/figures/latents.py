@@ -389,8 +389,8 @@ def class_direction(
 
 def manipulate(
     run: Run,
-    to: int | str,
-    source: Annotated[int | str | None, tyro.conf.arg(name="from")] = None,
+    to: str | int,
+    source: Annotated[str | int | None, tyro.conf.arg(name="from")] = None,
     n: Annotated[int | None, N] = None,
     steps: int = 9,
     extent: float = 1.5,

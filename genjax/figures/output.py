@@ -95,6 +95,9 @@ def save_single_images(batches: Iterable[Batch], output: Path, has_labels: bool)
                     write(labels[-1][0], to_png(to_picture(image)))
             write("dataset.json", json.dumps({"labels": labels if has_labels else None}).encode())
         part.replace(output)
+    except OSError as error:  # a full disk names no file, and nobody knows `part`
+        error.filename, error.filename2 = str(output), None
+        raise
     finally:
         part.unlink(missing_ok=True) if part.is_file() else shutil.rmtree(part, ignore_errors=True)
 

@@ -216,7 +216,7 @@ def sample(
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
-    label: int | str | None = None,
+    label: str | int | None = None,
     styles: Path | None = None,
 ) -> np.ndarray:
     """Draw images from a trained run.
@@ -257,7 +257,7 @@ def open_samples(
     n: int | None,
     seed: int,
     checkpoint: Checkpoint,
-    label: int | str | None,
+    label: str | int | None,
     styles: Path | None,
     **how: float | None,
 ) -> Samples:
@@ -304,8 +304,9 @@ def read_styles(path: Path, recipe: Recipe, state: State) -> jax.Array:
     latents = np.zeros((1, getattr(recipe.model, "latent_size", 0)), np.float32)
     shape = jax.eval_shape(style, state, latents, np.zeros(1, np.int32)).shape[1:]
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:  # numpy leaves one open that begins like a zip archive
+            values = np.load(file, allow_pickle=False)
+    except Exception as error:  # of many classes: no file, a damaged one, one of terabytes
         raise UsageError(f"styles {path}: cannot be read: {error}") from error
     wanted = f"wanted finite numbers [n, {', '.join(map(str, shape))}]"
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":

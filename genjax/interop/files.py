@@ -27,6 +27,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 OTHER_OBJECTS = (
     *(pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.OBJ, pickle.INST),
     *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+    *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER),  # the first is filled with zeros before it is read
 )
 DTYPES = {
     "FloatStorage": np.float32,

@@ -84,6 +84,9 @@ def write_atomically(path: Path | epath.Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:  # a full disk names no file, and nobody knows `part`
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -164,7 +167,8 @@ class Checkpoints:
         self._good: dict[int, dict[str, float]] = dict(run_on_first(self._check))
         aside = self.folder.parent / "damaged"
         if not self._good and (not writable or _holds_whole_ones(aside)):
-            raise UsageError(f"{folder} holds no good checkpoint (damaged ones are in {aside})")
+            where = f" (damaged ones are in {aside})" if aside.is_dir() else ""
+            raise UsageError(f"{folder} holds no good checkpoint{where}")
         if writable and is_first() and not is_remote(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())

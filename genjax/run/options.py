@@ -1,5 +1,6 @@
 """Annotations of parameters that say how they appear on the command line."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -31,22 +32,24 @@ def check_seed(seed: int) -> None:
         raise UsageError(f"seed = {seed}: should be from 0 to {SEEDS - 1}")
 
 
-def class_number(option: str, label: int | str, names: Sequence[str]) -> int:
+def class_number(option: str, label: str | int, names: Sequence[str]) -> int:
     """Return the number of the class that an option names, or else numbers.
 
     Args:
         option: Name of the option.
-        label: The name of a class, also one like "3"; otherwise its number.
+        label: The name of a class, also one like "3" or "003"; otherwise its number.
         names: The names of the classes, in the order of their numbers.
 
     Raises:
         UsageError: No class has that name or number.
     """
-    if str(label) in names:
-        return names.index(str(label))
-    if isinstance(label, str) or not 0 <= label < len(names):
+    text = str(label)
+    if text in names:
+        return names.index(text)
+    number = int(text) if re.fullmatch("[0-9]{1,9}", text) else len(names)
+    if number >= len(names):
         raise UsageError(
-            f"{option} = {printable(str(label))}: should be from 0 to {len(names) - 1}, or the "
+            f"{option} = {printable(text)}: should be from 0 to {len(names) - 1}, or the "
             f"name of a class: {some(names, MOST_NAMES)}"
         )
-    return label
+    return number

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from typing import Any
 
 from etils import epath
@@ -53,7 +54,12 @@ def read_records(folder: RunFolder, last_step: int | None = None) -> list[dict[s
     return [record for record in records if last_step is None or record["step"] <= last_step]
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 def _is_record(values: dict[str, Any]) -> bool:
-    numbers = all(type(value) in (int, float) for value in values.values())
+    numbers = all(map(is_number, values.values()))
     timings = [values.get(name, math.nan) for name in TIMINGS]
     return numbers and type(values.get("step")) is int and all(time >= 0 for time in timings)

@@ -112,7 +112,7 @@ def train(
             return _run(folder, config, source, stop)
         except (UsageError, Stopped):
             # Refused or stopped before the first step: leave no folder behind.
-            if is_first() and not folder.metrics.exists():
+            if is_first() and not read_records(folder):
                 folder.path.rmtree()
             raise
 

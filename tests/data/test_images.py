@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from genjax.data.images import to_8_bit, to_array
+from genjax.types import UsageError
 
 LANCZOS = Image.Resampling.LANCZOS
 
@@ -48,7 +49,7 @@ def test_exif_orientation_is_applied(tmp_path):
 
 
 def test_floating_point_pixels_are_refused():
-    with pytest.raises(ValueError, match="floating-point"):
+    with pytest.raises(UsageError, match="floating-point"):
         to_8_bit(Image.fromarray(np.zeros((2, 2), np.float32)))
 
 
@@ -68,7 +69,7 @@ def test_values_of_fewer_bits_fill_the_range():
     values = np.array([[0, 15, 16, 4095]], np.uint16)
     array = np.asarray(to_8_bit(Image.fromarray(values), bit_depth=12))
     np.testing.assert_array_equal(array, [[0, 0, 1, 255]])
-    with pytest.raises(ValueError, match=r"up to 4095, and those of 11 bits .* --bit-depth 12"):
+    with pytest.raises(UsageError, match=r"^values of 12 bits, more than 11: give --bit-depth 12$"):
         to_8_bit(Image.fromarray(values), bit_depth=11)
 
 

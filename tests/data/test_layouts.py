@@ -130,6 +130,15 @@ def test_of_members_of_one_name_the_last_counts(tmp_path):
     assert read_all(open_source(str(path), DataOptions()))[0].max() == 2
 
 
+def test_of_members_that_mean_one_file_the_last_counts(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for value, name in enumerate(("a/x.png", "./a/x.png", "a\\x.png", "/a//x.png"), start=1):
+            archive.writestr(name, _png(value))
+    images, _, _ = read_all(open_source(str(path), DataOptions()))
+    assert images.max(axis=(1, 2, 3)).tolist() == [4]
+
+
 def test_links_are_followed_once(tmp_path):
     root, other = tmp_path / "d", tmp_path / "other"
     _write(root, "a/1.png", "b/1.png")
@@ -198,6 +207,18 @@ def test_train_and_val_are_splits(tmp_path):
     assert len(open_source(data, DataOptions(split="train[:50%]"))) == 3
     with pytest.raises(UsageError, match="has no split 'test': wanted 'train' or 'val'"):
         open_source(data, DataOptions(split="test"))
+
+
+def test_splits_are_found_in_a_folder_that_has_images_beside_it(tmp_path):
+    data = _write(tmp_path, *(f"set/{s}/{k}/{s}.png" for s in ("train", "val") for k in "ab"))
+    _write(tmp_path, "preview.png")
+    source = open_source(data, DataOptions())
+    assert _classes(source) == {"a": ["set/train/a/train.png"], "b": ["set/train/b/train.png"]}
+    assert _note(source, "left out beside them").endswith(": 1 images in no folder")
+    assert len(open_source(data, DataOptions(split="val"))) == 2
+    labels = {"labels": [[f"{s}/{k}/{s}.png", k + k] for s in ("train", "val") for k in "ab"]}
+    (tmp_path / "set/dataset.json").write_text(json.dumps(labels))
+    assert list(open_source(data, DataOptions()).class_names) == ["aa", "bb"]
 
 
 def test_folders_that_are_called_like_one_split_are_classes(tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,10 @@ def test_unlike_protocols_are_refused_with_the_difference(runs, tmp_path):
         genjax.compare([tmp_path])
     with pytest.raises(genjax.UsageError, match="no runs"):
         genjax.compare([])
+    with pytest.raises(genjax.UsageError, match=r"csv .*no/x\.csv: no folder .*no$"):
+        genjax.compare(runs, csv=tmp_path / "no/x.csv")
+    with pytest.raises(genjax.UsageError, match=r"html \.: is a folder; wanted a file"):
+        genjax.compare(runs, html=Path())
 
 
 def _copy(run, folder, name):
@@ -128,7 +133,7 @@ def _change(run, **changes):
 def test_nothing_of_a_received_run_is_run_by_its_reader(runs, tmp_path, monkeypatch):
     """Names with tags, formulas and terminal codes; a figure that links to a secret."""
     monkeypatch.chdir(tmp_path)
-    names = ["=1+1", "@SUM(A1)", "+1", "-2+3", "<script>alert(1)<script>"]
+    names = ["=1+1", "@SUM(A1)", "+1", "-2+3", "<script>alert(1)<script>", "\x1b[2J"]
     evil = '"><script>alert(2)</script>\x1b[2J'
     received = [_copy(runs[0], tmp_path, name) for name in names]
     for run in received:
@@ -140,7 +145,8 @@ def test_nothing_of_a_received_run_is_run_by_its_reader(runs, tmp_path, monkeypa
     (received[1] / "figures/samples.png").write_bytes(b"no picture")
     comparison = genjax.compare(received)
     text = to_text(comparison)
-    assert "\x1b" not in text and "\\x1b" in text
+    assert "\x1b" not in text + to_csv(comparison) + to_html(comparison, received)
+    assert "\\x1b" in text
     cells = [cell for row in csv.reader(io.StringIO(to_csv(comparison))) for cell in row]
     assert {f"'{name}" for name in names[:4]} <= set(cells) | {"'+1"}
     assert not any(cell.startswith(("=", "@")) for cell in cells)
@@ -171,6 +177,7 @@ BROKEN = {
     "cut": lambda text: text[: len(text) // 2],
     "flipped": lambda text: text.replace(b"protocol", b"proto\xe3ol"),
     "no object": lambda text: b"[]\n",
+    "no float": lambda text: b'{"step": 1, "protocol": {}, "metrics": {"a": 1%0400d}}\n' % 0,
     "no number": lambda text: b'{"step": 1, "protocol": {}, "metrics": {"a": "b"}}\n',
 }
 

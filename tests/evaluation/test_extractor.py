@@ -78,6 +78,12 @@ def test_a_damaged_classifier_is_made_anew(trainings, kind, caplog):
     assert json.loads(path.with_suffix(".json").read_text())["accuracy"] == identity["accuracy"]
 
 
+def test_an_empty_variable_is_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache/genjax"
+
+
 def test_a_cache_that_cannot_be_written_falls_back_with_one_line(trainings, monkeypatch, caplog):
     for home in ("/dev/null", "/proc/none", "~no_such_user_here/cache"):
         monkeypatch.setenv("XDG_CACHE_HOME", home)

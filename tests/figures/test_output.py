@@ -1,3 +1,4 @@
+import errno
 import json
 import zipfile
 
@@ -39,13 +40,17 @@ def test_images_without_classes_have_null_for_labels(tmp_path):
 
 
 def test_images_that_are_cut_short_leave_nothing(tmp_path):
-    def interrupted():
+    def broken(error):
         yield _batches()[0]
-        raise KeyboardInterrupt
+        raise error
 
     for name in ("out", "out.zip"):
         with pytest.raises(KeyboardInterrupt):
-            save_single_images(interrupted(), tmp_path / name, has_labels=False)
+            save_single_images(broken(KeyboardInterrupt()), tmp_path / name, has_labels=False)
+        full = broken(OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(OSError, match="No space left") as error:
+            save_single_images(full, tmp_path / name, has_labels=False)
+        assert error.value.filename == str(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

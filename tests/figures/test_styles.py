@@ -35,6 +35,11 @@ RECIPE = Recipe(
 )
 
 
+# The beginning of a .npy that declares more than any memory holds.
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 9999999), }"
+TERABYTES = b"\x93NUMPY\x01\x00v\x00" + HEADER.ljust(117).encode() + b"\n"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "stylegan2"
@@ -161,6 +166,18 @@ def test_mistakes_are_refused_by_name(trained, tmp_path):
     )
     with pytest.raises(UsageError, match="no styles; wanted a run of stylegan, stylegan2"):
         genjax.mix(other)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04" + bytes(100), TERABYTES, TERABYTES[:9]],
+    ids=["empty", "zip", "terabytes", "cut"],
+)
+def test_a_file_without_styles_is_refused_by_its_name(trained, tmp_path, content):
+    path = tmp_path / "w.npy"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"styles .*w\.npy: cannot be read"):
+        genjax.sample(trained, styles=path)
 
 
 def test_styles_of_a_file_are_drawn_mixed_and_interpolated(trained, tmp_path):

@@ -216,6 +216,7 @@ BOMBS = {
     "memo.pth": lambda path: _archive(path, FAR),
     "old_memo.pth": lambda path: path.write_bytes(_legacy(FAR)),
     "bytes.pth": lambda path: _archive(path, b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"."),
+    "bytearray.pth": lambda path: _archive(path, b"\x80\x05\x96" + struct.pack("<Q", 2**29) + b"."),
     "marks.pth": lambda path: _archive(path, b"(" * 10**6 + b"."),
     "name.pth": lambda path: _archive(path, b"\x80\x02})" + b"q\x00h\x00\x86" * 9 + b"K\x01s."),
     "key.pth": lambda path: _archive(path, b"\x80\x02}" + TWICE + b"K\x01s."),
@@ -251,13 +252,17 @@ import resource, sys
 from genjax.interop.files import read_arrays
 from genjax.types import UsageError
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    # Not `ru_maxrss`, which begins with that of the process that started this one.
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmHWM"].split()[0])
+before = peak()
 for path in sys.argv[1:]:
     try:
         print("read", {name: array.shape for name, array in read_arrays(path).items()})
     except UsageError as error:
         print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 

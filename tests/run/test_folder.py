@@ -93,6 +93,7 @@ FIELDS = {
     "spec.width": (None, -1, 0, 10**9),
     "spec.channels": (None, -1, 0, 10**9),
     "spec.classes": (None, -1, 10**9),
+    "spec.empty_classes": (None, 3, [-1], [10**9], list(range(20))),
     "images": (None, -1, 0, "many"),
     "class_names": (None, 3, "abc", [1]),
     "more": (1,),

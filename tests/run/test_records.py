@@ -13,6 +13,8 @@ DAMAGED = {
     "no step": json.dumps({"d_loss": 1.0}).encode(),
     "step is a text": json.dumps(WHOLE | {"step": "5"}).encode(),
     "metric is a text": json.dumps(WHOLE | {"d_loss": "\x1b[2J"}).encode(),
+    "step is no float": json.dumps(WHOLE | {"step": 10**400}).encode(),
+    "metric is infinite": json.dumps(WHOLE | {"d_loss": float("inf")}).encode(),
     "rate is missing": json.dumps({k: v for k, v in WHOLE.items() if k != "seconds"}).encode(),
     "rate is negative": json.dumps(WHOLE | {"steps_per_second": -1}).encode(),
     "deep": b"[" * 10**5,

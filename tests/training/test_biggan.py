@@ -85,7 +85,7 @@ def test_a_class_has_a_name_and_a_number(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     config = RunFolder(tmp_path / "run").config
     values = json.loads(config.read_text())
-    values["class_names"] = ["cat", "2", "1", *"abcdefg"]
+    values["class_names"] = ["cat", "2", "1", "004", *"bcdefg"]
     config.write_text(json.dumps(values))
 
     def sampled(label):
@@ -94,15 +94,15 @@ def test_a_class_has_a_name_and_a_number(trained, tmp_path):
         assert cli(["sample", str(tmp_path / "run"), "--label", label, *arguments]) == 0
         return np.load(output)
 
-    for given, number in (("cat", 0), ("g", 9), ("9", 9), ("2", 1), ("1", 2)):
+    for given, number in (("cat", 0), ("g", 9), ("9", 9), ("2", 1), ("1", 2), ("004", 3), ("4", 4)):
         wanted = genjax.sample(trained, n=4, label=number, checkpoint=60)
         np.testing.assert_array_equal(sampled(given), wanted)
-    for wrong in ("dog", "10"):
+    for wrong in ("dog", "10", "-1"):
         with pytest.raises(genjax.UsageError) as error:
             sampled(wrong)
         assert str(error.value) == (
             f"label = {wrong}: should be from 0 to 9, or the name of a class: "
-            "cat, 2, 1, a, b, c, d, e, f, g"
+            "cat, 2, 1, 004, b, c, d, e, f, g"
         )
 
 

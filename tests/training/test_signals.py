@@ -59,7 +59,9 @@ def test_nohup_is_honoured():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("where", ["_open", "abstract_state", "initial_state", "Writer"])
+@pytest.mark.parametrize(
+    "where", ["_open", "abstract_state", "initial_state", "Writer", "call_length"]
+)
 def test_a_signal_before_the_first_step_stops_at_once_and_leaves_nothing(
     tmp_path, monkeypatch, where, stop_signal
 ):

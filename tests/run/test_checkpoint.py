@@ -330,7 +330,7 @@ def test_reading_moves_nothing(tmp_path):
     _truncate(_files(tmp_path / "checkpoints/00000002")[0])
     assert _open(tmp_path, writable=False).steps == [1]
     assert (tmp_path / "checkpoints/00000002").is_dir()
-    with pytest.raises(UsageError, match="no good checkpoint"):
+    with pytest.raises(UsageError, match=r"no good checkpoint$"):
         _open(tmp_path / "elsewhere", writable=False)
 
 

@@ -800,7 +800,7 @@ def _open(data: str, options: DataOptions) -> Source:
         source = _open_folder(path, of_split)
     else:
         hint = ""
-        if path.is_dir():
+        if kind != "folder" and path.is_dir():
             hint = f"; did you mean folder:{data}?"
         elif path.is_file():
             hint = "; of archives, only a .zip is read: unpack others into a folder"

@@ -168,7 +168,7 @@ def _run_file(path: Path) -> dict[str, Any]:
     """Run a recipe's file and return its names; raise its mistake, on one line, as `UsageError`."""
     try:
         return runpy.run_path(str(path))
-    except (UsageError, ValidationError):
+    except UsageError:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -176,7 +176,7 @@ def _run_file(path: Path) -> dict[str, Any]:
         if isinstance(error, SyntaxError) and error.filename == str(path):
             lines, error = [error.lineno], SyntaxError(error.msg)
         place = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise UsageError(f"{place}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{place}: {describe(error)}") from error
 
 
 def train_step(recipe: Recipe) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:

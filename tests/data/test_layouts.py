@@ -376,3 +376,9 @@ def test_a_path_that_is_no_data_says_what_was_meant(tmp_path, make, message):
     getattr(tmp_path / "x.tar", make)()
     with pytest.raises(UsageError, match=message):
         open_source(str(tmp_path / "x.tar"), DataOptions())
+
+
+def test_a_folder_without_a_path_is_not_taken_for_the_current_one():
+    with pytest.raises(UsageError, match="'folder:' is unknown") as error:
+        open_source("folder:", DataOptions())
+    assert "did you mean" not in str(error.value)

@@ -39,9 +39,10 @@ _LYING = (5, 6, 7, 8)
 
 
 def decode(data: bytes, use: Callable[[Image.Image], T]) -> T:
-    """Open an image file and use it, in spite of what viewers do not mind.
+    """Decode an image file and use it.
 
-    Metadata that cannot be read are left out, and a JPEG whose pixels are all there needs no end.
+    As in viewers, metadata that cannot be read are left out, and a JPEG whose pixels are all there
+    needs no end marker.
 
     Args:
         data: What the file holds.

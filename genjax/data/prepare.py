@@ -113,7 +113,7 @@ def _describe(data: str, options: DataOptions, sources: dict[str, Source], diges
 
 
 def _is_same(a: About, b: About) -> bool:
-    """Return whether two files are of the same images; data may have moved, and lack some."""
+    """Return whether two files are of the same images, from wherever and however many."""
 
     def identity(about: About) -> Any:
         return about.digest, about.options, about.spec, about.class_names, about.splits.keys()

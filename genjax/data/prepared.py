@@ -136,7 +136,7 @@ class PreparedFile:
 
 
 class PreparedWriter:
-    """A writer of such a file, which is none before `close`."""
+    """A writer of a prepared file, which can be read only after `close`."""
 
     def __init__(self, path: str | os.PathLike[str]):
         from array_record.python.array_record_module import ArrayRecordWriter

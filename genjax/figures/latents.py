@@ -297,7 +297,7 @@ def _style_paths(
     labels: np.ndarray | jax.Array,
     t: jax.Array,
 ) -> np.ndarray:
-    """Draw images on straight lines between styles: of the first half of `ends` to the second."""
+    """Draw paths from the style of `ends[i]` to that of `ends[n + i]`: uint8 [n, T, H, W, C]."""
     style, _ = style_functions(recipe)
     labels = jnp.tile(jnp.asarray(labels[: len(ends) // 2]), 2)
     start, end = jnp.split(style(state, ends, labels), 2)

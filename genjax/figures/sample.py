@@ -97,7 +97,7 @@ def grid_labels(recipe: Recipe, spec: ImageSpec) -> tuple[np.ndarray | int, int 
 
 
 def classes_with_images(spec: ImageSpec) -> np.ndarray:
-    """Return the classes of which the data have images, int32 [K]; those of class 0 without any."""
+    """Return the classes that have images, int32 [K]; [0] if the data have no classes."""
     found = np.setdiff1d(np.arange(max(1, spec.classes), dtype=np.int32), spec.empty_classes)
     return found.astype(np.int32)
 

@@ -129,7 +129,7 @@ def mirror(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def augmented(augment: AugmentName, key: jax.Array | None, images: jax.Array) -> jax.Array:
-    """Return what a discriminator sees of images: DiffAugment's or, with `none`, the images."""
+    """Apply DiffAugment to images [B, H, W, C]; return them unchanged with `none`."""
     if augment == "none":
         return images
     assert key is not None

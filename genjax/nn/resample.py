@@ -75,7 +75,7 @@ class Axis(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Both axes, and the rows of the filter, flipped for correlation with the image."""
+    """The resampling of rows and columns, and the filter's taps, flipped for correlation."""
 
     rows: Axis
     columns: Axis

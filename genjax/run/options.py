@@ -33,7 +33,7 @@ def check_seed(seed: int) -> None:
 
 
 def class_number(option: str, label: str | int, names: Sequence[str]) -> int:
-    """Return the number of the class that an option names, or else numbers.
+    """Return a class's number, given its name or its number.
 
     Args:
         option: Name of the option.

@@ -24,7 +24,7 @@ ADAPT_INTERVAL = 4
 
 @dataclass(frozen=True, config=CHECKED)
 class AugmentConfig(GradientConfig):
-    """How what a discriminator sees is augmented."""
+    """The config of the augmentation of what a discriminator sees."""
 
     augment: Literal["none", "ada", "fixed", "diff"] = "none"
     """Augmentation of what D sees, for few images: none, with an adaptive or a fixed probability,

@@ -184,7 +184,7 @@ def mean_by_parts(function: Callable[[Any], Any], batch: Any, config: GradientCo
 def batch_mean(
     function: Callable[[Any], Any], batch: Any, config: GradientConfig
 ) -> Callable[[Any], Any]:
-    """Return a function from what `function` gives for a part to its mean over the global batch.
+    """Return `mean(value)`: it replaces a part's `function` by its mean over the global batch.
 
     A loss that is computed in parts needs it, because it sees one of them only: `function` is then
     evaluated for all parts beforehand. Arguments are those of `mean_by_parts`.

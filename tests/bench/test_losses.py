@@ -24,7 +24,7 @@ def test_every_function_of_objectives_is_there():
 
 
 @pytest.mark.parametrize("name", losses.CASES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_each_is_called_with_what_it_takes(name, dtype):
     cases = losses.calls(name, 4, dtype)
     assert set(cases) == {"value", "gradient"}

@@ -65,7 +65,13 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("cut", "accuracy cut") else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in DAMAGE
+    ],
+)
 def test_a_damaged_classifier_is_made_anew(trainings, kind, caplog):
     identity = _create()
     (path,) = (cache_folder() / "classifiers").glob("*.msgpack")

@@ -120,8 +120,8 @@ def test_losses_and_the_orthogonal_gradient_are_the_references(vectors):
     ("changes", "spec"),
     [
         ({}, ImageSpec(28, 28, 1, 10)),
-        ({"shared_size": 0}, ImageSpec(16, 32, 1, 4)),
-        ({"conditional": False}, ImageSpec(16, 16, 1, 10)),
+        pytest.param({"shared_size": 0}, ImageSpec(16, 32, 1, 4), marks=pytest.mark.slow),
+        pytest.param({"conditional": False}, ImageSpec(16, 16, 1, 10), marks=pytest.mark.slow),
         ({"conditional": False, "hierarchical": False}, ImageSpec(16, 16, 3)),
         ({"deep": True}, ImageSpec(16, 16, 3, 5)),
     ],

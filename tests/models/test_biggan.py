@@ -244,6 +244,7 @@ def test_both_players_meet_at_augmented_images(monkeypatch):
     assert metrics["g_grad_norm"].value == 0
 
 
+@pytest.mark.slow
 def test_an_adapted_augmentation_follows_the_discriminator():
     config = dataclasses.replace(
         SMALL, discriminator_steps=1, augment="ada", augment_p=0.5, ada_images=1000

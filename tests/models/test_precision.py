@@ -62,7 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in FAM
     "glow": ("glow", {"dequantization": "variational", "remat": "blocks"}),
     "glow rebuilt": ("glow", {"permutation": "plain", "reversible": True, "conditional": True}),
 }
-FAST = ("gan", "vae", "stylegan2 without penalties")
+FAST = ("gan", "vae")
 
 
 def functions_of(stack: tuple[Any, ...]) -> list[str]:

@@ -117,6 +117,7 @@ def test_the_best_checkpoint_is_the_likeliest(trained, tmp_path):
     assert latest["step"] == 800
 
 
+@pytest.mark.slow
 def test_without_a_test_split_the_training_images_stand_in_and_the_protocol_says_so(tmp_path):
     recipe = Recipe(family="gan", model=GanConfig(), steps=1, log_interval=1, save_interval=1)
     genjax.train(recipe, tmp_path / "gan")

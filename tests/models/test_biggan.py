@@ -74,7 +74,11 @@ def test_biggan_deep_has_the_papers_parameters():
         pytest.param({}, ImageSpec(28, 28, 1, 10), marks=pytest.mark.slow),
         pytest.param({"deep": True}, ImageSpec(8, 16, 3, 4), marks=pytest.mark.exhaustive),
         pytest.param({"shared_size": 0}, SPEC, marks=pytest.mark.exhaustive),
-        ({"conditional": False, "hierarchical": False}, ImageSpec(8, 16, 3)),
+        pytest.param(
+            {"conditional": False, "hierarchical": False},
+            ImageSpec(8, 16, 3),
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"dtype": "bfloat16"}, SPEC, marks=pytest.mark.exhaustive),
     ],
     ids=str,

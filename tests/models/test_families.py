@@ -242,7 +242,7 @@ def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
 
 
 @pytest.mark.parametrize("parallel", get_args(Parallel))
-@each_family("gan", "vae", slow=("wgan_gp",))
+@each_family("gan", slow=("vae", "wgan_gp"))
 def test_eight_devices_give_the_numbers_of_one(name, parallel):
     family = FAMILIES[name]
     assert len(jax.devices()) == 8

@@ -8,7 +8,6 @@ gradient, at the sizes of images of 256 pixels.
 
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax.bench.results import Column, Row, table
+from genjax.bench.timing import alternating_times, sampler
 from genjax.nn import resample
 
 # Batch, size of the input, features; and up, down, zeros before and after.
@@ -23,43 +23,40 @@ SHAPES = ((16, 128, 128), (16, 32, 512))
 SMALL_SHAPES = ((2, 16, 4),)
 WAYS = {"same size": (1, 1, 2, 1), "twice the size": (2, 1, 2, 1), "half the size": (1, 2, 1, 1)}
 FORMS = {"slices": resample.as_slices, "convolution": resample.as_convolution}
-CALLS = 10
 
 
 def measure(rehearse: bool = False, rounds: int = 3) -> list[Row]:
-    """Time both forms for each shape, way and type; each row has `seconds` of each form."""
+    """Time both forms for each shape, way and type; each row has the seconds of each form."""
     rows = []
     for shape in SMALL_SHAPES if rehearse else SHAPES:
         batch, size, features = shape
         for dtype in ("float32", "bfloat16"):
             x = jax.random.normal(jax.random.key(0), (batch, size, size, features)).astype(dtype)
             for way, (up, down, before, after) in WAYS.items():
+                blurs = {
+                    name: _compiled(form, up, down, (before, after)) for name, form in FORMS.items()
+                }
+                calls = {name: sampler(functools.partial(f, x)) for name, f in blurs.items()}
+                times = alternating_times(calls, rounds)
                 row: Row = {"shape": shape, "dtype": dtype, "what": way}
-                for name, form in FORMS.items():
-                    blur = functools.partial(_blur, form, up, down, (before, after))
-                    row[name] = _seconds(jax.jit(blur), x, rounds)
-                rows.append(row)
+                rows.append(row | {name: statistics.median(times[name]) for name in FORMS})
     return rows
 
 
-def _blur(
-    form: Callable[..., jax.Array], up: int, down: int, padding: tuple[int, int], x: jax.Array
-) -> Any:
+def _compiled(
+    form: resample.Form, up: int, down: int, padding: tuple[int, int]
+) -> Callable[[jax.Array], Any]:
+    """Return the compiled gradient of a blur at its input."""
+
     def blur(x: jax.Array) -> jax.Array:
         return resample.upfirdn(x, resample.BINOMIAL, up, down, padding * 2, up**2, form)
 
-    y, gradient = jax.vjp(blur, x)
-    return gradient(jnp.sin(y))
+    @jax.jit
+    def gradient(x: jax.Array) -> Any:
+        y, pull_back = jax.vjp(blur, x)
+        return pull_back(jnp.sin(y))
 
-
-def _seconds(function: Callable[[jax.Array], Any], x: jax.Array, rounds: int) -> float:
-    jax.block_until_ready(function(x))
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        jax.block_until_ready([function(x) for _ in range(CALLS)])
-        times.append((time.perf_counter() - start) / CALLS)
-    return statistics.median(times)
+    return gradient
 
 
 COLUMNS: list[Column] = [

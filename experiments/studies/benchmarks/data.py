@@ -12,13 +12,14 @@ the JPEGs, and measures in a new process what it takes to open it and to know it
 
 import argparse
 import contextlib
+import functools
 import os
 import statistics
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from PIL import Image, ImageOps
 
 from genjax.bench.results import Column, table
+from genjax.bench.timing import alternating_times
 from genjax.data.batches import Streamed
 from genjax.data.prepare import prepare
 from genjax.data.sources import DataOptions, open_source
@@ -124,9 +126,11 @@ def load(folder: Path) -> Iterator[Callable[[], int]]:
     yield lambda: len(next(batches))
 
 
-def rate(source: contextlib.AbstractContextManager[Callable[[], int]], seconds: float) -> float:
+def rate(
+    open_images: Callable[[], contextlib.AbstractContextManager[Callable[[], int]]], seconds: float
+) -> float:
     """Return images a second, after a start of half the time."""
-    with source as take:
+    with open_images() as take:
         begin = time.perf_counter()
         while time.perf_counter() - begin < seconds / 2:
             take()
@@ -136,9 +140,9 @@ def rate(source: contextlib.AbstractContextManager[Callable[[], int]], seconds: 
         return count / (time.perf_counter() - start)
 
 
-def with_spread(value: float, values: Sequence[float]) -> str:
-    """Format a value with the least and the most that were measured."""
-    return f"{value:.2f} ({min(values):.2f} to {max(values):.2f})"
+def with_spread(values: list[float]) -> str:
+    """Format the median of values with the least and the most."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def compare(folder: Path, repeats: int, seconds: float) -> None:
@@ -147,25 +151,22 @@ def compare(folder: Path, repeats: int, seconds: float) -> None:
     for name, (width, height, count) in PHOTOS.items():
         photos = folder / name
         make_photos(photos, width, height, count)
-        data = {
-            "folder": f"folder:{photos}",
-            "zip": f"{photos}.zip",
-            "prepared": f"{photos}.array_record",
+        ways = {
+            "DataLoader": functools.partial(load, photos),
+            "folder": functools.partial(stream, f"folder:{photos}"),
+            "zip": functools.partial(stream, f"{photos}.zip"),
+            "prepared": functools.partial(stream, f"{photos}.array_record"),
         }
-        rates: dict[str, list[float]] = {"DataLoader": [], **{kind: [] for kind in data}}
-        for _ in range(repeats):
-            rates["DataLoader"].append(rate(load(photos), seconds))
-            for kind, where in data.items():
-                rates[kind].append(rate(stream(where), seconds))
+        calls = {kind: functools.partial(rate, way, seconds) for kind, way in ways.items()}
+        rates = alternating_times(calls, repeats)
         for kind, found in rates.items():
             ratios = [a / b for a, b in zip(found, rates["DataLoader"], strict=True)]
-            row = {"JPEGs": name, "from": kind, "rate": statistics.median(found)}
-            rows.append(row | {"ratio": statistics.median(ratios), "ratios": ratios})
+            rows.append({"JPEGs": name, "from": kind, "rates": found, "ratios": ratios})
     columns: list[Column] = [
         ("JPEGs", lambda row: row["JPEGs"]),
         ("from", lambda row: row["from"]),
-        ("images/s", lambda row: f"{row['rate']:,.0f}"),
-        ("of DataLoader", lambda row: with_spread(row["ratio"], row["ratios"])),
+        ("images/s", lambda row: f"{statistics.median(row['rates']):,.0f}"),
+        ("of DataLoader", lambda row: with_spread(row["ratios"])),
     ]
     print(table(rows, columns, markdown=True))
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genjax.data.sources import DataOptions
     from genjax.evaluation.compare import compare
     from genjax.evaluation.evaluate import evaluate
+    from genjax.evaluation.fidelity import fidelity
     from genjax.evaluation.tradeoff import tradeoff
     from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
     from genjax.figures.sample import sample
@@ -32,6 +33,7 @@ __all__ = [
     "UsageError",
     "compare",
     "evaluate",
+    "fidelity",
     "interpolate",
     "load_recipe",
     "manifold",
@@ -54,6 +56,7 @@ _MODULES = {
     "data.sources": ["DataOptions"],
     "evaluation.compare": ["compare"],
     "evaluation.evaluate": ["evaluate"],
+    "evaluation.fidelity": ["fidelity"],
     "evaluation.tradeoff": ["tradeoff"],
     "figures.latents": ["interpolate", "manifold", "manipulate", "reconstruct", "traverse"],
     "figures.sample": ["sample"],

@@ -9,6 +9,7 @@ from genjax.cli.command import Call, Command
 from genjax.evaluation import tradeoff
 from genjax.evaluation.compare import compare
 from genjax.evaluation.evaluate import evaluate
+from genjax.evaluation.fidelity import fidelity
 from genjax.figures.output import check_output
 from genjax.types import UsageError
 
@@ -29,6 +30,7 @@ def save_tradeoff(call: Call, output: Annotated[Path, Png] = Path("tradeoff.png"
 
 COMMANDS = {
     "evaluate": Command(evaluate),
+    "fidelity": Command(fidelity),
     "compare": Command(compare),
     "tradeoff": Command(tradeoff.tradeoff, save_tradeoff),
 }

@@ -222,7 +222,7 @@ def evaluate(
         metrics, figures = _fidelity(recipe, state, net, n, sampling, test, train, seed)
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = draws
-        metrics |= likelihood(recipe, state, test, seed, draws)
+        metrics |= likelihood(recipe, state, [test], seed, draws)
     figures |= _interpolations(recipe, state, test, seed)
     signs, seconds = _worst(health(recipe, state, test)), round(time.monotonic() - start, 1)
     result = dict(metrics=metrics, protocol=protocol, health=signs, step=step, seconds=seconds)

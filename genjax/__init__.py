@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genjax.data.prepare import prepare
     from genjax.data.sources import DataOptions
+    from genjax.evaluation.classify import classify
     from genjax.evaluation.compare import compare
+    from genjax.evaluation.encode import encode
     from genjax.evaluation.evaluate import evaluate
     from genjax.evaluation.fidelity import fidelity
+    from genjax.evaluation.score import score
     from genjax.evaluation.tradeoff import tradeoff
     from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
     from genjax.figures.sample import sample
@@ -31,7 +34,9 @@ __all__ = [
     "Recipe",
     "Result",
     "UsageError",
+    "classify",
     "compare",
+    "encode",
     "evaluate",
     "fidelity",
     "interpolate",
@@ -44,6 +49,7 @@ __all__ = [
     "reconstruct",
     "resume",
     "sample",
+    "score",
     "tradeoff",
     "train",
     "traverse",
@@ -54,9 +60,12 @@ __all__ = [
 _MODULES = {
     "data.prepare": ["prepare"],
     "data.sources": ["DataOptions"],
+    "evaluation.classify": ["classify"],
     "evaluation.compare": ["compare"],
+    "evaluation.encode": ["encode"],
     "evaluation.evaluate": ["evaluate"],
     "evaluation.fidelity": ["fidelity"],
+    "evaluation.score": ["score"],
     "evaluation.tradeoff": ["tradeoff"],
     "figures.latents": ["interpolate", "manifold", "manipulate", "reconstruct", "traverse"],
     "figures.sample": ["sample"],

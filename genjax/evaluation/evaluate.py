@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -33,9 +33,9 @@ from genjax.evaluation.features import (
     data_features,
     measure,
     over_processes,
-    read_readable,
     without_border,
 )
+from genjax.evaluation.images import read_readable
 from genjax.evaluation.likelihood import health, likelihood
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import paths
@@ -86,14 +86,16 @@ class Sides(NamedTuple):
     train: DataFeatures
 
 
-def _protocol(recipe: Recipe, seed: int) -> dict[str, Any]:
-    """Return the part of the protocol that does not depend on the images."""
+def _protocol(recipe: Recipe, spec: ImageSpec, seed: int) -> dict[str, Any]:
+    """Return the part of the protocol that does not depend on what is measured."""
     options = recipe.data_options
+    border = 2 * options.border
     names = ("likelihood", "binarization", "bits", "dequantization")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
     return {
         "data": recipe.data,
         "split": options.for_test.split,
+        "shape": (spec.height - border, spec.width - border, spec.channels),
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": model | ({"border": options.border} if options.border else {}),
@@ -184,35 +186,48 @@ def measure_samples(
 def _fidelity(
     recipe: Recipe,
     state: State,
-    net: FeatureNet,
-    sides: Sides,
-    labels: np.ndarray | int,
-    sampling: SampleOptions,
-    per_class: bool,
+    how: tuple[FeatureNet, dict[str, Any], SampleOptions],
+    n: int | None,
+    shares: ClassShares,
+    class_names: Sequence[str],
     seed: int,
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
-    """Compare samples with real images; return metrics, those of classes, and figures."""
-    options, key = recipe.data_options, jax.random.key(seed)
+    """Compare samples with real images.
+
+    Args:
+        recipe: The recipe of the run.
+        state: The state.
+        how: The feature net, its identity, and how samples are drawn.
+        n: The number of images on each side; see `compared_size`.
+        shares: The shares of classes.
+        class_names: The classes, if each is to be compared alone too; otherwise empty.
+        seed: Seed of all draws.
+
+    Returns:
+        `metrics`, `classes`, and what the `protocol` says of them; and figures.
+    """
+    net, identity, sampling = how
+    sides = real_sides(recipe, state.spec, net, identity, n, seed)
+    size = len(sides.real)
+    labels = sample_labels(recipe, state.spec, shares, sides.train.images, size, seed)
     # The second is the key of the likelihoods.
-    sample_key, _, path_key = jax.random.split(key, 3)
-    log.info("%s samples", f"{len(sides.real):,}")
+    sample_key, _, path_key = jax.random.split(jax.random.key(seed), 3)
+    log.info("%s samples", f"{size:,}")
     fake = measure_samples(recipe, state, net, sample_key, labels, sampling)
     metrics: Metrics = distances(fake, sides.real, sides.others, seed)
     if sides.others is None:
-        log.warning("no floors: there are no %s other images", f"{len(sides.real):,}")
+        log.warning("no floors: there are no %s other images", f"{size:,}")
 
     def draw(indices: Sequence[int] | np.ndarray) -> np.ndarray:
         chunks = sorted({int(i) // CHUNK for i in indices})
         batches = sample_batches(recipe, state, sample_key, labels, sampling, chunks)
         drawn = dict(zip(chunks, (batch.images for batch in batches), strict=True))
         images = np.stack([drawn[int(i) // CHUNK][int(i) % CHUNK] for i in indices])
-        return without_border(images, options)
+        return without_border(images, recipe.data_options)
 
-    figures = {"samples": grid(draw(range(min(len(fake), FIGURE_SAMPLES))))}
-    if options.test_split is None:
-        log.warning(
-            "no memorization, and no neighbours: no test_split says what was not trained on"
-        )
+    figures = {"samples": grid(draw(range(min(size, FIGURE_SAMPLES))))}
+    if recipe.data_options.test_split is None:
+        log.warning("no memorization, no neighbours: without test_split all images are trained on")
     else:
         ratio, copies = memorization(fake, sides.real, sides.train.images)
         metrics |= ratio
@@ -220,12 +235,15 @@ def _fidelity(
         rows = np.concatenate([draw(copies.suspects)[:, None], near], axis=1)
         figures["neighbours"] = grid(rows)
     if recipe.functions.style is not None:
-        crop = functools.partial(without_border, options=options)
-        pairs = min(len(fake), MAX_PATH_PAIRS)
+        crop = functools.partial(without_border, options=recipe.data_options)
+        pairs = min(size, MAX_PATH_PAIRS)
         metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
-    found: dict[str, Any] = {"metrics": metrics}
-    if per_class:
-        found["classes"] = class_distances(fake, sides.real, state.spec.classes, seed)
+    protocol = {"extractor": identity, "samples": size} | sides.test.content._asdict()
+    protocol |= {"labels": shares} if is_conditional(recipe, state.spec) else {}
+    found: dict[str, Any] = {"metrics": metrics, "protocol": protocol}
+    if class_names:
+        numbers = class_distances(fake, sides.real, len(class_names), seed)
+        found["classes"] = {str(class_names[i]): each for i, each in numbers.items()}
     return found, figures
 
 
@@ -237,6 +255,14 @@ def _neighbours(recipe: Recipe, spec: ImageSpec, train: DataFeatures, copies: Co
     images = np.stack([black if isinstance(each, BrokenImage) else each[0] for each in read])
     images = without_border(images, recipe.data_options)
     return images.reshape(*copies.neighbours.shape, *images.shape[1:])
+
+
+def _check_classes(recipe: Recipe, spec: ImageSpec, labels: ClassShares, per_class: bool) -> None:
+    """Raise a `UsageError` if the classes of samples cannot be chosen so."""
+    check_choice("labels", labels, ClassShares)
+    if not is_conditional(recipe, spec) and (per_class or labels != "data"):
+        option = "per_class" if per_class else f"labels = {labels}"
+        raise UsageError(f"{option}: is of conditional models, and this is none")
 
 
 def _checked_draws(recipe: Recipe, draws: int | None) -> int:
@@ -251,19 +277,28 @@ def _checked_draws(recipe: Recipe, draws: int | None) -> int:
     return draws
 
 
-def _default_extractor(recipe: Recipe, spec: ImageSpec, images: int) -> ExtractorKind | None:
-    """Return the feature net if none is asked for, or None to measure the likelihood alone."""
+def _checked_extractor(
+    extractor: ExtractorKind | None, recipe: Recipe, spec: ImageSpec, n: int | None, images: int
+) -> ExtractorKind | None:
+    """Return the feature net to compare `n` samples with, or None for the likelihood alone.
+
+    Raises:
+        UsageError: There is no such net, or there are too few images.
+    """
     has_likelihood = recipe.functions.evaluate is not None
-    if spec.classes > 1 and (images >= MIN_IMAGES or not has_likelihood):
-        return "classifier"
-    if not has_likelihood:
+    if extractor is None and spec.classes > 1:
+        if images < MIN_IMAGES and has_likelihood:
+            log.warning("%d test images: too few to compare samples with", images)
+            return None
+        extractor = "classifier"
+    if extractor is not None:
+        compared_size(recipe, n, images)
+    elif not has_likelihood:
         raise UsageError(
             f"family {recipe.family!r} has no likelihood, and {recipe.data} no classes to train a "
             "feature net for: wanted --extractor inception"
         )
-    if spec.classes > 1:
-        log.warning("%d test images: too few to compare samples with", images)
-    return None
+    return extractor
 
 
 def feature_net(
@@ -291,22 +326,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the quality of samples, and the likelihood of images of the run's `test_split`.
 
-    Without a `test_split` the training images take its place; the protocol says so. Images and
-    samples stream over all devices of all processes that call this.
+    Without a `test_split` the training images take its place. All devices of all processes that
+    call this work. `evaluations.jsonl` gets a line, and the `figures` are drawn anew.
 
     Args:
-        run: The run folder, whose `evaluations.jsonl` gets a line, and whose `figures` are drawn
-            anew: samples, paths, and samples beside their nearest training images.
-        n: Number of samples, and of the test images that they are compared with, chosen by the
-            seed. None: as many as there are test images, at most 50,000; without a test split, half
-            of the training images.
-        importance_samples: Draws for the likelihood of each image: of the latents or, for a flow,
-            of the noise within gray levels. None: as many as the family's papers take.
+        run: The run folder.
+        n: Number of samples, and of test images to compare them with. None: all up to 50,000;
+            without a test split, half of the training images.
+        importance_samples: Draws of latents or, for a flow, of noise within gray levels, for the
+            likelihood of each image. None: as many as the family's papers take.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
-        temperature: Temperature of the samples; see `genjax sample`.
-        truncation: Truncation of the samples; see `genjax sample`.
-        truncation_cutoff: Number of truncated layers; see `genjax sample`.
+        temperature: That of the samples; see `genjax sample`.
+        truncation: Likewise.
+        truncation_cutoff: Likewise.
         labels: Classes of the samples of a conditional model: as often as in the training data, or
             each as often as the others.
         per_class: Whether each class is compared alone too, for conditional models.
@@ -323,67 +356,59 @@ def evaluate(
         `perceptual_path_length`. For a family with a likelihood `nll`, in nats an image, and
         `bits_per_dim`, of whole images, each with its standard error as `..._error`; if `nll` is a
         bound, also `elbo` and `active_units`.
-        `classes`: with `per_class`, for each class's name the metrics of it alone, and the number
-        of images on each side.
+        `classes`: with `per_class`, metrics of each class alone; see `class_distances`.
         `protocol`: how they were measured; compare only evaluations of the same protocol.
-        `health`: signs of numerical trouble, the largest values of each.
-        `step` and `seconds`: the step of the checkpoint, and the time taken.
+        `health`: the largest values of signs of numerical trouble; `step` and `seconds`.
 
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
     check_seed(seed)
-    folder = RunFolder(run)
-    config = folder.read_config()
+    config = RunFolder(run).read_config()
     recipe, spec = config.recipe, config.spec
     draws = _checked_draws(recipe, importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
-    conditional = is_conditional(recipe, spec)
-    check_choice("labels", labels, ClassShares)
-    if not conditional and (per_class or labels != "data"):
-        option = "per_class" if per_class else f"labels = {labels}"
-        raise UsageError(f"{option}: is of conditional models, and this is none")
+    _check_classes(recipe, spec, labels, per_class)
     weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint, data)
     test = open_as_trained(recipe, recipe.data_options.for_test, spec)
-    extractor = extractor or _default_extractor(recipe, spec, len(test))
-    if extractor is not None:
-        compared_size(recipe, n, len(test))  # before any work
-    start, protocol = time.monotonic(), _protocol(recipe, seed)
-    split = recipe.data_options.for_test.split
+    extractor = _checked_extractor(extractor, recipe, spec, n, len(test))
+    start, split = time.monotonic(), recipe.data_options.for_test.split
     log.info("%s images of %s, step %d of %s", f"{len(test):,}", split, step, run)
-    result: dict[str, Any] = {"metrics": {}}
+    result: dict[str, Any] = {"metrics": {}, "protocol": _protocol(recipe, spec, seed)}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
-        net, identity = feature_net(recipe, extractor, weights)
-        sides = real_sides(recipe, spec, net, identity, n, seed)
-        size = len(sides.real)
-        protocol |= {"extractor": identity, "samples": size, **how}
-        protocol |= {"labels": labels} if conditional else {}
-        about = len(sides.test.images), sides.test.content
-        drawn = sample_labels(recipe, spec, labels, sides.train.images, size, seed)
-        result, figures = _fidelity(recipe, state, net, sides, drawn, sampling, per_class, seed)
-        if per_class:
-            names = map(str, test.class_names)
-            result["classes"] = {
-                name: result["classes"][i] for i, name in enumerate(names) if i in result["classes"]
-            }
+        drawing = *feature_net(recipe, extractor, weights), sampling
+        names = test.class_names if per_class else ()
+        found, figures = _fidelity(recipe, state, drawing, n, labels, names, seed)
+        result |= found | {"protocol": result["protocol"] | found["protocol"] | how}
     if recipe.functions.evaluate is not None:
-        protocol["importance_samples"] = draws
-        batch, about = _all_images(recipe, test)
-        result["metrics"] |= likelihood(recipe, state, batch, seed, draws)
-    height, width, channels = spec.shape
-    border = 2 * recipe.data_options.border
-    shape = height - border, width - border, channels
-    protocol |= {"images": about[0], "content": about[1], "shape": shape}
-    first = next(read_readable(test, slice(0, FIRST_IMAGES)))[0]
-    figures |= _interpolations(recipe, state, first, seed)
-    signs, seconds = _worst(health(recipe, state, first)), round(time.monotonic() - start, 1)
-    result |= dict(protocol=protocol, health=signs, step=step, seconds=seconds)
+        _add_likelihood(result, recipe, state, test, seed, draws)
+    figures |= _look_at_first(result, recipe, state, test, seed)
+    result |= {"step": step, "seconds": round(time.monotonic() - start, 1)}
     if is_first():
-        _record(folder, result, figures)
+        _record(RunFolder(run), result, figures)
     return result
+
+
+def _look_at_first(
+    result: dict[str, Any], recipe: Recipe, state: State, test: Source, seed: int
+) -> dict[str, Image.Image]:
+    """Add signs of health, measured at the first test images; return paths between some of them."""
+    first = next(read_readable(test, slice(0, FIRST_IMAGES)))[0]
+    result["health"] = _worst(health(recipe, state, first))
+    return _interpolations(recipe, state, first, seed)
+
+
+def _add_likelihood(
+    result: dict[str, Any], recipe: Recipe, state: State, test: Source, seed: int, draws: int
+) -> None:
+    """Add the likelihood of the test images to metrics and protocol."""
+    content, own = Content(), share(len(test))
+    batches = _read(recipe, test, own, content)
+    result["metrics"] |= likelihood(recipe, state, batches, seed, draws, own.start)
+    result["protocol"] |= content.gather()._asdict() | {"importance_samples": draws}
 
 
 def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> dict[str, Image.Image]:
@@ -436,13 +461,8 @@ def open_as_trained(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> So
     return source
 
 
-def _all_images(recipe: Recipe, source: Source) -> tuple[Batch, tuple[int, str]]:
-    content, found = Content(), []
-    for batch, _ in read_readable(source):
+def _read(recipe: Recipe, source: Source, part: slice, content: Content) -> Iterator[Batch]:
+    """Read a part of a source, and add the images to its content."""
+    for batch, _ in read_readable(source, part):
         content.add(Batch(without_border(batch.images, recipe.data_options), batch.labels))
-        found.append(batch)
-    if not found:
-        split = recipe.data_options.for_test.split
-        raise UsageError(f"{split} of {recipe.data}: not one image can be read")
-    images, labels = map(np.concatenate, zip(*found, strict=True))
-    return Batch(images, labels), (len(images), content.gather())
+        yield batch

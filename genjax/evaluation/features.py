@@ -20,12 +20,12 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from genjax.data.batches import READ_BLOCK, READ_BYTES, exchange, read_blocks, share
-from genjax.data.broken import BrokenImage
+from genjax.data.batches import READ_BLOCK, READ_BYTES, exchange, share
 from genjax.data.digest import digest_of, fingerprint
 from genjax.data.processes import all_gather, is_first
 from genjax.data.sources import DataOptions, Source
 from genjax.evaluation.extractor import cache_folder
+from genjax.evaluation.images import read_readable, regroup
 from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments
 from genjax.metrics.sharpness import sharpness
@@ -90,7 +90,7 @@ def measure(
     """
     table, labels = np.empty((0, 0), np.float32), np.empty(count, np.int32)
     sharp, size, rows = np.empty(count), 0, 0
-    for images, some in _regroup(batches):
+    for images, some in in_blocks(batches):
         # Every call has the same size, so that one compiled program is enough.
         padding = [(0, max(0, size - len(images))), *[(0, 0)] * (images.ndim - 1)]
         features, logits = net(np.pad(images, padding))
@@ -106,22 +106,12 @@ def measure(
     return FeatureSet(table[:rows, :width], table[:rows, width:], labels[:rows], sharp[:rows])
 
 
-def _regroup(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Join and cut batches to one size; the last may be smaller."""
-    images, labels = [], []
-    held, size = 0, 0
-    for batch in batches:
-        size = size or block_size(batch.images.shape[1:])
-        images.append(np.asarray(batch.images))
-        labels.append(np.asarray(batch.labels))
-        held += len(batch.images)
-        while held >= size:
-            joined = Batch(np.concatenate(images), np.concatenate(labels))
-            yield Batch(*(array[:size] for array in joined))
-            images, labels = ([np.asarray(array[size:])] for array in joined)
-            held -= size
-    if held:
-        yield Batch(np.concatenate(images), np.concatenate(labels))
+def in_blocks(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Join and cut batches to the number of images that are held at once."""
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is not None:
+        yield from regroup(itertools.chain([first], batches), block_size(first.images.shape[1:]))
 
 
 def block_size(shape: tuple[int, ...]) -> int:
@@ -137,22 +127,29 @@ def over_processes(own: FeatureSet) -> FeatureSet:
     return FeatureSet(*(exchange(np.asarray(array), counts) for array in own))
 
 
+class About(NamedTuple):
+    """What a protocol says of images: their number, and a fingerprint of pixels and labels."""
+
+    images: int
+    content: str
+
+
 class DataFeatures(NamedTuple):
     """What is known of the images of a source that can be read.
 
     Attributes:
         images: Their features, logits, labels and sharpness.
         indices: Their indices in the source, int64 [N].
-        content: A fingerprint of their pixels and labels.
+        content: Their number, and a fingerprint of their pixels and labels.
     """
 
     images: FeatureSet
     indices: np.ndarray
-    content: str
+    content: About
 
 
 class Content:
-    """A fingerprint of images and labels that is the same however they are read."""
+    """What is known of images while they are read; the same in whatever parts that happens."""
 
     def __init__(self) -> None:
         self._digests: list[bytes] = []
@@ -163,25 +160,11 @@ class Content:
             parts = np.ascontiguousarray(image).data, np.asarray(label, np.int32).data
             self._digests.append(bytes.fromhex(fingerprint(parts)))
 
-    def gather(self) -> str:
-        """Return the fingerprint of the images of all processes."""
+    def gather(self) -> About:
+        """Return what is known of the images of all processes."""
         own = np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 8)
-        return fingerprint([exchange(own, all_gather(np.array(len(own)))).data])
-
-
-def read_readable(source: Source, part: slice = slice(None)) -> Iterator[tuple[Batch, list[int]]]:
-    """Read the images of a part of a source that can be read, and their indices; warn of others."""
-    indices = iter(range(len(source))[part])
-    for block in read_blocks(source, part):
-        found = []
-        for example, index in zip(block, itertools.islice(indices, len(block)), strict=True):
-            if isinstance(example, BrokenImage):
-                log.warning("left out a broken image: %s", example)
-            else:
-                found.append((*example, index))
-        if found:
-            images, labels, some = zip(*found, strict=True)
-            yield Batch(np.stack(images), np.asarray(labels, np.int32)), list(some)
+        found = exchange(own, all_gather(np.array(len(own))))
+        return About(len(found), fingerprint([found.data]))
 
 
 def data_features(
@@ -252,7 +235,7 @@ def _keep(path: Path, found: DataFeatures) -> None:
         table.flush()
         os.replace(Path(folder) / path.name, path)
     rest = {"width": images.features.shape[1], "labels": images.labels, "indices": found.indices}
-    about = rest | {"sharpness": images.sharpness, "content": found.content}
+    about = rest | {"sharpness": images.sharpness, "content": found.content.content}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, sha256=_sha256(path), **about)
     write_atomically(path.with_suffix(".npz"), buffer.getvalue())
@@ -269,7 +252,8 @@ def _read_kept(path: Path) -> DataFeatures | None:
             table, width = np.load(path, mmap_mode="r"), int(about["width"])
             rest = about["labels"], about["sharpness"]
             images = FeatureSet(table[:, :width], table[:, width:], *rest)
-            return DataFeatures(images, about["indices"], str(about["content"]))
+            content = About(len(images), str(about["content"]))
+            return DataFeatures(images, about["indices"], content)
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
         pass
     log.warning("%s is damaged: it is made anew", path)

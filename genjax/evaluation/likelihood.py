@@ -2,55 +2,71 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from genjax.console import console
-from genjax.figures.latents import CHUNK, encoder, split_into_chunks
+from genjax.data.batches import exchange
+from genjax.data.processes import all_gather
+from genjax.evaluation.images import OfImages, over_images
+from genjax.figures.latents import split_into_chunks
+from genjax.models import FAMILIES
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.recipe import Recipe
-from genjax.steps.diagnostics import active_units
-from genjax.types import Batch, Likelihood, State
+from genjax.steps.diagnostics import ACTIVE_VARIANCE
+from genjax.types import Batch, Likelihood, State, UsageError
+
+
+def importance_samples_of(recipe: Recipe, draws: int | None, default: int | None = None) -> int:
+    """Return the number of importance samples of each image, by default the family's.
+
+    Raises:
+        UsageError: The family has no likelihood, or the number is impossible.
+    """
+    if recipe.functions.evaluate is None:
+        having = [name for name, each in FAMILIES.items() if each.evaluate is not None]
+        raise UsageError(
+            f"family {recipe.family!r} has no likelihood; wanted a run of {', '.join(having)}"
+        )
+    if draws is None:
+        return default or recipe.functions.importance_samples
+    if not 1 <= draws < 2**31:
+        raise UsageError(f"importance_samples = {draws}: should be from 1 to {2**31 - 1}")
+    return draws
 
 
 @functools.lru_cache(maxsize=8)
-def _evaluator(recipe: Recipe, samples: int | None) -> Callable[..., Likelihood]:
+def _evaluator(recipe: Recipe, samples: int | None) -> OfImages:
     assert recipe.functions.evaluate is not None
-    evaluate = functools.partial(recipe.functions.evaluate, recipe.model)
-    return jax.jit(lambda state, batch, key: evaluate(state, batch, key, samples))
+    return over_images(functools.partial(recipe.functions.evaluate, recipe.model, samples=samples))
 
 
 def likelihoods(
-    recipe: Recipe, state: State, batch: Batch, key: jax.Array, samples: int | None = None
+    recipe: Recipe,
+    state: State,
+    batches: Iterable[Batch],
+    key: jax.Array,
+    samples: int | None = None,
 ) -> Likelihood:
-    """Compute the likelihood of images under a state, in nats, a chunk at a time.
+    """Compute the likelihood of images under a state, in nats.
 
     Args:
         recipe: The recipe of the state, of a family that has an `evaluate`.
         state: The state.
-        batch: Images uint8 [N, H, W, C] and labels [N].
-        key: Key of all draws.
+        batches: Images uint8 [B, H, W, C] and labels [B] in batches of any sizes, at least one; a
+            few are held at a time.
+        key: Key of all draws. Those of an image depend on its index among all images alone.
         samples: Importance samples for each image; None for as many as training takes.
 
     Returns:
         The likelihood, as NumPy arrays [N].
     """
-    evaluator = _evaluator(recipe, samples)
-    quiet = not samples or not console.isatty()
-    parts = []
-    chunks = tqdm(
-        split_into_chunks(batch),
-        desc="evaluating",
-        unit=f"x{CHUNK} images",
-        file=console,
-        disable=quiet,
-    )
-    for i, some in enumerate(chunks):
-        parts.append(jax.device_get(evaluator(state, some, jax.random.fold_in(key, i * CHUNK))))
+    return _joined(_evaluator(recipe, samples)(state, batches, key))
+
+
+def _joined(parts: Iterable[Likelihood]) -> Likelihood:
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
@@ -70,23 +86,76 @@ def health(recipe: Recipe, state: State, batch: Batch) -> dict[str, np.ndarray]:
     return jax.device_get(_health(recipe)(state, split_into_chunks(batch)[0]))
 
 
+@functools.lru_cache(maxsize=8)
+def _measurer(recipe: Recipe, samples: int) -> OfImages:
+    """Compile `evaluate` and, where its likelihood is a bound, `encode`."""
+    evaluate, encode = recipe.functions.evaluate, recipe.functions.encode
+    assert evaluate is not None
+
+    def measure(state: State, batch: Batch, key: jax.Array) -> tuple[Likelihood, Any]:
+        found = evaluate(recipe.model, state, batch, key, samples)
+        is_coded = found.elbo is not None and encode is not None
+        return found, encode(recipe.model, state, batch, key) if is_coded else None
+
+    return over_images(measure)
+
+
 def likelihood(
-    recipe: Recipe, state: State, batch: Batch, seed: int, samples: int
+    recipe: Recipe,
+    state: State,
+    batches: Iterable[Batch],
+    seed: int,
+    samples: int,
+    first: int = 0,
 ) -> dict[str, float]:
-    """Return the metrics of likelihoods, means over images with standard errors; see `evaluate`."""
+    """Return the metrics of likelihoods, means over images with standard errors; see `evaluate`.
+
+    All processes of a run call this together, each with its share of the images, of which the first
+    has the index `first` among all.
+    """
     key = jax.random.split(jax.random.key(seed))[1]
+    parts, units = [], _ActiveUnits()
+    for found, latents in _measurer(recipe, samples)(state, batches, key, first):
+        parts.append(found)
+        if latents is not None:
+            units.add(latents)
+    own = _joined(parts)
+    counts = all_gather(np.array(len(own.nll)))
     metrics: dict[str, float] = {}
-    for name, values in likelihoods(recipe, state, batch, key, samples)._asdict().items():
+    for name, values in jax.tree.map(lambda x: exchange(x, counts), own)._asdict().items():
         if values is not None:
             metrics[name] = float(np.mean(values, dtype=np.float64))
             error = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
             # One image says nothing about the spread of others.
             metrics[f"{name}_error"] = error if len(values) > 1 else math.nan
-    dimensions = math.prod(batch.images.shape[1:])
+    dimensions = math.prod(state.spec.shape)
     for name in ("", "_error"):
         metrics[f"bits_per_dim{name}"] = bits_per_dim(metrics[f"nll{name}"], dimensions)
-    if "elbo" in metrics and recipe.functions.encode is not None:
-        encode = encoder(recipe)
-        means = jnp.concatenate([encode(state, some, key) for some in split_into_chunks(batch)])
-        metrics["active_units"] = int(active_units(means))
+    if units.images:
+        metrics["active_units"] = units.count()
     return metrics
+
+
+class _ActiveUnits:
+    """The latents whose posterior mean varies over images, from sums over images."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._sum: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, means: np.ndarray) -> None:
+        """Add the posterior means of images, [n, Z]."""
+        means = means.astype(np.float64)
+        self.images += len(means)
+        self._sum += means.sum(axis=0)
+        self._squares += (means**2).sum(axis=0)
+
+    def count(self) -> int:
+        """Count them over all processes; see `steps.diagnostics.active_units`."""
+        images, total, squares = (
+            all_gather(np.asarray(each)).sum(axis=0)
+            for each in (self.images, self._sum, self._squares)
+        )
+        variance = squares / images - (total / images) ** 2
+        return int(np.sum(variance > ACTIVE_VARIANCE))

@@ -14,9 +14,11 @@ from jax.scipy.special import ndtri
 
 from genjax.data.batches import read_some
 from genjax.figures.grid import to_uint8
+from genjax.figures.own import read_own, refuse_number
 from genjax.figures.sample import (
     check_memory,
     cyclic_labels,
+    is_conditional,
     map_in_chunks,
     read_styles,
     style_functions,
@@ -126,12 +128,22 @@ def held_out(
     return Batch(*(array[: most * images_each] for array in batch))
 
 
+def _own(run: Run, recipe: Recipe, spec: ImageSpec, images: tuple[Path, ...]) -> Batch | None:
+    """Read the user's own images for an encoder, with their classes if it sees them."""
+    if not images:
+        return None
+    conditional = is_conditional(recipe, spec)
+    names = RunFolder(run).read_config().class_names if conditional else None
+    return read_own(recipe, spec, images, names)
+
+
 def reconstruct(
     run: Run,
     n: Annotated[int | None, N] = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     data: str | None = None,
+    images: tuple[Path, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode and decode images of the test split; the decoder gets the encoder's mean.
 
@@ -142,6 +154,8 @@ def reconstruct(
         seed: Seed of the choice of images.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         data: The run's data at another place. None: where they were in training.
+        images: Your own images to take instead: files, folders, or .zip files; they are resized as
+            the training data were. A conditional model needs a folder for each class.
 
     Returns:
         The images and their reconstructions, uint8 [n, H, W, C] each.
@@ -150,9 +164,11 @@ def reconstruct(
         UsageError: There is no run, no such good checkpoint, no encoder, or `n` is impossible.
     """
     check_seed(seed)
+    refuse_number(n, images)
     recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
-    batch = held_out(recipe, state.spec, n, 32, seed)
+    own = _own(run, recipe, state.spec, images)
+    batch = own or held_out(recipe, state.spec, n, 32, seed)
     latents = encode(state, batch, jax.random.key(seed))
     return np.asarray(batch.images), _decode(recipe, state, latents[:, None], batch.labels)[:, 0]
 
@@ -199,6 +215,7 @@ def interpolate(
     styles: Path | None = None,
     checkpoint: Checkpoint = "best",
     data: str | None = None,
+    images: tuple[Path, ...] = (),
 ) -> np.ndarray:
     """Draw images along paths in latent space.
 
@@ -216,6 +233,9 @@ def interpolate(
             to the next. None: the ends are as above.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         data: The run's data at another place. None: where they were in training.
+        images: Your own images, each path leading from one to the next: files, folders, or .zip
+            files; they are resized as the training data were. A conditional model needs a folder
+            for each class.
 
     Returns:
         uint8 [n, steps, H, W, C].
@@ -228,15 +248,28 @@ def interpolate(
         raise UsageError(f"n = {n}: should be at least 1")
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2, the two ends")
+    refuse_number(n, images)
     recipe, state, _ = load_state(run, checkpoint, data)
     if styles is not None:
+        if images:
+            raise UsageError(f"styles {styles}: wanted these or images, not both")
         return _paths_between(recipe, state, styles, n, steps, path)
     ends, count = None, PATHS if n is None else n
     check_memory(count * steps, state.spec, f"n = {count}, steps = {steps}")
+    path, key = path or "spherical", jax.random.key(seed)
+    if images:
+        encode = encoder(recipe)  # raises where there is none
+        own = _own(run, recipe, state.spec, images)
+        assert own is not None
+        if len(own.images) == 1:
+            raise UsageError("images: 1 image; wanted at least 2, the ends of a path")
+        check_memory(len(own.images) * steps, state.spec, f"steps = {steps}")
+        latents = encode(state, own, key)
+        return _along(recipe, state, latents[:-1], latents[1:], own.labels[:-1], steps, path)
     if recipe.functions.encode is not None:
         ends = held_out(recipe, state.spec, n, PATHS, seed, images_each=2)
         count = len(ends.images) // 2
-    return paths(recipe, state, ends, count, steps, path or "spherical", jax.random.key(seed))
+    return paths(recipe, state, ends, count, steps, path, key)
 
 
 def _paths_between(
@@ -282,26 +315,26 @@ def paths(
     else:
         assert images is not None
         ends, labels = encoder(recipe)(state, images, key), images.labels
-    t = jnp.linspace(0, 1, steps)
-    if path == "style":
-        return _style_paths(recipe, state, ends, labels, t)
-    along = {"spherical": spherical, "linear": linear}[path]
-    latents = along(ends[:n], ends[n:], t)
-    return _decode(recipe, state, latents, labels[:n])
+    return _along(recipe, state, ends[:n], ends[n:], labels[:n], steps, path)
 
 
-def _style_paths(
+def _along(
     recipe: Recipe,
     state: State,
-    ends: jax.Array,
+    start: jax.Array,
+    end: jax.Array,
     labels: np.ndarray | jax.Array,
-    t: jax.Array,
+    steps: int,
+    path: PathKind,
 ) -> np.ndarray:
-    """Draw paths from the style of `ends[i]` to that of `ends[n + i]`: uint8 [n, T, H, W, C]."""
-    style, _ = style_functions(recipe)
-    labels = jnp.tile(jnp.asarray(labels[: len(ends) // 2]), 2)
-    start, end = jnp.split(style(state, ends, labels), 2)
-    return _synthesize_between(recipe, state, start, end, t)
+    """Draw images along paths between latents [n, Z], with labels [n]: uint8 [n, T, H, W, C]."""
+    t = jnp.linspace(0, 1, steps)
+    if path == "style":
+        style, _ = style_functions(recipe)
+        ends = style(state, jnp.concatenate([start, end]), jnp.tile(jnp.asarray(labels), 2))
+        return _synthesize_between(recipe, state, *jnp.split(ends, 2), t)
+    along = {"spherical": spherical, "linear": linear}[path]
+    return _decode(recipe, state, along(start, end, t), labels)
 
 
 def _synthesize_between(
@@ -397,6 +430,7 @@ def manipulate(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     data: str | None = None,
+    images: tuple[Path, ...] = (),
 ) -> np.ndarray:
     """Move test images in latent space towards a class.
 
@@ -413,6 +447,9 @@ def manipulate(
         seed: Seed of the choice of images.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         data: The run's data at another place. None: where they were in training.
+        images: Your own images to move, whatever their class: files, folders, or .zip files; they
+            are resized as the training data were. A conditional model needs a folder for each
+            class.
 
     Returns:
         uint8 [n, steps, H, W, C], a row for each image.
@@ -423,6 +460,7 @@ def manipulate(
     """
     check_seed(seed)
     _check_row(steps, extent)
+    refuse_number(n, images)
     recipe, state, _ = load_state(run, checkpoint, data)
     encode = encoder(recipe)
     if not state.spec.classes:
@@ -430,18 +468,23 @@ def manipulate(
     names = RunFolder(run).read_config().class_names
     end = class_number("to", to, names)
     start = None if source is None else class_number("from", source, names)
+    own = _own(run, recipe, state.spec, images)
     batch = held_out(recipe, state.spec, None, CLASS_MEAN_IMAGES, seed)
     key = jax.random.key(seed)
     latents = jnp.concatenate([encode(state, some, key) for some in split_into_chunks(batch)])
     direction = class_direction(latents, np.asarray(batch.labels), end, start)
-    is_shown = np.asarray(batch.labels == start) if start is not None else np.ones(len(latents))
-    chosen = np.flatnonzero(is_shown)
-    n = min(8, len(chosen)) if n is None else n
-    if not 1 <= n <= len(chosen):
-        raise UsageError(f"n = {n}: should be from 1 to {len(chosen)}")
-    check_memory(n * steps, state.spec, f"steps = {steps}")
+    if own is None:
+        is_shown = np.asarray(batch.labels == start) if start is not None else np.ones(len(latents))
+        chosen = np.flatnonzero(is_shown)
+        n = min(8, len(chosen)) if n is None else n
+        if not 1 <= n <= len(chosen):
+            raise UsageError(f"n = {n}: should be from 1 to {len(chosen)}")
+        moved, labels = latents[chosen[:n]], batch.labels[chosen[:n]]
+    else:
+        moved, labels = encode(state, own, key), own.labels
+    check_memory(len(moved) * steps, state.spec, f"steps = {steps}")
     along = jnp.linspace(-extent, extent, steps).reshape(1, -1, 1) * direction.reshape(1, 1, -1)
-    return _decode(recipe, state, latents[chosen[:n], None] + along, batch.labels[chosen[:n]])
+    return _decode(recipe, state, moved[:, None] + along, labels)
 
 
 def manifold(run: Run, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "best") -> np.ndarray:

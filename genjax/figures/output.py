@@ -73,6 +73,23 @@ def save_array(array: np.ndarray, output: Path) -> None:
     write_atomically(output, buffer.getvalue())
 
 
+def save_arrays(output: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Save arrays in a .npz, under their names."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_atomically(output, buffer.getvalue())
+
+
+def check_file(output: Path, suffix: str) -> None:
+    """Raise a `UsageError` if `output` does not end so, or cannot be written there."""
+    if output.suffix.lower() != suffix:
+        raise UsageError(f"output {output}: should end in {suffix}")
+    if output.is_dir():
+        raise UsageError(f"output {output}: is a folder; wanted a file")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"output {output}: no folder {output.parent}")
+
+
 def save_single_images(batches: Iterable[Batch], output: Path, has_labels: bool) -> None:
     """Save each image as a .png, numbered in order, in a folder or a .zip, whole or not at all.
 

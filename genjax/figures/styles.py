@@ -10,14 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL import Image
 
-from genjax.data.broken import cause_of
-from genjax.data.images import decode, is_16_bit, needed_bits, to_array
-from genjax.data.sources import RESAMPLE
 from genjax.figures.grid import to_uint8
 from genjax.figures.latents import held_out
 from genjax.figures.output import check_output, save_array
+from genjax.figures.own import read_own, refuse_number
 from genjax.figures.sample import (
     check_memory,
     cyclic_labels,
@@ -33,7 +30,7 @@ from genjax.nn.residual import downsample
 from genjax.run.options import N, Run, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
-from genjax.types import Batch, State, UsageError
+from genjax.types import State, UsageError
 
 Space = Literal["w", "w+"]
 # Projection, after Karras et al. 2020, appendix D: the number of styles whose mean and spread are
@@ -149,7 +146,8 @@ def project(
         run: The run folder, of a family with styles.
         n: Number of images, from the test split (or, without one, the training data). None: 8, or
             as many as there are.
-        images: Image files to take instead; they are resized as the training data were.
+        images: Your own images to take instead: files, folders, or .zip files; they are resized as
+            the training data were.
         space: One style for all layers (w), or a style for each layer (w+), which gets nearer to
             images that the model would not draw.
         steps: Number of steps of the search.
@@ -169,15 +167,15 @@ def project(
     check_seed(seed)
     if not 1 <= steps < 2**31:
         raise UsageError(f"steps = {steps}: should be from 1 to {2**31 - 1}")
-    if images and n is not None:
-        raise UsageError(f"n = {n}: of the test split; of {len(images)} image files all are taken")
+    refuse_number(n, images)
     if styles is not None:
         if styles.suffix.lower() != ".npy":
             raise UsageError(f"styles {styles}: should end in .npy")
         check_output(styles)
     recipe, state, _ = load_state(run, checkpoint, data)
     _, synthesize = style_functions(recipe)
-    batch = _read(recipe, state, images) if images else held_out(recipe, state.spec, n, 8, seed)
+    own = read_own(recipe, state.spec, images) if images else None
+    batch = own or held_out(recipe, state.spec, n, 8, seed)
     key, noise_key = jax.random.split(jax.random.key(seed))
     labels = cyclic_labels(state, PROJECTION_SAMPLES)
     drawn = draw_styles(recipe, state, key, labels)
@@ -254,28 +252,6 @@ def multiscale_distance(x: jax.Array, y: jax.Array) -> jax.Array:
         if height % 2 or width % 2 or min(height, width) < 16:
             return total
         x, y = downsample(x), downsample(y)
-
-
-def _read(recipe: Recipe, state: State, paths: tuple[Path, ...]) -> Batch:
-    """Read images as the training data were read: scaled, then with the border around them."""
-    options, (height, width, channels) = recipe.data_options, state.spec.shape
-    border = options.border
-    shape = height - 2 * border, width - 2 * border, channels
-    margins = ((border, border), (border, border), (0, 0))
-    found = []
-
-    def convert(image: Image.Image) -> np.ndarray:
-        depth = options.bit_depth or (needed_bits(image) if is_16_bit(image) else 16)
-        return to_array(image, shape, options.fit, RESAMPLE, depth)
-
-    for path in paths:
-        data = b""
-        try:
-            data = path.read_bytes()
-            found.append(np.pad(decode(data, convert), margins))
-        except Exception as error:  # of every class, as decoders raise them
-            raise UsageError(f"image {path}: {cause_of(error, data)}") from error
-    return Batch(np.stack(found), np.zeros(len(found), np.int32))
 
 
 def perceptual_path_length(

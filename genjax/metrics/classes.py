@@ -1,4 +1,4 @@
-"""Metrics by a classifier's view of samples: Inception Score, and the classes that they cover."""
+"""Metrics by a classifier: the Inception Score of samples, their classes, and its own errors."""
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -47,3 +47,23 @@ def class_coverage(fake: np.ndarray, real: np.ndarray, classes: int) -> tuple[in
     p, q = (share[shares[0] > 0] for share in shares)
     with np.errstate(divide="ignore"):
         return len(p), float((p * np.log(p / q)).sum())
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Compute the expected calibration error of a classifier (Guo et al. 2017, equation 3).
+
+    Images are put into bins of equal width by the probability of their likeliest class; the error
+    is the mean over images of `|accuracy - mean probability|` of their bin.
+
+    Args:
+        probabilities: The classes' probabilities for each image, [N, K].
+        labels: The true classes, [N].
+        bins: Number of bins of [0, 1].
+
+    Returns:
+        From 0 to 1.
+    """
+    confidence = probabilities.max(axis=1)
+    place = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
+    excess = (probabilities.argmax(axis=1) == labels) - confidence
+    return float(np.abs(np.bincount(place, weights=excess)).sum() / len(labels))

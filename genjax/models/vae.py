@@ -53,9 +53,6 @@ from genjax.types import (
     Metrics,
 )
 
-# Most importance samples that an evaluation decodes at once.
-CHUNK = 50
-
 
 @dataclass(frozen=True, config=CHECKED)
 class VaeConfig(GradientConfig):
@@ -477,7 +474,7 @@ def evaluate(
     key: jax.Array,
     samples: int | None = None,
 ) -> Likelihood:
-    """Estimate the negative IWAE bound from `samples` draws of z, and the ELBO from up to `CHUNK`.
+    """Estimate the negative IWAE bound from `samples` draws of z, and the ELBO from up to 50.
 
     Args:
         config: The model.
@@ -493,7 +490,7 @@ def evaluate(
     input_key, noise_key, elbo_key = jax.random.split(key, 3)
     images = to_inputs(config, jnp.asarray(batch.images), input_key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
-    chunk = max(size for size in range(1, CHUNK + 1) if samples % size == 0)
+    chunk = likelihood.samples_at_once(samples, math.prod(state.spec.shape))
 
     def terms(key: jax.Array) -> Terms:
         return bound_terms(config, state.spec, state.sampling_params, images, labels, key, chunk)

@@ -15,6 +15,10 @@ from jax.scipy.special import logsumexp
 
 Values = TypeVar("Values", float, jax.Array)
 
+# Most importance samples of an image that are decoded at once, and most values of all images that
+# are: they bound the memory of an evaluation.
+MOST_SAMPLES, MOST_VALUES = 50, 2**25
+
 
 def _flat(images: jax.Array) -> jax.Array:
     """Reshape [..., H, W, C] to [..., H * W * C].
@@ -169,6 +173,16 @@ def iwae_bound(log_weights: jax.Array) -> jax.Array:
     """
     chex.assert_rank(log_weights, 2)
     return logsumexp(log_weights, axis=0) - math.log(len(log_weights))
+
+
+def samples_at_once(samples: int, dimensions: int) -> int:
+    """Return how many importance samples of an image to decode at once: a divisor of `samples`.
+
+    It is the largest up to `MOST_SAMPLES` whose images, of so many dimensions, have no more than
+    `MOST_VALUES` in all; or 1.
+    """
+    most = max(1, min(MOST_SAMPLES, MOST_VALUES // dimensions))
+    return max(size for size in range(1, most + 1) if samples % size == 0)
 
 
 def iwae_bound_in_chunks(

@@ -25,6 +25,9 @@ MOST_NAMES = 20
 # A run folder, local or in a bucket, `gs://BUCKET/RUN`; a positional argument.
 Run = Annotated[str | Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", constructor=str)]
 
+# Images other than the run's test split; a positional argument that may be left out.
+Data = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DATA]")]
+
 
 def check_seed(seed: int) -> None:
     """Raise a `UsageError` if a seed is out of range."""

@@ -1,12 +1,15 @@
 """The states of a run: the initial one, their shapes, and those in its checkpoints."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 
-from genjax.data.sources import DataOptions, MissingData, Source, absolute, open_source
+from genjax.data.names import some
+from genjax.data.sources import STACKED, DataOptions, MissingData, Source, absolute, open_source
 from genjax.run.checkpoint import Checkpoints
 from genjax.run.folder import RunFolder
 from genjax.run.recipe import Recipe
@@ -88,9 +91,58 @@ def open_split(recipe: Recipe, options: DataOptions, spec: ImageSpec | None = No
         source = open_source(recipe.data, options)
     except MissingData as error:
         raise UsageError(f"{error}; if the data have moved, say where: --data DATA") from error
-    if spec is not None and source.spec.shape != spec.shape:
-        raise UsageError(
-            f"{options.split} of {recipe.data}: images of {source.spec.shape}, and the run's have "
-            f"{spec.shape}"
-        )
+    if spec is not None:
+        _check_shape(source, spec, f"{options.split} of {recipe.data}")
     return source
+
+
+def _check_shape(source: Source, spec: ImageSpec, where: str) -> None:
+    if source.spec.shape != spec.shape:
+        raise UsageError(f"{where}: images of {source.spec.shape}, and the run's have {spec.shape}")
+
+
+def open_data(recipe: Recipe, spec: ImageSpec, data: str | None, split: str | None) -> Source:
+    """Open images for a model: the run's, or any other, resized to what it was trained on.
+
+    Args:
+        recipe: The recipe of the run.
+        spec: The shape of its images.
+        data: Other data, as `open_source` takes them. None: the run's own.
+        split: Their split. None: of the run's data the test split or, without one, the training
+            data; of others `train`, which is all images of a folder that has no splits.
+
+    Raises:
+        UsageError: The data do not exist, or have no such split.
+    """
+    options = recipe.data_options
+    if data is None:
+        options = dataclasses.replace(options, split=split) if split else options.for_test
+        return open_split(recipe, options, spec)
+    border = options.border
+    options = DataOptions(
+        data_dir=options.data_dir,
+        split=split or "train",
+        size=(spec.height - 2 * border, spec.width - 2 * border),
+        fit=options.fit,
+        border=border,
+        channels=None if data.startswith(f"{STACKED}:") else 3 if spec.channels == 3 else 1,
+    )
+    source = open_source(data, options)
+    _check_shape(source, spec, data)
+    return source
+
+
+def class_numbers(source: Source, where: str, names: Sequence[str]) -> np.ndarray:
+    """Find each class of a source among the classes of a run by its name: numbers int32 [K].
+
+    Raises:
+        UsageError: The source has no classes, or one that is not among `names`.
+    """
+    numbers = {str(name): number for number, name in enumerate(names)}
+    unknown = [str(name) for name in source.class_names if str(name) not in numbers]
+    if unknown or not source.class_names:
+        given = f"classes {some(unknown, 5)}" if unknown else "no classes"
+        raise UsageError(
+            f"{where} has {given}, and the model is conditional: wanted {some(list(numbers), 20)}"
+        )
+    return np.array([numbers[str(name)] for name in source.class_names], np.int32)

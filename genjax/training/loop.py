@@ -533,7 +533,7 @@ class _Evaluator:
         samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
         metrics = {ENERGY_DISTANCE: float(self._distance(samples, self._data.images))}
         if self._recipe.functions.evaluate is not None:
-            found = likelihoods(self._recipe, state, self._batch, self._likelihood_key)
+            found = likelihoods(self._recipe, state, [self._batch], self._likelihood_key)
             nll = float(np.mean(found.nll))
             metrics[self._recipe.quality] = nll
             metrics["eval_bits_per_dim"] = bits_per_dim(nll, math.prod(state.spec.shape))

@@ -78,7 +78,7 @@ def test_an_evaluation_carries_its_protocol(trained):
     content = Content()
     for i in (slice(0, 100), slice(100, None)):
         content.add(Batch(images[i], labels[i]))
-    assert result["protocol"].pop("content") == content.gather()
+    assert result["protocol"].pop("content") == content.gather().content
     assert result["protocol"] == {
         "data": "digits",
         "split": "train[80%:]",

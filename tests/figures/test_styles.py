@@ -11,6 +11,7 @@ import genjax
 from genjax import DataOptions, Recipe, UsageError
 from genjax.cli.run import run as cli
 from genjax.figures import styles
+from genjax.figures.own import read_own
 from genjax.models.gan import GanConfig
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
 from genjax.run.states import load_state
@@ -223,6 +224,6 @@ def test_a_projected_file_gets_the_border_of_the_training_data(trained, tmp_path
         recipe, data_options=dataclasses.replace(recipe.data_options, border=2)
     )
     Image.new("L", (30, 30), 200).save(tmp_path / "bright.png")
-    (image,) = styles._read(bordered, state, (tmp_path / "bright.png",)).images
+    (image,) = read_own(bordered, state.spec, (tmp_path / "bright.png",)).images
     assert np.all(image[2:-2, 2:-2] == 200)
     assert image.sum() == 200 * 16

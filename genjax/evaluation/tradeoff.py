@@ -14,7 +14,7 @@ import numpy as np
 
 from genjax.data.batches import read_all
 from genjax.evaluation.evaluate import without_border
-from genjax.evaluation.extractor import ExtractorKind, create_extractor
+from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
 from genjax.evaluation.fidelity import MIN_IMAGES, SPLITS
 from genjax.figures.sample import accepts, check_memory, sample_options, sample_state
 from genjax.metrics.classes import inception_score
@@ -66,6 +66,7 @@ def tradeoff(
         UsageError: There is no run, its family has neither, or a number is impossible.
     """
     check_seed(seed)
+    weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint, data)
     names = [name for name in OPTIONS if accepts(recipe.functions, name)]
     if not names:

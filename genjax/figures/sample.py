@@ -48,6 +48,12 @@ def _preparer(recipe: Recipe) -> Callable[..., State]:
     return jax.jit(functools.partial(prepare, recipe.model))
 
 
+def prepared(recipe: Recipe, state: State, key: jax.Array, **options: Any) -> State:
+    """Return a state as all drawing needs it: see `Family.prepare`, whose options these are."""
+    # The index of this key is that of no chunk of samples.
+    return _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
+
+
 def accepts(functions: Family, option: str) -> bool:
     """Return whether a family's `sample` has an option, such as `temperature`."""
     return option in inspect.signature(functions.sample).parameters
@@ -140,8 +146,7 @@ def sample_batches(
 ) -> Iterator[Batch]:
     """Draw the images of `sample_state` a few at a time, each with its label."""
     options = options or {}
-    # The index of this key is that of no chunk below.
-    state = _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
+    state = prepared(recipe, state, key, **options)
     sampler, count = _sampler(recipe), labels if isinstance(labels, int) else len(labels)
     for i, start in enumerate(range(0, count, CHUNK)):
         some = (

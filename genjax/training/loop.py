@@ -33,7 +33,7 @@ from genjax.data.processes import (
     run_on_first,
 )
 from genjax.data.sources import Source, absolute, class_note
-from genjax.evaluation.evaluate import health, likelihoods
+from genjax.evaluation.likelihood import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
 from genjax.metrics.energy import energy_distance

@@ -31,7 +31,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 
-from genjax.evaluation import fidelity
+from genjax.evaluation import distances
 from genjax.metrics import classifier
 from genjax.metrics.frechet import frechet_distance_error
 from genjax.run.recipe import Recipe
@@ -63,7 +63,7 @@ def _caches(tmp_path_factory):
     """Keep tests away from the user's cache folder; train and resample a little only."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     classifier.STEPS = 100
-    fidelity.frechet_distance_error = functools.partial(frechet_distance_error, resamplings=3)
+    distances.frechet_distance_error = functools.partial(frechet_distance_error, resamplings=3)
 
 
 @contextlib.contextmanager

@@ -5,33 +5,52 @@ import functools
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from PIL import Image
 
-from genjax.data.batches import read_all
-from genjax.data.digest import fingerprint
-from genjax.data.sources import DataOptions
+from genjax.data.batches import share
+from genjax.data.broken import BrokenImage
+from genjax.data.processes import is_first
+from genjax.data.sources import DataOptions, Source
+from genjax.evaluation.distances import (
+    MIN_IMAGES,
+    Copies,
+    Metrics,
+    class_distances,
+    distances,
+    memorization,
+)
 from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
-from genjax.evaluation.fidelity import MIN_IMAGES, fidelity
+from genjax.evaluation.features import (
+    Content,
+    DataFeatures,
+    FeatureSet,
+    data_features,
+    measure,
+    over_processes,
+    read_readable,
+    without_border,
+)
 from genjax.evaluation.likelihood import health, likelihood
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import paths
 from genjax.figures.sample import (
+    CHUNK,
     SampleOptions,
-    check_memory,
     is_conditional,
+    sample_batches,
     sample_options,
-    sample_state,
 )
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.options import N, Run, check_seed
+from genjax.run.options import N, Run, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.records import append_line
 from genjax.run.states import Checkpoint, load_state, open_split
@@ -39,93 +58,197 @@ from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# The least number of samples, for a covariance and five neighbours.
-MIN_SAMPLES = 10
+# The labels of samples: as in the training data, or of each class as many.
+ClassShares = Literal["data", "even"]
+# The most samples if no number is asked for, the field's usual number.
+MOST_SAMPLES = 50_000
 # The number of values reported for each sign of health, the worst first.
 MAX_HEALTH_VALUES = 10
-# Numbers of samples, of paths, and of images on a path in the figures.
-FIGURE_SAMPLES, FIGURE_PATHS, FIGURE_STEPS = 64, 6, 10
+# Numbers of images for signs of health, of samples, of paths, and of images on a path in figures.
+FIRST_IMAGES, FIGURE_SAMPLES, FIGURE_PATHS, FIGURE_STEPS = 100, 64, 6, 10
 # The largest number of pairs of styles for perceptual path lengths.
 MAX_PATH_PAIRS = 2000
 
 
-def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
-    """Return the part of the protocol that does not depend on what is measured."""
+class Sides(NamedTuple):
+    """The real images of an evaluation.
+
+    Attributes:
+        test: All images of the test split or, without one, of the training data.
+        real: Those that samples are compared with.
+        others: As many other ones, for the floors; None if there are not as many.
+        train: The training images; the same as `test` if there is no test split.
+    """
+
+    test: DataFeatures
+    real: FeatureSet
+    others: FeatureSet | None
+    train: DataFeatures
+
+
+def _protocol(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Return the part of the protocol that does not depend on the images."""
     options = recipe.data_options
     names = ("likelihood", "binarization", "bits", "dequantization")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
-    bare = without_border(np.asarray(test.images), options)
-    arrays = bare, np.asarray(test.labels)
     return {
         "data": recipe.data,
         "split": options.for_test.split,
-        "images": len(test.images),
-        "content": fingerprint(np.ascontiguousarray(array).data for array in arrays),
-        "shape": bare.shape[1:],
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": model | ({"border": options.border} if options.border else {}),
     }
 
 
+def compared_size(recipe: Recipe, n: int | None, images: int) -> int:
+    """Return how many samples are compared with as many real images.
+
+    Args:
+        recipe: The recipe, whose data may have a test split.
+        n: The number asked for. None: all images up to 50,000; without a test split half of them,
+            because the others are for the floors.
+        images: The number of images of the test split.
+
+    Raises:
+        UsageError: There are too few images, or `n` is impossible.
+    """
+    split = f"{recipe.data_options.for_test.split} of {recipe.data}"
+    if images < MIN_IMAGES:
+        raise UsageError(
+            f"{split} has {images} images; samples are compared with at least {MIN_IMAGES}"
+        )
+    if n is None:
+        half = images if recipe.data_options.test_split else max(images // 2, MIN_IMAGES)
+        return min(half, MOST_SAMPLES)
+    if not MIN_IMAGES <= n <= images:
+        raise UsageError(f"n = {n}: should be from {MIN_IMAGES} to {images}, the images of {split}")
+    return n
+
+
+def real_sides(
+    recipe: Recipe,
+    spec: ImageSpec,
+    net: FeatureNet,
+    identity: dict[str, Any],
+    n: int | None,
+    seed: int,
+) -> Sides:
+    """Choose the real images to compare samples with, of which there are `n`; see `compared_size`.
+
+    Raises:
+        UsageError: The data are not those of the run, or there are too few.
+    """
+    options = recipe.data_options
+    test = data_features(
+        net, identity, open_as_trained(recipe, options.for_test, spec), options.for_test
+    )
+    size = compared_size(recipe, n, len(test.images))
+    order = np.random.default_rng(seed).permutation(len(test.images))
+    real, rest = test.images.take(np.sort(order[:size])), order[size:]
+    train, unseen = test, test.images.take(np.sort(rest[:size]))
+    if options.test_split is not None:
+        train = data_features(net, identity, open_as_trained(recipe, options, spec), options)
+        order = np.random.default_rng(seed).permutation(len(train.images))
+        unseen = train.images.take(np.sort(order[:size]))
+    return Sides(test, real, unseen if len(unseen) == size else None, train)
+
+
+def sample_labels(
+    recipe: Recipe, spec: ImageSpec, shares: ClassShares, train: FeatureSet, n: int, seed: int
+) -> np.ndarray | int:
+    """Return the labels of `n` samples for `sample_batches`."""
+    if shares == "even" or not is_conditional(recipe, spec):
+        return n
+    return np.resize(np.random.default_rng(seed).permutation(train.labels), n)
+
+
+def measure_samples(
+    recipe: Recipe,
+    state: State,
+    net: FeatureNet,
+    key: jax.Array,
+    labels: np.ndarray | int,
+    sampling: SampleOptions,
+) -> FeatureSet:
+    """Draw samples over all devices and processes, and compute what is known of them."""
+    count = labels if isinstance(labels, int) else len(labels)
+    chunks = range(math.ceil(count / CHUNK))
+    own = chunks[share(len(chunks))]
+    batches = sample_batches(recipe, state, key, labels, sampling, own, spread=True)
+    options = recipe.data_options
+    bare = (Batch(without_border(images, options), some) for images, some in batches)
+    found = measure(net, bare, len(own) * CHUNK)
+    return over_processes(found)
+
+
 def _fidelity(
     recipe: Recipe,
     state: State,
     net: FeatureNet,
-    n: int,
+    sides: Sides,
+    labels: np.ndarray | int,
     sampling: SampleOptions,
-    test: Batch,
-    train: Batch,
+    per_class: bool,
     seed: int,
-) -> tuple[dict[str, float], dict[str, Image.Image]]:
-    """Compare `n` samples with the test images; return metrics and figures."""
+) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    """Compare samples with real images; return metrics, those of classes, and figures."""
     options, key = recipe.data_options, jax.random.key(seed)
-    sample_key, path_key = jax.random.split(key)[0], jax.random.fold_in(key, 0)
-    samples = sample_state(recipe, state, sample_key, n, sampling)
-    fake, real, seen = (
-        without_border(np.asarray(x), options) for x in (samples, test.images, train.images)
-    )
-    found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
-    metrics = found.metrics
+    # The second is the key of the likelihoods.
+    sample_key, _, path_key = jax.random.split(key, 3)
+    log.info("%s samples", f"{len(sides.real):,}")
+    fake = measure_samples(recipe, state, net, sample_key, labels, sampling)
+    metrics: Metrics = distances(fake, sides.real, sides.others, seed)
+    if sides.others is None:
+        log.warning("no floors: there are no %s other images", f"{len(sides.real):,}")
+
+    def draw(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        chunks = sorted({int(i) // CHUNK for i in indices})
+        batches = sample_batches(recipe, state, sample_key, labels, sampling, chunks)
+        drawn = dict(zip(chunks, (batch.images for batch in batches), strict=True))
+        images = np.stack([drawn[int(i) // CHUNK][int(i) % CHUNK] for i in indices])
+        return without_border(images, options)
+
+    figures = {"samples": grid(draw(range(min(len(fake), FIGURE_SAMPLES))))}
+    if options.test_split is None:
+        log.warning(
+            "no memorization, and no neighbours: no test_split says what was not trained on"
+        )
+    else:
+        ratio, copies = memorization(fake, sides.real, sides.train.images)
+        metrics |= ratio
+        near = _neighbours(recipe, state.spec, sides.train, copies)
+        rows = np.concatenate([draw(copies.suspects)[:, None], near], axis=1)
+        figures["neighbours"] = grid(rows)
     if recipe.functions.style is not None:
         crop = functools.partial(without_border, options=options)
-        pairs = min(n, MAX_PATH_PAIRS)
+        pairs = min(len(fake), MAX_PATH_PAIRS)
         metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
-    rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
-    return metrics, {"neighbours": grid(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
+    found: dict[str, Any] = {"metrics": metrics}
+    if per_class:
+        found["classes"] = class_distances(fake, sides.real, state.spec.classes, seed)
+    return found, figures
 
 
-def _checked_draws(recipe: Recipe, spec: ImageSpec, n: int, draws: int | None) -> int:
+def _neighbours(recipe: Recipe, spec: ImageSpec, train: DataFeatures, copies: Copies) -> np.ndarray:
+    """Read the training images that are nearest to samples, uint8 [8, 7, H, W, C]."""
+    source = open_as_trained(recipe, recipe.data_options, spec)
+    read = source.read(train.indices[copies.neighbours.ravel()].tolist())
+    black = np.zeros(spec.shape, np.uint8)  # for one that has become unreadable
+    images = np.stack([black if isinstance(each, BrokenImage) else each[0] for each in read])
+    images = without_border(images, recipe.data_options)
+    return images.reshape(*copies.neighbours.shape, *images.shape[1:])
+
+
+def _checked_draws(recipe: Recipe, draws: int | None) -> int:
     """Return the number of importance samples, by default the family's.
 
     Raises:
-        UsageError: It or the number n of samples is impossible.
+        UsageError: It is impossible.
     """
     draws = recipe.functions.importance_samples if draws is None else draws
-    for name, value, least in (("n", n, MIN_SAMPLES), ("importance_samples", draws, 1)):
-        if value < least:
-            raise UsageError(f"{name} = {value}: should be at least {least}")
-    if draws >= 2**31:
-        raise UsageError(f"importance_samples = {draws}: should be below {2**31}")
-    check_memory(n, spec, f"n = {n}")
+    if not 1 <= draws < 2**31:
+        raise UsageError(f"importance_samples = {draws}: should be from 1 to {2**31 - 1}")
     return draws
-
-
-def _images_for_features(recipe: Recipe, spec: ImageSpec, test: Batch) -> Batch:
-    """Return the training images to compare with, which are the test images if there is no split.
-
-    Raises:
-        UsageError: There are too few of one or the other.
-    """
-    options = recipe.data_options
-    train = test if options.test_split is None else _all_images(recipe, options, spec)
-    for split, batch in ((options.for_test.split, test), (options.split, train)):
-        if len(batch.images) < MIN_IMAGES:
-            raise UsageError(
-                f"{split} of {recipe.data} has {len(batch.images)} images; samples are compared "
-                f"with at least {MIN_IMAGES}"
-            )
-    return train
 
 
 def _default_extractor(recipe: Recipe, spec: ImageSpec, images: int) -> ExtractorKind | None:
@@ -143,7 +266,7 @@ def _default_extractor(recipe: Recipe, spec: ImageSpec, images: int) -> Extracto
     return None
 
 
-def _feature_net(
+def feature_net(
     recipe: Recipe, extractor: ExtractorKind, weights: str | Path | None
 ) -> tuple[FeatureNet, dict[str, Any]]:
     """Create the feature net, which sees images without their border, and its protocol."""
@@ -153,25 +276,30 @@ def _feature_net(
 
 def evaluate(
     run: Run,
-    n: Annotated[int, N] = 10_000,
+    n: Annotated[int | None, N] = None,
     importance_samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
+    labels: ClassShares = "data",
+    per_class: bool = False,
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
     data: str | None = None,
 ) -> dict[str, Any]:
     """Measure the quality of samples, and the likelihood of images of the run's `test_split`.
 
-    Without a `test_split` the training images take its place; the protocol says so.
+    Without a `test_split` the training images take its place; the protocol says so. Images and
+    samples stream over all devices of all processes that call this.
 
     Args:
         run: The run folder, whose `evaluations.jsonl` gets a line, and whose `figures` are drawn
             anew: samples, paths, and samples beside their nearest training images.
-        n: Number of samples that are compared with images of the test split.
+        n: Number of samples, and of the test images that they are compared with, chosen by the
+            seed. None: as many as there are test images, at most 50,000; without a test split, half
+            of the training images.
         importance_samples: Draws for the likelihood of each image: of the latents or, for a flow,
             of the noise within gray levels. None: as many as the family's papers take.
         seed: Seed of all draws.
@@ -179,6 +307,9 @@ def evaluate(
         temperature: Temperature of the samples; see `genjax sample`.
         truncation: Truncation of the samples; see `genjax sample`.
         truncation_cutoff: Number of truncated layers; see `genjax sample`.
+        labels: Classes of the samples of a conditional model: as often as in the training data, or
+            each as often as the others.
+        per_class: Whether each class is compared alone too, for conditional models.
         extractor: The feature net: a classifier of the data set, trained when it is first asked
             for, or Inception, by which FID is defined. None: a classifier, if data have classes.
         weights: File with Inception's weights, a .pth or .safetensors. None: the published file in
@@ -187,10 +318,13 @@ def evaluate(
 
     Returns:
         A dict, in which an undefined number is NaN or infinite (null in `evaluations.jsonl`), with
-        `metrics`: with a feature net, those of `fidelity`, of images without their `border`; for a
-        family with styles also `perceptual_path_length`. For a family with a likelihood `nll`, in
-        nats an image, and `bits_per_dim`, of whole images, each with its standard error as
-        `..._error`; if `nll` is a bound, also `elbo` and `active_units`.
+        `metrics`: with a feature net, those of `evaluation.distances` and, with a test split,
+        `memorization`, of images without their `border`; for a family with styles also
+        `perceptual_path_length`. For a family with a likelihood `nll`, in nats an image, and
+        `bits_per_dim`, of whole images, each with its standard error as `..._error`; if `nll` is a
+        bound, also `elbo` and `active_units`.
+        `classes`: with `per_class`, for each class's name the metrics of it alone, and the number
+        of images on each side.
         `protocol`: how they were measured; compare only evaluations of the same protocol.
         `health`: signs of numerical trouble, the largest values of each.
         `step` and `seconds`: the step of the checkpoint, and the time taken.
@@ -202,39 +336,54 @@ def evaluate(
     folder = RunFolder(run)
     config = folder.read_config()
     recipe, spec = config.recipe, config.spec
-    draws = _checked_draws(recipe, spec, n, importance_samples)
+    draws = _checked_draws(recipe, importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
+    conditional = is_conditional(recipe, spec)
+    check_choice("labels", labels, ClassShares)
+    if not conditional and (per_class or labels != "data"):
+        option = "per_class" if per_class else f"labels = {labels}"
+        raise UsageError(f"{option}: is of conditional models, and this is none")
     weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint, data)
-    split = recipe.data_options.for_test
-    test = _all_images(recipe, split, spec)
-    extractor = extractor or _default_extractor(recipe, spec, len(test.images))
-    log.info("%s images of %s, step %d of %s", f"{len(test.images):,}", split.split, step, run)
-    start = time.monotonic()
-    protocol = _protocol(recipe, test, seed)
-    metrics: dict[str, float] = {}
+    test = open_as_trained(recipe, recipe.data_options.for_test, spec)
+    extractor = extractor or _default_extractor(recipe, spec, len(test))
+    if extractor is not None:
+        compared_size(recipe, n, len(test))  # before any work
+    start, protocol = time.monotonic(), _protocol(recipe, seed)
+    split = recipe.data_options.for_test.split
+    log.info("%s images of %s, step %d of %s", f"{len(test):,}", split, step, run)
+    result: dict[str, Any] = {"metrics": {}}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
-        train = _images_for_features(recipe, spec, test)
-        net, protocol["extractor"] = _feature_net(recipe, extractor, weights)
-        protocol |= {"samples": n, **how} | _labels_of_samples(recipe, spec)
-        metrics, figures = _fidelity(recipe, state, net, n, sampling, test, train, seed)
+        net, identity = feature_net(recipe, extractor, weights)
+        sides = real_sides(recipe, spec, net, identity, n, seed)
+        size = len(sides.real)
+        protocol |= {"extractor": identity, "samples": size, **how}
+        protocol |= {"labels": labels} if conditional else {}
+        about = len(sides.test.images), sides.test.content
+        drawn = sample_labels(recipe, spec, labels, sides.train.images, size, seed)
+        result, figures = _fidelity(recipe, state, net, sides, drawn, sampling, per_class, seed)
+        if per_class:
+            names = map(str, test.class_names)
+            result["classes"] = {
+                name: result["classes"][i] for i, name in enumerate(names) if i in result["classes"]
+            }
     if recipe.functions.evaluate is not None:
         protocol["importance_samples"] = draws
-        metrics |= likelihood(recipe, state, test, seed, draws)
-    figures |= _interpolations(recipe, state, test, seed)
-    signs, seconds = _worst(health(recipe, state, test)), round(time.monotonic() - start, 1)
-    result = dict(metrics=metrics, protocol=protocol, health=signs, step=step, seconds=seconds)
-    _record(folder, result, figures)
+        batch, about = _all_images(recipe, test)
+        result["metrics"] |= likelihood(recipe, state, batch, seed, draws)
+    height, width, channels = spec.shape
+    border = 2 * recipe.data_options.border
+    shape = height - border, width - border, channels
+    protocol |= {"images": about[0], "content": about[1], "shape": shape}
+    first = next(read_readable(test, slice(0, FIRST_IMAGES)))[0]
+    figures |= _interpolations(recipe, state, first, seed)
+    signs, seconds = _worst(health(recipe, state, first)), round(time.monotonic() - start, 1)
+    result |= dict(protocol=protocol, health=signs, step=step, seconds=seconds)
+    if is_first():
+        _record(folder, result, figures)
     return result
-
-
-def _labels_of_samples(recipe: Recipe, spec: ImageSpec) -> dict[str, str]:
-    """Return what a protocol says of the samples' labels: nothing if the model takes none."""
-    if not is_conditional(recipe, spec):
-        return {}
-    return {"labels": "each class as often, whatever the data's shares"}
 
 
 def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> dict[str, Image.Image]:
@@ -272,14 +421,8 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
     folder.publish()
 
 
-def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
-    """Cut `options.border` off images [N, H, W, C]."""
-    inside = slice(options.border, -options.border or None)
-    return images[:, inside, inside]
-
-
-def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
-    """Read every image of a split.
+def open_as_trained(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Source:
+    """Open a split, with images as those of the run.
 
     Raises:
         UsageError: The images do not have the shape of the run, `spec`.
@@ -290,9 +433,16 @@ def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
             f"{options.split} of {recipe.data}: {source.spec}, and the run's data are {spec}; "
             "--data says where they are"
         )
-    images, labels, broken = read_all(source)
-    for line in broken:
-        log.warning("left out a broken image: %s", line)
-    if not len(images):
-        raise UsageError(f"{options.split} of {recipe.data}: not one image can be read")
-    return Batch(images, labels)
+    return source
+
+
+def _all_images(recipe: Recipe, source: Source) -> tuple[Batch, tuple[int, str]]:
+    content, found = Content(), []
+    for batch, _ in read_readable(source):
+        content.add(Batch(without_border(batch.images, recipe.data_options), batch.labels))
+        found.append(batch)
+    if not found:
+        split = recipe.data_options.for_test.split
+        raise UsageError(f"{split} of {recipe.data}: not one image can be read")
+    images, labels = map(np.concatenate, zip(*found, strict=True))
+    return Batch(images, labels), (len(images), content.gather())

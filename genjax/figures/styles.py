@@ -315,11 +315,10 @@ def perceptual_path_length(
 
     def features(t: jax.Array) -> np.ndarray:
         styles = ends[0] + t * (ends[1] - ends[0])
-        images = map_in_chunks(
-            lambda some: np.asarray((synthesize(state, some) + 1) * 127.5), styles
-        )
-        found, _ = net(crop(images))
-        return found.astype(np.float64)
+        # Features at once, because images of all pairs would not fit in memory.
+        return map_in_chunks(
+            lambda some: net(crop(np.asarray((synthesize(state, some) + 1) * 127.5)))[0], styles
+        ).astype(np.float64)
 
     lengths = np.sum((features(t) - features(t + EPSILON)) ** 2, axis=1) / EPSILON**2
     low, high = np.quantile(lengths, [0.01, 0.99])

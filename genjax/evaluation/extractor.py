@@ -30,6 +30,7 @@ from genjax.metrics.classifier import Extractor, train_classifier
 from genjax.metrics.features import FeatureNet, for_each_channel
 from genjax.metrics.inception import inception
 from genjax.run.checkpoint import write_atomically
+from genjax.run.options import check_choice
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -94,8 +95,10 @@ def weights_path(kind: ExtractorKind | None, weights: str | Path | None) -> Path
     """Return the path of Inception's weights; None if `kind` is not `inception`.
 
     Raises:
-        UsageError: The file does not exist, or `weights` are given but `kind` is not `inception`.
+        UsageError: There is no such kind, the file does not exist, or `weights` are given but
+            `kind` is not `inception`.
     """
+    check_choice("extractor", kind, ExtractorKind)
     if kind != "inception":
         if weights is not None:
             raise UsageError(f"weights {weights}: only of --extractor inception can they be given")

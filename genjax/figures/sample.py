@@ -84,6 +84,12 @@ def _preparer(recipe: Recipe) -> Callable[..., State]:
     return jax.jit(functools.partial(prepare, recipe.model))
 
 
+def prepared(recipe: Recipe, state: State, key: jax.Array, **options: Any) -> State:
+    """Return a state as all drawing needs it: see `Family.prepare`, whose options these are."""
+    # The index of this key is that of no chunk of samples.
+    return _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
+
+
 def accepts(functions: Family, option: str) -> bool:
     """Return whether a family's `sample` has an option, such as `temperature`."""
     return option in inspect.signature(functions.sample).parameters
@@ -182,8 +188,7 @@ def sample_batches(
     `spread`, each device of this process draws some of them.
     """
     options = options or {}
-    # The index of this key is that of no chunk below.
-    state = _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
+    state = prepared(recipe, state, key, **options)
     count = labels if isinstance(labels, int) else len(labels)
     chunks = range(math.ceil(count / CHUNK)) if chunks is None else chunks
     devices = max(1, min(jax.local_device_count(), len(chunks))) if spread else 1

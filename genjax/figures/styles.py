@@ -27,7 +27,7 @@ from genjax.figures.sample import (
 from genjax.metrics.features import FeatureNet
 from genjax.nn.precision import exact
 from genjax.nn.residual import downsample
-from genjax.run.options import N, Run, check_seed
+from genjax.run.options import N, Run, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import State, UsageError
@@ -165,6 +165,7 @@ def project(
             number is impossible.
     """
     check_seed(seed)
+    check_choice("space", space, Space)
     if not 1 <= steps < 2**31:
         raise UsageError(f"steps = {steps}: should be from 1 to {2**31 - 1}")
     refuse_number(n, images)

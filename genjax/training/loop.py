@@ -36,8 +36,7 @@ from genjax.data.sources import Source, absolute, class_note
 from genjax.evaluation.likelihood import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
-from genjax.metrics.energy import energy_distance
-from genjax.metrics.watch import ENERGY_DISTANCE, Watch
+from genjax.metrics.watch import Watch
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunConfig, RunFolder, create_run_folder
@@ -46,14 +45,12 @@ from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps, as_array
 from genjax.run.states import abstract_state, initial_state, open_split
+from genjax.training.quality import QUALITY_IMAGES, SampleQuality
 from genjax.training.signals import Stop, Stopped, stop_signals
 from genjax.training.writer import NullWriter, Writer
 from genjax.types import ImageSpec, Metrics, State, UsageError
 
 log = logging.getLogger("genjax")
-
-# Number of samples, and of images, for the metrics at each save.
-QUALITY_IMAGES = 1000
 
 
 class Diverged(ArithmeticError):
@@ -100,6 +97,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
         source = _open(recipe)
+        recipe = recipe.with_quality(source.spec)
         name = Path(recipe.data.rpartition(":")[2]).stem
         folder = create_run_folder(run, f"{recipe.family}_{name}")
         stack.enter_context(folder.locked())
@@ -146,8 +144,11 @@ def resume(
     config = folder.read_config()
     recipe = _with_absolute_paths(recipe or config.recipe)
     recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
+    if recipe.quality == "auto":
+        recipe = dataclasses.replace(recipe, quality=config.recipe.quality)
     with stop_signals() as stop, folder.locked():
         source = _open(recipe)
+        recipe = recipe.with_quality(source.spec)
         _refuse_other_shapes(config.recipe, config.spec, recipe, source.spec)
         contents = source.contents(recipe.data_options.digest == "full")
         changed = _data_change(folder, config, source, contents)
@@ -235,7 +236,12 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if options.data_dir is not None and not is_remote(options.data_dir):
         data_dir = str(Path(options.data_dir).expanduser().resolve())
         options = dataclasses.replace(options, data_dir=data_dir)
-    return dataclasses.replace(recipe, data=absolute(recipe.data), data_options=options)
+    weights = recipe.quality_weights
+    if weights is not None:
+        weights = str(Path(weights).expanduser().resolve())
+    return dataclasses.replace(
+        recipe, data=absolute(recipe.data), data_options=options, quality_weights=weights
+    )
 
 
 def _run(
@@ -307,10 +313,10 @@ def _train(
             state = steps.put(initial_state(recipe, source.spec, init_key))
         if is_first() and (changes := _changes(folder.read_config().recipe, recipe)):
             log.info("from step %d on: %s", start, changes)
+        evaluate = _Evaluator(folder, recipe, source, sample_key)
         if contents is not None:
             folder.write_contents(contents)
         folder.write_config(config)  # it can be trained as it is
-        evaluate = _Evaluator(folder, recipe, source, sample_key)
         writer = _open_writer(folder, recipe, start)
         stack.callback(writer.close)
         recorder = _Recorder(writer)
@@ -514,7 +520,7 @@ class _Evaluator:
         self._folder, self._recipe = folder.samples, recipe
         self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
         self._data = read_some(source, QUALITY_IMAGES, recipe.seed)
-        self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
+        self._quality = SampleQuality(recipe, source, np.asarray(self._data.images))
         if is_first():
             self._folder.mkdir(exist_ok=True)
         if recipe.functions.evaluate is None:
@@ -530,12 +536,11 @@ class _Evaluator:
         images = sample_state(self._recipe, state, self._grid_key, labels)
         if is_first():
             write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images, columns)))
-        samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
-        metrics = {ENERGY_DISTANCE: float(self._distance(samples, self._data.images))}
+        metrics = self._quality(state, self._samples_key)
         if self._recipe.functions.evaluate is not None:
             found = likelihoods(self._recipe, state, [self._batch], self._likelihood_key)
             nll = float(np.mean(found.nll))
-            metrics[self._recipe.quality] = nll
+            metrics["eval_nll"] = nll
             metrics["eval_bits_per_dim"] = bits_per_dim(nll, math.prod(state.spec.shape))
         for name, values in health(self._recipe, state, self._data).items():
             metrics[name] = float(np.max(values))

@@ -219,6 +219,10 @@ def test_what_cannot_be_evaluated_is_refused(trained):
             genjax.evaluate(trained, **options)
     with pytest.raises(genjax.UsageError, match="no Inception weights at"):
         genjax.evaluate(trained, n=10, extractor="inception")
+    with pytest.raises(genjax.UsageError, match="extractor = 'foo': wanted classifier or incep"):
+        genjax.evaluate(trained, n=10, extractor="foo")
+    with pytest.raises(genjax.UsageError, match=r"checkpoint last: .*; best is \d+, latest"):
+        genjax.evaluate(trained, n=10, checkpoint="last")
 
 
 @pytest.mark.slow

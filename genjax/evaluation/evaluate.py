@@ -352,10 +352,9 @@ def evaluate(
     Returns:
         A dict, in which an undefined number is NaN or infinite (null in `evaluations.jsonl`), with
         `metrics`: with a feature net, those of `evaluation.distances` and, with a test split,
-        `memorization`, of images without their `border`; for a family with styles also
-        `perceptual_path_length`. For a family with a likelihood `nll`, in nats an image, and
-        `bits_per_dim`, of whole images, each with its standard error as `..._error`; if `nll` is a
-        bound, also `elbo` and `active_units`.
+        `memorization`, of images without their `border`; with styles also `perceptual_path_length`.
+        With a likelihood `nll`, in nats an image, and `bits_per_dim`, each with its standard error
+        as `..._error`; if `nll` is a bound, also `elbo` and `active_units`.
         `classes`: with `per_class`, metrics of each class alone; see `class_distances`.
         `protocol`: how they were measured; compare only evaluations of the same protocol.
         `health`: the largest values of signs of numerical trouble; `step` and `seconds`.

@@ -5,6 +5,7 @@ Several processes run it together, each with its own devices; only the first one
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import math
@@ -45,6 +46,7 @@ from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps, as_array
 from genjax.run.states import abstract_state, initial_state, open_split
+from genjax.training.background import Background
 from genjax.training.quality import QUALITY_IMAGES, SampleQuality
 from genjax.training.signals import Stop, Stopped, stop_signals
 from genjax.training.writer import NullWriter, Writer
@@ -294,10 +296,7 @@ def _train(
             log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
-        log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
-        for note in (*source.notes, *class_note(source)):
-            log.info("%s", note)
-        batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
+        batches = _open_batches(source, recipe)
         steps = Steps(
             train_step(recipe),
             batches,
@@ -319,7 +318,8 @@ def _train(
         folder.write_config(config)  # it can be trained as it is
         writer = _open_writer(folder, recipe, start)
         stack.callback(writer.close)
-        recorder = _Recorder(writer)
+        background = stack.enter_context(Background())
+        recorder = _Recorder(writer, background)
         log.info("training in %s from step %d", folder.path, start)
         if jax.process_count() > 1:
             log.info(
@@ -331,26 +331,35 @@ def _train(
         stop.begin()
         step, signal = start, None
         while step < recipe.steps and signal is None:
-            first, step = (
-                step,
-                min(step - step % recipe.log_interval + recipe.log_interval, recipe.steps),
-            )
+            first, step = step, step - step % recipe.log_interval + recipe.log_interval
+            step = min(step, recipe.steps)
             # Those before are recorded meanwhile, so that the devices do not wait for it.
             state, taken = _take_steps(steps, state, batches, first, step, length, recorder.record)
             recorder.taken = taken
             is_saved = step % recipe.save_interval == 0 or step == recipe.steps
             quality: dict[str, float] = {}
+            writes: list[Callable[[], None]] = []
             if is_saved:
                 taken.means()  # raises if the state is not finite
-                quality = _only_finite(evaluate(steps.get(state), step), step)
+                whole = steps.get(state)
+                writes.append(evaluate.grid(whole, step))
+                quality = _only_finite(evaluate(whole), step)
             # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
             if is_saved or signal:
                 recorder.record(quality)
                 found = quality if recipe.quality in quality else None
-                checkpoints.save(step, steps.to_save(state), found)
-                writer.report()
+                saved = steps.to_save(state)
+                writes.append(functools.partial(checkpoints.save, step, saved, found))
+                background.start([*writes, writer.report])
         return Result(folder.path, step, signal)
+
+
+def _open_batches(source: Source, recipe: Recipe) -> Batches:
+    log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
+    for note in (*source.notes, *class_note(source)):
+        log.info("%s", note)
+    return open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
 
 
 def _open_writer(folder: RunFolder, recipe: Recipe, start: int) -> Writer | NullWriter:
@@ -470,8 +479,8 @@ class _Recorder:
         taken: Steps that are to be recorded; None if all are.
     """
 
-    def __init__(self, writer: Writer | NullWriter):
-        self._writer, self._watch = writer, Watch()
+    def __init__(self, writer: Writer | NullWriter, background: Background):
+        self._writer, self._watch, self._background = writer, Watch(), background
         for record in writer.records:
             self._watch(record)
         self.taken: _Taken | None = None
@@ -479,16 +488,21 @@ class _Recorder:
     def record(self, quality: Mapping[str, float] | None = None) -> None:
         """Wait for the steps that are to be recorded, if there are any, and record them.
 
+        It waits for the save before, too: a kill loses no more recorded steps than lie between two
+        saves, and only one thread at a time uses the writer.
+
         Args:
             quality: Metrics of the state after them; None if they were not measured.
 
         Raises:
             Diverged: One of the steps did; see `_Taken.means`.
+            SaveError: The save before failed.
         """
         if self.taken is None:
             return
         step, record = self.taken.last, self.taken.means() | dict(quality or {})
         self.taken = None
+        self._background.wait()
         self._writer.record(step, record)
         for warning in self._watch(record):
             log.warning("step %d: %s", step, warning)
@@ -531,11 +545,20 @@ class _Evaluator:
             source = open_split(recipe, recipe.data_options.for_test)
         self._batch = read_some(source, QUALITY_IMAGES, recipe.seed)
 
-    def __call__(self, state: State, step: int) -> dict[str, float]:
+    def grid(self, state: State, step: int) -> Callable[[], None]:
+        """Draw the grid of a state, and return the function that writes it."""
         labels, columns = grid_labels(self._recipe, state.spec)
         images = sample_state(self._recipe, state, self._grid_key, labels)
-        if is_first():
-            write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images, columns)))
+        path = self._folder / f"step_{step:08d}.png"
+
+        def write() -> None:
+            if is_first():
+                write_atomically(path, to_png(grid(images, columns)))
+
+        return write
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """Return the metrics of a state."""
         metrics = self._quality(state, self._samples_key)
         if self._recipe.functions.evaluate is not None:
             found = likelihoods(self._recipe, state, [self._batch], self._likelihood_key)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from genjax.evaluation.compare import compare
     from genjax.evaluation.encode import encode
     from genjax.evaluation.evaluate import evaluate
+    from genjax.evaluation.fidelity import fidelity
     from genjax.evaluation.score import score
     from genjax.evaluation.tradeoff import tradeoff
     from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
@@ -37,6 +38,7 @@ __all__ = [
     "compare",
     "encode",
     "evaluate",
+    "fidelity",
     "interpolate",
     "load_recipe",
     "manifold",
@@ -62,6 +64,7 @@ _MODULES = {
     "evaluation.compare": ["compare"],
     "evaluation.encode": ["encode"],
     "evaluation.evaluate": ["evaluate"],
+    "evaluation.fidelity": ["fidelity"],
     "evaluation.score": ["score"],
     "evaluation.tradeoff": ["tradeoff"],
     "figures.latents": ["interpolate", "manifold", "manipulate", "reconstruct", "traverse"],

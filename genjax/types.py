@@ -128,8 +128,9 @@ class Family:
         style: `style(config, state, latents, labels, truncation=None, truncation_cutoff=None) ->
             styles`, [n, L, W], one for each of L layers from the coarsest; None without styles.
         synthesize: `synthesize(config, state, styles) -> images`, always with the same noise.
-        prepare: `prepare(config, state, key) -> state`, called once before samples are drawn, with
-            the further arguments of `sample`; None where a state needs no preparation.
+        prepare: `prepare(config, state, key) -> state`, called before samples are drawn, with the
+            further arguments of `sample`, and before latents are decoded; None where a state needs
+            no preparation, as one with styles must not.
     """
 
     config: type[Config]

@@ -1,6 +1,7 @@
 """Settings of all tests: eight CPU devices, strict rank promotion, fixtures, cached programs."""
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import importlib.metadata
@@ -30,9 +31,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import pytest
 
-from genjax.evaluation import fidelity
+from genjax.evaluation import distances
 from genjax.metrics import classifier
 from genjax.metrics.frechet import frechet_distance_error
+from genjax.run.recipe import Recipe
 from genjax.run.sharding import Steps
 from genjax.training import loop, writer
 
@@ -61,7 +63,7 @@ def _caches(tmp_path_factory):
     """Keep tests away from the user's cache folder; train and resample a little only."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     classifier.STEPS = 100
-    fidelity.frechet_distance_error = functools.partial(frechet_distance_error, resamplings=3)
+    distances.frechet_distance_error = functools.partial(frechet_distance_error, resamplings=3)
 
 
 @contextlib.contextmanager
@@ -92,6 +94,20 @@ def eight_devices():
     """Let runs take one device, or all within `eight_devices()`, which takes thrice the time."""
     with _replaced(loop, "Steps", functools.partial(Steps, devices=jax.devices()[:1])) as eight:
         yield eight
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_quality():
+    """Let pixels choose the best of a GAN, without a classifier; or features, in its context."""
+    real = Recipe.with_quality
+
+    def with_quality(recipe, spec):
+        if recipe.quality == "auto" and recipe.functions.evaluate is None:
+            recipe = dataclasses.replace(recipe, quality="energy_distance")
+        return real(recipe, spec)
+
+    with _replaced(Recipe, "with_quality", with_quality) as original:
+        yield original
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from genjax.models.dcgan import DcganConfig, PlayerConfig
 recipe = Recipe(
     family="dcgan",
     data="digits",
-    data_options=DataOptions(size=(16,)),
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
     model=DcganConfig(
         ema_decay=0.999,
         generator=PlayerConfig(features=32),

@@ -15,7 +15,7 @@ from genjax.models.gan import GanConfig, PlayerConfig
 recipe = Recipe(
     family="gan",
     data="digits",
-    data_options=DataOptions(size=(16,)),
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
     model=GanConfig(discriminator=PlayerConfig(hidden_sizes=(128,), learning_rate=1e-4)),
     steps=16_000,
     save_interval=2000,

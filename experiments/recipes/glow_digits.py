@@ -16,7 +16,7 @@ STEPS = 2000
 recipe = Recipe(
     family="glow",
     data="digits",
-    data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
     model=GlowConfig(
         hidden_features=64,
         bits=4,

@@ -13,7 +13,7 @@ from genjax.models.vae import VaeConfig
 recipe = Recipe(
     family="vae",
     data="digits",
-    data_options=DataOptions(split="train[:80%]", test_split="train[80%:]", size=(16,)),
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
     model=VaeConfig(ema_decay=0.999),
     steps=6_000,
     save_interval=1000,

@@ -17,7 +17,7 @@ PLAYER = dataclasses.replace(WGAN_PLAYER, features=32)
 recipe = Recipe(
     family="wgan",
     data="digits",
-    data_options=DataOptions(size=(16,)),
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
     model=WganConfig(generator=PLAYER, critic=PLAYER),
     steps=16_000,
     batch_size=64,

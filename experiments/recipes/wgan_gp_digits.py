@@ -16,7 +16,7 @@ PLAYER = PlayerConfig(learning_rate=1e-4, beta1=0.0, beta2=0.9, features=32)
 recipe = Recipe(
     family="wgan_gp",
     data="digits",
-    data_options=DataOptions(size=(16,)),
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
     model=WganGpConfig(ema_decay=0.99, generator=PLAYER, critic=PLAYER),
     steps=7_000,
     batch_size=64,

@@ -325,7 +325,8 @@ def loop_seconds(recipe: Recipe, steps: int) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         total = RECORDS * steps
-        recipe = dataclasses.replace(recipe, steps=total, log_interval=steps, save_interval=total)
+        intervals = {"steps": total, "log_interval": steps, "save_interval": total}
+        recipe = dataclasses.replace(recipe, quality="latest", **intervals)
         try:
             with _quiet():
                 train(recipe, run)

@@ -9,6 +9,7 @@ from genjax.cli.command import Call, Command
 from genjax.evaluation import classify, encode, score, tradeoff
 from genjax.evaluation.compare import compare
 from genjax.evaluation.evaluate import evaluate
+from genjax.evaluation.fidelity import fidelity
 from genjax.figures.output import check_file
 
 Csv = tyro.conf.arg(
@@ -61,6 +62,7 @@ def save_classes(call: Call, output: Annotated[Path, WrongPng] = Path("classes.p
 
 COMMANDS = {
     "evaluate": Command(evaluate),
+    "fidelity": Command(fidelity),
     "compare": Command(compare),
     "tradeoff": Command(tradeoff.tradeoff, save_tradeoff),
     "score": Command(score.score, save_scores),

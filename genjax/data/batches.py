@@ -89,25 +89,33 @@ class Batches(Protocol):
         ...
 
 
-def _share(count: int) -> slice:
-    """Return this process's slice of `count` consecutive things."""
-    index, processes = jax.process_index(), jax.process_count()
+def share(count: int, alone: bool = False) -> slice:
+    """Return this process's slice of `count` consecutive things: all if it works alone."""
+    index, processes = (0, 1) if alone else (jax.process_index(), jax.process_count())
     return slice(count * index // processes, count * (index + 1) // processes)
 
 
 class Resident:
     """A data set on the device: the feed has indices, and the program gathers the images."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        alone: bool = False,
+    ):
         self.arrays = Batch(images, labels)
         self.max_steps = max(1, FEED_INDICES // batch_size)
         self._batch_size, self._seed = batch_size, seed
+        self._rows = share(batch_size, alone)
 
     def feed(self, first_step: int, steps: int) -> np.ndarray:
         """Return the indices of these steps' images, int32 [steps, B]."""
         count = len(self.arrays.images)
         indices = batch_indices(self._seed, first_step, self._batch_size, count, steps)
-        return indices.reshape(steps, self._batch_size)[:, _share(self._batch_size)]
+        return indices.reshape(steps, self._batch_size)[:, self._rows]
 
     @staticmethod
     def select(arrays: Batch, item: jax.Array) -> Batch:
@@ -118,10 +126,19 @@ class Resident:
 class Streamed:
     """A data set that is read during training, by threads that work ahead."""
 
-    def __init__(self, source: Source, batch_size: int, seed: int, skip_broken: bool):
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        skip_broken: bool,
+        alone: bool = False,
+    ):
         self.arrays = ()
         batch_bytes = batch_size * int(np.prod(source.spec.shape))
-        self.max_steps = max(1, STREAM_BYTES * jax.process_count() // batch_bytes)
+        processes = 1 if alone else jax.process_count()
+        self.max_steps = max(1, STREAM_BYTES * processes // batch_bytes)
+        self._rows = share(batch_size, alone)
         self._source, self._batch_size, self._seed = source, batch_size, seed
         self._skip_broken = skip_broken
         self._reported: set[int] = set()
@@ -152,7 +169,7 @@ class Streamed:
 
     def _read_batch(self, step: int) -> Batch:
         indices = batch_indices(self._seed, int(step), self._batch_size, len(self._source))
-        indices = indices[_share(self._batch_size)]
+        indices = indices[self._rows]
         examples = [
             self._next_readable(int(index)) if isinstance(example, BrokenImage) else example
             for index, example in zip(indices, self._source.read(indices.tolist()), strict=True)
@@ -251,18 +268,26 @@ def read_all(source: Source, part: slice = slice(None)) -> tuple[np.ndarray, np.
 
 
 def open_batches(
-    source: Source, batch_size: int, seed: int, options: DataOptions
+    source: Source, batch_size: int, seed: int, options: DataOptions, alone: bool = False
 ) -> Resident | Streamed:
     """Open a source's batches: resident if they fit in `options.resident_gib`, else streamed.
+
+    Args:
+        source: The images.
+        batch_size: The size of the batches of all processes together.
+        seed: Seed of the order.
+        options: How the images are read.
+        alone: Whether this process trains alone, on whole batches, whatever the others do.
 
     Raises:
         UsageError: An image is broken and `options.on_broken` is `refuse`, or all are broken.
     """
     skip_broken = options.on_broken == "skip"
     if len(source) * np.prod(source.spec.shape) > options.resident_gib * GIB:
-        return Streamed(source, batch_size, seed, skip_broken)
-    images, labels, broken = read_all(source, _share(len(source)))
-    counts = all_gather(np.array([len(images), len(broken)]))
+        return Streamed(source, batch_size, seed, skip_broken, alone)
+    images, labels, broken = read_all(source, share(len(source), alone))
+    own = np.array([len(images), len(broken)])
+    counts = own[None] if alone else all_gather(own)
     read, failed = counts.sum(axis=0)
     if failed and not skip_broken:
         some = "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
@@ -274,12 +299,12 @@ def open_batches(
         raise UsageError(f"not one of {len(source)} images can be read")
     for line in broken:
         log.warning("skipped a broken image: %s", line)
-    images, labels = _exchange(images, counts[:, 0]), _exchange(labels, counts[:, 0])
-    return Resident(images, labels, batch_size, seed)
+    images, labels = exchange(images, counts[:, 0]), exchange(labels, counts[:, 0])
+    return Resident(images, labels, batch_size, seed, alone)
 
 
-def _exchange(own: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Concatenate the arrays of all processes, which have `counts` entries each."""
+def exchange(own: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Concatenate the arrays of all processes, which have `counts` entries each, on all of them."""
     if len(counts) == 1:
         return own
     padded = np.zeros((counts.max(), *own.shape[1:]), own.dtype)

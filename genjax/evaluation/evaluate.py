@@ -5,33 +5,52 @@ import functools
 import logging
 import math
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from PIL import Image
 
-from genjax.data.batches import read_all
-from genjax.data.digest import fingerprint
-from genjax.data.sources import DataOptions
+from genjax.data.batches import share
+from genjax.data.broken import BrokenImage
+from genjax.data.processes import is_first
+from genjax.data.sources import DataOptions, Source
+from genjax.evaluation.distances import (
+    MIN_IMAGES,
+    Copies,
+    Metrics,
+    class_distances,
+    distances,
+    memorization,
+)
 from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
-from genjax.evaluation.fidelity import MIN_IMAGES, fidelity
+from genjax.evaluation.features import (
+    Content,
+    DataFeatures,
+    FeatureSet,
+    data_features,
+    measure,
+    over_processes,
+    without_border,
+)
+from genjax.evaluation.images import read_readable
 from genjax.evaluation.likelihood import health, likelihood
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import paths
 from genjax.figures.sample import (
+    CHUNK,
     SampleOptions,
-    check_memory,
     is_conditional,
+    sample_batches,
     sample_options,
-    sample_state,
 )
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.options import N, Run, check_seed
+from genjax.run.options import N, Run, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.records import append_line
 from genjax.run.states import Checkpoint, load_state, open_split
@@ -39,111 +58,250 @@ from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# The least number of samples, for a covariance and five neighbours.
-MIN_SAMPLES = 10
+# The labels of samples: as in the training data, or of each class as many.
+ClassShares = Literal["data", "even"]
+# The most samples if no number is asked for, the field's usual number.
+MOST_SAMPLES = 50_000
 # The number of values reported for each sign of health, the worst first.
 MAX_HEALTH_VALUES = 10
-# Numbers of samples, of paths, and of images on a path in the figures.
-FIGURE_SAMPLES, FIGURE_PATHS, FIGURE_STEPS = 64, 6, 10
+# Numbers of images for signs of health, of samples, of paths, and of images on a path in figures.
+FIRST_IMAGES, FIGURE_SAMPLES, FIGURE_PATHS, FIGURE_STEPS = 100, 64, 6, 10
 # The largest number of pairs of styles for perceptual path lengths.
 MAX_PATH_PAIRS = 2000
 
 
-def _protocol(recipe: Recipe, test: Batch, seed: int) -> dict[str, Any]:
+class Sides(NamedTuple):
+    """The real images of an evaluation.
+
+    Attributes:
+        test: All images of the test split or, without one, of the training data.
+        real: Those that samples are compared with.
+        others: As many other ones, for the floors; None if there are not as many.
+        train: The training images; the same as `test` if there is no test split.
+    """
+
+    test: DataFeatures
+    real: FeatureSet
+    others: FeatureSet | None
+    train: DataFeatures
+
+
+def _protocol(recipe: Recipe, spec: ImageSpec, seed: int) -> dict[str, Any]:
     """Return the part of the protocol that does not depend on what is measured."""
     options = recipe.data_options
+    border = 2 * options.border
     names = ("likelihood", "binarization", "bits", "dequantization")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
-    bare = without_border(np.asarray(test.images), options)
-    arrays = bare, np.asarray(test.labels)
     return {
         "data": recipe.data,
         "split": options.for_test.split,
-        "images": len(test.images),
-        "content": fingerprint(np.ascontiguousarray(array).data for array in arrays),
-        "shape": bare.shape[1:],
+        "shape": (spec.height - border, spec.width - border, spec.channels),
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": model | ({"border": options.border} if options.border else {}),
     }
 
 
-def _fidelity(
+def compared_size(recipe: Recipe, n: int | None, images: int) -> int:
+    """Return how many samples are compared with as many real images.
+
+    Args:
+        recipe: The recipe, whose data may have a test split.
+        n: The number asked for. None: all images up to 50,000; without a test split half of them,
+            because the others are for the floors.
+        images: The number of images of the test split.
+
+    Raises:
+        UsageError: There are too few images, or `n` is impossible.
+    """
+    split = f"{recipe.data_options.for_test.split} of {recipe.data}"
+    if images < MIN_IMAGES:
+        raise UsageError(
+            f"{split} has {images} images; samples are compared with at least {MIN_IMAGES}"
+        )
+    if n is None:
+        half = images if recipe.data_options.test_split else max(images // 2, MIN_IMAGES)
+        return min(half, MOST_SAMPLES)
+    if not MIN_IMAGES <= n <= images:
+        raise UsageError(f"n = {n}: should be from {MIN_IMAGES} to {images}, the images of {split}")
+    return n
+
+
+def real_sides(
+    recipe: Recipe,
+    spec: ImageSpec,
+    net: FeatureNet,
+    identity: dict[str, Any],
+    n: int | None,
+    seed: int,
+) -> Sides:
+    """Choose the real images to compare samples with, of which there are `n`; see `compared_size`.
+
+    Raises:
+        UsageError: The data are not those of the run, or there are too few.
+    """
+    options = recipe.data_options
+    test = data_features(
+        net, identity, open_as_trained(recipe, options.for_test, spec), options.for_test
+    )
+    size = compared_size(recipe, n, len(test.images))
+    order = np.random.default_rng(seed).permutation(len(test.images))
+    real, rest = test.images.take(np.sort(order[:size])), order[size:]
+    train, unseen = test, test.images.take(np.sort(rest[:size]))
+    if options.test_split is not None:
+        train = data_features(net, identity, open_as_trained(recipe, options, spec), options)
+        order = np.random.default_rng(seed).permutation(len(train.images))
+        unseen = train.images.take(np.sort(order[:size]))
+    return Sides(test, real, unseen if len(unseen) == size else None, train)
+
+
+def sample_labels(
+    recipe: Recipe, spec: ImageSpec, shares: ClassShares, train: FeatureSet, n: int, seed: int
+) -> np.ndarray | int:
+    """Return the labels of `n` samples for `sample_batches`."""
+    if shares == "even" or not is_conditional(recipe, spec):
+        return n
+    return np.resize(np.random.default_rng(seed).permutation(train.labels), n)
+
+
+def measure_samples(
     recipe: Recipe,
     state: State,
     net: FeatureNet,
-    n: int,
+    key: jax.Array,
+    labels: np.ndarray | int,
     sampling: SampleOptions,
-    test: Batch,
-    train: Batch,
+) -> FeatureSet:
+    """Draw samples over all devices and processes, and compute what is known of them."""
+    count = labels if isinstance(labels, int) else len(labels)
+    chunks = range(math.ceil(count / CHUNK))
+    own = chunks[share(len(chunks))]
+    batches = sample_batches(recipe, state, key, labels, sampling, own, spread=True)
+    options = recipe.data_options
+    bare = (Batch(without_border(images, options), some) for images, some in batches)
+    found = measure(net, bare, len(own) * CHUNK)
+    return over_processes(found)
+
+
+def _fidelity(
+    recipe: Recipe,
+    state: State,
+    how: tuple[FeatureNet, dict[str, Any], SampleOptions],
+    n: int | None,
+    shares: ClassShares,
+    class_names: Sequence[str],
     seed: int,
-) -> tuple[dict[str, float], dict[str, Image.Image]]:
-    """Compare `n` samples with the test images; return metrics and figures."""
-    options, key = recipe.data_options, jax.random.key(seed)
-    sample_key, path_key = jax.random.split(key)[0], jax.random.fold_in(key, 0)
-    samples = sample_state(recipe, state, sample_key, n, sampling)
-    fake, real, seen = (
-        without_border(np.asarray(x), options) for x in (samples, test.images, train.images)
-    )
-    found = fidelity(net, fake, Batch(real, test.labels), seen, seed)
-    metrics = found.metrics
+) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    """Compare samples with real images.
+
+    Args:
+        recipe: The recipe of the run.
+        state: The state.
+        how: The feature net, its identity, and how samples are drawn.
+        n: The number of images on each side; see `compared_size`.
+        shares: The shares of classes.
+        class_names: The classes, if each is to be compared alone too; otherwise empty.
+        seed: Seed of all draws.
+
+    Returns:
+        `metrics`, `classes`, and what the `protocol` says of them; and figures.
+    """
+    net, identity, sampling = how
+    sides = real_sides(recipe, state.spec, net, identity, n, seed)
+    size = len(sides.real)
+    labels = sample_labels(recipe, state.spec, shares, sides.train.images, size, seed)
+    # The second is the key of the likelihoods.
+    sample_key, _, path_key = jax.random.split(jax.random.key(seed), 3)
+    log.info("%s samples", f"{size:,}")
+    fake = measure_samples(recipe, state, net, sample_key, labels, sampling)
+    metrics: Metrics = distances(fake, sides.real, sides.others, seed)
+    if sides.others is None:
+        log.warning("no floors: there are no %s other images", f"{size:,}")
+
+    def draw(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        chunks = sorted({int(i) // CHUNK for i in indices})
+        batches = sample_batches(recipe, state, sample_key, labels, sampling, chunks)
+        drawn = dict(zip(chunks, (batch.images for batch in batches), strict=True))
+        images = np.stack([drawn[int(i) // CHUNK][int(i) % CHUNK] for i in indices])
+        return without_border(images, recipe.data_options)
+
+    figures = {"samples": grid(draw(range(min(size, FIGURE_SAMPLES))))}
+    if recipe.data_options.test_split is None:
+        log.warning("no memorization, no neighbours: without test_split all images are trained on")
+    else:
+        ratio, copies = memorization(fake, sides.real, sides.train.images)
+        metrics |= ratio
+        near = _neighbours(recipe, state.spec, sides.train, copies)
+        rows = np.concatenate([draw(copies.suspects)[:, None], near], axis=1)
+        figures["neighbours"] = grid(rows)
     if recipe.functions.style is not None:
-        crop = functools.partial(without_border, options=options)
-        pairs = min(n, MAX_PATH_PAIRS)
+        crop = functools.partial(without_border, options=recipe.data_options)
+        pairs = min(size, MAX_PATH_PAIRS)
         metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
-    rows = np.concatenate([fake[found.suspects][:, None], seen[found.neighbours]], axis=1)
-    return metrics, {"neighbours": grid(rows), "samples": grid(fake[:FIGURE_SAMPLES])}
+    protocol = {"extractor": identity, "samples": size} | sides.test.content._asdict()
+    protocol |= {"labels": shares} if is_conditional(recipe, state.spec) else {}
+    found: dict[str, Any] = {"metrics": metrics, "protocol": protocol}
+    if class_names:
+        numbers = class_distances(fake, sides.real, len(class_names), seed)
+        found["classes"] = {str(class_names[i]): each for i, each in numbers.items()}
+    return found, figures
 
 
-def _checked_draws(recipe: Recipe, spec: ImageSpec, n: int, draws: int | None) -> int:
+def _neighbours(recipe: Recipe, spec: ImageSpec, train: DataFeatures, copies: Copies) -> np.ndarray:
+    """Read the training images that are nearest to samples, uint8 [8, 7, H, W, C]."""
+    source = open_as_trained(recipe, recipe.data_options, spec)
+    read = source.read(train.indices[copies.neighbours.ravel()].tolist())
+    black = np.zeros(spec.shape, np.uint8)  # for one that has become unreadable
+    images = np.stack([black if isinstance(each, BrokenImage) else each[0] for each in read])
+    images = without_border(images, recipe.data_options)
+    return images.reshape(*copies.neighbours.shape, *images.shape[1:])
+
+
+def _check_classes(recipe: Recipe, spec: ImageSpec, labels: ClassShares, per_class: bool) -> None:
+    """Raise a `UsageError` if the classes of samples cannot be chosen so."""
+    check_choice("labels", labels, ClassShares)
+    if not is_conditional(recipe, spec) and (per_class or labels != "data"):
+        option = "per_class" if per_class else f"labels = {labels}"
+        raise UsageError(f"{option}: is of conditional models, and this is none")
+
+
+def _checked_draws(recipe: Recipe, draws: int | None) -> int:
     """Return the number of importance samples, by default the family's.
 
     Raises:
-        UsageError: It or the number n of samples is impossible.
+        UsageError: It is impossible.
     """
     draws = recipe.functions.importance_samples if draws is None else draws
-    for name, value, least in (("n", n, MIN_SAMPLES), ("importance_samples", draws, 1)):
-        if value < least:
-            raise UsageError(f"{name} = {value}: should be at least {least}")
-    if draws >= 2**31:
-        raise UsageError(f"importance_samples = {draws}: should be below {2**31}")
-    check_memory(n, spec, f"n = {n}")
+    if not 1 <= draws < 2**31:
+        raise UsageError(f"importance_samples = {draws}: should be from 1 to {2**31 - 1}")
     return draws
 
 
-def _images_for_features(recipe: Recipe, spec: ImageSpec, test: Batch) -> Batch:
-    """Return the training images to compare with, which are the test images if there is no split.
+def _checked_extractor(
+    extractor: ExtractorKind | None, recipe: Recipe, spec: ImageSpec, n: int | None, images: int
+) -> ExtractorKind | None:
+    """Return the feature net to compare `n` samples with, or None for the likelihood alone.
 
     Raises:
-        UsageError: There are too few of one or the other.
+        UsageError: There is no such net, or there are too few images.
     """
-    options = recipe.data_options
-    train = test if options.test_split is None else _all_images(recipe, options, spec)
-    for split, batch in ((options.for_test.split, test), (options.split, train)):
-        if len(batch.images) < MIN_IMAGES:
-            raise UsageError(
-                f"{split} of {recipe.data} has {len(batch.images)} images; samples are compared "
-                f"with at least {MIN_IMAGES}"
-            )
-    return train
-
-
-def _default_extractor(recipe: Recipe, spec: ImageSpec, images: int) -> ExtractorKind | None:
-    """Return the feature net if none is asked for, or None to measure the likelihood alone."""
     has_likelihood = recipe.functions.evaluate is not None
-    if spec.classes > 1 and (images >= MIN_IMAGES or not has_likelihood):
-        return "classifier"
-    if not has_likelihood:
+    if extractor is None and spec.classes > 1:
+        if images < MIN_IMAGES and has_likelihood:
+            log.warning("%d test images: too few to compare samples with", images)
+            return None
+        extractor = "classifier"
+    if extractor is not None:
+        compared_size(recipe, n, images)
+    elif not has_likelihood:
         raise UsageError(
             f"family {recipe.family!r} has no likelihood, and {recipe.data} no classes to train a "
             "feature net for: wanted --extractor inception"
         )
-    if spec.classes > 1:
-        log.warning("%d test images: too few to compare samples with", images)
-    return None
+    return extractor
 
 
-def _feature_net(
+def feature_net(
     recipe: Recipe, extractor: ExtractorKind, weights: str | Path | None
 ) -> tuple[FeatureNet, dict[str, Any]]:
     """Create the feature net, which sees images without their border, and its protocol."""
@@ -153,32 +311,38 @@ def _feature_net(
 
 def evaluate(
     run: Run,
-    n: Annotated[int, N] = 10_000,
+    n: Annotated[int | None, N] = None,
     importance_samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
+    labels: ClassShares = "data",
+    per_class: bool = False,
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
     data: str | None = None,
 ) -> dict[str, Any]:
     """Measure the quality of samples, and the likelihood of images of the run's `test_split`.
 
-    Without a `test_split` the training images take its place; the protocol says so.
+    Without a `test_split` the training images take its place. All devices of all processes that
+    call this work. `evaluations.jsonl` gets a line, and the `figures` are drawn anew.
 
     Args:
-        run: The run folder, whose `evaluations.jsonl` gets a line, and whose `figures` are drawn
-            anew: samples, paths, and samples beside their nearest training images.
-        n: Number of samples that are compared with images of the test split.
-        importance_samples: Draws for the likelihood of each image: of the latents or, for a flow,
-            of the noise within gray levels. None: as many as the family's papers take.
+        run: The run folder.
+        n: Number of samples, and of test images to compare them with. None: all up to 50,000;
+            without a test split, half of the training images.
+        importance_samples: Draws of latents or, for a flow, of noise within gray levels, for the
+            likelihood of each image. None: as many as the family's papers take.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
-        temperature: Temperature of the samples; see `genjax sample`.
-        truncation: Truncation of the samples; see `genjax sample`.
-        truncation_cutoff: Number of truncated layers; see `genjax sample`.
+        temperature: That of the samples; see `genjax sample`.
+        truncation: Likewise.
+        truncation_cutoff: Likewise.
+        labels: Classes of the samples of a conditional model: as often as in the training data, or
+            each as often as the others.
+        per_class: Whether each class is compared alone too, for conditional models.
         extractor: The feature net: a classifier of the data set, trained when it is first asked
             for, or Inception, by which FID is defined. None: a classifier, if data have classes.
         weights: File with Inception's weights, a .pth or .safetensors. None: the published file in
@@ -187,54 +351,63 @@ def evaluate(
 
     Returns:
         A dict, in which an undefined number is NaN or infinite (null in `evaluations.jsonl`), with
-        `metrics`: with a feature net, those of `fidelity`, of images without their `border`; for a
-        family with styles also `perceptual_path_length`. For a family with a likelihood `nll`, in
-        nats an image, and `bits_per_dim`, of whole images, each with its standard error as
-        `..._error`; if `nll` is a bound, also `elbo` and `active_units`.
+        `metrics`: with a feature net, those of `evaluation.distances` and, with a test split,
+        `memorization`, of images without their `border`; with styles also `perceptual_path_length`.
+        With a likelihood `nll`, in nats an image, and `bits_per_dim`, each with its standard error
+        as `..._error`; if `nll` is a bound, also `elbo` and `active_units`.
+        `classes`: with `per_class`, metrics of each class alone; see `class_distances`.
         `protocol`: how they were measured; compare only evaluations of the same protocol.
-        `health`: signs of numerical trouble, the largest values of each.
-        `step` and `seconds`: the step of the checkpoint, and the time taken.
+        `health`: the largest values of signs of numerical trouble; `step` and `seconds`.
 
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
     check_seed(seed)
-    folder = RunFolder(run)
-    config = folder.read_config()
+    config = RunFolder(run).read_config()
     recipe, spec = config.recipe, config.spec
-    draws = _checked_draws(recipe, spec, n, importance_samples)
+    draws = _checked_draws(recipe, importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
+    _check_classes(recipe, spec, labels, per_class)
     weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint, data)
-    split = recipe.data_options.for_test
-    test = _all_images(recipe, split, spec)
-    extractor = extractor or _default_extractor(recipe, spec, len(test.images))
-    log.info("%s images of %s, step %d of %s", f"{len(test.images):,}", split.split, step, run)
-    start = time.monotonic()
-    protocol = _protocol(recipe, test, seed)
-    metrics: dict[str, float] = {}
+    test = open_as_trained(recipe, recipe.data_options.for_test, spec)
+    extractor = _checked_extractor(extractor, recipe, spec, n, len(test))
+    start, split = time.monotonic(), recipe.data_options.for_test.split
+    log.info("%s images of %s, step %d of %s", f"{len(test):,}", split, step, run)
+    result: dict[str, Any] = {"metrics": {}, "protocol": _protocol(recipe, spec, seed)}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
-        train = _images_for_features(recipe, spec, test)
-        net, protocol["extractor"] = _feature_net(recipe, extractor, weights)
-        protocol |= {"samples": n, **how} | _labels_of_samples(recipe, spec)
-        metrics, figures = _fidelity(recipe, state, net, n, sampling, test, train, seed)
+        drawing = *feature_net(recipe, extractor, weights), sampling
+        names = test.class_names if per_class else ()
+        found, figures = _fidelity(recipe, state, drawing, n, labels, names, seed)
+        result |= found | {"protocol": result["protocol"] | found["protocol"] | how}
     if recipe.functions.evaluate is not None:
-        protocol["importance_samples"] = draws
-        metrics |= likelihood(recipe, state, [test], seed, draws)
-    figures |= _interpolations(recipe, state, test, seed)
-    signs, seconds = _worst(health(recipe, state, test)), round(time.monotonic() - start, 1)
-    result = dict(metrics=metrics, protocol=protocol, health=signs, step=step, seconds=seconds)
-    _record(folder, result, figures)
+        _add_likelihood(result, recipe, state, test, seed, draws)
+    figures |= _look_at_first(result, recipe, state, test, seed)
+    result |= {"step": step, "seconds": round(time.monotonic() - start, 1)}
+    if is_first():
+        _record(RunFolder(run), result, figures)
     return result
 
 
-def _labels_of_samples(recipe: Recipe, spec: ImageSpec) -> dict[str, str]:
-    """Return what a protocol says of the samples' labels: nothing if the model takes none."""
-    if not is_conditional(recipe, spec):
-        return {}
-    return {"labels": "each class as often, whatever the data's shares"}
+def _look_at_first(
+    result: dict[str, Any], recipe: Recipe, state: State, test: Source, seed: int
+) -> dict[str, Image.Image]:
+    """Add signs of health, measured at the first test images; return paths between some of them."""
+    first = next(read_readable(test, slice(0, FIRST_IMAGES)))[0]
+    result["health"] = _worst(health(recipe, state, first))
+    return _interpolations(recipe, state, first, seed)
+
+
+def _add_likelihood(
+    result: dict[str, Any], recipe: Recipe, state: State, test: Source, seed: int, draws: int
+) -> None:
+    """Add the likelihood of the test images to metrics and protocol."""
+    content, own = Content(), share(len(test))
+    batches = _read(recipe, test, own, content)
+    result["metrics"] |= likelihood(recipe, state, batches, seed, draws, own.start)
+    result["protocol"] |= content.gather()._asdict() | {"importance_samples": draws}
 
 
 def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> dict[str, Image.Image]:
@@ -272,14 +445,8 @@ def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.
     folder.publish()
 
 
-def without_border(images: np.ndarray, options: DataOptions) -> np.ndarray:
-    """Cut `options.border` off images [N, H, W, C]."""
-    inside = slice(options.border, -options.border or None)
-    return images[:, inside, inside]
-
-
-def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
-    """Read every image of a split.
+def open_as_trained(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Source:
+    """Open a split, with images as those of the run.
 
     Raises:
         UsageError: The images do not have the shape of the run, `spec`.
@@ -290,9 +457,11 @@ def _all_images(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> Batch:
             f"{options.split} of {recipe.data}: {source.spec}, and the run's data are {spec}; "
             "--data says where they are"
         )
-    images, labels, broken = read_all(source)
-    for line in broken:
-        log.warning("left out a broken image: %s", line)
-    if not len(images):
-        raise UsageError(f"{options.split} of {recipe.data}: not one image can be read")
-    return Batch(images, labels)
+    return source
+
+
+def _read(recipe: Recipe, source: Source, part: slice, content: Content) -> Iterator[Batch]:
+    """Read a part of a source, and add the images to its content."""
+    for batch, _ in read_readable(source, part):
+        content.add(Batch(without_border(batch.images, recipe.data_options), batch.labels))
+        yield batch

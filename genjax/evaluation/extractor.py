@@ -4,6 +4,7 @@ The classifier is trained when it is first asked for, and kept in the cache fold
 """
 
 import atexit
+import base64
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +19,8 @@ from typing import Any, Literal
 import filelock
 
 from genjax.data.digest import digest_of
-from genjax.data.sources import STACKED, DataOptions, open_source
+from genjax.data.processes import run_on_first
+from genjax.data.sources import STACKED, DataOptions, Source, open_source
 from genjax.interop.files import read_arrays
 from genjax.interop.inception import FILE as INCEPTION_FILE
 from genjax.interop.inception import URL as INCEPTION_URL
@@ -28,6 +30,7 @@ from genjax.metrics.classifier import Extractor, train_classifier
 from genjax.metrics.features import FeatureNet, for_each_channel
 from genjax.metrics.inception import inception
 from genjax.run.checkpoint import write_atomically
+from genjax.run.options import check_choice
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -92,8 +95,10 @@ def weights_path(kind: ExtractorKind | None, weights: str | Path | None) -> Path
     """Return the path of Inception's weights; None if `kind` is not `inception`.
 
     Raises:
-        UsageError: The file does not exist, or `weights` are given but `kind` is not `inception`.
+        UsageError: There is no such kind, the file does not exist, or `weights` are given but
+            `kind` is not `inception`.
     """
+    check_choice("extractor", kind, ExtractorKind)
     if kind != "inception":
         if weights is not None:
             raise UsageError(f"weights {weights}: only of --extractor inception can they be given")
@@ -119,15 +124,30 @@ def _inception(path: Path) -> tuple[FeatureNet, dict[str, Any]]:
 def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, Any]]:
     """Load or train the classifier of a data set; return it and its identity.
 
-    It is trained on `split`; its accuracy is measured on `test_split`.
+    It is trained on `split`; its accuracy is measured on `test_split`. The first process of a run
+    does so, and tells the others.
     """
     source = open_source(data, options)
+    text, accuracy = run_on_first(lambda: _trained(data, options, source))
+    variables = base64.b64decode(text)
+    identity = {
+        "kind": "classifier",
+        "sha256": hashlib.sha256(variables).hexdigest()[:16],
+        "accuracy": accuracy,
+        "accuracy_of": options.for_test.split,
+    }
+    return Extractor(source.spec, variables), identity
+
+
+def _trained(data: str, options: DataOptions, source: Source) -> tuple[str, float]:
+    """Return the classifier's variables, in base64, and its accuracy."""
     settings = {
         "data": data,
         "options": dataclasses.asdict(options),
         "content": digest_of(source.contents(options.digest == "full")),
         "spec": dataclasses.asdict(source.spec),
         "network": [classifier.WIDTHS, classifier.STRIDES, classifier.FEATURES, classifier.STEPS],
+        "longest": classifier.LONGEST,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "classifiers" / f"{key}.msgpack"
@@ -146,13 +166,7 @@ def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, 
             write_atomically(path.with_suffix(".json"), json.dumps(about).encode())
             kept = variables, accuracy
     variables, accuracy = kept
-    identity = {
-        "kind": "classifier",
-        "sha256": hashlib.sha256(variables).hexdigest()[:16],
-        "accuracy": accuracy,
-        "accuracy_of": options.for_test.split,
-    }
-    return Extractor(source.spec, variables), identity
+    return base64.b64encode(variables).decode(), accuracy
 
 
 def _read_kept(path: Path) -> tuple[bytes, float] | None:

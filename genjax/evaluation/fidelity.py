@@ -1,124 +1,331 @@
-"""Metrics of samples against held-out images: fidelity, diversity, classes, sharpness, copies."""
+"""Comparison of any two sets of images: samples of a run, files, data sets, stored statistics."""
 
-import math
-from typing import NamedTuple
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
+import jax
 import numpy as np
+import tyro
 
-from genjax.metrics.classes import class_coverage, inception_score
+from genjax.data.paths import is_remote
+from genjax.data.sources import DataOptions, Source, open_source
+from genjax.evaluation.distances import MIN_IMAGES, distances
+from genjax.evaluation.evaluate import (
+    MOST_SAMPLES,
+    feature_net,
+    measure_samples,
+    open_as_trained,
+    sample_labels,
+)
+from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
+from genjax.evaluation.features import FeatureSet, block_size, data_features, measure
+from genjax.figures.sample import is_conditional
 from genjax.metrics.features import FeatureNet
-from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
-from genjax.metrics.kernel import kernel_distance
-from genjax.metrics.neighbours import NEAREST_K, ROUNDING, prdc
-from genjax.metrics.sharpness import sharpness
-from genjax.types import Batch
+from genjax.metrics.frechet import Moments, frechet_distance
+from genjax.run.checkpoint import write_atomically
+from genjax.run.folder import RunFolder
+from genjax.run.options import Flat, N, check_seed
+from genjax.run.states import Checkpoint, load_state
+from genjax.types import Batch, UsageError
 
-# The fewest test images: one and its neighbours.
-MIN_IMAGES = NEAREST_K + 1
-
-# Number of parts of the samples, each with an Inception Score.
-SPLITS = 10
-
-# Rows of the figure of neighbours, and training images in each.
-SUSPECTS, NEIGHBOURS = 8, 7
-
-Metrics = dict[str, float]
+Images = Annotated[
+    str | Path | np.ndarray, tyro.conf.Positional, tyro.conf.arg(constructor=str, metavar="IMAGES")
+]
 
 
-class Fidelity(NamedTuple):
-    """Metrics of samples, and the samples that may be copies.
+class Statistics(NamedTuple):
+    """Statistics of a set of images, as tools for FID exchange them.
 
     Attributes:
-        metrics: The metrics; see `fidelity`.
-        suspects: Indices of the samples that lie nearest to a training image, [8].
-        neighbours: Indices of the training images nearest to each of them, nearest first, [8, 7].
+        moments: The moments of the features.
+        extractor: The identity of the feature net; None if the file does not say it.
     """
 
-    metrics: Metrics
-    suspects: np.ndarray
-    neighbours: np.ndarray
+    moments: Moments
+    extractor: dict[str, Any] | None
+
+
+Side = Path | np.ndarray | Source | Statistics
 
 
 def fidelity(
-    extractor: FeatureNet, samples: np.ndarray, test: Batch, train: np.ndarray, seed: int
-) -> Fidelity:
-    """Compute all metrics that compare samples with images in an extractor's features.
+    samples: Images,
+    reference: Images,
+    n: Annotated[int | None, N] = None,
+    options: Annotated[DataOptions, Flat] = DataOptions(),  # noqa: B008 - frozen
+    seed: int = 0,
+    checkpoint: Checkpoint = "best",
+    extractor: ExtractorKind | None = None,
+    weights: str | Path | None = None,
+    save_statistics: Path | None = None,
+) -> dict[str, Any]:
+    """Compare any two sets of images by the features of a network.
+
+    Each is a run folder (its samples), a folder of images, `digits`, `tfds:NAME`, a `.zip` or
+    `.array_record`, a `.npy` or `.npz` of images, an array of them (uint8 [N, H, W] or
+    [N, H, W, C]), or a `.npz` with the statistics `mu` and `sigma` that tools for FID exchange.
 
     Args:
-        extractor: The feature net.
-        samples: The samples, uint8 [N, H, W, C].
-        test: Held-out images uint8 [M, H, W, C] and their labels [M].
-        train: Training images, uint8 [K, H, W, C].
-        seed: Seed of subsets and resamplings.
+        samples: The samples.
+        reference: The images that they are compared with.
+        n: Number of images of each side, chosen by the seed. None: as many as both have, at most
+            50,000.
+        options: How data are read. Beside a run, by default as its test images are.
+        seed: Seed of all draws.
+        checkpoint: That of a run; see `genjax evaluate`.
+        extractor: The feature net. None: a classifier of the run's data or, without a run,
+            of the reference or the samples, if these are data with classes. Inception
+            for other images, and beside statistics that do not name their network.
+        weights: File with Inception's weights; see `genjax evaluate`.
+        save_statistics: File, a .npz, to write `mu` and `sigma` of all images of the reference to.
 
     Returns:
-        Possible copies, and the metrics below. All but `classes`, `class_kl` and the floors have
-        their standard error as `..._error`.
-        `frechet_distance`, `kernel_distance`: distances from samples to test images; `..._floor` is
-        the distance of as many training images instead of samples.
-        `precision`, `recall`, `density`, `coverage`: see `metrics.neighbours`.
-        `inception_score`: by the extractor, with its error over ten splits.
-        `classes`, `class_kl`: the number of classes of the samples, and the KL divergence of their
-        frequencies from those of the test images, in nats.
-        `diversity`, `sharpness`: the mean distance of two samples' features, and the variance of
-        the Laplacian, both divided by those of the test images.
-        `memorization`: the mean distance of samples to the nearest training image, divided by that
-        of test images; far below 1 the samples are copies.
-        The last three are NaN where the divisor is 0: of test images without detail, of test images
-        that are all the same, and of test images that are trained on. `class_kl` is infinite if a
-        sample has a class that no test image has.
-    """
-    held_out = np.asarray(test.images)
-    fake, fake_logits = extractor(samples)
-    real, real_logits = extractor(held_out)
-    seen, _ = extractor(train)
-    rng = np.random.default_rng(seed)
-    as_many = seen[rng.permutation(len(seen))[: len(fake)]]
+        A dict with `metrics`, those of `evaluation.distances`, with floors if the reference has
+        twice as many images as are compared; against statistics only the `frechet_distance`. And
+        with `protocol`, how they were measured.
 
-    moments = Moments.of(real)
-    metrics: Metrics = {
-        "frechet_distance": frechet_distance(Moments.of(fake), moments),
-        "frechet_distance_error": frechet_distance_error(fake, real, rng),
-        "frechet_distance_floor": frechet_distance(Moments.of(as_many), moments),
+    Raises:
+        UsageError: There are no such images, they are too few, their shapes differ, or a file
+            cannot be read or written.
+    """
+    check_seed(seed)
+    weights_path(extractor, weights)  # before any work
+    if save_statistics is not None and save_statistics.suffix != ".npz":
+        raise UsageError(f"save_statistics {save_statistics}: should end in .npz")
+    sides = [_open(images, options) for images in (samples, reference)]
+    runs = [side for side in sides if isinstance(side, Path)]
+    if runs and options == DataOptions():
+        trained = RunFolder(runs[0]).read_config().recipe.data_options.for_test
+        options = dataclasses.replace(trained, border=0)
+        sides = [_open(images, options) for images in (samples, reference)]
+    _check_shapes(sides)
+    n = _size(sides, n)
+    net, identity = _feature_net(sides, samples, reference, options, extractor, weights)
+    measured = [
+        _measure(net, identity, side, options, n or MOST_SAMPLES, seed, checkpoint)
+        for side in sides
+    ]
+    if save_statistics is not None:
+        _save_statistics(save_statistics, measured[1].moments, identity)
+    protocol = {
+        "samples": _name(samples),
+        "reference": _name(reference),
+        "images": n,
+        "extractor": identity,
+        "seed": seed,
     }
-    metrics["kernel_distance"], metrics["kernel_distance_error"] = kernel_distance(
-        fake, real, seed=seed
-    )
-    metrics["kernel_distance_floor"], _ = kernel_distance(as_many, real, seed=seed)
-    metrics |= prdc(real, fake)._asdict()
-    score, spread = inception_score(fake_logits, min(SPLITS, len(fake)))
-    metrics |= {"inception_score": score, "inception_score_error": spread / SPLITS**0.5}
-    names = fake_logits.argmax(axis=1), real_logits.argmax(axis=1)
-    classes, divergence = class_coverage(*names, fake_logits.shape[1])
-    metrics |= {"classes": classes, "class_kl": divergence}
-    metrics |= _ratio("sharpness", sharpness(samples), sharpness(held_out))
-    size = np.linalg.norm(real, axis=1).mean()
-    metrics |= _ratio("diversity", _gaps(fake, rng), _gaps(real, rng), size)
-    from sklearn.neighbors import NearestNeighbors  # a second to import
-
-    index = NearestNeighbors(algorithm="brute").fit(seen)
-    distances, nearest = index.kneighbors(fake, min(NEIGHBOURS, len(seen)))
-    expected, _ = index.kneighbors(real, 1)
-    metrics |= _ratio("memorization", distances[:, 0], expected, size)
-    suspects = np.argsort(distances[:, 0], kind="stable")[:SUSPECTS]
-    return Fidelity(metrics, suspects, nearest[suspects])
+    fake, real = measured
+    if isinstance(fake, Statistics) or isinstance(real, Statistics):
+        distance = frechet_distance(fake.moments, real.moments)
+        return {"metrics": {"frechet_distance": distance}, "protocol": protocol}
+    assert n is not None
+    chosen, others = _choose(real, n, seed)
+    return {
+        "metrics": distances(_choose(fake, n, seed)[0], chosen, others, seed),
+        "protocol": protocol,
+    }
 
 
-def _gaps(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the distance of each example [N, D] to a random other one, [N]."""
-    order = rng.permutation(len(features))
-    gaps: np.ndarray = np.linalg.norm(features[order] - features[np.roll(order, 1)], axis=1)
-    return gaps
+def _is_source(side: Side) -> TypeGuard[Source]:
+    return not isinstance(side, (Path, np.ndarray, Statistics))
 
 
-def _ratio(name: str, values: np.ndarray, reference: np.ndarray, size: float = 0.0) -> Metrics:
-    """Return the ratio of two means, values over reference, and its standard error.
+def _name(images: Any) -> str:
+    return "array" if isinstance(images, np.ndarray) else str(images)
 
-    Both are NaN if the reference is 0 up to the rounding of features of norm `size`.
+
+def _open(images: str | Path | np.ndarray, options: DataOptions) -> Side:
+    """Open one side; a run is its folder."""
+    if isinstance(images, np.ndarray):
+        return _checked_images("the array", images)
+    path = Path(images)
+    if not is_remote(str(images)) and path.suffix in (".npy", ".npz"):
+        return _read_arrays(path)
+    if path.is_dir():
+        return path if (path / "config.json").is_file() else open_source(f"folder:{path}", options)
+    return open_source(str(images), options)
+
+
+def _read_arrays(path: Path) -> np.ndarray | Statistics:
+    """Read images or statistics.
+
+    Raises:
+        UsageError: The file has neither.
     """
-    above, below = values.mean(), reference.mean()
-    if below <= ROUNDING * size:
-        return {name: math.nan, f"{name}_error": math.nan}
-    errors = [x.std() / len(x) ** 0.5 for x in (values, reference)]
-    error = np.hypot(errors[0] / below, errors[1] * above / below**2)
-    return {name: float(above / below), f"{name}_error": float(error)}
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file")
+    try:
+        if path.suffix == ".npy":
+            return _checked_images(str(path), np.load(path, mmap_mode="r"))
+        with path.open("rb") as file, np.load(file) as found:
+            names = list(found)
+            if {"mu", "sigma"} <= set(names):
+                return _checked_statistics(path, dict(found))
+            image_arrays = [name for name in ("images", "arr_0") if name in names]
+            if image_arrays:
+                return _checked_images(str(path), found[image_arrays[0]])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: cannot be read as arrays: {error}".splitlines()[0]) from error
+    raise UsageError(
+        f"{path}: has the arrays {', '.join(names)}; wanted images, named images or arr_0, or "
+        "statistics, named mu and sigma"
+    )
+
+
+def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise UsageError(
+            f"{name}: has {images.dtype} {list(images.shape)}; wanted images uint8 [N, H, W] or "
+            "[N, H, W, C], C 1 or 3"
+        )
+    return images
+
+
+def _checked_statistics(path: Path, arrays: dict[str, np.ndarray]) -> Statistics:
+    mu, sigma = arrays["mu"], arrays["sigma"]
+    numbers = all(np.issubdtype(each.dtype, np.floating) for each in (mu, sigma))
+    if not numbers or mu.ndim != 1 or sigma.shape != 2 * mu.shape:
+        raise UsageError(
+            f"{path}: mu is {mu.dtype} {list(mu.shape)}, sigma {sigma.dtype} {list(sigma.shape)}; "
+            "wanted floats [D] and [D, D]"
+        )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise UsageError(f"{path}: not all numbers are finite")
+    identity = json.loads(str(arrays["extractor"])) if "extractor" in arrays else None
+    # The covariance is the scatter of two examples.
+    return Statistics(Moments(2, mu.astype(np.float64), sigma.astype(np.float64)), identity)
+
+
+def _save_statistics(path: Path, moments: Moments, identity: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    statistics = {"mu": moments.mean, "sigma": moments.covariance}
+    np.savez(buffer, allow_pickle=False, extractor=json.dumps(identity), **statistics)
+    write_atomically(path, buffer.getvalue())
+
+
+def _shape(side: Side) -> tuple[int, ...] | None:
+    """Return the shape of a side's images, without border; None if it is not known."""
+    if isinstance(side, Statistics):
+        return None
+    if isinstance(side, np.ndarray):
+        return side.shape[1:]
+    if _is_source(side):
+        return side.spec.shape
+    config = RunFolder(side).read_config()
+    height, width, channels = config.spec.shape
+    border = 2 * config.recipe.data_options.border
+    return height - border, width - border, channels
+
+
+def _check_shapes(sides: list[Side]) -> None:
+    shapes = [shape for shape in map(_shape, sides) if shape is not None]
+    if len(set(shapes)) > 1:
+        raise UsageError(
+            f"samples of {shapes[0]}, and a reference of {shapes[1]}: wanted one shape; --size and "
+            "--channels say how data are read"
+        )
+
+
+def _size(sides: list[Side], n: int | None) -> int | None:
+    """Return the number of images of each side; None if all that there are."""
+    counts = [len(side) for side in sides if not isinstance(side, (Path, Statistics))]
+    most = min(counts, default=MOST_SAMPLES)
+    if n is not None and not MIN_IMAGES <= n <= most:
+        raise UsageError(f"n = {n}: should be from {MIN_IMAGES} to {most}")
+    if most < MIN_IMAGES:
+        raise UsageError(f"{most} images: wanted at least {MIN_IMAGES} on each side")
+    if any(isinstance(side, Statistics) for side in sides):
+        return n  # how many the statistics are of is not known
+    return min(most, MOST_SAMPLES) if n is None else n
+
+
+def _feature_net(
+    sides: list[Side],
+    samples: Any,
+    reference: Any,
+    options: DataOptions,
+    extractor: ExtractorKind | None,
+    weights: str | Path | None,
+) -> tuple[FeatureNet, dict[str, Any]]:
+    """Return the feature net and its identity, which is that of statistics that name theirs."""
+    stored = [side for side in sides if isinstance(side, Statistics)]
+    runs = [side for side in sides if isinstance(side, Path)]
+    with_classes = [
+        name
+        for side, name in zip(sides[::-1], (reference, samples), strict=True)
+        if _is_source(side) and side.spec.classes > 1
+    ]
+    if extractor is None:
+        config = RunFolder(runs[0]).read_config() if runs else None
+        has_classes = config.spec.classes > 1 if config else bool(with_classes)
+        named = [side.extractor["kind"] if side.extractor else "inception" for side in stored]
+        is_known = not named or named[0].startswith("classifier")
+        if stored and is_known and not has_classes:
+            raise UsageError(
+                f"the statistics are of {stored[0].extractor}, a classifier: wanted a run, or the "
+                "data that it was trained on, on the other side"
+            )
+        extractor = "classifier" if has_classes and is_known else "inception"
+    if runs:
+        net, identity = feature_net(RunFolder(runs[0]).read_config().recipe, extractor, weights)
+    elif extractor == "classifier" and not with_classes:
+        raise UsageError(
+            "no side has classes to train a classifier of: wanted --extractor inception"
+        )
+    else:
+        data = str(with_classes[0]) if with_classes else ""
+        net, identity = create_extractor(extractor, data, options, weights)
+    for each in stored:
+        if each.extractor not in (None, identity):
+            raise UsageError(
+                f"the statistics are of {each.extractor}, and the feature net is {identity}"
+            )
+    return net, identity
+
+
+def _measure(
+    net: FeatureNet,
+    identity: dict[str, Any],
+    side: Side,
+    options: DataOptions,
+    n: int,
+    seed: int,
+    checkpoint: Checkpoint,
+) -> FeatureSet | Statistics:
+    """Return what is known of a side; of a run, of `n` samples."""
+    if isinstance(side, Statistics):
+        return side
+    if isinstance(side, np.ndarray):
+        return measure(net, _blocks(side), len(side))
+    if not isinstance(side, Path):
+        return data_features(net, identity, side, options).images
+    recipe, state, _ = load_state(side, checkpoint)
+    labels: np.ndarray | int = n
+    if is_conditional(recipe, state.spec):
+        source = open_as_trained(recipe, recipe.data_options, state.spec)
+        train = data_features(net, identity, source, recipe.data_options).images
+        labels = sample_labels(recipe, state.spec, "data", train, n, seed)
+    key = jax.random.split(jax.random.key(seed))[0]
+    return measure_samples(recipe, state, net, key, labels, {})
+
+
+def _blocks(images: np.ndarray) -> Iterator[Batch]:
+    size = block_size(images.shape[1:])
+    for start in range(0, len(images), size):
+        some = np.asarray(images[start : start + size])
+        yield Batch(some, np.zeros(len(some), np.int32))
+
+
+def _choose(images: FeatureSet, n: int, seed: int) -> tuple[FeatureSet, FeatureSet | None]:
+    """Return `n` images, and as many others; None if there are not as many."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    chosen, others = (images.take(np.sort(rows)) for rows in (order[:n], order[n : 2 * n]))
+    return chosen, others if len(others) == n else None

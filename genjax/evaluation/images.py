@@ -1,5 +1,6 @@
 """Functions of one image, applied to many: read as they are needed, spread over the devices."""
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -26,9 +27,9 @@ MOST_IMAGES = 100
 
 # A function of a state, a batch of one image, and a key; its results are arrays [1, ...].
 OfOneImage = Callable[[State, Batch, jax.Array], Any]
-# The same for many images: a state, batches of any sizes, and a key, to the results of the next
-# images, arrays [n, ...], as they come.
-OfImages = Callable[[State, Iterable[Batch], jax.Array], Iterator[Any]]
+# The same for many images: a state, batches of any sizes, a key, and the index of the first image,
+# to the results of the next images, arrays [n, ...], as they come.
+OfImages = Callable[..., Iterator[Any]]
 
 
 def over_images(function: OfOneImage) -> OfImages:
@@ -59,10 +60,12 @@ def over_images(function: OfOneImage) -> OfImages:
         )
     )
 
-    def of_all(state: State, batches: Iterable[Batch], key: jax.Array) -> Iterator[Any]:
+    def of_all(
+        state: State, batches: Iterable[Batch], key: jax.Array, first: int = 0
+    ) -> Iterator[Any]:
         state, key = jax.device_put((state, key), NamedSharding(mesh, everywhere))
         size = images_at_once(state.spec) * mesh.size
-        indices = np.arange(size, dtype=np.int32)
+        indices = np.arange(first, first + size, dtype=np.int32)
         for batch in regroup(batches, size):
             count = len(batch.images)
             filled = Batch(*(np.resize(array, (size, *array.shape[1:])) for array in batch))
@@ -98,6 +101,21 @@ def _join(batches: list[Batch]) -> Batch:
     return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
 
 
+def read_readable(source: Source, part: slice = slice(None)) -> Iterator[tuple[Batch, list[int]]]:
+    """Read the images of a part of a source that can be read, and their indices; warn of others."""
+    indices = iter(range(len(source))[part])
+    for block in read_blocks(source, part):
+        found = []
+        for example, index in zip(block, itertools.islice(indices, len(block)), strict=True):
+            if isinstance(example, BrokenImage):
+                log.warning("left out a broken image: %s", example)
+            else:
+                found.append((*example, index))
+        if found:
+            images, labels, some = zip(*found, strict=True)
+            yield Batch(np.stack(images), np.asarray(labels, np.int32)), list(some)
+
+
 class Images:
     """The readable images of a source in order, as batches; it can be iterated over again.
 
@@ -120,20 +138,10 @@ class Images:
 
     def __iter__(self) -> Iterator[Batch]:
         self.indices, self.labels = [], []
-        start = 0
-        for examples in read_blocks(self.source):
-            images = []
-            for index, example in enumerate(examples, start):
-                if isinstance(example, BrokenImage):
-                    log.warning("left out a broken image: %s", example)
-                    continue
-                images.append(example[0])
-                self.indices.append(index)
-                self.labels.append(example[1])
-            start += len(examples)
-            if images:
-                labels = self._numbers[self.labels[-len(images) :]].astype(np.int32)
-                yield Batch(np.stack(images), labels)
+        for batch, indices in read_readable(self.source):
+            self.indices += indices
+            self.labels += batch.labels.tolist()
+            yield Batch(batch.images, self._numbers[batch.labels].astype(np.int32))
         if not self.indices:
             raise UsageError(f"{self.where}: not one image can be read")
 

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from genjax.data.batches import exchange
+from genjax.data.processes import all_gather
 from genjax.evaluation.images import OfImages, over_images
 from genjax.figures.latents import split_into_chunks
 from genjax.models import FAMILIES
@@ -101,17 +103,28 @@ def _measurer(recipe: Recipe, samples: int) -> OfImages:
 
 
 def likelihood(
-    recipe: Recipe, state: State, batches: Iterable[Batch], seed: int, samples: int
+    recipe: Recipe,
+    state: State,
+    batches: Iterable[Batch],
+    seed: int,
+    samples: int,
+    first: int = 0,
 ) -> dict[str, float]:
-    """Return the metrics of likelihoods, means over images with standard errors; see `evaluate`."""
+    """Return the metrics of likelihoods, means over images with standard errors; see `evaluate`.
+
+    All processes of a run call this together, each with its share of the images, of which the first
+    has the index `first` among all.
+    """
     key = jax.random.split(jax.random.key(seed))[1]
     parts, units = [], _ActiveUnits()
-    for found, latents in _measurer(recipe, samples)(state, batches, key):
+    for found, latents in _measurer(recipe, samples)(state, batches, key, first):
         parts.append(found)
         if latents is not None:
             units.add(latents)
+    own = _joined(parts)
+    counts = all_gather(np.array(len(own.nll)))
     metrics: dict[str, float] = {}
-    for name, values in _joined(parts)._asdict().items():
+    for name, values in jax.tree.map(lambda x: exchange(x, counts), own)._asdict().items():
         if values is not None:
             metrics[name] = float(np.mean(values, dtype=np.float64))
             error = float(np.std(values, dtype=np.float64) / len(values) ** 0.5)
@@ -141,6 +154,10 @@ class _ActiveUnits:
         self._squares += (means**2).sum(axis=0)
 
     def count(self) -> int:
-        """Count them; see `steps.diagnostics.active_units`."""
-        variance = self._squares / self.images - (self._sum / self.images) ** 2
+        """Count them over all processes; see `steps.diagnostics.active_units`."""
+        images, total, squares = (
+            all_gather(np.asarray(each)).sum(axis=0)
+            for each in (self.images, self._sum, self._squares)
+        )
+        variance = squares / images - (total / images) ** 2
         return int(np.sum(variance > ACTIVE_VARIANCE))

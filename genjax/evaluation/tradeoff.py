@@ -1,7 +1,6 @@
 """Fidelity against diversity of samples, over truncations or temperatures."""
 
 import csv
-import dataclasses
 import io
 import logging
 import math
@@ -12,17 +11,22 @@ from typing import Annotated
 import jax
 import numpy as np
 
-from genjax.data.batches import read_all
-from genjax.evaluation.evaluate import without_border
-from genjax.evaluation.extractor import ExtractorKind, create_extractor
-from genjax.evaluation.fidelity import MIN_IMAGES, SPLITS
-from genjax.figures.sample import accepts, check_memory, sample_options, sample_state
+from genjax.evaluation.distances import SPLITS
+from genjax.evaluation.evaluate import (
+    compared_size,
+    feature_net,
+    measure_samples,
+    open_as_trained,
+    real_sides,
+)
+from genjax.evaluation.extractor import ExtractorKind, weights_path
+from genjax.figures.sample import accepts, sample_options
 from genjax.metrics.classes import inception_score
-from genjax.metrics.frechet import Moments, frechet_distance
+from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import prdc
 from genjax.run.checkpoint import write_atomically
 from genjax.run.options import N, Run, check_seed
-from genjax.run.states import Checkpoint, load_state, open_split
+from genjax.run.states import Checkpoint, load_state
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -51,7 +55,8 @@ def tradeoff(
     Args:
         run: The run folder, of a family with truncation or temperature.
         values: Truncations or temperatures.
-        n: Number of samples for each value, and of test images to compare them with.
+        n: Number of samples for each value, and of test images to compare them with, at most as
+            many as there are.
         seed: Seed of the latents.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         extractor: The feature net; see `genjax evaluate`.
@@ -66,36 +71,29 @@ def tradeoff(
         UsageError: There is no run, its family has neither, or a number is impossible.
     """
     check_seed(seed)
+    weights_path(extractor, weights)  # before any work
     recipe, state, step = load_state(run, checkpoint, data)
     names = [name for name in OPTIONS if accepts(recipe.functions, name)]
     if not names:
         raise UsageError(f"family {recipe.family!r} has no truncation and no temperature")
     if n < SPLITS or not values:
         raise UsageError(f"n = {n}, values = {values}: should be at least {SPLITS}, and one value")
-    check_memory(n, state.spec, f"n = {n}")
     samplings = [sample_options(recipe, **{names[0]: value}) for value in values]
-    options = recipe.data_options
-    test, _, _ = read_all(open_split(recipe, options.for_test, state.spec))
-    if len(test) < MIN_IMAGES:
-        raise UsageError(
-            f"{options.for_test.split} of {recipe.data} has {len(test)} images; samples are "
-            f"compared with at least {MIN_IMAGES}"
-        )
-    bare = dataclasses.replace(options, border=0)
-    net, _ = create_extractor(extractor, recipe.data, bare, weights)
-    real, _ = net(without_border(test[:n], options))
-    moments = Moments.of(real)
+    test = open_as_trained(recipe, recipe.data_options.for_test, state.spec)
+    n = min(n, compared_size(recipe, None, len(test)))
+    net, identity = feature_net(recipe, extractor, weights)
+    real = real_sides(recipe, state.spec, net, identity, n, seed).real
+    moments = real.moments
     log.info("%s samples for each %s, step %d of %s", f"{n:,}", names[0], step, run)
     rows = []
     for value, sampling in zip(values, samplings, strict=True):
-        images = sample_state(recipe, state, jax.random.key(seed), n, sampling)
-        fake, logits = net(without_border(images, options))
+        fake = measure_samples(recipe, state, net, jax.random.key(seed), n, sampling)
         row = {
             names[0]: value,
-            "frechet_distance": frechet_distance(Moments.of(fake), moments),
-            "inception_score": inception_score(logits, SPLITS)[0],
+            "frechet_distance": frechet_distance(fake.moments, moments),
+            "inception_score": inception_score(fake.logits, SPLITS)[0],
         }
-        found = prdc(real, fake)
+        found = prdc(real.features, fake.features)
         row |= {name: getattr(found, name) for name in SHOWN}
         rows.append(row)
         log.info("  ".join(f"{name} {number:.3g}" for name, number in row.items()))

@@ -20,12 +20,13 @@ from genjax.figures.sample import (
     cyclic_labels,
     is_conditional,
     map_in_chunks,
+    prepared,
     read_styles,
     style_functions,
 )
 from genjax.models import FAMILIES
 from genjax.run.folder import RunFolder
-from genjax.run.options import N, Run, check_seed, class_number
+from genjax.run.options import N, Run, check_choice, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state, open_split
 from genjax.types import Batch, ImageSpec, State, UsageError
@@ -82,6 +83,7 @@ def _decode(
 ) -> np.ndarray:
     """Decode latents [rows, columns, Z] with labels [rows] to uint8 [rows, columns, H, W, C]."""
     rows, columns, size = latents.shape
+    state = prepared(recipe, state, jax.random.key(0))
     images = _decoder(recipe)(state, latents.reshape(-1, size), jnp.repeat(labels, columns))
     return to_uint8(images).reshape(rows, columns, *images.shape[1:])
 
@@ -244,6 +246,7 @@ def interpolate(
         UsageError: There is no run or no such good checkpoint, or `n` or `steps` is impossible.
     """
     check_seed(seed)
+    check_choice("path", path, PathKind)
     if n is not None and n < 1:
         raise UsageError(f"n = {n}: should be at least 1")
     if steps < 2:

@@ -5,13 +5,14 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genjax.figures.grid import to_uint8
 from genjax.models import FAMILIES
@@ -41,11 +42,52 @@ def _sampler(recipe: Recipe) -> Callable[..., jax.Array]:
 
 
 @functools.lru_cache(maxsize=8)
+def _chunk_sampler(recipe: Recipe, devices: int) -> Callable[..., jax.Array]:
+    """Return a sampler of one chunk on each of this process's first devices.
+
+    It maps (state, keys [D], labels int32 [D, B], ...) to images [D, B, H, W, C].
+    """
+    if devices == 1:
+        one = _sampler(recipe)
+        return lambda state, keys, labels, **options: one(state, keys[0], labels[0], **options)[
+            None
+        ]
+    mesh = _mesh(devices)
+    whole, spread = PartitionSpec(), PartitionSpec("chunk")
+
+    @jax.jit
+    def sampler(state: State, keys: jax.Array, labels: jax.Array, **options: float) -> jax.Array:
+        def of_one(state: State, keys: jax.Array, labels: jax.Array) -> jax.Array:
+            return recipe.functions.sample(recipe.model, state, keys[0], labels[0], **options)[None]
+
+        return jax.shard_map(
+            of_one,
+            mesh=mesh,
+            in_specs=(whole, spread, spread),
+            out_specs=spread,
+            # No family's images are the same on all devices, which the check would have to prove.
+            check_vma=False,
+        )(state, keys, labels)
+
+    return sampler
+
+
+def _mesh(devices: int) -> Mesh:
+    return Mesh(np.array(jax.local_devices()[:devices]), ("chunk",))
+
+
+@functools.lru_cache(maxsize=8)
 def _preparer(recipe: Recipe) -> Callable[..., State]:
     prepare = recipe.functions.prepare
     if prepare is None:
         return lambda state, key, **options: state
     return jax.jit(functools.partial(prepare, recipe.model))
+
+
+def prepared(recipe: Recipe, state: State, key: jax.Array, **options: Any) -> State:
+    """Return a state as all drawing needs it: see `Family.prepare`, whose options these are."""
+    # The index of this key is that of no chunk of samples.
+    return _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
 
 
 def accepts(functions: Family, option: str) -> bool:
@@ -137,21 +179,37 @@ def sample_batches(
     key: jax.Array,
     labels: np.ndarray | int,
     options: SampleOptions | None = None,
+    chunks: Sequence[int] | None = None,
+    spread: bool = False,
 ) -> Iterator[Batch]:
-    """Draw the images of `sample_state` a few at a time, each with its label."""
+    """Draw the images of `sample_state` a few at a time, each with its label.
+
+    `chunks` are the indices of those chunks of `CHUNK` images that are wanted; None for all. With
+    `spread`, each device of this process draws some of them.
+    """
     options = options or {}
-    # The index of this key is that of no chunk below.
-    state = _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
-    sampler, count = _sampler(recipe), labels if isinstance(labels, int) else len(labels)
-    for i, start in enumerate(range(0, count, CHUNK)):
-        some = (
-            cyclic_labels(state, min(CHUNK, count - start), start)
-            if isinstance(labels, int)
-            else labels[start : start + CHUNK]
-        )
+    state = prepared(recipe, state, key, **options)
+    count = labels if isinstance(labels, int) else len(labels)
+    chunks = range(math.ceil(count / CHUNK)) if chunks is None else chunks
+    devices = max(1, min(jax.local_device_count(), len(chunks))) if spread else 1
+    sampler = _chunk_sampler(recipe, devices)
+    if devices > 1:
+        state = jax.device_put(state, NamedSharding(_mesh(devices), PartitionSpec()))
+    for first in range(0, len(chunks), devices):
         # Every call has the same size, so that one compiled program is enough.
-        images = sampler(state, jax.random.fold_in(key, i), np.resize(some, CHUNK), **options)
-        yield Batch(to_uint8(images)[: len(some)], some)
+        indices = np.resize(chunks[first : first + devices], devices)
+        some = [_chunk_of_labels(state, labels, i * CHUNK, count) for i in indices]
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
+        filled = np.stack([np.resize(each, CHUNK) for each in some])
+        images = sampler(state, keys, filled, **options)
+        for drawn, own in list(zip(images, some, strict=True))[: len(chunks) - first]:
+            yield Batch(to_uint8(drawn)[: len(own)], own)
+
+
+def _chunk_of_labels(state: State, labels: np.ndarray | int, start: int, count: int) -> np.ndarray:
+    if isinstance(labels, int):
+        return cyclic_labels(state, min(CHUNK, count - start), start)
+    return labels[start : start + CHUNK]
 
 
 @functools.lru_cache(maxsize=8)

@@ -27,7 +27,7 @@ from genjax.figures.sample import (
 from genjax.metrics.features import FeatureNet
 from genjax.nn.precision import exact
 from genjax.nn.residual import downsample
-from genjax.run.options import N, Run, check_seed
+from genjax.run.options import N, Run, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.states import Checkpoint, load_state
 from genjax.types import State, UsageError
@@ -165,6 +165,7 @@ def project(
             number is impossible.
     """
     check_seed(seed)
+    check_choice("space", space, Space)
     if not 1 <= steps < 2**31:
         raise UsageError(f"steps = {steps}: should be from 1 to {2**31 - 1}")
     refuse_number(n, images)
@@ -290,11 +291,10 @@ def perceptual_path_length(
 
     def features(t: jax.Array) -> np.ndarray:
         styles = ends[0] + t * (ends[1] - ends[0])
-        images = map_in_chunks(
-            lambda some: np.asarray((synthesize(state, some) + 1) * 127.5), styles
-        )
-        found, _ = net(crop(images))
-        return found.astype(np.float64)
+        # Features at once, because images of all pairs would not fit in memory.
+        return map_in_chunks(
+            lambda some: net(crop(np.asarray((synthesize(state, some) + 1) * 127.5)))[0], styles
+        ).astype(np.float64)
 
     lengths = np.sum((features(t) - features(t + EPSILON)) ** 2, axis=1) / EPSILON**2
     low, high = np.quantile(lengths, [0.01, 0.99])

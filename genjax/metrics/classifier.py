@@ -4,7 +4,9 @@ Inception, by which FID is defined, was trained on photographs of 299 pixels, an
 little about digits.
 """
 
+import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +16,8 @@ import numpy as np
 import optax
 from flax.serialization import from_bytes, to_bytes
 
-from genjax.data.batches import open_batches, read_all
+from genjax.data.batches import open_batches, read_blocks
+from genjax.data.broken import BrokenImage
 from genjax.data.sources import DataOptions, Source
 from genjax.metrics.features import over_devices
 from genjax.nn.conv import Conv
@@ -29,15 +32,20 @@ FEATURES = 128
 STEPS = 1000
 STEPS_IN_A_CALL = 50
 BATCH = 128
-# Number of images in one call.
-CHUNK = 500
+# The most that is kept on the device to train on, in GiB.
+RESIDENT_GIB = 0.5
+# Images with a longer side are averaged down to it.
+LONGEST = 64
+# Number of images in one call, and of their pixels.
+CHUNK, CHUNK_PIXELS = 500, 2**19
 
 
 class Classifier(nn.Module):
     """The classifier: images float32 [B, H, W, C] in [-1, 1] -> features [B, 128], logits.
 
-    Three 3x3 convolutions with batch norm, the mean of each 2x2 pixels, and two dense layers; the
-    features are the input of the last. It classifies 99.0% of MNIST's test images correctly (97.3%
+    Images of more than 64 pixels are averaged over squares of pixels first. Then follow three 3x3
+    convolutions with batch norm, the mean of each 2x2 pixels, and two dense layers; the features
+    are the input of the last. It classifies 99.0% of MNIST's test images correctly (97.3%
     with the mean over all pixels, which forgets where a stroke was). The logits are [B, classes].
     """
 
@@ -45,12 +53,20 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        factor = -(-max(x.shape[1:3]) // LONGEST)
+        if factor > 1:
+            x = _pool(x, factor)
         for i, (width, stride) in enumerate(zip(WIDTHS, STRIDES, strict=True)):
             conv = Conv(width, 3, stride=stride, padding=1, name=f"conv_{i}")
             x = nn.relu(BatchNorm(name=f"norm_{i}")(conv(x), train))
-        x = nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False).reshape(len(x), -1)
+        x = _pool(x, 2).reshape(len(x), -1)
         features = nn.relu(nn.Dense(FEATURES, name="features")(x))
         return features, nn.Dense(self.classes, name="logits")(features)
+
+
+def _pool(x: jax.Array, factor: int) -> jax.Array:
+    """Average over squares of pixels; those at the edges may be smaller."""
+    return nn.avg_pool(x, (factor, factor), (factor, factor), "SAME", count_include_pad=False)
 
 
 def _to_inputs(images: jax.Array) -> jax.Array:
@@ -90,7 +106,8 @@ def train_classifier(
     variables = initial_variables(source.spec, seed)
     optimizer = optax.adam(optax.linear_schedule(2e-3, 0.0, steps))
     network = Classifier(source.spec.classes)
-    batches = open_batches(source, BATCH, seed, options)
+    options = dataclasses.replace(options, resident_gib=min(options.resident_gib, RESIDENT_GIB))
+    batches = open_batches(source, BATCH, seed, options, alone=True)
 
     def loss_fn(params: Any, stats: Any, images: jax.Array, labels: jax.Array) -> Any:
         (_, logits), updated = network.apply(
@@ -144,7 +161,7 @@ class Extractor:
         self._net = over_devices(
             lambda variables, images: network.apply(variables, _to_inputs(images), train=False),
             variables,
-            CHUNK,
+            max(1, min(CHUNK, CHUNK_PIXELS // min(spec.height * spec.width, LONGEST**2))),
         )
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,6 +176,12 @@ class Extractor:
 
     def accuracy(self, source: Source) -> float:
         """Compute the fraction of a source's images that are classified correctly."""
-        images, labels, _ = read_all(source)
-        _, logits = self(images)
-        return float(np.mean(logits.argmax(axis=1) == labels))
+        right = read = 0
+        for examples in read_blocks(source):
+            known = [example for example in examples if not isinstance(example, BrokenImage)]
+            if known:
+                images, labels = zip(*known, strict=True)
+                _, logits = self(np.stack(images))
+                right += int(np.sum(logits.argmax(axis=1) == np.asarray(labels)))
+                read += len(known)
+        return right / read if read else math.nan

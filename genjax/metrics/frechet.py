@@ -1,10 +1,14 @@
 """The Frechet distance between two sets of features: FID, if they are Inception's."""
 
+import functools
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from genjax.types import UsageError
+
+# Examples whose moments are computed at once.
+BLOCK = 4096
 
 
 class Moments(NamedTuple):
@@ -21,8 +25,18 @@ class Moments(NamedTuple):
     scatter: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Self:
-        """Compute the moments of features [N, D]."""
+    def of(cls, features: np.ndarray, rows: np.ndarray | None = None) -> Self:
+        """Compute the moments of features [N, D], or of those at the indices `rows` alone.
+
+        Only a block at a time is held in float64.
+        """
+        count = len(features) if rows is None else len(rows)
+        blocks = [slice(start, start + BLOCK) for start in range(0, max(count, 1), BLOCK)]
+        parts = (features[block if rows is None else rows[block]] for block in blocks)
+        return functools.reduce(cls.merge, map(cls._of_block, parts))
+
+    @classmethod
+    def _of_block(cls, features: np.ndarray) -> Self:
         features = np.asarray(features, np.float64)
         mean = features.mean(axis=0)
         centred = features - mean
@@ -87,7 +101,7 @@ def frechet_distance_error(
     """
     distances = []
     for _ in range(resamplings):
-        drawn = (Moments.of(x[rng.integers(0, len(x), len(x))]) for x in (a, b))
+        drawn = (Moments.of(x, rng.integers(0, len(x), len(x))) for x in (a, b))
         distances.append(frechet_distance(*drawn))
     return float(np.std(distances, ddof=1))
 

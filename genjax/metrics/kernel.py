@@ -39,24 +39,25 @@ def kernel_distance(
         x: Features of one set, [N, D].
         y: Features of the other set, [M, D].
         subsets: Number of subsets.
-        subset_size: Examples of each set in a subset, or as many as there are if those are fewer.
+        subset_size: Examples of each set in a subset, at most half of the smaller set.
         seed: Seed of the subsets.
 
     Returns:
-        The mean, and the standard deviation over the subsets divided by the root of their number.
-        If the subsets overlap much, this is less than the error of the distance of the whole sets.
+        The mean, and its standard error: by the delete-d jackknife (Shao and Wu 1989, equation 2.2)
+        that of the two sets, and that of the choice of subsets. If both sets are of one
+        distribution, it is too large rather than too small.
 
     Raises:
-        UsageError: There are fewer than two examples, or no subsets.
+        UsageError: There are fewer than four examples, or fewer than two subsets.
     """
-    size = min(subset_size, len(x), len(y))
-    if size < 2 or subsets < 1:
-        raise UsageError(
-            f"{subsets} subsets of {size} examples: should be at least 1 of at least 2"
-        )
+    fewest = min(len(x), len(y))
+    size = min(subset_size, fewest // 2)
+    if size < 2 or subsets < 2:
+        raise UsageError(f"{subsets} subsets of {size} examples: should be at least 2 of 2")
     rng = np.random.default_rng(seed)
     values = [
         squared_mmd(*(each[rng.choice(len(each), size, replace=False)] for each in (x, y)))
         for _ in range(subsets)
     ]
-    return float(np.mean(values)), float(np.std(values) / subsets**0.5)
+    variance = np.var(values) * (size / (fewest - size) + 1 / subsets)
+    return float(np.mean(values)), float(variance**0.5)

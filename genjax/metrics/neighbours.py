@@ -62,7 +62,6 @@ def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc
     fewest = min(len(real), len(fake))
     if not 1 <= nearest_k < fewest:
         raise UsageError(f"nearest_k = {nearest_k}: should be from 1 to {fewest - 1}")
-    real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     real_radii, fake_radii = _radii(real, nearest_k), _radii(fake, nearest_k)
 
     counts = np.zeros(len(fake), np.int64)

@@ -13,6 +13,6 @@ def sharpness(images: np.ndarray) -> np.ndarray:
         float64 [N], in the square of the images' unit. Compare its mean with that of the data,
         because noise raises it too.
     """
-    x = np.asarray(images, np.float64).mean(axis=3)
+    x = np.asarray(images).mean(axis=3, dtype=np.float64)
     beside = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return (beside - 4 * x[:, 1:-1, 1:-1]).var(axis=(1, 2))

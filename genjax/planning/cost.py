@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 COLLECTIVES = (
     "all-reduce",
@@ -24,11 +26,16 @@ COLLECTIVES = (
     "collective-broadcast",
 )
 
+# Passes of a TPU's matrix unit, which multiplies bfloat16, for a product of float32 factors. Each
+# factor is a sum of two such numbers at high precision, of three at the highest; the smallest of
+# their products are left out.
+PASSES = {lax.Precision.DEFAULT: 1, lax.Precision.HIGH: 3, lax.Precision.HIGHEST: 6}
+
 # Primitives that call an inner program with their own inputs.
 CALLS = ("jit", "closed_call", "checkpoint")
 
 
-def flops(jaxpr: Any, known: Sequence[Any] | None = None) -> int:
+def flops(jaxpr: Any, known: Sequence[Any] | None = None, passes: bool = False) -> int:
     """Count the floating point operations of a program's matrix products and convolutions.
 
     A multiplication and an addition count as two. Multiplications by the zeros that the gradient of
@@ -38,18 +45,19 @@ def flops(jaxpr: Any, known: Sequence[Any] | None = None) -> int:
         jaxpr: The program, such as `jax.make_jaxpr(function)(*arguments)`.
         known: For each input its value, or None if it is not known. If a conditional's choice
             follows from these values, the chosen branch counts; otherwise the costliest one.
+        passes: Whether a product counts once for each of its `PASSES` on a TPU.
     """
-    return _walk(jaxpr, known)[0]
+    return _walk(jaxpr, known, passes)[0]
 
 
-def _walk(jaxpr: Any, known: Sequence[Any] | None) -> tuple[int, list[Any]]:
+def _walk(jaxpr: Any, known: Sequence[Any] | None, passes: bool) -> tuple[int, list[Any]]:
     """Return the operations of a program, and the values of its outputs, None if not known."""
     jaxpr = _open(jaxpr)
     values = dict(zip(jaxpr.invars, known or [None] * len(jaxpr.invars), strict=True))
     total = 0
     for equation in jaxpr.eqns:
         given = [_value(each, values) for each in equation.invars]
-        count, found = _walk_equation(equation, given)
+        count, found = _walk_equation(equation, given, passes)
         total += count
         values |= dict(zip(equation.outvars, found, strict=True))
     return total, [_value(each, values) for each in jaxpr.outvars]
@@ -72,7 +80,7 @@ def _is_small(equation: Any) -> bool:
     )
 
 
-def _walk_equation(equation: Any, given: Sequence[Any]) -> tuple[int, list[Any]]:
+def _walk_equation(equation: Any, given: Sequence[Any], passes: bool) -> tuple[int, list[Any]]:
     """Return the operations of an equation, and the values of its outputs, None if not known.
 
     Calls are walked and not evaluated, because the devices that they are for may not be here.
@@ -80,35 +88,43 @@ def _walk_equation(equation: Any, given: Sequence[Any]) -> tuple[int, list[Any]]
     name, params = equation.primitive.name, equation.params
     if name in CALLS:
         (inner,) = _inner_jaxprs(params)
-        return _walk(inner, given)
+        return _walk(inner, given, passes)
     if name == "cond" and given[0] is not None:
-        return _walk(params["branches"][int(given[0])], given[1:])
+        return _walk(params["branches"][int(given[0])], given[1:], passes)
     if all(value is not None for value in given) and _is_small(equation):
         found = equation.primitive.bind(*given, **params)
         return 0, found if equation.primitive.multiple_results else [found]
-    return _flops_of_equation(equation, given), [None] * len(equation.outvars)
+    return _flops_of_equation(equation, given, passes), [None] * len(equation.outvars)
 
 
-def _flops_of_equation(equation: Any, given: Sequence[Any]) -> int:
+def _flops_of_equation(equation: Any, given: Sequence[Any], passes: bool) -> int:
     """Return the operations of an equation whose input values are `given`, None if not known."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
         size = math.prod(shape[axis] for axis in contracted)
-        return 2 * equation.outvars[0].aval.size * size
+        return 2 * equation.outvars[0].aval.size * size * (_passes(equation) if passes else 1)
     if name == "conv_general_dilated":
         if params["feature_group_count"] > 1:
             return 0  # a blur, of each channel alone, is no product of matrices
         _, kernel, _ = params["dimension_numbers"]
         shape = equation.invars[1].aval.shape
         size = math.prod(shape[axis] for axis in kernel[1:])  # inputs and window
-        return 2 * equation.outvars[0].aval.size * size // math.prod(params["lhs_dilation"])
+        count = 2 * equation.outvars[0].aval.size * size // math.prod(params["lhs_dilation"])
+        return count * (_passes(equation) if passes else 1)
     if name == "cond":
-        return max(flops(branch, given[1:]) for branch in params["branches"])
+        return max(flops(branch, given[1:], passes) for branch in params["branches"])
     if name == "scan":
-        return params["length"] * flops(params["jaxpr"])
-    return sum(flops(inner) for inner in _inner_jaxprs(params))
+        return params["length"] * flops(params["jaxpr"], passes=passes)
+    return sum(flops(inner, passes=passes) for inner in _inner_jaxprs(params))
+
+
+def _passes(product: Any) -> int:
+    """Return the passes of a matrix product or convolution on a TPU."""
+    if all(each.aval.dtype != jnp.float32 for each in product.invars):
+        return 1
+    return max(PASSES[each] for each in product.params["precision"] or [lax.Precision.DEFAULT])
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

@@ -7,7 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import filelock
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from genjax.data.digest import pack, unpack
 from genjax.data.paths import is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
+from genjax.models import FAMILIES
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
 from genjax.types import CHECKED, ImageSpec, UsageError
@@ -138,7 +139,7 @@ class RunFolder:
                     "names, or train it again"
                 )
             if "recipe" in values:
-                values["recipe"] = from_json(values["recipe"])
+                values["recipe"] = from_json(_with_quality(values["recipe"]))
             return RunConfig(**values)
         except FileNotFoundError as error:
             raise UsageError(f"{self.path} is not a run folder: it has no config.json") from error
@@ -189,6 +190,15 @@ class RunFolder:
         finally:
             if lock is not None:
                 lock.release()
+
+
+def _with_quality(recipe: Any) -> Any:
+    """Add to a recipe from before it had a `quality` the metric that was that of its family."""
+    if not isinstance(recipe, dict) or "quality" in recipe:
+        return recipe
+    family = FAMILIES.get(str(recipe.get("family")))
+    has_likelihood = family is not None and family.evaluate is not None
+    return recipe | {"quality": "eval_nll" if has_likelihood else "energy_distance"}
 
 
 def create_run_folder(path: str | Path | None, name: str) -> RunFolder:

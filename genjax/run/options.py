@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -33,6 +33,13 @@ def check_seed(seed: int) -> None:
     """Raise a `UsageError` if a seed is out of range."""
     if not 0 <= seed < SEEDS:
         raise UsageError(f"seed = {seed}: should be from 0 to {SEEDS - 1}")
+
+
+def check_choice(option: str, value: str | None, choices: Any) -> None:
+    """Raise a `UsageError` if a value is neither None nor one of `choices`, a `Literal`."""
+    wanted = get_args(choices)
+    if value is not None and value not in wanted:
+        raise UsageError(f"{option} = {value!r}: wanted {' or '.join(wanted)}")
 
 
 def class_number(option: str, label: str | int, names: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import runpy
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,24 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from genjax.data.sources import DataOptions
-from genjax.metrics.watch import ENERGY_DISTANCE
 from genjax.models import FAMILIES
 from genjax.nn.augment import mirror
 from genjax.nn.precision import Precision
 from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
-from genjax.types import CHECKED, Batch, Config, Family, Metrics, State, UsageError
+from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, State, UsageError
 
 # The key of the mirroring is folded in with this number, which no family uses.
 MIRROR_KEY = 2**31 - 1
 
 # A program counts in int32, and heeds no signal within a call.
 INT32, MOST_IN_A_CALL = 2**31, 100_000
+
+# The metric by which a checkpoint is the best; lower is better.
+Quality = Literal["auto", "frechet_distance", "energy_distance", "eval_nll", "latest"]
+# The most rows and columns of images that a small classifier judges in little time, and whose
+# distance in pixels is one of more than colours.
+MOST_JUDGED = 64
 
 # Characters of a wrong value that a message shows.
 MOST_SHOWN = 100
@@ -62,6 +67,15 @@ class Recipe:
     """Steps in one compiled call; metrics are averaged over it."""
     save_interval: Annotated[int, Field(gt=0, lt=INT32)] = 1000
     """Steps between checkpoints, each with a grid of samples and the quality metric."""
+    quality: Quality = "auto"
+    """Metric of which the lowest is the best checkpoint; latest for none. auto: frechet_distance
+    with quality-weights; else eval_nll of a family with a likelihood; else, of images up to 64
+    pixels a side, frechet_distance if they have classes and energy_distance if not; else latest."""
+    quality_samples: Annotated[int, Field(ge=10, le=2**20)] = 2000
+    """Samples whose frechet_distance from all training images is taken at each save."""
+    quality_weights: str | None = None
+    """File with Inception's weights, in whose features frechet_distance is taken. None: in those of
+    a classifier of the data, as by `genjax evaluate`."""
     keep: Annotated[int, Field(ge=2, lt=INT32)] = 3
     """Number of latest checkpoints kept, beside the best; at least 2, so that one is safe during a
     save."""
@@ -95,6 +109,13 @@ class Recipe:
             )
         if self.deterministic and self.parallel == "pmap":
             raise ValueError("deterministic: wanted parallel = jit or fsdp, not pmap")
+        if self.quality == "eval_nll" and family.evaluate is None:
+            raise ValueError(f"quality = eval_nll: family {self.family!r} has no likelihood")
+        if self.quality_weights is not None and self.quality not in ("auto", "frechet_distance"):
+            raise ValueError(
+                f"quality_weights = {self.quality_weights}: for quality = frechet_distance, "
+                f"not {self.quality}"
+            )
         return self
 
     @property
@@ -114,10 +135,31 @@ class Recipe:
             model = dataclasses.replace(model, dtype="float32")
         return dataclasses.replace(self, model=model, precision="highest")
 
-    @property
-    def quality(self) -> str:
-        """Name of the metric by which a checkpoint is the best; lower is better."""
-        return ENERGY_DISTANCE if self.functions.evaluate is None else "eval_nll"
+    def with_quality(self, spec: ImageSpec) -> Self:
+        """Return the recipe with the metric that `quality = "auto"` is for images of `spec`.
+
+        Raises:
+            UsageError: There is no file of weights, or a feature net is wanted, and the images have
+                no classes to train one for.
+        """
+        if self.quality_weights is not None and not Path(self.quality_weights).is_file():
+            raise UsageError(f"quality_weights = {self.quality_weights}: there is no such file")
+        has_classes, quality = spec.classes > 1, self.quality
+        if quality == "auto":
+            if self.quality_weights is not None:
+                quality = "frechet_distance"
+            elif self.functions.evaluate is not None:
+                quality = "eval_nll"
+            elif max(spec.height, spec.width) > MOST_JUDGED:
+                quality = "latest"
+            else:
+                quality = "frechet_distance" if has_classes else "energy_distance"
+        if quality == "frechet_distance" and not has_classes and self.quality_weights is None:
+            raise UsageError(
+                f"quality = {quality}: {self.data} has no classes to train a feature net for; "
+                "wanted --quality-weights, or --quality energy_distance or latest"
+            )
+        return dataclasses.replace(self, quality=quality)
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:

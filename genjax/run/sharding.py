@@ -161,9 +161,17 @@ class Steps:
         return jax.tree.map(self._on_one_device, state)
 
     def to_save(self, state: State) -> State:
-        """Return the state for a checkpoint, with the shardings of `saved`."""
+        """Return the state for a checkpoint.
+
+        It is a copy in the host's memory, which stays when `state` is donated; with several
+        processes, of which each saves its part, the state with the shardings of `saved`.
+        """
+        state = self.get(state) if self._mapped else state
+        if jax.process_count() == 1:
+            # All arrays travel at once. On a CPU they are the device's own memory, so far.
+            return jax.tree.map(np.array, jax.device_get(state))
         if self._mapped:
-            return jax.device_put(jax.tree.map(np.asarray, self.get(state)), self._replicated)
+            return jax.device_put(jax.tree.map(np.asarray, state), self._replicated)
         return state
 
     def finite_leaves(self, state: State) -> jax.Array:

@@ -69,10 +69,13 @@ def load_state(
         folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=False
     )
     named = {"best": checkpoints.best, "latest": checkpoints.latest}
-    step = checkpoint if isinstance(checkpoint, int) else named[checkpoint]
+    step = named.get(checkpoint, checkpoint) if isinstance(checkpoint, str) else checkpoint
     if step not in checkpoints.steps:
         steps = ", ".join(map(str, checkpoints.steps))
-        raise UsageError(f"{run} has no good checkpoint {checkpoint}: it has {steps}")
+        raise UsageError(
+            f"{run} has no good checkpoint {checkpoint}: it has {steps}; best is "
+            f"{checkpoints.best}, latest {checkpoints.latest}"
+        )
     return recipe, checkpoints.restore(step, like), step
 
 

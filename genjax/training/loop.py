@@ -5,6 +5,7 @@ Several processes run it together, each with its own devices; only the first one
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import math
@@ -36,8 +37,7 @@ from genjax.data.sources import Source, absolute, class_note
 from genjax.evaluation.likelihood import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
-from genjax.metrics.energy import energy_distance
-from genjax.metrics.watch import ENERGY_DISTANCE, Watch
+from genjax.metrics.watch import Watch
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunConfig, RunFolder, create_run_folder
@@ -46,14 +46,13 @@ from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps, as_array
 from genjax.run.states import abstract_state, initial_state, open_split
+from genjax.training.background import Background
+from genjax.training.quality import QUALITY_IMAGES, SampleQuality
 from genjax.training.signals import Stop, Stopped, stop_signals
 from genjax.training.writer import NullWriter, Writer
 from genjax.types import ImageSpec, Metrics, State, UsageError
 
 log = logging.getLogger("genjax")
-
-# Number of samples, and of images, for the metrics at each save.
-QUALITY_IMAGES = 1000
 
 
 class Diverged(ArithmeticError):
@@ -100,6 +99,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
         source = _open(recipe)
+        recipe = recipe.with_quality(source.spec)
         name = Path(recipe.data.rpartition(":")[2]).stem
         folder = create_run_folder(run, f"{recipe.family}_{name}")
         stack.enter_context(folder.locked())
@@ -146,8 +146,11 @@ def resume(
     config = folder.read_config()
     recipe = _with_absolute_paths(recipe or config.recipe)
     recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
+    if recipe.quality == "auto":
+        recipe = dataclasses.replace(recipe, quality=config.recipe.quality)
     with stop_signals() as stop, folder.locked():
         source = _open(recipe)
+        recipe = recipe.with_quality(source.spec)
         _refuse_other_shapes(config.recipe, config.spec, recipe, source.spec)
         contents = source.contents(recipe.data_options.digest == "full")
         changed = _data_change(folder, config, source, contents)
@@ -235,7 +238,12 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     if options.data_dir is not None and not is_remote(options.data_dir):
         data_dir = str(Path(options.data_dir).expanduser().resolve())
         options = dataclasses.replace(options, data_dir=data_dir)
-    return dataclasses.replace(recipe, data=absolute(recipe.data), data_options=options)
+    weights = recipe.quality_weights
+    if weights is not None:
+        weights = str(Path(weights).expanduser().resolve())
+    return dataclasses.replace(
+        recipe, data=absolute(recipe.data), data_options=options, quality_weights=weights
+    )
 
 
 def _run(
@@ -288,10 +296,7 @@ def _train(
             log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
-        log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
-        for note in (*source.notes, *class_note(source)):
-            log.info("%s", note)
-        batches = open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
+        batches = _open_batches(source, recipe)
         steps = Steps(
             train_step(recipe),
             batches,
@@ -307,13 +312,14 @@ def _train(
             state = steps.put(initial_state(recipe, source.spec, init_key))
         if is_first() and (changes := _changes(folder.read_config().recipe, recipe)):
             log.info("from step %d on: %s", start, changes)
+        evaluate = _Evaluator(folder, recipe, source, sample_key)
         if contents is not None:
             folder.write_contents(contents)
         folder.write_config(config)  # it can be trained as it is
-        evaluate = _Evaluator(folder, recipe, source, sample_key)
         writer = _open_writer(folder, recipe, start)
         stack.callback(writer.close)
-        recorder = _Recorder(writer)
+        background = stack.enter_context(Background())
+        recorder = _Recorder(writer, background)
         log.info("training in %s from step %d", folder.path, start)
         if jax.process_count() > 1:
             log.info(
@@ -325,26 +331,35 @@ def _train(
         stop.begin()
         step, signal = start, None
         while step < recipe.steps and signal is None:
-            first, step = (
-                step,
-                min(step - step % recipe.log_interval + recipe.log_interval, recipe.steps),
-            )
+            first, step = step, step - step % recipe.log_interval + recipe.log_interval
+            step = min(step, recipe.steps)
             # Those before are recorded meanwhile, so that the devices do not wait for it.
             state, taken = _take_steps(steps, state, batches, first, step, length, recorder.record)
             recorder.taken = taken
             is_saved = step % recipe.save_interval == 0 or step == recipe.steps
             quality: dict[str, float] = {}
+            writes: list[Callable[[], None]] = []
             if is_saved:
                 taken.means()  # raises if the state is not finite
-                quality = _only_finite(evaluate(steps.get(state), step), step)
+                whole = steps.get(state)
+                writes.append(evaluate.grid(whole, step))
+                quality = _only_finite(evaluate(whole), step)
             # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
             if is_saved or signal:
                 recorder.record(quality)
                 found = quality if recipe.quality in quality else None
-                checkpoints.save(step, steps.to_save(state), found)
-                writer.report()
+                saved = steps.to_save(state)
+                writes.append(functools.partial(checkpoints.save, step, saved, found))
+                background.start([*writes, writer.report])
         return Result(folder.path, step, signal)
+
+
+def _open_batches(source: Source, recipe: Recipe) -> Batches:
+    log.info("reading %s images of %s", f"{len(source):,}", recipe.data)
+    for note in (*source.notes, *class_note(source)):
+        log.info("%s", note)
+    return open_batches(source, recipe.batch_size, recipe.seed, recipe.data_options)
 
 
 def _open_writer(folder: RunFolder, recipe: Recipe, start: int) -> Writer | NullWriter:
@@ -464,8 +479,8 @@ class _Recorder:
         taken: Steps that are to be recorded; None if all are.
     """
 
-    def __init__(self, writer: Writer | NullWriter):
-        self._writer, self._watch = writer, Watch()
+    def __init__(self, writer: Writer | NullWriter, background: Background):
+        self._writer, self._watch, self._background = writer, Watch(), background
         for record in writer.records:
             self._watch(record)
         self.taken: _Taken | None = None
@@ -473,16 +488,21 @@ class _Recorder:
     def record(self, quality: Mapping[str, float] | None = None) -> None:
         """Wait for the steps that are to be recorded, if there are any, and record them.
 
+        It waits for the save before, too: a kill loses no more recorded steps than lie between two
+        saves, and only one thread at a time uses the writer.
+
         Args:
             quality: Metrics of the state after them; None if they were not measured.
 
         Raises:
             Diverged: One of the steps did; see `_Taken.means`.
+            SaveError: The save before failed.
         """
         if self.taken is None:
             return
         step, record = self.taken.last, self.taken.means() | dict(quality or {})
         self.taken = None
+        self._background.wait()
         self._writer.record(step, record)
         for warning in self._watch(record):
             log.warning("step %d: %s", step, warning)
@@ -514,7 +534,7 @@ class _Evaluator:
         self._folder, self._recipe = folder.samples, recipe
         self._grid_key, self._samples_key, self._likelihood_key = jax.random.split(key, 3)
         self._data = read_some(source, QUALITY_IMAGES, recipe.seed)
-        self._distance = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
+        self._quality = SampleQuality(recipe, source, np.asarray(self._data.images))
         if is_first():
             self._folder.mkdir(exist_ok=True)
         if recipe.functions.evaluate is None:
@@ -525,17 +545,25 @@ class _Evaluator:
             source = open_split(recipe, recipe.data_options.for_test)
         self._batch = read_some(source, QUALITY_IMAGES, recipe.seed)
 
-    def __call__(self, state: State, step: int) -> dict[str, float]:
+    def grid(self, state: State, step: int) -> Callable[[], None]:
+        """Draw the grid of a state, and return the function that writes it."""
         labels, columns = grid_labels(self._recipe, state.spec)
         images = sample_state(self._recipe, state, self._grid_key, labels)
-        if is_first():
-            write_atomically(self._folder / f"step_{step:08d}.png", to_png(grid(images, columns)))
-        samples = sample_state(self._recipe, state, self._samples_key, QUALITY_IMAGES)
-        metrics = {ENERGY_DISTANCE: float(self._distance(samples, self._data.images))}
+        path = self._folder / f"step_{step:08d}.png"
+
+        def write() -> None:
+            if is_first():
+                write_atomically(path, to_png(grid(images, columns)))
+
+        return write
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """Return the metrics of a state."""
+        metrics = self._quality(state, self._samples_key)
         if self._recipe.functions.evaluate is not None:
             found = likelihoods(self._recipe, state, [self._batch], self._likelihood_key)
             nll = float(np.mean(found.nll))
-            metrics[self._recipe.quality] = nll
+            metrics["eval_nll"] = nll
             metrics["eval_bits_per_dim"] = bits_per_dim(nll, math.prod(state.spec.shape))
         for name, values in health(self._recipe, state, self._data).items():
             metrics[name] = float(np.max(values))

@@ -7,16 +7,25 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
+from genjax.data.batches import read_all
+from genjax.data.sources import open_source
 from genjax.evaluation import compare
 from genjax.evaluation.compare import to_csv, to_html, to_text
+from genjax.evaluation.extractor import create_extractor
+from genjax.figures.sample import sample_state
+from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
+from genjax.run.folder import RunFolder
+from genjax.run.records import read_records
+from genjax.run.states import load_state
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SHORT = {"steps": 2, "log_interval": 1, "save_interval": 1}
@@ -28,7 +37,14 @@ def runs(tmp_path_factory, real_curves):
     """Train and evaluate a GAN and a VAE with the same data and options."""
     folder = tmp_path_factory.mktemp("runs")
     recipes = {
-        "a gan": Recipe(family="gan", model=GanConfig(), data_options=OPTIONS, **SHORT),
+        "a gan": Recipe(
+            family="gan",
+            model=GanConfig(),
+            data_options=OPTIONS,
+            quality="frechet_distance",
+            quality_samples=50,
+            **SHORT,
+        ),
         "a <vae>": Recipe(family="vae", model=VaeConfig(), data_options=OPTIONS, **SHORT),
     }
     for name, recipe in recipes.items():
@@ -52,6 +68,20 @@ def test_families_stand_side_by_side(runs):
     assert all(re.fullmatch(r"[\d.]+ \+- [\d.]+", text) for text in rows["frechet distance"])
     assert rows["importance samples"] == ["", "2"]
     assert comparison.protocol["samples"] == 50
+
+
+def test_the_best_is_nearest_to_the_training_images_in_their_classifiers_features(runs):
+    recipe, state, step = load_state(runs[0])
+    distances = {
+        record["step"]: record["frechet_distance"] for record in read_records(RunFolder(runs[0]))
+    }
+    assert len(distances) == 2 and step == min(distances, key=distances.get)
+    net, _ = create_extractor("classifier", "digits", OPTIONS)
+    train, _, _ = read_all(open_source("digits", OPTIONS))
+    sample_key = jax.random.split(jax.random.split(jax.random.key(0), 3)[2], 3)[1]
+    samples = sample_state(recipe, state, sample_key, 50)
+    found = frechet_distance(*(Moments.of(net(images)[0]) for images in (samples, train)))
+    assert distances[step] == pytest.approx(found, rel=1e-4)
 
 
 def test_as_text_csv_and_page(runs, tmp_path):

@@ -10,13 +10,17 @@ from PIL import Image
 import genjax
 from genjax import DataOptions, Recipe
 from genjax.data.batches import read_all
-from genjax.data.digest import fingerprint
+from genjax.data.broken import BrokenImage
 from genjax.data.sources import open_source
+from genjax.evaluation.evaluate import compared_size, feature_net, real_sides
+from genjax.evaluation.extractor import cache_folder
+from genjax.evaluation.features import Content, data_features
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
 from genjax.steps.optim import OptimizerConfig
+from genjax.types import Batch
 
 RECIPE = Recipe(
     family="vae",
@@ -71,7 +75,10 @@ def test_an_evaluation_carries_its_protocol(trained):
     assert extractor["accuracy"] > 0.9
     assert len(extractor["sha256"]) == 16
     images, labels, _ = read_all(open_source("digits", RECIPE.data_options.for_test))
-    assert result["protocol"].pop("content") == fingerprint([images.tobytes(), labels.tobytes()])
+    content = Content()
+    for i in (slice(0, 100), slice(100, None)):
+        content.add(Batch(images[i], labels[i]))
+    assert result["protocol"].pop("content") == content.gather().content
     assert result["protocol"] == {
         "data": "digits",
         "split": "train[80%:]",
@@ -118,12 +125,17 @@ def test_the_best_checkpoint_is_the_likeliest(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_test_split_the_training_images_stand_in_and_the_protocol_says_so(tmp_path):
+def test_without_a_test_split_the_training_images_stand_in_and_the_protocol_says_so(
+    tmp_path, caplog
+):
     recipe = Recipe(family="gan", model=GanConfig(), steps=1, log_interval=1, save_interval=1)
     genjax.train(recipe, tmp_path / "gan")
     result = genjax.evaluate(tmp_path / "gan", n=100)
     assert result["protocol"]["split"] == "train"
-    assert "nll" not in result["metrics"]
+    assert "nll" not in result["metrics"] and "memorization" not in result["metrics"]
+    assert "frechet_distance_floor" in result["metrics"]  # of a hundred other images
+    assert not (tmp_path / "gan/figures/neighbours.png").exists()
+    assert "no test_split" in caplog.text
     assert "importance_samples" not in result["protocol"]
     model = dataclasses.replace(
         RECIPE, data_options=DataOptions(), steps=1, log_interval=1, save_interval=1
@@ -195,10 +207,22 @@ def test_stacked_digits_count_a_thousand_modes(tmp_path):
 def test_what_cannot_be_evaluated_is_refused(trained):
     with pytest.raises(genjax.UsageError, match="importance_samples = 0"):
         genjax.evaluate(trained, importance_samples=0)
-    with pytest.raises(genjax.UsageError, match="n = 9"):
-        genjax.evaluate(trained, n=9)
+    for n in (5, 361):
+        with pytest.raises(
+            genjax.UsageError, match=f"n = {n}: should be from 6 to 360, the images"
+        ):
+            genjax.evaluate(trained, n=n)
+    with pytest.raises(genjax.UsageError, match="labels = 'odd': wanted data or even"):
+        genjax.evaluate(trained, labels="odd")
+    for options in ({"labels": "even"}, {"per_class": True}):
+        with pytest.raises(genjax.UsageError, match="is of conditional models"):
+            genjax.evaluate(trained, **options)
     with pytest.raises(genjax.UsageError, match="no Inception weights at"):
         genjax.evaluate(trained, n=10, extractor="inception")
+    with pytest.raises(genjax.UsageError, match="extractor = 'foo': wanted classifier or incep"):
+        genjax.evaluate(trained, n=10, extractor="foo")
+    with pytest.raises(genjax.UsageError, match=r"checkpoint last: .*; best is \d+, latest"):
+        genjax.evaluate(trained, n=10, checkpoint="last")
 
 
 @pytest.mark.slow
@@ -259,13 +283,13 @@ def test_too_few_test_images_have_a_likelihood_alone_or_are_refused_before_the_w
 @pytest.mark.filterwarnings("error")
 def test_black_images_have_strict_json(few):
     """What has no meaning for images without variation is null, and all else is finite."""
-    result = genjax.evaluate(few / "run-black", n=50)
+    result = genjax.evaluate(few / "run-black", n=20)
     line = (few / "run-black/evaluations.jsonl").read_text()
     metrics = json.loads(line, parse_constant=pytest.fail)["metrics"]
     undefined = {name for name, value in metrics.items() if value is None}
-    assert {"diversity", "sharpness", "memorization"} <= undefined
+    assert {"diversity", "sharpness"} <= undefined
     without_errors = {name.removesuffix("_error") for name in undefined}
-    assert without_errors <= {"diversity", "sharpness", "memorization", "class_kl"}
+    assert without_errors <= {"diversity", "sharpness", "class_kl"}
     assert math.isnan(result["metrics"]["diversity"])
     rows = genjax.compare([few / "run-black"]).rows
     assert rows["sharpness"] == ["undefined"]
@@ -286,3 +310,70 @@ def test_a_model_that_nothing_can_judge_is_refused(tmp_path):
     genjax.train(recipe, tmp_path / "run")
     with pytest.raises(genjax.UsageError, match=r"no classes .*: wanted --extractor inception"):
         genjax.evaluate(tmp_path / "run", n=50)
+
+
+def test_images_and_samples_are_compared_in_equal_numbers(trained):
+    """By default all test images are; and of one seed they are always the same."""
+    recipe, spec = RECIPE, RunFolder(trained).read_config().spec
+    net, identity = feature_net(recipe, "classifier", None)
+    assert compared_size(recipe, None, 360) == 360
+    assert compared_size(recipe, None, 10**6) == 50_000
+    alone = dataclasses.replace(recipe, data_options=DataOptions())
+    assert compared_size(alone, None, 1797) == 898  # as many again are for the floor
+    sides = real_sides(recipe, spec, net, identity, 50, seed=3)
+    assert len(sides.real) == len(sides.others) == 50
+    assert len(sides.test.images) == 360 and len(sides.train.images) == 1437
+    again = real_sides(recipe, spec, net, identity, 50, seed=3)
+    assert np.array_equal(sides.real.features, again.real.features)
+    halves = real_sides(alone, spec, net, identity, None, seed=3)
+    both = np.concatenate([halves.real.features, halves.others.features])
+    assert len(np.unique(both, axis=0)) > 2 * 898 - 20
+    assert real_sides(alone, spec, net, identity, 1797, seed=3).others is None
+
+
+def test_features_of_data_are_kept_for_their_content(trained, caplog):
+    """They come from the cache the second time, are made anew if damaged, and do not survive other
+    pixels, another split, or another network."""
+    spec, options = RunFolder(trained).read_config().spec, DataOptions()
+    images = np.random.default_rng(0).integers(0, 256, (40, *spec.shape), np.uint8)
+    seen = []
+
+    def net(images):
+        seen.append(len(images))
+        return images.reshape(len(images), -1).astype(np.float32), np.eye(3)[images[:, 0, 0, 0] % 3]
+
+    class Images:
+        spec = RunFolder(trained).read_config().spec
+
+        def __len__(self):
+            return len(images)
+
+        def read(self, indices):
+            return [
+                BrokenImage(str(i), "it is") if i == 7 else (images[i], i % 10) for i in indices
+            ]
+
+        def contents(self, full):
+            return {"all": images.tobytes().hex()}
+
+    first = data_features(net, {"kind": "pixels"}, Images(), options)
+    assert seen.pop() == 39 and list(first.indices) == [i for i in range(40) if i != 7]
+    for cause in ("none", "damage", "pixels", "split", "net"):
+        if cause == "damage":
+            kept = (cache_folder() / "features").glob("*.npy")
+            path = max(kept, key=lambda path: path.stat().st_mtime_ns)
+            damaged = path.read_bytes()[:-1] + b"?"
+            path.unlink()  # what is mapped stays as it is
+            path.write_bytes(damaged)
+        if cause == "pixels":
+            images[0] = 255 - images[0]
+        other = dataclasses.replace(options, split="train[:10%]" if cause == "split" else "train")
+        identity = {"kind": "colours" if cause == "net" else "pixels"}
+        again = data_features(net, identity, Images(), other)
+        assert len(seen) == (cause != "none"), cause
+        seen.clear()
+        same = all(map(np.array_equal, first.images, again.images))
+        assert same == (cause != "pixels")
+        assert (again.content == first.content) == same
+        first, options = again, other
+    assert "is damaged: it is made anew" in caplog.text

@@ -5,7 +5,9 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+import genjax
 from genjax.data.sources import DataOptions
 from genjax.evaluation import extractor
 from genjax.evaluation.extractor import cache_folder, create_extractor
@@ -82,6 +84,38 @@ def test_a_damaged_classifier_is_made_anew(trainings, kind, caplog):
     assert _create() == identity
     assert len(trainings) == 2
     assert json.loads(path.with_suffix(".json").read_text())["accuracy"] == identity["accuracy"]
+
+
+def test_a_classifier_is_of_the_content_of_the_data(trainings, tmp_path):
+    """Inverted pixels, and then two class folders that change places, are other data."""
+    folder = tmp_path / "images"
+    for i in range(4):
+        path = folder / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 60 * i).save(path)
+
+    def create():
+        create_extractor("classifier", f"folder:{folder}", DataOptions())
+        return len(trainings)
+
+    assert create() == create() == 1
+    for path in folder.rglob("*.png"):
+        inverted = 255 - np.asarray(Image.open(path))
+        Image.fromarray(inverted).save(path)
+    assert create() == create() == 2
+    for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+        (folder / old).rename(folder / new)
+    assert create() == create() == 3
+
+
+def test_an_unknown_extractor_is_refused_before_anything_else():
+    message = "extractor = 'foo': wanted classifier or inception"
+    for call in (
+        lambda: create_extractor("foo", "digits", OPTIONS),
+        lambda: genjax.tradeoff("no run", extractor="foo"),
+    ):
+        with pytest.raises(genjax.UsageError, match=message):
+            call()
 
 
 def test_an_empty_variable_is_none(monkeypatch, tmp_path):

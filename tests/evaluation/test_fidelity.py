@@ -1,97 +1,123 @@
-"""Tests of fidelity metrics on samples made from real digits, for which the answer is known."""
+"""Tests of the comparison of any two sets of images."""
 
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+import genjax
+from genjax import DataOptions, Recipe, UsageError
 from genjax.data.batches import read_all
-from genjax.data.sources import DataOptions, open_source
-from genjax.evaluation.fidelity import fidelity
-from genjax.metrics.classifier import Extractor, train_classifier
-from genjax.types import Batch
+from genjax.data.sources import open_source
+from genjax.evaluation.extractor import create_extractor
+from genjax.figures.sample import sample_state
+from genjax.models.gan import GanConfig
+from genjax.run.states import load_state
 
-TRAIN, TEST = DataOptions(split="train[:80%]"), DataOptions(split="train[80%:]")
+OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
+SHARED = ("frechet_distance", "precision", "recall", "density", "coverage", "inception_score")
 
 
 @pytest.fixture(scope="module")
-def judged():
-    """Compute the metrics of each kind of samples."""
-    source = open_source("digits", TRAIN)
-    train, labels, _ = read_all(source)
-    test = Batch(*read_all(open_source("digits", TEST))[:2])
-    extractor = Extractor(source.spec, train_classifier(source, TRAIN, steps=100))
-    rng = np.random.default_rng(0)
-    blurred = (train.astype(float) + np.roll(train, 1, 1) + np.roll(train, 1, 2)) / 3
-    kinds = {
-        "real": test.images[rng.permutation(360)],
-        "train": train[:360],
-        "blurred": blurred[:360].astype(np.uint8),
-        "one class": train[labels == 3][:130],
-        "noise": rng.integers(0, 256, (360, 8, 8, 1), np.uint8),
+def run(tmp_path_factory):
+    """A GAN after one step."""
+    short = {"steps": 1, "log_interval": 1, "save_interval": 1}
+    folder = tmp_path_factory.mktemp("runs") / "gan"
+    genjax.train(Recipe(family="gan", model=GanConfig(), data_options=OPTIONS, **short), folder)
+    return folder
+
+
+def test_a_run_and_its_data_have_the_numbers_of_an_evaluation(run):
+    evaluated = genjax.evaluate(run, n=100)["metrics"]
+    found = genjax.fidelity(run, "digits", n=100)
+    assert {name: found["metrics"][name] for name in SHARED} == {
+        name: evaluated[name] for name in SHARED
     }
-    return {name: fidelity(extractor, x, test, train, seed=0).metrics for name, x in kinds.items()}
+    assert "frechet_distance_floor" in found["metrics"]  # of a hundred more of the 360
+    assert found["protocol"]["images"] == 100
+    assert genjax.fidelity(run, "digits")["protocol"]["images"] == 360
 
 
-def test_distances_tell_what_is_worse(judged):
-    for name in ("frechet_distance", "kernel_distance"):
-        good, soft, single, noise = (
-            judged[kind][name] for kind in ("train", "blurred", "one class", "noise")
-        )
-        assert 3 * good < min(soft, single, noise)
-        assert good == pytest.approx(judged["train"][f"{name}_floor"], abs=0.5 * soft)
-        assert 0 < judged["train"][f"{name}_error"] < soft
-    assert abs(judged["real"]["frechet_distance"]) < 1e-6
+def test_files_folders_and_arrays_of_the_same_images_have_the_same_numbers(run, tmp_path):
+    samples = genjax.sample(run, n=60)
+    np.save(tmp_path / "a.npy", samples)
+    np.savez(tmp_path / "b.npz", images=samples)
+    (tmp_path / "c").mkdir()
+    for i, image in enumerate(samples):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"c/{i:02}.png")
+    results = [
+        genjax.fidelity(side, "digits")["metrics"]
+        for side in (samples, tmp_path / "a.npy", tmp_path / "b.npz", tmp_path / "c")
+    ]
+    assert all(result == results[0] for result in results)
+    same = genjax.fidelity(tmp_path / "a.npy", "digits", n=60)["metrics"]
+    assert same == results[0]
 
 
-def test_each_failure_shows_in_its_own_number(judged):
-    single, soft, noise, copies = (
-        judged[kind] for kind in ("one class", "blurred", "noise", "train")
+def test_stored_statistics_stand_for_the_images(run, tmp_path):
+    """Their mean and covariance are those of NumPy, and the distance is that of the formula."""
+    file = tmp_path / "digits.npz"
+    genjax.fidelity(run, "digits", n=10, options=OPTIONS, save_statistics=file)
+    found = genjax.fidelity(run, file, n=300)
+    assert set(found["metrics"]) == {"frechet_distance"}
+    recipe, state, _ = load_state(run)
+    samples = sample_state(recipe, state, jax.random.split(jax.random.key(0))[0], 300)
+    net, _ = create_extractor("classifier", "digits", OPTIONS)
+    images = read_all(open_source("digits", OPTIONS))[0]
+    real, fake = (net(x)[0].astype(float) for x in (images, samples))
+    with np.load(file) as stored:
+        np.testing.assert_allclose(stored["mu"], real.mean(axis=0), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(stored["sigma"], np.cov(real.T), rtol=1e-6, atol=1e-7)
+    covariances = np.cov(real.T), np.cov(fake.T)
+    # The trace of the root of a product is the sum of the roots of its eigenvalues.
+    values = np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0)
+    gap = real.mean(axis=0) - fake.mean(axis=0)
+    expected = gap @ gap + np.trace(sum(covariances)) - 2 * np.sqrt(values).sum()
+    assert found["metrics"]["frechet_distance"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UsageError, match=r"the statistics are of .*, and the feature net is"):
+        genjax.fidelity("digits", file, options=DataOptions(split="train[:50%]"))
+    with pytest.raises(UsageError, match=r"the statistics are of .*, a classifier: wanted a run"):
+        genjax.fidelity(samples, file)
+
+
+def test_what_cannot_be_compared_is_refused_in_one_line(run, tmp_path):
+    def refused(match, *sides, **options):
+        with pytest.raises(UsageError, match=match) as error:
+            genjax.fidelity(*sides, **options)
+        assert "\n" not in str(error.value)
+
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    arrays = {
+        "floats.npy": np.zeros((9, 8, 8, 1)),
+        "odd.npz": {"x": images},
+        "mu.npz": {"mu": np.zeros(3), "sigma": np.zeros((3, 2))},
+        "nan.npz": {"mu": np.full(2, np.nan), "sigma": np.zeros((2, 2))},
+        "object.npy": np.array([{}]),
+    }
+    for name, value in arrays.items():
+        if isinstance(value, dict):
+            np.savez(tmp_path / name, **value)
+        else:
+            np.save(tmp_path / name, value)
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    refused("n = 5: should be from 6 to 20", images, "digits", n=5)
+    refused("5 images: wanted at least 6", images[:5], "digits")
+    refused(r"samples of \(4, 4, 1\), and a reference of \(8, 8, 1\)", images[:, :4, :4], "digits")
+    refused(
+        r"the array: has float64 \[9, 8, 8, 1\]; wanted images uint8", np.zeros((9, 8, 8, 1)), run
     )
-    assert single["precision"] > 0.6 > 0.3 > single["recall"]
-    assert single["coverage"] < 0.3
-    assert single["classes"] <= 4 and single["class_kl"] > 1
-    assert copies["classes"] == 10 and copies["class_kl"] < 0.1
-    assert single["inception_score"] < 2 < 7 < copies["inception_score"]
-    assert soft["sharpness"] < 0.5 < 0.9 < copies["sharpness"] < 1.1
-    assert noise["sharpness"] > 1.3
-    assert single["diversity"] < 0.6 < 0.9 < copies["diversity"] < 1.1
-    # Copies of training images; the test images, against which all is measured, are none.
-    assert copies["memorization"] < 0.05
-    assert judged["real"]["memorization"] == pytest.approx(1)
-
-
-def test_the_suspects_are_the_copies():
-    """Three of twenty samples are training images; each is its own nearest neighbour."""
-    rng = np.random.default_rng(0)
-    train = rng.integers(0, 200, (60, 4, 4, 1), np.uint8)
-    samples, test = (rng.integers(0, 256, (20, 4, 4, 1), np.uint8) for _ in range(2))
-    samples[[3, 11, 17]] = train[[50, 0, 7]]
-
-    def net(images):
-        return images.reshape(len(images), -1).astype(np.float32), np.eye(10)[
-            np.arange(len(images)) % 10
-        ]
-
-    found = fidelity(net, samples, Batch(test, np.zeros(20, int)), train, seed=0)
-    assert found.suspects.shape == (8,) and found.neighbours.shape == (8, 7)
-    assert set(found.suspects[:3]) == {3, 11, 17}
-    assert {*zip(found.suspects[:3], found.neighbours[:3, 0], strict=True)} == {
-        (3, 50),
-        (11, 0),
-        (17, 7),
-    }
-
-
-def test_a_class_that_no_test_image_has_is_no_error():
-    """Divergence is infinite, and of test images that are trained on there is no memorization."""
-    rng = np.random.default_rng(0)
-    samples, test = (rng.integers(0, 256, (20, 4, 4, 1), np.uint8) for _ in range(2))
-
-    def net(images):
-        classes = np.arange(len(images)) % 3 if images is samples else np.zeros(len(images), int)
-        return images.reshape(len(images), -1).astype(np.float32), 9 * np.eye(4)[classes]
-
-    metrics = fidelity(net, samples, Batch(test, np.zeros(20, int)), test, seed=0).metrics
-    assert metrics["classes"] == 3 and metrics["class_kl"] == np.inf
-    assert np.isnan(metrics["memorization"])
-    others = {k: v for k, v in metrics.items() if k != "class_kl" and "memorization" not in k}
-    assert np.all(np.isfinite(list(others.values())))
+    refused(r"floats.npy: has float64", tmp_path / "floats.npy", "digits")
+    refused("odd.npz: has the arrays x; wanted images", tmp_path / "odd.npz", "digits")
+    refused(r"mu.npz: .* wanted floats \[D\] and \[D, D\]", images, tmp_path / "mu.npz")
+    refused("nan.npz: not all numbers are finite", images, tmp_path / "nan.npz")
+    for name in ("object.npy", "broken.npz"):
+        refused(f"{name}: cannot be read as arrays", tmp_path / name, "digits")
+    refused("none.npz: there is no such file", tmp_path / "none.npz", "digits")
+    refused("data 'nothing' is unknown", "nothing", "digits")
+    refused("no side has classes", images, images, extractor="classifier")
+    refused("no Inception weights", images, images)
+    refused(
+        "save_statistics a.csv: should end in .npz", run, "digits", save_statistics=Path("a.csv")
+    )

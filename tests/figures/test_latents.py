@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
+from genjax.figures import sample
 from genjax.figures.latents import linear, spherical
+from genjax.models import FAMILIES
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 
@@ -87,10 +90,36 @@ def test_what_cannot_be_drawn_is_refused(vae, gan, tmp_path):
         "n = 1: should be at least 2": lambda: genjax.manifold(vae, n=1),
         "n = 500: should be from 1 to 360": lambda: genjax.reconstruct(vae, n=500),
         "'gan' has no encoder": lambda: genjax.reconstruct(gan),
+        "path = 'foo': wanted spherical or linear or style": lambda: genjax.interpolate(
+            gan, path="foo"
+        ),
+        "no good checkpoint last: it has 1, 2; best is [12], latest 2": lambda: genjax.interpolate(
+            gan, checkpoint="last"
+        ),
         "latent_size = 64": lambda: genjax.manifold(gan),
     }.items():
         with pytest.raises(genjax.UsageError, match=message):
             call()
+
+
+def test_all_that_is_drawn_is_drawn_of_the_prepared_state(vae, monkeypatch):
+    """Of a state whose preparation clears every weight there are only plain images."""
+
+    def prepare(config, state, key):
+        return jax.tree.map(jnp.zeros_like, state)
+
+    monkeypatch.setitem(FAMILIES, "vae", dataclasses.replace(FAMILIES["vae"], prepare=prepare))
+    sample._preparer.cache_clear()
+    drawn = {
+        "sample": genjax.sample(vae, n=4),
+        "interpolate": genjax.interpolate(vae, n=2, steps=3),
+        "reconstruct": genjax.reconstruct(vae, n=2)[1],
+        "traverse": genjax.traverse(vae, n=2, steps=3),
+        "manipulate": genjax.manipulate(vae, to=0, n=2, steps=3),
+        "manifold": genjax.manifold(vae, n=3),
+    }
+    sample._preparer.cache_clear()
+    assert [name for name, images in drawn.items() if np.ptp(images)] == []
 
 
 def test_paths_begin_and_end_where_they_should():

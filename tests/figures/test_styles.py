@@ -153,6 +153,7 @@ def test_mistakes_are_refused_by_name(trained, tmp_path):
         (lambda: genjax.mix(trained, rows=0), "rows = 0"),
         (lambda: genjax.mix(trained, cuts=(3, 2)), "cuts = "),
         (lambda: genjax.project(trained, steps=0), "steps = 0"),
+        (lambda: genjax.project(trained, space="z"), r"space = 'z': wanted w or w\+"),
         (lambda: genjax.project(trained, images=(tmp_path / "none.png",)), "none.png"),
         (lambda: genjax.sample(trained, truncation_cutoff=2), "wanted both"),
         (lambda: genjax.sample(trained, truncation=-1.0), "truncation = -1"),

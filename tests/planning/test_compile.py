@@ -17,6 +17,7 @@ from genjax.planning.compile import (
     advice,
     communication_seconds,
     compile_step,
+    roofline,
     to_text,
 )
 from genjax.planning.cost import flops, peak_bytes, traffic
@@ -65,6 +66,32 @@ def test_loops_count_in_full_and_of_branches_the_costliest():
     # The gradient of a product is two, and checkpoints compute it once more.
     grad = jax.grad(lambda x, w: jnp.sum(jax.checkpoint(jnp.matmul)(x, w) ** 2), argnums=(0, 1))
     assert _flops(grad, (4, 6), (6, 6)) >= 3 * product
+
+
+@pytest.mark.parametrize(("precision", "passes"), [("default", 1), ("high", 3), ("highest", 6)])
+def test_products_of_float32_count_for_each_pass_of_a_tpu(precision, passes):
+    def loop(x, w):
+        return lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=9)[0]
+
+    def count(function, dtype):
+        with jax.default_matmul_precision(precision):
+            program = jax.make_jaxpr(function)(jnp.zeros((4, 6), dtype), jnp.zeros((6, 6), dtype))
+        return flops(program, passes=True) / flops(program)
+
+    def branch(x, w):
+        return lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x)
+
+    for function in (jax.jit(loop), branch):
+        assert count(function, jnp.float32) == passes
+        assert count(function, jnp.bfloat16) == 1
+
+
+def test_of_branches_the_one_of_most_passes_counts():
+    def branch(x, w):
+        return lax.cond(x[0, 0] > 0, lambda: jnp.dot(x, w, precision="highest"), lambda: x @ w @ w)
+
+    program = jax.make_jaxpr(branch)(jnp.zeros((4, 6)), jnp.zeros((6, 6)))
+    assert (flops(program), flops(program, passes=True)) == (2 * 288, 6 * 288)
 
 
 def test_traffic_is_near_that_of_xla_where_there_is_no_loop():
@@ -231,6 +258,14 @@ PROGRAM = Program(
     collectives={"all-reduce": 90_000_000},
     collective_calls=10,
 )
+
+
+def test_each_pass_takes_its_time():
+    once = dataclasses.replace(PROGRAM, flops=10**15, memory_bytes=1)
+    times = [
+        roofline(dataclasses.replace(once, passes=passes), once.where).compute for passes in (1, 6)
+    ]
+    assert times == pytest.approx([1e15 / 16 / 197e12, 6e15 / 16 / 197e12])
 
 
 def test_communication_takes_bytes_twice_over_all_links_and_hops():

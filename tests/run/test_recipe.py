@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from genjax.models import FAMILIES
 from genjax.models.gan import GanConfig, PlayerConfig
+from genjax.models.vae import VaeConfig
 from genjax.run.recipe import (
     Recipe,
     describe,
@@ -17,7 +18,7 @@ from genjax.run.recipe import (
     to_json,
     train_step,
 )
-from genjax.types import Batch, Config, UsageError
+from genjax.types import Batch, Config, ImageSpec, UsageError
 
 
 def _recipe(**fields):
@@ -32,6 +33,18 @@ def test_every_recipe_says_how_to_run_it_and_what_to_expect(name):
     for part in (f"genjax train {name}", "Hardware:", "Expected:"):
         assert part in text
     assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+def test_all_recipes_of_a_data_set_compare_with_one_another():
+    """Their images are the same but for a border, without which all of them are evaluated."""
+    found = {}
+    for name in recipe_paths():
+        recipe = load_recipe(name)
+        data = name.removeprefix(f"{recipe.family}_").partition("_")[0]
+        bare = recipe.data, dataclasses.replace(recipe.data_options, border=0)
+        assert found.setdefault(data, bare) == bare, name
+    without = {data for data, (_, options) in found.items() if options.test_split is None}
+    assert without == {"ffhq256", "ffhq1024"}
 
 
 def test_json_spells_out_every_default():
@@ -55,6 +68,12 @@ def test_json_spells_out_every_default():
         ({"family": "gna"}, "family 'gna' is unknown: wanted gan"),
         ({"model": Config()}, "model is a Config, not of gan"),
         ({"parallel": "threads"}, "parallel = 'threads'"),
+        ({"quality": "fid"}, "quality = 'fid': should be 'auto', 'frechet_distance', 'energy_dist"),
+        ({"quality": "eval_nll"}, "quality = eval_nll: family 'gan' has no likelihood"),
+        (
+            {"quality": "latest", "quality_weights": "w.pth"},
+            "quality_weights = w.pth: for quality = frechet_distance, not latest",
+        ),
         ({"stesp": 3}, "stesp"),
     ],
 )
@@ -118,6 +137,31 @@ def test_a_mistake_in_a_recipe_is_one_line_that_says_where(tmp_path, text):
     assert message.startswith(str(path))
     assert MISTAKES[text] in message
     assert "\n" not in message
+
+
+def test_what_picks_the_best_follows_from_family_classes_and_size(real_quality, tmp_path):
+    weights = tmp_path / "w.pth"
+    weights.touch()
+    vae, weighed = {"family": "vae", "model": VaeConfig()}, {"quality_weights": str(weights)}
+    with real_quality():
+        for fields, spec, wanted in (
+            ({}, ImageSpec(64, 64, 3, 10), "frechet_distance"),
+            ({}, ImageSpec(28, 28, 1), "energy_distance"),
+            ({}, ImageSpec(64, 65, 3, 10), "latest"),
+            (vae, ImageSpec(28, 28, 1, 10), "eval_nll"),
+            (weighed, ImageSpec(256, 256, 3), "frechet_distance"),
+            (vae | weighed, ImageSpec(28, 28, 1), "frechet_distance"),
+            ({"quality": "energy_distance"}, ImageSpec(256, 256, 3), "energy_distance"),
+            ({"quality": "frechet_distance"}, ImageSpec(256, 256, 3, 2), "frechet_distance"),
+        ):
+            assert _recipe(**fields).with_quality(spec).quality == wanted
+        weights.unlink()
+        for fields, message in (
+            ({"quality": "frechet_distance"}, "digits has no classes to train a feature net for"),
+            (weighed, r"quality_weights = .*w\.pth: there is no such file"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                _recipe(**fields).with_quality(ImageSpec(8, 8, 1))
 
 
 def test_recipes_are_hashable_values():

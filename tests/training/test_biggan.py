@@ -1,10 +1,12 @@
 """Tests of every command on a class-conditional GAN: train, sample by class, evaluate."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +15,11 @@ import genjax
 from genjax import DataOptions, Recipe
 from genjax.cli.run import run as cli
 from genjax.evaluation.tradeoff import to_csv, to_figure
+from genjax.figures.latents import paths
 from genjax.models.biggan import BigganConfig, PlayerConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
+from genjax.run.states import load_state
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +118,17 @@ def test_truncated_samples_are_less_varied(trained):
     assert spreads[0].mean() < spreads[1].mean() < spreads[2].mean()
     with pytest.raises(genjax.UsageError, match=r"truncation = 0: should be more than 0"):
         genjax.sample(trained, truncation=0)
+
+
+def test_paths_have_standing_statistics_as_samples_do(trained):
+    """Whatever the running statistics are, the images of a path are the same."""
+    recipe, state, _ = load_state(trained)
+    stats = jax.tree.map(lambda values: 9 * values + 1, state.ema["batch_stats"])
+    spoiled = dataclasses.replace(state, ema={**state.ema, "batch_stats": stats})
+    drawn, other = (
+        paths(recipe, each, None, 2, 3, "spherical", jax.random.key(0)) for each in (state, spoiled)
+    )
+    np.testing.assert_array_equal(drawn, other)
 
 
 def test_an_evaluation_tells_its_truncation_and_singular_values(trained):

@@ -18,6 +18,7 @@ from genjax.data.digest import digest_of
 from genjax.data.sources import open_source
 from genjax.models import dcgan
 from genjax.models.gan import GanConfig
+from genjax.models.vae import VaeConfig
 from genjax.models.wgan import PlayerConfig, WganGpConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import TIMINGS, read_records
@@ -390,6 +391,46 @@ def test_a_metric_that_is_not_finite_decides_nothing(tmp_path, monkeypatch, capl
     assert [r["energy_distance"] for r in records if "energy_distance" in r] == [5, 7]
     assert "energy_distance is nan, and left out" in caplog.text
     assert load_state(tmp_path / "run")[2] == 10
+
+
+def test_the_metric_of_the_recipe_picks_the_best(tmp_path, monkeypatch):
+    distances = iter([(3, 4), (1, 3), (2, 1), (4, 2)])
+    monkeypatch.setattr(genjax.training.loop, "SampleQuality", lambda *given: None)
+    monkeypatch.setattr(
+        genjax.training.loop._Evaluator,
+        "__call__",
+        lambda self, state, step: dict(
+            zip(("energy_distance", "frechet_distance"), map(float, next(distances)), strict=True)
+        ),
+    )
+    recipe = dataclasses.replace(RECIPE, steps=40, quality="frechet_distance")
+    genjax.train(recipe, tmp_path / "run")
+    config = tmp_path / "run/config.json"
+    for quality, best in (("frechet_distance", 30), ("energy_distance", 20), ("latest", 40)):
+        values = json.loads(config.read_text())
+        values["recipe"]["quality"] = quality
+        config.write_text(json.dumps(values))
+        assert load_state(tmp_path / "run")[2] == best
+
+
+SMALL_VAE = VaeConfig(hidden_sizes=(8,), latent_size=2)
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "metric"),
+    [("gan", GanConfig(), "energy_distance"), ("vae", SMALL_VAE, "eval_nll")],
+)
+def test_a_run_from_before_keeps_its_metric(tmp_path, real_quality, family, model, metric):
+    recipe = dataclasses.replace(RECIPE, family=family, model=model, steps=10)
+    genjax.train(recipe, tmp_path / "run")
+    config = tmp_path / "run/config.json"
+    values = json.loads(config.read_text())
+    assert values["recipe"].pop("quality") == metric
+    config.write_text(json.dumps(values))
+    with real_quality():  # whatever a new run would take
+        genjax.resume(tmp_path / "run", recipe=dataclasses.replace(recipe, steps=20))
+    assert json.loads(config.read_text())["recipe"]["quality"] == metric
+    assert metric in runs.records(tmp_path / "run")[-1]
 
 
 def test_changed_data_can_be_accepted_and_moved_data_named(tmp_path):

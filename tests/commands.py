@@ -13,12 +13,7 @@ PATIENCE = 400
 
 
 def genjax(*arguments: Any) -> list[str]:
-    """Return the command line of `genjax` with these arguments.
-
-    Pixels pick the best checkpoint, because a classifier of the data takes a while to train.
-    """
-    if arguments[0] == "train":
-        arguments = (*arguments, "--quality", "energy_distance")
+    """Return the command line of `genjax` with these arguments."""
     return [sys.executable, "-m", "genjax.cli", *map(str, arguments)]
 
 

@@ -2,11 +2,13 @@
 
     genjax train gan_digits
 
-Hardware: 2 CPU cores, under a minute. Expected: energy_distance below 0.06 (1,000 samples against
-1,000 training images in [-1, 1]); readable digits of every class, strokes a little rough.
+Hardware: 2 CPU cores, under a minute. Expected: energy_distance about 0.06 at its best, near step
+12,000 (1,000 samples against 1,000 training images in [-1, 1]); two thirds of the digits readable,
+of every class, strokes a little rough.
 
 The 8x8 originals are enlarged to 16x16, where a person reads them more easily. The discriminator
-could learn so few images by heart and win, so it learns at half the generator's rate.
+could learn so few images by heart and win, so it learns at half the generator's rate. Pixels pick
+the best checkpoint, because a classifier of the data would take half as long as the whole training.
 """
 
 from genjax import DataOptions, Recipe
@@ -19,4 +21,5 @@ recipe = Recipe(
     model=GanConfig(discriminator=PlayerConfig(hidden_sizes=(128,), learning_rate=1e-4)),
     steps=16_000,
     save_interval=2000,
+    quality="energy_distance",
 )

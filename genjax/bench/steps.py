@@ -325,8 +325,9 @@ def loop_seconds(recipe: Recipe, steps: int) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         total = RECORDS * steps
-        intervals = {"steps": total, "log_interval": steps, "save_interval": total}
-        recipe = dataclasses.replace(recipe, quality="latest", **intervals)
+        recipe = dataclasses.replace(
+            recipe, steps=total, log_interval=steps, save_interval=total, quality="latest"
+        )
         try:
             with _quiet():
                 train(recipe, run)

@@ -43,10 +43,11 @@ class SampleQuality:
         self._energy = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
         self._has_frechet = recipe.quality == FRECHET_DISTANCE
         if self._has_frechet:
-            weights, options = recipe.quality_weights, recipe.data_options
-            kind = "classifier" if weights is None else "inception"
-            self._net, identity = feature_net(recipe, kind, weights)
-            train = data_features(self._net, identity, source, options).images
+            weights = recipe.quality_weights
+            self._net, identity = feature_net(
+                recipe, "classifier" if weights is None else "inception", weights
+            )
+            train = data_features(self._net, identity, source, recipe.data_options).images
             self._count, self._moments = len(train), train.moments
             self._labels = sample_labels(
                 recipe, source.spec, "data", train, recipe.quality_samples, recipe.seed

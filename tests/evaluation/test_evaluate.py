@@ -3,6 +3,7 @@ import json
 import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,13 +13,15 @@ from genjax import DataOptions, Recipe
 from genjax.data.batches import read_all
 from genjax.data.broken import BrokenImage
 from genjax.data.sources import open_source
-from genjax.evaluation.evaluate import compared_size, feature_net, real_sides
+from genjax.evaluation.evaluate import compared_size, feature_net, real_sides, sample_labels
 from genjax.evaluation.extractor import cache_folder
-from genjax.evaluation.features import Content, data_features
+from genjax.evaluation.features import Content, FeatureSet, data_features
+from genjax.figures.sample import sample_batches
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
+from genjax.run.states import load_state
 from genjax.steps.optim import OptimizerConfig
 from genjax.types import Batch
 
@@ -377,3 +380,49 @@ def test_features_of_data_are_kept_for_their_content(trained, caplog):
         assert (again.content == first.content) == same
         first, options = again, other
     assert "is damaged: it is made anew" in caplog.text
+
+
+@pytest.mark.slow
+def test_classes_of_samples_follow_the_data_and_are_compared_one_by_one(tmp_path):
+    """A third of the images are of one class; samples are so too, unless they are to be even."""
+    images = tmp_path / "images"
+    for i in range(60):
+        values = np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)
+        path = images / ("few" if i % 3 == 0 else "many") / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(path)
+    model = dataclasses.replace(RECIPE.model, conditional=True)
+    short = {"steps": 1, "log_interval": 1, "save_interval": 1, "batch_size": 8}
+    recipe = dataclasses.replace(RECIPE, model=model, data=f"folder:{images}", **short)
+    genjax.train(recipe, tmp_path / "run")
+    counts = {}
+    for labels in ("data", "even"):
+        result = genjax.evaluate(
+            tmp_path / "run", n=12, importance_samples=1, labels=labels, per_class=True
+        )
+        assert result["protocol"]["labels"] == labels
+        counts[labels] = {name: each["images"] for name, each in result["classes"].items()}
+    spec = RunFolder(tmp_path / "run").read_config().spec
+    train = open_source(recipe.data, recipe.data_options)
+    shares = FeatureSet(*(np.asarray(train.labels),) * 4)
+    drawn = sample_labels(recipe, spec, "data", shares, 48, seed=0)
+    assert np.bincount(drawn).tolist() == np.bincount(train.labels).tolist()
+    assert sample_labels(recipe, spec, "even", shares, 48, seed=0) == 48
+    # Of the twelve test images are too few of one class to compare.
+    assert set(counts["data"]) <= {"many"} and counts["even"].get("many", 6) == 6
+
+
+def test_samples_of_many_devices_are_those_of_one(trained):
+    recipe, state, _ = load_state(trained)
+    key, n = jax.random.key(0), 64 * 10 + 5  # three devices have a chunk more than the others
+    labels = np.arange(n) % 10
+    one, eight = (
+        list(sample_batches(recipe, state, key, labels, spread=spread)) for spread in (False, True)
+    )
+    assert [len(batch.images) for batch in one] == [64] * 10 + [5]
+    for a, b in zip(one, eight, strict=True):
+        assert np.array_equal(a.labels, b.labels)
+        np.testing.assert_allclose(a.images.astype(int), b.images.astype(int), atol=1)
+    some = list(sample_batches(recipe, state, key, labels, chunks=[3, 10]))
+    for a, i in zip(some, (3, 10), strict=True):
+        assert np.array_equal(a.images, one[i].images)

@@ -104,7 +104,7 @@ def classify(
     bare = dataclasses.replace(recipe.data_options, border=0)
     net, _ = create_extractor("classifier", recipe.data, bare)
     log.info("%s images of %s, step %d of %s", f"{len(images.source):,}", images.where, step, run)
-    logits = [net(without_border(x, recipe.data_options))[1] for x, _ in images]
+    logits = [net(without_border(np.asarray(x), recipe.data_options))[1] for x, _ in images]
     parts = list(_by_class(recipe, draws)(state, images, jax.random.key(seed)))
     log_probs = {
         BAYES: bayes(np.concatenate(parts), log_prior),
@@ -130,9 +130,9 @@ def _by_class(recipe: Recipe, samples: int) -> OfImages:
     evaluate = recipe.functions.evaluate
     assert evaluate is not None
 
-    def by_class(state: State, batch: Batch, key: jax.Array) -> jax.Array:
+    def by_class(state: State, image: Batch, key: jax.Array) -> jax.Array:
         def log_prob(label: jax.Array) -> jax.Array:
-            of_class = Batch(batch.images, jnp.full(len(batch.labels), label))
+            of_class = Batch(image.images, label[None])
             return -evaluate(recipe.model, state, of_class, key, samples).nll
 
         return jax.lax.map(log_prob, jnp.arange(state.spec.classes, dtype=jnp.int32)).T

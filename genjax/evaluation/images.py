@@ -42,13 +42,13 @@ def over_images(function: OfOneImage) -> OfImages:
     mesh = Mesh(np.array(jax.local_devices()), ("device",))
     everywhere, spread = PartitionSpec(), PartitionSpec("device")
 
-    def of_one(state: State, image: jax.Array, label: jax.Array, key: jax.Array) -> Any:
-        found = function(state, Batch(image[None], label[None]), key)
+    def of_one(state: State, image: Batch, key: jax.Array) -> Any:
+        found = function(state, jax.tree.map(lambda x: x[None], image), key)
         return jax.tree.map(lambda x: x[0], found)
 
     def of_share(state: State, batch: Batch, indices: jax.Array, key: jax.Array) -> Any:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-        return jax.vmap(of_one, (None, 0, 0, 0))(state, *batch, keys)
+        return jax.vmap(of_one, (None, 0, 0))(state, batch, keys)
 
     of_call = jax.jit(
         jax.shard_map(

@@ -39,8 +39,9 @@ def importance_samples_of(recipe: Recipe, draws: int | None, default: int | None
 
 @functools.lru_cache(maxsize=8)
 def _evaluator(recipe: Recipe, samples: int | None) -> OfImages:
-    assert recipe.functions.evaluate is not None
-    return over_images(functools.partial(recipe.functions.evaluate, recipe.model, samples=samples))
+    evaluate = recipe.functions.evaluate
+    assert evaluate is not None
+    return over_images(lambda state, image, key: evaluate(recipe.model, state, image, key, samples))
 
 
 def likelihoods(
@@ -92,10 +93,11 @@ def _measurer(recipe: Recipe, samples: int) -> OfImages:
     evaluate, encode = recipe.functions.evaluate, recipe.functions.encode
     assert evaluate is not None
 
-    def measure(state: State, batch: Batch, key: jax.Array) -> tuple[Likelihood, Any]:
-        found = evaluate(recipe.model, state, batch, key, samples)
-        is_coded = found.elbo is not None and encode is not None
-        return found, encode(recipe.model, state, batch, key) if is_coded else None
+    def measure(state: State, image: Batch, key: jax.Array) -> tuple[Likelihood, Any]:
+        found = evaluate(recipe.model, state, image, key, samples)
+        if found.elbo is None or encode is None:
+            return found, None
+        return found, encode(recipe.model, state, image, key)
 
     return over_images(measure)
 

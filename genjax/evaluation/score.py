@@ -91,7 +91,7 @@ def score(
     if against is not None:
         sets.append(open_images(run, recipe, state.spec, against, against_split))
     key = jax.random.key(seed)
-    found = [likelihoods(recipe, state, images, key, draws).nll for images in sets]
+    found = [np.asarray(likelihoods(recipe, state, each, key, draws).nll) for each in sets]
     dimensions = math.prod(state.spec.shape)
     rows = [
         dict(data=images.where, name=name, label=label, nll=float(nll))

@@ -335,7 +335,8 @@ def _along(
     if path == "style":
         style, _ = style_functions(recipe)
         ends = style(state, jnp.concatenate([start, end]), jnp.tile(jnp.asarray(labels), 2))
-        return _synthesize_between(recipe, state, *jnp.split(ends, 2), t)
+        start, end = jnp.split(ends, 2)
+        return _synthesize_between(recipe, state, start, end, t)
     along = {"spherical": spherical, "linear": linear}[path]
     return _decode(recipe, state, along(start, end, t), labels)
 

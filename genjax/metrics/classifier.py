@@ -136,7 +136,9 @@ def train_classifier(
     arrays = jax.device_put(batches.arrays)
     most = min(STEPS_IN_A_CALL, batches.max_steps)
     for first in range(0, steps, most):
-        state = run(state, arrays, batches.feed(first, min(most, steps - first)))
+        feed = batches.feed(first, min(most, steps - first))
+        jax.block_until_ready(state)  # or all feeds would wait in memory for their turn
+        state = run(state, arrays, feed)
     return to_bytes({"params": state[0], "batch_stats": state[1]})
 
 

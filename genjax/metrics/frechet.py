@@ -101,9 +101,27 @@ def frechet_distance_error(
     """
     distances = []
     for _ in range(resamplings):
-        drawn = (Moments.of(x, rng.integers(0, len(x), len(x))) for x in (a, b))
-        distances.append(frechet_distance(*drawn))
+        rows = [rng.integers(0, len(each), len(each)) for each in (a, b)]
+        distances.append(_quick_distance(a, b, *rows))
     return float(np.std(distances, ddof=1))
+
+
+def _quick_distance(a: np.ndarray, b: np.ndarray, rows_a: np.ndarray, rows_b: np.ndarray) -> float:
+    """Compute the distance of some rows in half the time, up to the root of a float's rounding.
+
+    The trace of the root of `C_a C_b` is that of the root of `F_a^T C_b F_a`, whose eigenvalues are
+    not as exact as singular values. Of fewer examples than features the centred examples are a
+    factor.
+    """
+    moments_a, moments_b = Moments.of(a, rows_a), Moments.of(b, rows_b)
+    if len(rows_a) <= a.shape[1]:
+        factor = (a[rows_a].astype(np.float64) - moments_a.mean).T / (len(rows_a) - 1) ** 0.5
+    else:
+        factor = _factor(moments_a.covariance)
+    values = np.linalg.eigvalsh(factor.T @ moments_b.covariance @ factor)
+    traces = sum(np.trace(moments.covariance) for moments in (moments_a, moments_b))
+    gap = moments_a.mean - moments_b.mean
+    return float(gap @ gap + traces - 2 * np.sqrt(np.maximum(values, 0)).sum())
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:

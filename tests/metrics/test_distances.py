@@ -7,7 +7,7 @@ import scipy.linalg
 
 from genjax.metrics import neighbours
 from genjax.metrics.classes import class_coverage, inception_score
-from genjax.metrics.frechet import Moments, frechet_distance
+from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance, squared_mmd
 from genjax.metrics.neighbours import prdc
 from genjax.metrics.sharpness import sharpness
@@ -184,3 +184,15 @@ def test_memory_of_prdc_grows_with_the_examples_not_with_their_square(monkeypatc
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 12 * 2**20
+
+
+@pytest.mark.parametrize("examples", [5, 400])
+def test_the_error_of_the_frechet_distance_is_that_of_resampled_sets(examples):
+    """Its distances are those of `frechet_distance`, of few examples and of many."""
+    a, b = _features(examples, 0), _features(examples, 1, 0.5)
+    expected, rng = [], np.random.default_rng(0)
+    for _ in range(5):
+        rows = [rng.integers(0, examples, examples) for _ in range(2)]
+        expected.append(frechet_distance(Moments.of(a[rows[0]]), Moments.of(b[rows[1]])))
+    error = frechet_distance_error(a, b, np.random.default_rng(0), resamplings=5)
+    assert error == pytest.approx(np.std(expected, ddof=1), rel=1e-5)

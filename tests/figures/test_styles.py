@@ -23,7 +23,6 @@ RECIPE = Recipe(
         style_size=8,
         path_length_weight=0.0,
         r1_gamma=0.0,
-        style_mixing_prob=0.0,
         ema_images=500,
         generator=PLAYER,
         discriminator=PLAYER,
@@ -31,7 +30,7 @@ RECIPE = Recipe(
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
     steps=60,
     batch_size=32,
-    log_interval=60,
+    log_interval=20,
     save_interval=60,
 )
 

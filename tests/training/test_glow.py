@@ -21,10 +21,10 @@ RECIPE = Recipe(
     family="glow",
     model=GlowConfig(levels=2, steps_per_level=2, hidden_features=16, bits=4, optimizer=OPTIMIZER),
     data_options=DataOptions(split="train[:80%]", test_split="train[80%:]"),
-    steps=200,
+    steps=300,
     batch_size=64,
     log_interval=50,
-    save_interval=100,
+    save_interval=150,
 )
 
 
@@ -39,7 +39,7 @@ def test_the_flow_learns_the_digits_and_stays_sound(trained):
     records = read_records(RunFolder(trained))
     assert records[-1]["loss"] < records[0]["loss"] - 0.5
     saved = [record for record in records if "eval_bits_per_dim" in record]
-    assert [record["step"] for record in saved] == [100, 200]
+    assert [record["step"] for record in saved] == [150, 300]
     # A value that is uniform over 16 gray levels takes 4 bits.
     assert saved[1]["eval_bits_per_dim"] < saved[0]["eval_bits_per_dim"] < 4
     for record in saved:
@@ -96,9 +96,9 @@ def test_latents_lead_from_image_to_image(trained):
 def test_a_resumed_flow_is_the_one_that_was_never_stopped(tmp_path, trained):
     """Actnorms are fitted once, so the resumed run does not fit them anew."""
     shutil.copytree(trained, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/checkpoints/00000200")
-    genjax.resume(tmp_path / "run", steps=200)
-    ours, theirs = (genjax.sample(run, n=16, checkpoint=200) for run in (tmp_path / "run", trained))
+    shutil.rmtree(tmp_path / "run/checkpoints/00000300")
+    genjax.resume(tmp_path / "run", steps=300)
+    ours, theirs = (genjax.sample(run, n=16, checkpoint=300) for run in (tmp_path / "run", trained))
     np.testing.assert_array_equal(ours, theirs)
 
 

@@ -16,6 +16,7 @@ FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 # read these too. `tests/models/test_as_users.py` compiles as users do.
 if not os.environ.get("GENJAX_TEST_AS_USERS"):
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    FLAGS += " --xla_cpu_parallel_codegen_split_count=1"  # each worker has a core
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # the flag is gone since
         FLAGS += " --xla_cpu_use_fusion_emitters=false"  # a third of the time
 # Each worker has a core; more threads of the matrix products only wait for one another.

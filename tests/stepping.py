@@ -22,6 +22,7 @@ def random_images(spec: ImageSpec, count: int) -> Batch:
     )
 
 
+@functools.cache
 def initial_state(family: Family, config: Config, spec: ImageSpec) -> State:
     """Return the state at step 0 in the host's memory, so that it can be donated repeatedly."""
     init = jax.jit(lambda key: family.init(config, key, spec))

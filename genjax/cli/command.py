@@ -5,6 +5,7 @@ import difflib
 import functools
 import inspect
 import io
+import logging
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from pydantic import ValidationError
 
+from genjax.data.processes import is_first, join
 from genjax.run.recipe import describe
 from genjax.run.records import to_strict_json
 from genjax.types import UsageError
@@ -25,6 +27,22 @@ def print_result(call: Call) -> int:
     found = call()
     is_values = isinstance(found, dict)
     print(to_strict_json(found, indent=2) if is_values else found, flush=True)
+    return 0
+
+
+def join_others() -> None:
+    """Join the other processes of the run, if any; only the first one tells what it does."""
+    join()
+    if not is_first():
+        logging.getLogger("genjax").handlers[0].setLevel(logging.ERROR)
+
+
+def print_together(call: Call) -> int:
+    """Make the call together with the other processes, if any; the first one prints the result."""
+    join_others()
+    if is_first():
+        return print_result(call)
+    call()
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from genjax.cli.command import Call, Command
+from genjax.cli.command import Call, Command, print_together
 from genjax.evaluation import classify, encode, score, tradeoff
 from genjax.evaluation.compare import compare
 from genjax.evaluation.evaluate import evaluate
@@ -61,8 +61,8 @@ def save_classes(call: Call, output: Annotated[Path, WrongPng] = Path("classes.p
 
 
 COMMANDS = {
-    "evaluate": Command(evaluate),
-    "fidelity": Command(fidelity),
+    "evaluate": Command(evaluate, print_together),
+    "fidelity": Command(fidelity, print_together),
     "compare": Command(compare),
     "tradeoff": Command(tradeoff.tradeoff, save_tradeoff),
     "score": Command(score.score, save_scores),

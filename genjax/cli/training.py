@@ -1,6 +1,5 @@
 """Commands that train, and what comes before: preparing data, and showing a recipe or program."""
 
-import logging
 import sys
 from typing import Annotated
 
@@ -8,10 +7,10 @@ import jax
 import tyro
 
 from genjax.bench import profile
-from genjax.cli.command import Call, Command
+from genjax.cli.command import Call, Command, join_others
 from genjax.console import finish
 from genjax.data.prepare import prepare
-from genjax.data.processes import is_first, join
+from genjax.data.processes import is_first
 from genjax.figures.grid import as_text
 from genjax.figures.sample import sample
 from genjax.planning.compile import compile_step, to_text
@@ -23,9 +22,7 @@ Top = tyro.conf.arg(help="Number of operations to print.")
 
 def print_outcome(call: Call) -> int:
     """Train together with the other processes, if any; the first one prints how it ended."""
-    join()
-    if not is_first():
-        logging.getLogger("genjax").handlers[0].setLevel(logging.ERROR)
+    join_others()
     result = call()
     if result.signal is not None:
         _tell(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")

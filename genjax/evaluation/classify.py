@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import logging
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,30 +198,31 @@ def _rows(found: Classification) -> list[dict[str, Any]]:
 
 
 def to_figure(found: Classification) -> bytes:
-    """Draw the images that each gets wrong, each with its class and the one it was taken for."""
+    """Draw the images that each gets wrong, below each its class and the one it was taken for."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 10), layout="constrained")
+    most = max(len(images) for images in found.wrong.values())
+    figure = Figure(figsize=(12, 1.5 + math.ceil(most / COLUMNS)), layout="constrained")
     FigureCanvasAgg(figure)
     for place, (name, images) in enumerate(found.wrong.items(), start=1):
         count = int(found.metrics[name]["wrong"])
         shown = f", the first {len(images)}" if count > len(images) else ""
-        axes = figure.add_subplot(1, 2, place)
+        axes = figure.add_subplot(1, 2, place, anchor="N")
         axes.set_title(f"{name}: {count} of {len(found.labels):,} wrong{shown}")
         axes.axis("off")
         if not count:
             continue
-        picture = grid(images, COLUMNS)
+        margin = math.ceil(images.shape[1] / 3)  # for the text
+        picture = grid(np.pad(images, ((0, 0), (0, margin), (0, 0), (0, 0))), COLUMNS)
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        width, height = picture.width / COLUMNS, picture.height / math.ceil(len(images) / COLUMNS)
         predicted = found.log_probs[name].argmax(axis=1)
-        places = np.flatnonzero(predicted != found.labels)[: len(images)]
-        width, height = picture.width / COLUMNS, picture.height / -(-len(images) // COLUMNS)
-        for i, image in enumerate(places):
-            true, taken = (found.class_names[each[image]] for each in (found.labels, predicted))
-            corner = (i % COLUMNS + 0.04) * width, (i // COLUMNS + 0.04) * height
-            axes.text(*corner, f"{true}: {taken}", color="yellow", va="top", fontsize=9)
-    figure.supxlabel("true class: taken for")
+        for i, wrong in enumerate(np.flatnonzero(predicted != found.labels)[: len(images)]):
+            true, taken = (found.class_names[each[wrong]] for each in (found.labels, predicted))
+            corner = (i % COLUMNS + 0.05) * width, (i // COLUMNS + 0.95) * height
+            axes.text(*corner, f"{true}: {taken}", color="white", va="bottom", fontsize=9)
+    figure.supxlabel("true class: the class that it was taken for")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()

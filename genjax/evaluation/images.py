@@ -148,9 +148,8 @@ class Images:
     def take(self, places: Iterable[int]) -> np.ndarray:
         """Read the images at some places among those that have been read, uint8 [n, H, W, C]."""
         examples = self.source.read([self.indices[place] for place in places])
-        return np.stack(
-            [example[0] for example in examples if not isinstance(example, BrokenImage)]
-        )
+        images = [example[0] for example in examples if not isinstance(example, BrokenImage)]
+        return np.array(images, np.uint8).reshape(-1, *self.source.spec.shape)
 
     def names(self) -> list[str]:
         """Return the names of the images that have been read."""

@@ -121,6 +121,7 @@ def test_broken_images_are_left_out_and_indices_are_kept(monkeypatch):
     assert images.names() == ["image 1", "image 2", "image 4", "image 5"]
     assert images.class_names() == [["a", "b", "c"][i] for i in batch.labels[[1, 2, 4, 5]]]
     np.testing.assert_array_equal(images.take([3, 0]), batch.images[[5, 1]])
+    assert images.take([]).shape == (0, 4, 4, 1)
     monkeypatch.setattr(source, "read", lambda indices: [BrokenImage("x", "y") for _ in indices])
     with pytest.raises(UsageError, match="the images: not one image can be read"):
         list(images)

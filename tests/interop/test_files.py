@@ -163,7 +163,7 @@ def _legacy(tensor, keys=b"]X\x01\x00\x00\x000a."):
 
 
 def _deflated(path, pickled, size):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("x/data.pkl", pickled)
         with archive.open("x/data/0", "w") as file:
             for _ in range(size // 2**20):
@@ -179,7 +179,7 @@ def _many(path):
 
 def _npz(path, shape, data=b"", kind=zipfile.ZIP_STORED):
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    with zipfile.ZipFile(path, "w", kind) as archive:
+    with zipfile.ZipFile(path, "w", kind, compresslevel=1) as archive:
         length = struct.pack("<H", len(header))
         archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + length + header + data)
 
@@ -206,8 +206,8 @@ def _storage(kind, key):
 
 FAR = b"\x80\x02}r\xff\xff\xff\x7fX\x01\x00\x00\x00aK\x01s."  # the last place of a memo of 2**31
 BOMBS = {
-    "deflated.pth": lambda path: _deflated(path, _pair(2**28), 2**30),
-    "deflated.npz": lambda path: _npz(path, (2**27,), bytes(2**29), zipfile.ZIP_DEFLATED),
+    "deflated.pth": lambda path: _deflated(path, _pair(2**26), 2**28),
+    "deflated.npz": lambda path: _npz(path, (2**26,), bytes(2**28), zipfile.ZIP_DEFLATED),
     "broadcast.pth": lambda path: _archive(
         path, _tensor(1, 0, (2**30, 2**9), (0, 0)), {"0": bytes(4)}
     ),

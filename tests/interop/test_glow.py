@@ -30,7 +30,7 @@ def _zs_before_priors(config, spec, variables, x):
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("reversible", [True, False])
+@pytest.mark.parametrize("reversible", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_everything_matches_the_reference(shared, reversible):
     vectors = np.load(shared / "reference/a/glow_a.npz")
     meta = json.loads(str(vectors["meta"]))

@@ -11,6 +11,7 @@ from genjax.nn import augment
 from genjax.nn.resolution import base_resolution
 from genjax.steps.state import GanState
 from genjax.types import Batch, ImageSpec, UsageError
+from tests.states import drawn_state
 
 SPEC = ImageSpec(16, 16, 1, 3)
 SMALL = dcgan.PlayerConfig(features=4)
@@ -169,7 +170,8 @@ def test_both_players_meet_at_augmented_images(monkeypatch):
     """Where an augmentation takes all away, D cannot tell images apart and G learns nothing."""
     monkeypatch.setattr(augment, "diff_augment", lambda key, images: 0 * images)
     config = _config(augment="diff")
-    _, metrics = STEP(config, _init(config, SPEC), _batch(), jax.random.key(0))
+    state = drawn_state(dcgan.init, config, SPEC)
+    _, metrics = STEP(config, state, _batch(), jax.random.key(0))
     assert metrics["d_real"] == metrics["d_fake"]
     assert metrics["g_grad_norm"] == 0
 
@@ -188,6 +190,7 @@ def test_both_players_see_images_augmented_with_the_probability():
     config = _config(augment="fixed", augment_p=1.0, augment_operations=("cutout",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augment, "CUTOUT", 4.0)
-        _, metrics = STEP(config, _init(config, SPEC), _batch(), jax.random.key(0))
+        state = drawn_state(dcgan.init, config, SPEC)
+        _, metrics = STEP(config, state, _batch(), jax.random.key(0))
     assert metrics["d_real"] == metrics["d_fake"]
     assert metrics["g_grad_norm"] == 0

@@ -232,7 +232,7 @@ WHOLE = ("dcgan", "wgan", "wgan_gp", "biggan")
 OF_PARTS = ("diversity", "active_units", "active_fraction")
 
 
-@each_family(*SMALL, slow=LARGE)
+@each_family("gan", "dcgan", "wgan_gp", "vae", slow=("wgan", *LARGE))
 def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
     """Compare both in one program, as each takes long to compile."""
     family, parts = FAMILIES[name], 1 if name in WHOLE else 2

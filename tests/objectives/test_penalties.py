@@ -46,6 +46,7 @@ def test_parameter_gradient_by_finite_differences():
         points = jax.random.normal(keys[0], (4, 3))
         params = jax.random.normal(keys[1], (3, 5)), jax.random.normal(keys[2], (5,))
 
+        @jax.jit
         def loss(params):
             first, second = params
             return jnp.mean(gradient_penalty(lambda x: jnp.tanh(x @ first) @ second, points))

@@ -1,10 +1,10 @@
 """Saves whose file operations fail, are the last or are late, one after the other.
 
-    LD_PRELOAD=faults.so python -m tests.run.faulty FOLDER
+    LD_PRELOAD=faults.so python -m tests.run.faulty FOLDER MODE
 
 Each save is made in a process of its own, forked before jax computes. After it another process
 opens the checkpoints and must find the last good one whole, bit for bit, and be able to save again.
-It prints, as JSON, how often each outcome came, by mode.
+It prints, as JSON, how often each outcome came.
 """
 
 import collections
@@ -85,25 +85,24 @@ def _in_a_fork(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(folder: Path) -> None:
-    """Let every operation of a save fail, be the last and be late."""
+def main(folder: Path, mode: str) -> None:
+    """Let every operation of a save fail, be the last or be late."""
     faults = ctypes.CDLL(None)
     faults.counted.restype = ctypes.c_long
     assert _in_a_fork(lambda: _prepare(folder / "base")) == 0
-    counts: dict[str, collections.Counter[str]] = {}
-    for name, mode in MODES.items():
-        counts[name], at, outcome = collections.Counter(), 0, ""
-        while outcome != "done":
-            at += 1
-            run = folder / f"{name}-{at}"
-            shutil.copytree(folder / "base", run)
-            code = _in_a_fork(functools.partial(_save, run, faults, at, mode))
-            outcome = OUTCOMES.get(code, f"code {code}")
-            found = _in_a_fork(functools.partial(_check, run, outcome))
-            counts[name][outcome if found == 0 else f"{outcome} at {at}, wrong {found}"] += 1
-            shutil.rmtree(run)
+    counts: collections.Counter[str] = collections.Counter()
+    at, outcome = 0, ""
+    while outcome != "done":
+        at += 1
+        run = folder / str(at)
+        shutil.copytree(folder / "base", run)
+        code = _in_a_fork(functools.partial(_save, run, faults, at, MODES[mode]))
+        outcome = OUTCOMES.get(code, f"code {code}")
+        found = _in_a_fork(functools.partial(_check, run, outcome))
+        counts[outcome if found == 0 else f"{outcome} at {at}, wrong {found}"] += 1
+        shutil.rmtree(run)
     print(json.dumps(counts))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,15 @@ def test_every_file_operation_of_a_save_may_fail_or_be_the_last(tmp_path):
     library, source = tmp_path / "faults.so", ROOT / "tests/run/faults.c"
     build = ["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
     subprocess.run(build, check=True)
-    (tmp_path / "runs").mkdir()
     environment = os.environ | {"LD_PRELOAD": str(library)}
-    counts = _run("tests.run.faulty", tmp_path / "runs", **environment)
+
+    def outcomes(mode):
+        (tmp_path / mode).mkdir()
+        return _run("tests.run.faulty", tmp_path / mode, mode, **environment)
+
+    modes = ("fails", "last", "late")
+    with ThreadPoolExecutor() as pool:  # together, as each waits for the disk
+        counts = dict(zip(modes, pool.map(outcomes, modes), strict=True))
     print(counts)
     assert all(set(found) <= {"saved", "refused", "killed", "done"} for found in counts.values())
     assert counts["fails"]["refused"] > 30

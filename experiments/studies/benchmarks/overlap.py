@@ -3,7 +3,7 @@
     python experiments/studies/benchmarks/overlap.py --before CHECKOUT [--rounds N]
 
 A GAN trains on made-up JPEGs of 64x64, none of which stays in memory, with a record every 5 steps
-and a save every 20. Each step sleeps for 30 ms: like an accelerator, it leaves the cores to the
+and a save every 20. Each step sleeps for 0.1 s: like an accelerator, it leaves the cores to the
 host. Runs of the two checkouts alternate; then a trace of each tells how long the device had no
 step to compute, and which share of the host's work was beside steps.
 """
@@ -35,8 +35,8 @@ from genjax.training import loop
 from genjax.training.writer import Writer
 
 HERE = Path(__file__).parents[3]
-SIZE, IMAGES, BATCH = 64, 2000, 64
-STEPS, RECORD, SAVE, SLEEP = 80, 5, 20, 0.03
+SIZE, IMAGES, BATCH = 64, 500, 16
+STEPS, RECORD, SAVE, SLEEP = 80, 5, 20, 0.1
 # The host's work: where it is, and what it is called in the table.
 WORK: list[tuple[Any, str, str]] = [
     (Streamed, "_read_batch", "read and decode a batch"),

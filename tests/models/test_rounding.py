@@ -117,10 +117,19 @@ GRADIENTS = {
     "gan": {"tf32": 0.06, "bf16": 0.1},
     "dcgan": {"tf32": 0.09, "bf16": 0.2},
     "wgan": {"tf32": 0.08, "bf16": 0.25},
+    "wgan_gp": {"tf32": 0.03, "bf16": 0.08},
     "vae": {"tf32": 0.005, "bf16": 0.04},
     "glow": {"tf32": 0.0006, "bf16": 0.005},
+    "biggan": {"tf32": 0.07, "bf16": 0.25},
+    "stylegan": {"tf32": 0.02, "bf16": 0.12},
+    "stylegan2": {"tf32": 0.015, "bf16": 0.06},
 }
-METRICS = {"tf32": 0.01, "bf16": 0.05}
+USUAL = {"tf32": 0.01, "bf16": 0.05}
+METRICS = {  # in StyleGAN2 one image of 16 changes its sign, which is counted
+    "biggan": {"tf32": 0.01, "bf16": 0.13},
+    "stylegan2": {"tf32": 0.01, "bf16": 0.2},
+}
+LARGE = ("wgan_gp", "biggan", "stylegan", "stylegan2")
 
 
 def _gradients(state):
@@ -134,7 +143,11 @@ def _gradients(state):
 
 @pytest.mark.parametrize(
     "name",
-    ["gan", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vae", "dcgan", "wgan", "glow"))],
+    [
+        "gan",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "dcgan", "wgan", "glow")),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in LARGE),
+    ],
 )
 def test_a_step_is_nearly_that_of_exact_products(name):
     family, spec, config = FAMILIES[name], SPECS.get(name, SPEC), CONFIGS[name]
@@ -146,10 +159,11 @@ def test_a_step_is_nearly_that_of_exact_products(name):
             rng.integers(0, 256, (16, *spec.shape), np.uint8),
             rng.integers(0, 10, 16).astype(np.int32),
         )
-        # A step in which each player is due.
-        due = getattr(config, "n_critic", getattr(config, "discriminator_steps", 1)) - 1
+        # A step in which each player is due, and StyleGAN fades a layer in.
+        steps = 2 if name == "stylegan" else getattr(config, "discriminator_steps", 1)
+        due = getattr(config, "n_critic", steps) - 1
         state = dataclasses.replace(init(jax.random.key(seed)), step=jnp.int32(due))
-        key = jax.random.key(seed + 10)
+        key, bounds = jax.random.key(seed + 10), METRICS.get(name, USUAL)
         exact, wanted = step(DROPPED["float32"], state, batch, key)
         for kind in KINDS:
             rounded, metrics = step(DROPPED[kind], state, batch, key)
@@ -158,8 +172,8 @@ def test_a_step_is_nearly_that_of_exact_products(name):
                 np.testing.assert_allclose(
                     as_array(metrics[metric]),
                     as_array(value),
-                    rtol=METRICS[kind],
-                    atol=METRICS[kind],
+                    rtol=bounds[kind],
+                    atol=bounds[kind],
                     err_msg=metric,
                 )
 

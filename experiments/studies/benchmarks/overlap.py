@@ -3,7 +3,7 @@
     python experiments/studies/benchmarks/overlap.py --before CHECKOUT [--rounds N]
 
 A GAN trains on made-up JPEGs of 64x64, none of which stays in memory, with a record every 5 steps
-and a save every 20. Each step sleeps for 30 ms: like an accelerator, it leaves the cores to the
+and a save every 20. Each step sleeps for 0.1 s: like an accelerator, it leaves the cores to the
 host. Runs of the two checkouts alternate; then a trace of each tells how long the device had no
 step to compute, and which share of the host's work was beside steps.
 """
@@ -35,8 +35,8 @@ from genjax.training import loop
 from genjax.training.writer import Writer
 
 HERE = Path(__file__).parents[3]
-SIZE, IMAGES, BATCH = 64, 2000, 64
-STEPS, RECORD, SAVE, SLEEP = 80, 5, 20, 0.03
+SIZE, IMAGES, BATCH = 64, 500, 16
+STEPS, RECORD, SAVE, SLEEP = 80, 5, 20, 0.1
 # The host's work: where it is, and what it is called in the table.
 WORK: list[tuple[Any, str, str]] = [
     (Streamed, "_read_batch", "read and decode a batch"),
@@ -70,7 +70,7 @@ def train(images: Path, folder: Path) -> dict[str, float]:
 
     Writer.record = timed  # type: ignore[method-assign]
     train_step = loop.train_step
-    loop.train_step = lambda recipe: sleeping(train_step(recipe))  # type: ignore[attr-defined]
+    loop.train_step = lambda recipe: sleeping(train_step(recipe))
     genjax.train(recipe, folder / "run")
     whole = time.monotonic() - recorded[0]
     # The first record after a save has the save's time, or a part of it.
@@ -90,7 +90,8 @@ def sleeping(step: Any) -> Any:
     """Return a train step that sleeps, too."""
 
     def sleep(number: Any) -> Any:
-        time.sleep(SLEEP)
+        with jax.profiler.TraceAnnotation("device"):
+            time.sleep(SLEEP)
         return number
 
     def run(state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
@@ -115,24 +116,18 @@ def annotate(owner: Any, name: str, what: str) -> None:
 
 
 def read_trace(folder: Path) -> tuple[list[Span], dict[str, list[Span]]]:
-    """Return when the device computed steps, and when the host did each kind of work, in ms."""
+    """Return when each step was on the device, and when the host did each kind of work, in ms."""
     (path,) = folder.rglob("*.xplane.pb")
-    device: list[Span] = []
+    steps: list[Span] = []
     host: dict[str, list[Span]] = {what: [] for _, _, what in WORK}
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for event in (event for line in plane.lines for event in line.events):
             span = (event.start_ns / 1e6, (event.start_ns + event.duration_ns) / 1e6)
-            if event.name.startswith("host: "):
+            if event.name == "device":
+                steps.append(span)
+            elif event.name.startswith("host: "):
                 host[event.name.removeprefix("host: ")].append(span)
-            elif str(dict(event.stats).get("hlo_module", "")).startswith("jit_run"):
-                device.append(span)
-    busy: list[Span] = []
-    for start, end in sorted(device):
-        if busy and start - busy[-1][1] < 0.2:  # between instructions of one call
-            busy[-1] = (busy[-1][0], max(busy[-1][1], end))
-        else:
-            busy.append((start, end))
-    return busy, host
+    return sorted(steps), host
 
 
 def beside(spans: Sequence[Span], busy: Sequence[Span]) -> float:
@@ -151,14 +146,15 @@ def trace(images: Path, folder: Path) -> dict[str, Any]:
     options.python_tracer_level = 0  # of each call of Python, it would take most of the time
     with jax.profiler.trace(folder / "trace", profiler_options=options):
         train(images, folder)
-    busy, host = read_trace(folder / "trace")
-    waits = sorted(after[0] - before[1] for before, after in itertools.pairwise(busy))
-    saves = STEPS // SAVE - 1
+    steps, host = read_trace(folder / "trace")
+    waits = [after[0] - before[1] for before, after in itertools.pairwise(steps)]
+    inside = statistics.median(wait for i, wait in enumerate(waits, 1) if i % RECORD)
+    between = [wait - inside for i, wait in enumerate(waits, 1) if not i % RECORD and i % SAVE]
+    saves = [wait - inside for i, wait in enumerate(waits, 1) if not i % SAVE]
+    busy = [(steps[i][0], steps[i + RECORD - 1][1]) for i in range(0, STEPS, RECORD)]
     return {
-        "calls": len(busy),
-        "busy": sum(end - start for start, end in busy),
-        "wait": statistics.median(waits[:-saves]),
-        "wait at a save": statistics.median(waits[-saves:]),
+        "wait": statistics.median(between),
+        "wait at a save": statistics.median(saves),
         "work": {
             what: {
                 "calls": len(spans),
@@ -190,14 +186,14 @@ def compare(checkouts: dict[str, Path], images: Path, rounds: int) -> None:
             if number:  # the first one compiles
                 times[name].append(found)
     for key in ("step", "whole"):
-        for name, found in times.items():
-            values = sorted(each[key] for each in found)
+        for name, samples in times.items():
+            values = sorted(each[key] for each in samples)
             median = statistics.median(values)
             print(f"{key}, {name}: {median:.1f} ms ({values[0]:.1f} to {values[-1]:.1f})")
     for name, checkout in checkouts.items():
-        found = run(checkout, "trace", images)
-        print(name, {key: value for key, value in found.items() if key != "work"})
-        for what, each in found["work"].items():
+        traced = run(checkout, "trace", images)
+        print(name, {key: value for key, value in traced.items() if key != "work"})
+        for what, each in traced["work"].items():
             print(f"  {what}: {each['calls']} x {each['ms']:.1f} ms, {each['beside']:.0%} beside")
 
 
@@ -206,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", nargs="?", choices=["train", "trace"])
     parser.add_argument("images", nargs="?", type=Path)
-    parser.add_argument("--before", type=Path)
+    parser.add_argument("--before", type=Path, default=HERE)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -20,7 +20,9 @@ from genjax.cli.run import run as cli
 from genjax.data.batches import read_all
 from genjax.data.sources import open_source
 from genjax.evaluation import classify
+from genjax.evaluation.images import open_images
 from genjax.evaluation.score import auroc
+from genjax.figures.own import read_own
 from genjax.metrics.classes import calibration_error
 from genjax.models.vae import VaeConfig
 from genjax.run.states import initial_state, load_state
@@ -115,6 +117,11 @@ def test_latents_are_those_that_reconstructions_are_decoded_from(trained, folder
     recipe, state, _ = load_state(trained)
     decode = recipe.functions.decode
     again = decode(recipe.model, state, latents, np.array([1, 1, 7]))
+    # The model sees its own numbers of the classes, which it knows by their names.
+    (seen,) = open_images(trained, recipe, state.spec, f"folder:{folder}", None)
+    own = read_own(recipe, state.spec, (folder,), [str(i) for i in range(10)])
+    assert seen.labels.tolist() == own.labels.tolist() == [1, 1, 7]
+    np.testing.assert_array_equal(seen.images, own.images)
     # The binarization is another draw, which moves a latent of an image of noise a little.
     assert np.abs((np.asarray(again) + 1) * 127.5 - copies).mean() < 25
     assert images.shape == copies.shape == (3, 8, 8, 1)

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import itertools
 import math
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,9 @@ from genjax.cli.run import run as cli
 from genjax.data.batches import read_all
 from genjax.data.sources import open_source
 from genjax.evaluation import classify
+from genjax.evaluation.images import open_images
 from genjax.evaluation.score import auroc
+from genjax.figures.own import read_own
 from genjax.metrics.classes import calibration_error
 from genjax.models.vae import VaeConfig
 from genjax.run.states import initial_state, load_state
@@ -115,40 +116,17 @@ def test_latents_are_those_that_reconstructions_are_decoded_from(trained, folder
     recipe, state, _ = load_state(trained)
     decode = recipe.functions.decode
     again = decode(recipe.model, state, latents, np.array([1, 1, 7]))
+    # The model sees its own numbers of the classes, which it knows by their names.
+    (seen,) = open_images(trained, recipe, state.spec, f"folder:{folder}", None)
+    own = read_own(recipe, state.spec, (folder,), [str(i) for i in range(10)])
+    assert seen.labels.tolist() == own.labels.tolist() == [1, 1, 7]
+    np.testing.assert_array_equal(seen.images, own.images)
+    assert not own.images[:, 0].any() and own.images[:, 1].any()  # the border of the training data
     # The binarization is another draw, which moves a latent of an image of noise a little.
     assert np.abs((np.asarray(again) + 1) * 127.5 - copies).mean() < 25
     assert images.shape == copies.shape == (3, 8, 8, 1)
     test = genjax.encode(trained)
     assert test.latents.shape == (360, 2) and test.class_names == [str(i) for i in range(10)]
-
-
-def test_ones_own_images_are_files_folders_and_archives(trained, folder, tmp_path):
-    run = tmp_path / "unconditional"
-    model = dataclasses.replace(RECIPE.model, conditional=False)
-    genjax.train(dataclasses.replace(RECIPE, model=model, steps=1, log_interval=1), run)
-    file = folder / "1/a.png"
-    archive = tmp_path / "own.zip"
-    with zipfile.ZipFile(archive, "w") as zipped:
-        for path in sorted(folder.rglob("*.png")):
-            zipped.write(path, path.relative_to(folder))
-    of_folder, _ = genjax.reconstruct(run, images=(folder,))
-    of_all, _ = genjax.reconstruct(run, images=(file, archive))
-    np.testing.assert_array_equal(of_all, of_folder[[0, 0, 1, 2]])
-    assert not of_folder[:, 0].any()  # the border of the training data
-    assert genjax.interpolate(run, images=(folder,), steps=3).shape == (2, 3, 8, 8, 1)
-    ends = genjax.interpolate(run, images=(folder,), steps=2)
-    np.testing.assert_array_equal(ends[0, 1], ends[1, 0])  # from one to the next
-    with pytest.raises(UsageError, match="images: 1 image; wanted at least 2"):
-        genjax.interpolate(run, images=(file,))
-    moved = genjax.manipulate(run, to=1, images=(file,), steps=3)
-    assert moved.shape == (1, 3, 8, 8, 1)
-    _, copies = genjax.reconstruct(run, images=(file,))
-    np.testing.assert_allclose(moved[0, 1].astype(int), copies[0], atol=1)  # the middle stays
-    output = tmp_path / "out.npy"
-    assert (
-        cli(["reconstruct", str(run), "--images", str(file), str(folder), "-o", str(output)]) == 0
-    )
-    assert np.load(output).shape == (2, 4, 8, 8, 1)
 
 
 def test_bayes_rule_of_a_model_whose_likelihood_is_known():
@@ -186,6 +164,7 @@ def test_calibration_of_what_is_as_often_right_as_it_says():
     assert found == pytest.approx((0.4 + 2 * 0.9) / 3)
 
 
+@pytest.mark.slow  # it trains the classifier
 def test_classes_by_bayes_beside_a_classifiers(trained, tmp_path, capsys):
     output = tmp_path / "classes.png"
     options = ["--importance-samples", "2", "-o", str(output)]
@@ -213,17 +192,6 @@ def test_classes_by_bayes_beside_a_classifiers(trained, tmp_path, capsys):
 
 
 def test_what_cannot_be_said_of_images_is_refused_in_a_line(trained, folder, tmp_path):
-    gan = tmp_path / "gan"
-    genjax.train(
-        Recipe(
-            family="gan",
-            model=genjax.load_recipe("gan_digits").model,
-            steps=1,
-            log_interval=1,
-            save_interval=1,
-        ),
-        gan,
-    )
     unnamed = tmp_path / "unnamed"
     unnamed.mkdir()
     Image.new("L", (8, 8)).save(unnamed / "x.png")
@@ -233,10 +201,6 @@ def test_what_cannot_be_said_of_images_is_refused_in_a_line(trained, folder, tmp
         Image.new("L", (8, 8)).save(tmp_path / "classes" / name)
     vae, images = str(trained), (folder,)
     for message, call in {
-        "'gan' has no likelihood; wanted a run of vae, glow": lambda: genjax.score(gan),
-        "family 'gan' has no likelihood": lambda: genjax.classify(gan),
-        "family 'gan' has no encoder": lambda: genjax.encode(gan),
-        "'gan' has no encoder": lambda: genjax.interpolate(gan, images=images),
         "data 'nothing' is unknown": lambda: genjax.score(vae, "nothing"),
         "no folder /no/such": lambda: genjax.encode(vae, "folder:/no/such"),
         "digits has no split 'test'": lambda: genjax.score(vae, "digits", split="test"),

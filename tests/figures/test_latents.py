@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from PIL import Image
 
 import genjax
 from genjax import DataOptions, Recipe
+from genjax.cli.run import run as cli
 from genjax.figures import sample
 from genjax.figures.latents import linear, spherical
 from genjax.models import FAMILIES
@@ -194,6 +196,35 @@ def _write_images(folder, count, broken=0):
         path = folder / f"{i:02d}.png"
         path.write_bytes(path.read_bytes()[:40])
     return f"folder:{folder}"
+
+
+def test_ones_own_images_are_files_folders_and_archives(vae, tmp_path):
+    folder = tmp_path / "own"
+    rng = np.random.default_rng(0)
+    for name in ("1/a.png", "1/b.png", "7/c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(folder / name)
+    file, archive = folder / "1/a.png", tmp_path / "own.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for path in sorted(folder.rglob("*.png")):
+            zipped.write(path, path.relative_to(folder))
+    of_folder, _ = genjax.reconstruct(vae, images=(folder,))
+    assert of_folder.shape == (3, 8, 8, 1)
+    of_all, _ = genjax.reconstruct(vae, images=(file, archive))
+    np.testing.assert_array_equal(of_all, of_folder[[0, 0, 1, 2]])
+    ends = genjax.interpolate(vae, images=(folder,), steps=2)
+    assert ends.shape == (2, 2, 8, 8, 1)
+    np.testing.assert_array_equal(ends[0, 1], ends[1, 0])  # from one to the next
+    with pytest.raises(genjax.UsageError, match="images: 1 image; wanted at least 2"):
+        genjax.interpolate(vae, images=(file,))
+    moved = genjax.manipulate(vae, to=1, images=(file,), steps=3)
+    assert moved.shape == (1, 3, 8, 8, 1)
+    _, copies = genjax.reconstruct(vae, images=(file,))
+    np.testing.assert_allclose(moved[0, 1].astype(int), copies[0], atol=1)  # the middle stays
+    output = tmp_path / "out.npy"
+    arguments = ["reconstruct", str(vae), "--images", str(file), str(folder), "-o", str(output)]
+    assert cli(arguments) == 0
+    assert np.load(output).shape == (2, 4, 8, 8, 1)
 
 
 @pytest.fixture(scope="module")

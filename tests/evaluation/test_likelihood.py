@@ -74,9 +74,10 @@ def test_active_units_are_counted_as_images_stream(monkeypatch):
     _few_at_once(monkeypatch)
     batch = _batch(40)
     state = initial_state(RECIPE, SPEC, jax.random.key(0))
-    # The encoder's means vary by the scale of the latents' weights: one is silenced.
+    # One latent's mean is large, and the same for all images.
     heads = state.model.params["encoder"]["mean"]
     heads["kernel"] = heads["kernel"].at[:, 1].set(0.0) * 10
+    heads["bias"] = heads["bias"].at[1].set(3.0)
     means = []
     monkeypatch.setattr(
         likelihood._ActiveUnits, "add", _also(likelihood._ActiveUnits.add, means.append)

@@ -363,13 +363,14 @@ def _seeded():
 @pytest.mark.parametrize("function", _seeded(), ids=lambda function: function.__name__)
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**19])
 def test_a_seed_out_of_range_is_refused_before_anything_is_read(function, seed):
-    arguments = {"to": 1} if function is genjax.manipulate else {}
+    needed = {genjax.manipulate: {"to": 1}, genjax.fidelity: {"reference": "digits"}}
+    arguments = needed.get(function, {})
     with pytest.raises(genjax.UsageError, match=f"seed = {seed}: should be from 0 to 4294967295"):
         function("/no/such/run", seed=seed, **arguments)
 
 
 def test_every_command_with_a_seed_is_tested():
-    assert len(_seeded()) == 9
+    assert len(_seeded()) == 13
 
 
 def test_samples_are_written_one_by_one(genjax_command, trained, tmp_path):

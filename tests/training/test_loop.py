@@ -383,7 +383,7 @@ def test_a_metric_that_is_not_finite_decides_nothing(tmp_path, monkeypatch, capl
     monkeypatch.setattr(
         genjax.training.loop._Evaluator,
         "__call__",
-        lambda self, state, step: {"energy_distance": next(values)},
+        lambda self, state: {"energy_distance": next(values)},
     )
     genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
     text = (tmp_path / "run/metrics.jsonl").read_text()
@@ -399,7 +399,7 @@ def test_the_metric_of_the_recipe_picks_the_best(tmp_path, monkeypatch):
     monkeypatch.setattr(
         genjax.training.loop._Evaluator,
         "__call__",
-        lambda self, state, step: dict(
+        lambda self, state: dict(
             zip(("energy_distance", "frechet_distance"), map(float, next(distances)), strict=True)
         ),
     )

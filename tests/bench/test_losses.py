@@ -20,7 +20,7 @@ def test_every_function_of_objectives_is_there():
         for name, each in inspect.getmembers(module, inspect.isfunction)
         if not name.startswith("_") and each.__module__ == module.__name__
     }
-    assert set(losses.CASES) == public
+    assert set(losses.CASES) == public - {"samples_at_once"}  # a number, not a loss
 
 
 @pytest.mark.parametrize("name", losses.CASES)

@@ -138,7 +138,7 @@ def test_without_a_test_split_the_training_images_stand_in_and_the_protocol_says
     assert "nll" not in result["metrics"] and "memorization" not in result["metrics"]
     assert "frechet_distance_floor" in result["metrics"]  # of a hundred other images
     assert not (tmp_path / "gan/figures/neighbours.png").exists()
-    assert "no test_split" in caplog.text
+    assert "no memorization, no neighbours: without test_split" in caplog.text
     assert "importance_samples" not in result["protocol"]
     model = dataclasses.replace(
         RECIPE, data_options=DataOptions(), steps=1, log_interval=1, save_interval=1

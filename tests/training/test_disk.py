@@ -18,7 +18,7 @@ def _fill(process, run):
 
 
 def _take_away(process, run):
-    """The folder is gone at once: a save that goes on would write into one that is being removed."""
+    """The folder goes at once: a save would write into one that is being removed."""
     run.rename(run.parent / "away")
 
 

@@ -21,6 +21,7 @@ with tiny sizes, which a CPU can.
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -297,13 +298,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("accelerator"), help="results")
     parser.add_argument("--runs", type=Path, help="run folders; by default in the results")
-    parser.add_argument("--seconds", type=float, default=530, help="in all")
-    parser.add_argument("--parts", nargs="*", default=["tests", "blurs", "steps", "trainings"])
+    parser.add_argument("--seconds", type=float, default=530, help="time in all")
+    parts = ["tests", "blurs", "steps", "trainings"]
+    parser.add_argument("--parts", nargs="*", choices=parts, default=parts, help="what to measure")
     parser.add_argument("--data-dir", help="where tfds data lie")
     parser.add_argument("--cifar", help="a .zip of CIFAR-10's training images")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, for a CPU")
     parser.add_argument("--page", action="store_true", help="only write the page, from the results")
     given = parser.parse_args()
+    missing = [name for name in ("pytest", "torch") if importlib.util.find_spec(name) is None]
+    if "tests" in given.parts and "pytest" in missing:
+        parser.error("the tests need pytest: pip install '.[test,bench]', or --parts without tests")
+    if "steps" in given.parts and "torch" in missing:
+        print("no PyTorch here: steps are not compared with it", file=sys.stderr)
     given.runs = given.runs or given.output / "runs"
     given.output.mkdir(exist_ok=True, parents=True)
     until = start + given.seconds

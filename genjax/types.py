@@ -57,6 +57,10 @@ class ImageSpec:
         """(height, width, channels)."""
         return self.height, self.width, self.channels
 
+    def shape_within(self, border: int) -> tuple[int, int, int]:
+        """Return (height, width, channels) without `border` pixels on every side."""
+        return self.height - 2 * border, self.width - 2 * border, self.channels
+
 
 class Batch(NamedTuple):
     """A batch: images as stored, uint8 [B, H, W, C], and labels, int32 [B] (0 without classes)."""

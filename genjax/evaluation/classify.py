@@ -1,6 +1,5 @@
 """The classes of images by Bayes' rule from a conditional model, beside a classifier's."""
 
-import dataclasses
 import functools
 import io
 import logging
@@ -15,8 +14,8 @@ from scipy.special import log_softmax
 
 from genjax.data.batches import read_blocks
 from genjax.data.sources import BrokenImage
-from genjax.evaluation.evaluate import without_border
-from genjax.evaluation.extractor import create_extractor
+from genjax.evaluation.evaluate import feature_net
+from genjax.evaluation.features import without_border
 from genjax.evaluation.images import OfImages, open_images, over_images
 from genjax.evaluation.likelihood import importance_samples_of
 from genjax.evaluation.score import to_csv
@@ -102,10 +101,9 @@ def classify(
         raise UsageError(f"{run}: the model is not conditional; --conditional trains one")
     images = open_images(run, recipe, state.spec, None, None)
     log_prior = _log_shares(recipe, state.spec)
-    bare = dataclasses.replace(recipe.data_options, border=0)
-    net, _ = create_extractor("classifier", recipe.data, bare)
+    net, _ = feature_net(recipe, "classifier", None)
     log.info("%s images of %s, step %d of %s", f"{len(images.source):,}", images.where, step, run)
-    logits = [net(without_border(np.asarray(x), recipe.data_options))[1] for x, _ in images]
+    logits = [net(without_border(x, recipe.data_options))[1] for x, _ in images]
     parts = list(_by_class(recipe, draws)(state, images, jax.random.key(seed)))
     log_probs = {
         BAYES: bayes(np.concatenate(parts), log_prior),

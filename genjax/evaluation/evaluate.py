@@ -36,7 +36,7 @@ from genjax.evaluation.features import (
     without_border,
 )
 from genjax.evaluation.images import read_readable
-from genjax.evaluation.likelihood import health, likelihood
+from genjax.evaluation.likelihood import checked_draws, health, likelihood
 from genjax.figures.grid import grid, to_png
 from genjax.figures.latents import paths
 from genjax.figures.sample import (
@@ -89,13 +89,12 @@ class Sides(NamedTuple):
 def _protocol(recipe: Recipe, spec: ImageSpec, seed: int) -> dict[str, Any]:
     """Return the part of the protocol that does not depend on what is measured."""
     options = recipe.data_options
-    border = 2 * options.border
     names = ("likelihood", "binarization", "bits", "dequantization")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
     return {
         "data": recipe.data,
         "split": options.for_test.split,
-        "shape": (spec.height - border, spec.width - border, spec.channels),
+        "shape": spec.shape_within(options.border),
         "resized": {"fit": options.fit, "filter": "lanczos"} if options.size else None,
         "seed": seed,
         "model": model | ({"border": options.border} if options.border else {}),
@@ -265,18 +264,6 @@ def _check_classes(recipe: Recipe, spec: ImageSpec, labels: ClassShares, per_cla
         raise UsageError(f"{option}: is of conditional models, and this is none")
 
 
-def _checked_draws(recipe: Recipe, draws: int | None) -> int:
-    """Return the number of importance samples, by default the family's.
-
-    Raises:
-        UsageError: It is impossible.
-    """
-    draws = recipe.functions.importance_samples if draws is None else draws
-    if not 1 <= draws < 2**31:
-        raise UsageError(f"importance_samples = {draws}: should be from 1 to {2**31 - 1}")
-    return draws
-
-
 def _checked_extractor(
     extractor: ExtractorKind | None, recipe: Recipe, spec: ImageSpec, n: int | None, images: int
 ) -> ExtractorKind | None:
@@ -365,7 +352,7 @@ def evaluate(
     check_seed(seed)
     config = RunFolder(run).read_config()
     recipe, spec = config.recipe, config.spec
-    draws = _checked_draws(recipe, importance_samples)
+    draws = checked_draws(importance_samples, recipe.functions.importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     _check_classes(recipe, spec, labels, per_class)

@@ -220,9 +220,7 @@ def _shape(side: Side) -> tuple[int, ...] | None:
     if _is_source(side):
         return side.spec.shape
     config = RunFolder(side).read_config()
-    height, width, channels = config.spec.shape
-    border = 2 * config.recipe.data_options.border
-    return height - border, width - border, channels
+    return config.spec.shape_within(config.recipe.data_options.border)
 
 
 def _check_shapes(sides: list[Side]) -> None:

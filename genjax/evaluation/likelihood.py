@@ -30,8 +30,13 @@ def importance_samples_of(recipe: Recipe, draws: int | None, default: int | None
         raise UsageError(
             f"family {recipe.family!r} has no likelihood; wanted a run of {', '.join(having)}"
         )
+    return checked_draws(draws, default or recipe.functions.importance_samples)
+
+
+def checked_draws(draws: int | None, default: int) -> int:
+    """Return a number of importance samples, or the default; a `UsageError` if it is impossible."""
     if draws is None:
-        return default or recipe.functions.importance_samples
+        return default
     if not 1 <= draws < 2**31:
         raise UsageError(f"importance_samples = {draws}: should be from 1 to {2**31 - 1}")
     return draws

@@ -60,9 +60,9 @@ def _read_many(recipe: Recipe, spec: ImageSpec, path: Path, names: Sequence[str]
 
 
 def _read_one(recipe: Recipe, spec: ImageSpec, path: Path, names: Sequence[str] | None) -> Batch:
-    options, (height, width, channels), data = recipe.data_options, spec.shape, b""
+    options, data = recipe.data_options, b""
     border = options.border
-    shape = height - 2 * border, width - 2 * border, channels
+    shape = spec.shape_within(border)
 
     def convert(image: Image.Image) -> np.ndarray:
         depth = options.bit_depth or (needed_bits(image) if is_16_bit(image) else 16)

@@ -125,7 +125,7 @@ def open_data(recipe: Recipe, spec: ImageSpec, data: str | None, split: str | No
     options = DataOptions(
         data_dir=options.data_dir,
         split=split or "train",
-        size=(spec.height - 2 * border, spec.width - 2 * border),
+        size=spec.shape_within(border)[:2],
         fit=options.fit,
         border=border,
         channels=None if data.startswith(f"{STACKED}:") else 3 if spec.channels == 3 else 1,

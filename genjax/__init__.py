@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from genjax.evaluation.fidelity import fidelity
     from genjax.evaluation.score import score
     from genjax.evaluation.tradeoff import tradeoff
+    from genjax.exchange.export import export
     from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
     from genjax.figures.sample import sample
     from genjax.figures.styles import mix, project
     from genjax.run.recipe import Recipe, load_recipe
-    from genjax.training.loop import Diverged, Result, resume, train
+    from genjax.run.trained import Result, Trained, load
+    from genjax.training.loop import Diverged, resume, train
     from genjax.types import ImageSpec, UsageError
 
 __all__ = [
@@ -33,13 +35,16 @@ __all__ = [
     "ImageSpec",
     "Recipe",
     "Result",
+    "Trained",
     "UsageError",
     "classify",
     "compare",
     "encode",
     "evaluate",
+    "export",
     "fidelity",
     "interpolate",
+    "load",
     "load_recipe",
     "manifold",
     "manipulate",
@@ -67,11 +72,13 @@ _MODULES = {
     "evaluation.fidelity": ["fidelity"],
     "evaluation.score": ["score"],
     "evaluation.tradeoff": ["tradeoff"],
+    "exchange.export": ["export"],
     "figures.latents": ["interpolate", "manifold", "manipulate", "reconstruct", "traverse"],
     "figures.sample": ["sample"],
     "figures.styles": ["mix", "project"],
     "run.recipe": ["Recipe", "load_recipe"],
-    "training.loop": ["Diverged", "Result", "resume", "train"],
+    "run.trained": ["Result", "Trained", "load"],
+    "training.loop": ["Diverged", "resume", "train"],
     "types": ["ImageSpec", "UsageError"],
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}

@@ -5,7 +5,7 @@ from typing import Any
 
 from genjax.run.folder import RunFolder
 from genjax.run.records import TIMINGS, read_records
-from genjax.run.states import load_state
+from genjax.run.trained import load
 from genjax.types import State
 
 
@@ -19,4 +19,4 @@ def records(run: Path) -> list[dict[str, float]]:
 
 def results(run: Path) -> tuple[State, list[dict[str, Any]]]:
     """Return the latest state and the records."""
-    return load_state(run, "latest")[1], records(run)
+    return load(run, "latest").state, records(run)

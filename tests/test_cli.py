@@ -16,7 +16,7 @@ from PIL import Image
 import genjax
 from genjax import cli
 from genjax.cli import evaluation, figures
-from genjax.run.states import load_state
+from genjax.run.trained import load
 from tests import commands
 
 TINY = ["--size", "8", "--steps", "10", "--batch-size", "16", "--log-interval", "5"]
@@ -324,9 +324,9 @@ def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert _results(run) == _results(tmp_path / "whole")
-    a, b = (load_state(path, "latest") for path in (run, tmp_path / "whole"))
-    assert a[2] == b[2] == 600
-    chex.assert_trees_all_equal(a[1], b[1])
+    a, b = (load(path, "latest") for path in (run, tmp_path / "whole"))
+    assert a.step == b.step == 600
+    chex.assert_trees_all_equal(a.state, b.state)
 
 
 def test_a_reader_that_stops_reading_is_no_error(tmp_path):

@@ -23,12 +23,12 @@ LAYERS = [
     ["run"],
     ["figures", "planning"],
     ["evaluation"],
-    ["training"],
+    ["exchange", "training"],
     ["bench"],
     ["cli"],
 ]
 # The packages that use `run`, which imports none of them.
-USERS_OF_RUN = {"figures", "planning", "evaluation", "training"}
+USERS_OF_RUN = {"figures", "planning", "evaluation", "exchange", "training"}
 PACKAGE = Path(genjax.__file__).parent
 
 

@@ -10,6 +10,7 @@ from genjax.evaluation import classify, encode, score, tradeoff
 from genjax.evaluation.compare import compare
 from genjax.evaluation.evaluate import evaluate
 from genjax.evaluation.fidelity import fidelity
+from genjax.exchange.export import export
 from genjax.figures.output import check_file
 
 Csv = tyro.conf.arg(
@@ -67,5 +68,6 @@ COMMANDS = {
     "tradeoff": Command(tradeoff.tradeoff, save_tradeoff),
     "score": Command(score.score, save_scores),
     "encode": Command(encode.encode, save_latents),
+    "export": Command(export),
     "classify": Command(classify.classify, save_classes),
 }

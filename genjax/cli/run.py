@@ -19,11 +19,14 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from genjax.cli import bench, evaluation, figures, training
+from genjax.cli.command import Command
 from genjax.console import console, finish, printable
 from genjax.data.processes import ProcessLost, is_joined
 from genjax.evaluation.extractor import cache_folder
+from genjax.exchange.export import describe as describe_model
 from genjax.run.checkpoint import SaveError
 from genjax.run.folder import RunFolder
+from genjax.run.model_file import is_model_file
 from genjax.run.recipe import describe, load_recipe
 from genjax.training.loop import Diverged
 from genjax.training.signals import Stopped
@@ -35,6 +38,10 @@ HELP = ("-h", "--help")
 # Columns of a terminal for which help is laid out.
 FEWEST_COLUMNS = 40
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
+
+
+# `genjax show` of a model file in place of a recipe.
+SHOW_MODEL = Command(describe_model)
 
 
 def usage() -> str:
@@ -84,6 +91,8 @@ def _run_with_recipe(name: str, arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(f"the recipe comes first: genjax {name} RECIPE [options]")
     recipe, *options = arguments
+    if name == "show" and is_model_file(recipe):
+        return SHOW_MODEL.run(name, arguments)
     command = training.RECIPE_COMMANDS[name]
     return command.run(f"{name} {recipe}", options, recipe=load_recipe(recipe))
 

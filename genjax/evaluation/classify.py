@@ -23,9 +23,10 @@ from genjax.figures.grid import grid
 from genjax.figures.sample import is_conditional
 from genjax.metrics.classes import calibration_error
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import Run, check_seed
+from genjax.run.options import check_seed
 from genjax.run.recipe import Recipe
-from genjax.run.states import Checkpoint, load_state, open_split
+from genjax.run.states import open_split
+from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -64,7 +65,7 @@ class Classification(NamedTuple):
 
 
 def classify(
-    run: Run,
+    run: Model,
     importance_samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
@@ -94,15 +95,16 @@ def classify(
             conditional, or a number is impossible.
     """
     check_seed(seed)
-    recipe, state, step = load_state(run, checkpoint, data)
+    trained = load(run, checkpoint, data)
+    recipe, state = trained.recipe, trained.state
     default = min(IMPORTANCE_SAMPLES, recipe.functions.importance_samples)
     draws = importance_samples_of(recipe, importance_samples, default)
     if not is_conditional(recipe, state.spec):
-        raise UsageError(f"{run}: the model is not conditional; --conditional trains one")
-    images = open_images(run, recipe, state.spec, None, None)
+        raise UsageError(f"{trained.origin} is not conditional; --conditional trains one")
+    images = open_images(trained, None, None)
     log_prior = _log_shares(recipe, state.spec)
     net, _ = feature_net(recipe, "classifier", None)
-    log.info("%s images of %s, step %d of %s", f"{len(images.source):,}", images.where, step, run)
+    log.info("%s images of %s, %s", f"{len(images.source):,}", images.where, trained)
     logits = [net(without_border(x, recipe.data_options))[1] for x, _ in images]
     parts = list(_by_class(recipe, draws)(state, images, jax.random.key(seed)))
     log_probs = {

@@ -7,23 +7,25 @@ import html
 import io
 import json
 import logging
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import jax
 from etils import epath
 from tyro.conf import Positional
 
 from genjax.console import printable
-from genjax.data.paths import is_remote
+from genjax.data.paths import is_remote, to_path
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
+from genjax.run.model_file import count, is_model_file, read_card
+from genjax.run.options import Runs
+from genjax.run.recipe import Recipe
 from genjax.run.records import is_number, read_lines, read_records
 from genjax.run.states import abstract_state
-from genjax.types import UsageError
+from genjax.run.trained import Result, Trained, path_of
+from genjax.types import ImageSpec, UsageError
 
 log = logging.getLogger("genjax")
 
@@ -60,15 +62,29 @@ class Comparison(NamedTuple):
         return to_text(self)
 
 
+class _Compared(NamedTuple):
+    """What is known of a run or model file without its weights."""
+
+    path: epath.Path
+    recipe: Recipe
+    spec: ImageSpec
+    steps: int
+    minutes: float | None
+    evaluation: dict[str, Any] | None
+
+
 def compare(
-    runs: Positional[Sequence[str | Path]], csv: Path | None = None, html: Path | None = None
+    runs: Annotated[Sequence[str | Path | Result | Trained], Positional, Runs],
+    csv: Path | None = None,
+    html: Path | None = None,
 ) -> Comparison:
     """Compare runs of any family by their latest evaluations.
 
     The evaluations must have the same protocol.
 
     Args:
-        runs: Run folders, each with an `evaluations.jsonl` of `genjax evaluate`.
+        runs: Run folders, each with an `evaluations.jsonl` of `genjax evaluate`, and model files
+            that were exported after such an evaluation.
         csv: File to write the table to, a line for each run.
         html: File to write a page to: the table, and each run's samples, paths in latent space,
             nearest training images, and curves.
@@ -87,15 +103,15 @@ def compare(
             raise UsageError(f"{name} {path}: is a folder; wanted a file")
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{name} {path}: no folder {path.parent}")
-    folders = [RunFolder(run) for run in runs]
-    columns = [_column(folder) for folder in folders]
-    evaluations = [_latest_evaluation(folder) for folder in folders]
+    compared = [_open(run) for run in runs]
+    columns = [_column(each) for each in compared]
+    evaluations = [_evaluation(each) for each in compared]
     protocols = [{name: e["protocol"].get(name) for name in SHARED} for e in evaluations]
-    for folder, protocol in zip(folders[1:], protocols[1:], strict=True):
+    for each, protocol in zip(compared[1:], protocols[1:], strict=True):
         for name, value in protocol.items():
             if value != protocols[0][name]:
                 raise UsageError(
-                    f"{folder.path} was evaluated with {name} = {value}, {folders[0].path} with "
+                    f"{each.path} was evaluated with {name} = {value}, {compared[0].path} with "
                     f"{protocols[0][name]}: such numbers do not compare"
                 )
     for column, evaluation in zip(columns, evaluations, strict=True):
@@ -110,21 +126,43 @@ def compare(
     rows = {
         printable(name): list(map(printable, texts)) for name, texts in rows.items() if any(texts)
     }
-    comparison = Comparison([printable(folder.path.name) for folder in folders], rows, protocols[0])
+    comparison = Comparison([printable(each.path.name) for each in compared], rows, protocols[0])
     if csv is not None:
         write_atomically(csv, to_csv(comparison).encode())
     if html is not None:
-        write_atomically(html, to_html(comparison, runs).encode())
+        write_atomically(html, to_html(comparison, [each.path for each in compared]).encode())
     return comparison
 
 
-def _latest_evaluation(folder: RunFolder) -> dict[str, Any]:
+def _open(run: str | Path | Result | Trained) -> _Compared:
+    path, card = to_path(path_of(run)), None
+    if isinstance(run, Trained):
+        card = run.card
+    elif is_model_file(path):
+        card = read_card(path)
+    if card is not None:
+        return _Compared(path, card.recipe, card.spec, card.step, card.minutes, card.evaluation)
+    folder = RunFolder(path)
+    config = folder.read_config()
+    steps, minutes = trained_for(folder)
+    evaluation = latest_evaluation(folder)
+    return _Compared(path, config.recipe, config.spec, steps, minutes, evaluation)
+
+
+def _evaluation(compared: _Compared) -> dict[str, Any]:
+    if compared.evaluation is None:
+        raise UsageError(f"{compared.path} has not been evaluated: genjax evaluate {compared.path}")
+    return compared.evaluation
+
+
+def latest_evaluation(folder: RunFolder, step: int | None = None) -> dict[str, Any] | None:
+    """Return the latest evaluation of a run, or of one of its steps; None if there is none."""
     whole = [each for each in read_lines(folder.evaluations) if _is_evaluation(each)]
     if not whole:
-        raise UsageError(f"{folder.path} has not been evaluated: genjax evaluate {folder.path}")
+        return None
     if len(list(filter(None, folder.evaluations.read_bytes().split(b"\n")))) > len(whole):
         log.warning("%s has lines that are damaged: left out", folder.evaluations)
-    return whole[-1]
+    return next((each for each in whole[::-1] if step in (None, each["step"])), None)
 
 
 def _is_evaluation(values: dict[str, Any]) -> bool:
@@ -135,22 +173,27 @@ def _is_evaluation(values: dict[str, Any]) -> bool:
     return all(map(is_number, [values.get("step"), *numbers]))
 
 
-def _column(folder: RunFolder) -> dict[str, str]:
+def trained_for(folder: RunFolder, last_step: int | None = None) -> tuple[int, float]:
+    """Return the steps, up to a last one, and the minutes that a run was trained for."""
+    minutes, before = 0.0, 0
+    for record in read_records(folder, last_step):
+        step = int(record["step"])
+        minutes += (step - before) / max(record["steps_per_second"], 1e-3) / 60
+        before = step
+    return before, minutes
+
+
+def _column(compared: _Compared) -> dict[str, str]:
     """Return the rows of a run that do not come from its evaluation."""
-    config = folder.read_config()
-    recipe, spec = config.recipe, config.spec
-    state = abstract_state(recipe, spec)
+    state = abstract_state(compared.recipe, compared.spec)
     players = (getattr(state, field.name) for field in dataclasses.fields(state))
     params = [player.params for player in players if hasattr(player, "params")]
-    seconds, before = 0.0, 0.0
-    for record in read_records(folder):
-        seconds += (record["step"] - before) / max(record["steps_per_second"], 1e-3)
-        before = record["step"]
+    minutes = compared.minutes
     return {
-        "family": recipe.family,
-        "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)):,}",
-        "steps": f"{before:,.0f}",
-        "minutes of training": f"{seconds / 60:.1f}",
+        "family": compared.recipe.family,
+        "parameters": f"{count(params):,}",
+        "steps": f"{compared.steps:,}",
+        "minutes of training": "" if minutes is None else f"{minutes:.1f}",
     }
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from genjax.evaluation.images import OfImages, open_images, over_images
 from genjax.figures.latents import encoder
 from genjax.figures.output import save_arrays
-from genjax.run.options import Data, Run, check_seed
+from genjax.run.options import Data, check_seed
 from genjax.run.recipe import Recipe
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.trained import Checkpoint, Model, load
 
 
 class Latents(NamedTuple):
@@ -37,7 +37,7 @@ def _of_images(recipe: Recipe) -> OfImages:
 
 
 def encode(
-    run: Run,
+    run: Model,
     data: Data = None,
     split: str | None = None,
     seed: int = 0,
@@ -61,10 +61,10 @@ def encode(
             conditional model has no such classes.
     """
     check_seed(seed)
-    recipe, state, _ = load_state(run, checkpoint)
-    of_images = _of_images(recipe)
-    images = open_images(run, recipe, state.spec, data, split)
-    latents = np.concatenate(list(of_images(state, images, jax.random.key(seed))))
+    trained = load(run, checkpoint)
+    of_images = _of_images(trained.recipe)
+    images = open_images(trained, data, split)
+    latents = np.concatenate(list(of_images(trained.state, images, jax.random.key(seed))))
     labels = np.asarray(images.labels, np.int32)
     return Latents(latents, labels, images.names(), [str(n) for n in images.source.class_names])
 

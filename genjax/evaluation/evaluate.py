@@ -50,10 +50,11 @@ from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.options import N, Run, check_choice, check_seed
+from genjax.run.options import N, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.records import append_line
-from genjax.run.states import Checkpoint, load_state, open_split
+from genjax.run.states import open_split
+from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -297,7 +298,7 @@ def feature_net(
 
 
 def evaluate(
-    run: Run,
+    run: Model,
     n: Annotated[int | None, N] = None,
     importance_samples: int | None = None,
     seed: int = 0,
@@ -350,18 +351,17 @@ def evaluate(
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
     """
     check_seed(seed)
-    config = RunFolder(run).read_config()
-    recipe, spec = config.recipe, config.spec
+    trained = load(run, checkpoint, data)
+    recipe, spec, state = trained.recipe, trained.spec, trained.state
     draws = checked_draws(importance_samples, recipe.functions.importance_samples)
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     _check_classes(recipe, spec, labels, per_class)
     weights_path(extractor, weights)  # before any work
-    recipe, state, step = load_state(run, checkpoint, data)
     test = open_as_trained(recipe, recipe.data_options.for_test, spec)
     extractor = _checked_extractor(extractor, recipe, spec, n, len(test))
     start, split = time.monotonic(), recipe.data_options.for_test.split
-    log.info("%s images of %s, step %d of %s", f"{len(test):,}", split, step, run)
+    log.info("%s images of %s, %s", f"{len(test):,}", split, trained)
     result: dict[str, Any] = {"metrics": {}, "protocol": _protocol(recipe, spec, seed)}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
@@ -372,9 +372,9 @@ def evaluate(
     if recipe.functions.evaluate is not None:
         _add_likelihood(result, recipe, state, test, seed, draws)
     figures |= _look_at_first(result, recipe, state, test, seed)
-    result |= {"step": step, "seconds": round(time.monotonic() - start, 1)}
+    result |= {"step": trained.step, "seconds": round(time.monotonic() - start, 1)}
     if is_first():
-        _record(RunFolder(run), result, figures)
+        _record(trained.folder, result, figures)
     return result
 
 
@@ -420,14 +420,18 @@ def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:
     }
 
 
-def _record(folder: RunFolder, result: dict[str, Any], figures: dict[str, Image.Image]) -> None:
-    """Add a line to the run's evaluations, and replace its figures."""
-    folder.figures.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        write_atomically(folder.figures / f"{name}.png", to_png(figure))
+def _record(
+    folder: RunFolder | None, result: dict[str, Any], figures: dict[str, Image.Image]
+) -> None:
+    """Add a line to the evaluations of the run, if it is one, and replace its figures."""
     undefined = [name for name, value in result["metrics"].items() if not math.isfinite(value)]
     if undefined:
         log.warning("not defined for these images, and null: %s", ", ".join(undefined))
+    if folder is None:
+        return
+    folder.figures.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        write_atomically(folder.figures / f"{name}.png", to_png(figure))
     append_line(folder, folder.evaluations, result)
     folder.publish()
 

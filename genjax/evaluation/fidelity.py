@@ -28,13 +28,15 @@ from genjax.figures.sample import is_conditional
 from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.run.checkpoint import write_atomically
-from genjax.run.folder import RunFolder
+from genjax.run.model_file import is_model_file
 from genjax.run.options import Flat, N, check_seed
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.trained import Checkpoint, Result, Trained, load, path_of
 from genjax.types import Batch, UsageError
 
 Images = Annotated[
-    str | Path | np.ndarray, tyro.conf.Positional, tyro.conf.arg(constructor=str, metavar="IMAGES")
+    str | Path | Result | Trained | np.ndarray,
+    tyro.conf.Positional,
+    tyro.conf.arg(constructor=str, metavar="IMAGES"),
 ]
 
 
@@ -50,7 +52,7 @@ class Statistics(NamedTuple):
     extractor: dict[str, Any] | None
 
 
-Side = Path | np.ndarray | Source | Statistics
+Side = Trained | np.ndarray | Source | Statistics
 
 
 def fidelity(
@@ -66,8 +68,8 @@ def fidelity(
 ) -> dict[str, Any]:
     """Compare any two sets of images by the features of a network.
 
-    Each is a run folder (its samples), a folder of images, `digits`, `tfds:NAME`, a `.zip` or
-    `.array_record`, a `.npy` or `.npz` of images, an array of them (uint8 [N, H, W] or
+    Each is a run folder or a model file (its samples), a folder of images, `digits`, `tfds:NAME`, a
+    `.zip` or `.array_record`, a `.npy` or `.npz` of images, an array of them (uint8 [N, H, W] or
     [N, H, W, C]), or a `.npz` with the statistics `mu` and `sigma` that tools for FID exchange.
 
     Args:
@@ -97,19 +99,16 @@ def fidelity(
     weights_path(extractor, weights)  # before any work
     if save_statistics is not None and save_statistics.suffix != ".npz":
         raise UsageError(f"save_statistics {save_statistics}: should end in .npz")
-    sides = [_open(images, options) for images in (samples, reference)]
-    runs = [side for side in sides if isinstance(side, Path)]
-    if runs and options == DataOptions():
-        trained = RunFolder(runs[0]).read_config().recipe.data_options.for_test
+    sides = [_open(images, options, checkpoint) for images in (samples, reference)]
+    models = [side for side in sides if isinstance(side, Trained)]
+    if models and options == DataOptions():
+        trained = models[0].recipe.data_options.for_test
         options = dataclasses.replace(trained, border=0)
-        sides = [_open(images, options) for images in (samples, reference)]
+        sides = [_open(images, options, checkpoint) for images in (samples, reference)]
     _check_shapes(sides)
     n = _size(sides, n)
     net, identity = _feature_net(sides, samples, reference, options, extractor, weights)
-    measured = [
-        _measure(net, identity, side, options, n or MOST_SAMPLES, seed, checkpoint)
-        for side in sides
-    ]
+    measured = [_measure(net, identity, side, options, n or MOST_SAMPLES, seed) for side in sides]
     if save_statistics is not None:
         _save_statistics(save_statistics, measured[1].moments, identity)
     protocol = {
@@ -132,22 +131,26 @@ def fidelity(
 
 
 def _is_source(side: Side) -> TypeGuard[Source]:
-    return not isinstance(side, (Path, np.ndarray, Statistics))
+    return not isinstance(side, (Trained, np.ndarray, Statistics))
 
 
-def _name(images: Any) -> str:
-    return "array" if isinstance(images, np.ndarray) else str(images)
+def _name(images: Images) -> str:
+    return "array" if isinstance(images, np.ndarray) else str(path_of(images))
 
 
-def _open(images: str | Path | np.ndarray, options: DataOptions) -> Side:
-    """Open one side; a run is its folder."""
+def _open(images: Images, options: DataOptions, checkpoint: Checkpoint) -> Side:
+    """Open one side."""
     if isinstance(images, np.ndarray):
         return _checked_images("the array", images)
+    if isinstance(images, (Result, Trained)):
+        return load(images, checkpoint)
     path = Path(images)
+    if is_model_file(path) or (path.is_dir() and (path / "config.json").is_file()):
+        return load(images, checkpoint)
     if not is_remote(str(images)) and path.suffix in (".npy", ".npz"):
         return _read_arrays(path)
     if path.is_dir():
-        return path if (path / "config.json").is_file() else open_source(f"folder:{path}", options)
+        return open_source(f"folder:{path}", options)
     return open_source(str(images), options)
 
 
@@ -217,10 +220,8 @@ def _shape(side: Side) -> tuple[int, ...] | None:
         return None
     if isinstance(side, np.ndarray):
         return side.shape[1:]
-    if _is_source(side):
-        return side.spec.shape
-    config = RunFolder(side).read_config()
-    return config.spec.shape_within(config.recipe.data_options.border)
+    border = side.recipe.data_options.border if isinstance(side, Trained) else 0
+    return side.spec.shape_within(border)
 
 
 def _check_shapes(sides: list[Side]) -> None:
@@ -234,7 +235,7 @@ def _check_shapes(sides: list[Side]) -> None:
 
 def _size(sides: list[Side], n: int | None) -> int | None:
     """Return the number of images of each side; None if all that there are."""
-    counts = [len(side) for side in sides if not isinstance(side, (Path, Statistics))]
+    counts = [len(side) for side in sides if not isinstance(side, (Trained, Statistics))]
     most = min(counts, default=MOST_SAMPLES)
     if n is not None and not MIN_IMAGES <= n <= most:
         raise UsageError(f"n = {n}: should be from {MIN_IMAGES} to {most}")
@@ -255,15 +256,14 @@ def _feature_net(
 ) -> tuple[FeatureNet, dict[str, Any]]:
     """Return the feature net and its identity, which is that of statistics that name theirs."""
     stored = [side for side in sides if isinstance(side, Statistics)]
-    runs = [side for side in sides if isinstance(side, Path)]
+    models = [side for side in sides if isinstance(side, Trained)]
     with_classes = [
         name
         for side, name in zip(sides[::-1], (reference, samples), strict=True)
         if _is_source(side) and side.spec.classes > 1
     ]
     if extractor is None:
-        config = RunFolder(runs[0]).read_config() if runs else None
-        has_classes = config.spec.classes > 1 if config else bool(with_classes)
+        has_classes = models[0].spec.classes > 1 if models else bool(with_classes)
         named = [side.extractor["kind"] if side.extractor else "inception" for side in stored]
         is_known = not named or named[0].startswith("classifier")
         if stored and is_known and not has_classes:
@@ -272,8 +272,8 @@ def _feature_net(
                 "data that it was trained on, on the other side"
             )
         extractor = "classifier" if has_classes and is_known else "inception"
-    if runs:
-        net, identity = feature_net(RunFolder(runs[0]).read_config().recipe, extractor, weights)
+    if models:
+        net, identity = feature_net(models[0].recipe, extractor, weights)
     elif extractor == "classifier" and not with_classes:
         raise UsageError(
             "no side has classes to train a classifier of: wanted --extractor inception"
@@ -296,16 +296,15 @@ def _measure(
     options: DataOptions,
     n: int,
     seed: int,
-    checkpoint: Checkpoint,
 ) -> FeatureSet | Statistics:
-    """Return what is known of a side; of a run, of `n` samples."""
+    """Return what is known of a side; of a model, of `n` samples."""
     if isinstance(side, Statistics):
         return side
     if isinstance(side, np.ndarray):
         return measure(net, _blocks(side), len(side))
-    if not isinstance(side, Path):
+    if not isinstance(side, Trained):
         return data_features(net, identity, side, options).images
-    recipe, state, _ = load_state(side, checkpoint)
+    recipe, state = side.recipe, side.state
     labels: np.ndarray | int = n
     if is_conditional(recipe, state.spec):
         source = open_as_trained(recipe, recipe.data_options, state.spec)

@@ -14,10 +14,8 @@ from genjax.data.batches import read_blocks
 from genjax.data.sources import BrokenImage, Source
 from genjax.figures.sample import is_conditional
 from genjax.objectives.likelihood import MOST_SAMPLES, MOST_VALUES
-from genjax.run.folder import RunFolder
-from genjax.run.options import Run
-from genjax.run.recipe import Recipe
 from genjax.run.states import class_numbers, open_data
+from genjax.run.trained import Trained
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -161,20 +159,19 @@ class Images:
         return [names[label] for label in self.labels]
 
 
-def open_images(
-    run: Run, recipe: Recipe, spec: ImageSpec, data: str | None, split: str | None
-) -> Images:
-    """Open the images of a run, or others, resized to what it was trained on; see `open_data`.
+def open_images(trained: Trained, data: str | None, split: str | None) -> Images:
+    """Open the images of a model, or others, resized to what it was trained on; see `open_data`.
 
     Raises:
         UsageError: There are no such data, or the model is conditional and does not know their
             classes.
     """
+    recipe, spec = trained.recipe, trained.spec
     source = open_data(recipe, spec, data, split)
     options = recipe.data_options
     default = options.for_test.split if data is None else "train"
     where = f"{split or default} of {data or recipe.data}"
     numbers = None
     if data is not None and is_conditional(recipe, spec):
-        numbers = class_numbers(source, where, RunFolder(run).read_config().class_names)
+        numbers = class_numbers(source, where, trained.class_names)
     return Images(source, where, numbers)

@@ -15,8 +15,8 @@ from genjax.evaluation.likelihood import importance_samples_of, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import Data, N, Run, check_seed
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.options import Data, N, check_seed
+from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import UsageError
 
 Row = dict[str, Any]
@@ -43,7 +43,7 @@ class Scores(NamedTuple):
 
 
 def score(
-    run: Run,
+    run: Model,
     data: Data = None,
     against: str | None = None,
     split: str | None = None,
@@ -85,11 +85,12 @@ def score(
         raise UsageError(f"n = {n}: should be at least 1")
     if against is None and against_split is not None:
         raise UsageError(f"against_split = {against_split}: is of --against, which is not given")
-    recipe, state, _ = load_state(run, checkpoint)
+    trained = load(run, checkpoint)
+    recipe, state = trained.recipe, trained.state
     draws = importance_samples_of(recipe, importance_samples)
-    sets = [open_images(run, recipe, state.spec, data, split)]
+    sets = [open_images(trained, data, split)]
     if against is not None:
-        sets.append(open_images(run, recipe, state.spec, against, against_split))
+        sets.append(open_images(trained, against, against_split))
     key = jax.random.key(seed)
     found = [np.asarray(likelihoods(recipe, state, each, key, draws).nll) for each in sets]
     dimensions = math.prod(state.spec.shape)

@@ -25,8 +25,8 @@ from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import prdc
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import N, Run, check_seed
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.options import N, check_seed
+from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -39,7 +39,7 @@ Row = dict[str, float]
 
 
 def tradeoff(
-    run: Run,
+    run: Model,
     values: Sequence[float] = VALUES,
     n: Annotated[int, N] = 2000,
     seed: int = 0,
@@ -72,7 +72,8 @@ def tradeoff(
     """
     check_seed(seed)
     weights_path(extractor, weights)  # before any work
-    recipe, state, step = load_state(run, checkpoint, data)
+    trained = load(run, checkpoint, data)
+    recipe, state = trained.recipe, trained.state
     names = [name for name in OPTIONS if accepts(recipe.functions, name)]
     if not names:
         raise UsageError(f"family {recipe.family!r} has no truncation and no temperature")
@@ -84,7 +85,7 @@ def tradeoff(
     net, identity = feature_net(recipe, extractor, weights)
     real = real_sides(recipe, state.spec, net, identity, n, seed).real
     moments = real.moments
-    log.info("%s samples for each %s, step %d of %s", f"{n:,}", names[0], step, run)
+    log.info("%s samples for each %s, %s", f"{n:,}", names[0], trained)
     rows = []
     for value, sampling in zip(values, samplings, strict=True):
         fake = measure_samples(recipe, state, net, jax.random.key(seed), n, sampling)

@@ -25,10 +25,10 @@ from genjax.figures.sample import (
     style_functions,
 )
 from genjax.models import FAMILIES
-from genjax.run.folder import RunFolder
-from genjax.run.options import N, Run, check_choice, check_seed, class_number
+from genjax.run.options import N, check_choice, check_seed, class_number
 from genjax.run.recipe import Recipe
-from genjax.run.states import Checkpoint, load_state, open_split
+from genjax.run.states import open_split
+from genjax.run.trained import Checkpoint, Model, Trained, load
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 PathKind = Literal["spherical", "linear", "style"]
@@ -130,17 +130,17 @@ def held_out(
     return Batch(*(array[: most * images_each] for array in batch))
 
 
-def _own(run: Run, recipe: Recipe, spec: ImageSpec, images: tuple[Path, ...]) -> Batch | None:
+def _own(trained: Trained, images: tuple[Path, ...]) -> Batch | None:
     """Read the user's own images for an encoder, with their classes if it sees them."""
     if not images:
         return None
-    conditional = is_conditional(recipe, spec)
-    names = RunFolder(run).read_config().class_names if conditional else None
-    return read_own(recipe, spec, images, names)
+    conditional = is_conditional(trained.recipe, trained.spec)
+    names = trained.class_names if conditional else None
+    return read_own(trained.recipe, trained.spec, images, names)
 
 
 def reconstruct(
-    run: Run,
+    run: Model,
     n: Annotated[int | None, N] = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
@@ -167,9 +167,10 @@ def reconstruct(
     """
     check_seed(seed)
     refuse_number(n, images)
-    recipe, state, _ = load_state(run, checkpoint, data)
+    trained = load(run, checkpoint, data)
+    recipe, state = trained.recipe, trained.state
     encode = encoder(recipe)
-    own = _own(run, recipe, state.spec, images)
+    own = _own(trained, images)
     batch = own or held_out(recipe, state.spec, n, 32, seed)
     latents = encode(state, batch, jax.random.key(seed))
     return np.asarray(batch.images), _decode(recipe, state, latents[:, None], batch.labels)[:, 0]
@@ -209,7 +210,7 @@ def spherical(start: jax.Array, end: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def interpolate(
-    run: Run,
+    run: Model,
     n: Annotated[int | None, N] = None,
     steps: int = 10,
     path: PathKind | None = None,
@@ -252,7 +253,8 @@ def interpolate(
     if steps < 2:
         raise UsageError(f"steps = {steps}: should be at least 2, the two ends")
     refuse_number(n, images)
-    recipe, state, _ = load_state(run, checkpoint, data)
+    trained = load(run, checkpoint, data)
+    recipe, state = trained.recipe, trained.state
     if styles is not None:
         if images:
             raise UsageError(f"styles {styles}: wanted these or images, not both")
@@ -262,7 +264,7 @@ def interpolate(
     path, key = path or "spherical", jax.random.key(seed)
     if images:
         encode = encoder(recipe)  # raises where there is none
-        own = _own(run, recipe, state.spec, images)
+        own = _own(trained, images)
         assert own is not None
         if len(own.images) == 1:
             raise UsageError("images: 1 image; wanted at least 2, the ends of a path")
@@ -355,7 +357,7 @@ def _synthesize_between(
 
 
 def traverse(
-    run: Run,
+    run: Model,
     n: Annotated[int | None, N] = None,
     steps: int = 11,
     extent: float = 3.0,
@@ -382,7 +384,8 @@ def traverse(
     """
     check_seed(seed)
     _check_row(steps, extent)
-    recipe, state, _ = load_state(run, checkpoint, data)
+    trained = load(run, checkpoint, data)
+    recipe, state = trained.recipe, trained.state
     encode = encoder(recipe)
     batch = held_out(recipe, state.spec, None, ACTIVITY_IMAGES, seed)
     means = encode(state, batch, jax.random.key(seed))
@@ -425,7 +428,7 @@ def class_direction(
 
 
 def manipulate(
-    run: Run,
+    run: Model,
     to: str | int,
     source: Annotated[str | int | None, tyro.conf.arg(name="from")] = None,
     n: Annotated[int | None, N] = None,
@@ -465,14 +468,15 @@ def manipulate(
     check_seed(seed)
     _check_row(steps, extent)
     refuse_number(n, images)
-    recipe, state, _ = load_state(run, checkpoint, data)
+    trained = load(run, checkpoint, data)
+    recipe, state = trained.recipe, trained.state
     encode = encoder(recipe)
     if not state.spec.classes:
         raise UsageError(f"{recipe.data} has no classes, so there is no direction to one")
-    names = RunFolder(run).read_config().class_names
+    names = trained.class_names
     end = class_number("to", to, names)
     start = None if source is None else class_number("from", source, names)
-    own = _own(run, recipe, state.spec, images)
+    own = _own(trained, images)
     batch = held_out(recipe, state.spec, None, CLASS_MEAN_IMAGES, seed)
     key = jax.random.key(seed)
     latents = jnp.concatenate([encode(state, some, key) for some in split_into_chunks(batch)])
@@ -491,7 +495,7 @@ def manipulate(
     return _decode(recipe, state, moved[:, None] + along, labels)
 
 
-def manifold(run: Run, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "best") -> np.ndarray:
+def manifold(run: Model, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "best") -> np.ndarray:
     """Draw images over the plane of two latents (Kingma and Welling 2014, figure 4).
 
     The latents are quantiles of the prior, so that equal areas of the figure are equally likely.
@@ -510,10 +514,11 @@ def manifold(run: Run, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "best
     """
     if n < 2:
         raise UsageError(f"n = {n}: should be at least 2")
-    recipe, state, _ = load_state(run, checkpoint)
+    trained = load(run, checkpoint)
+    recipe, state = trained.recipe, trained.state
     size = getattr(recipe.model, "latent_size", None)
     if size != 2:
-        raise UsageError(f"{run} has latent_size = {size}; a manifold is drawn of 2")
+        raise UsageError(f"{trained.origin} has latent_size = {size}; a manifold is drawn of 2")
     check_memory(n * n, state.spec, f"n = {n}")
     values = ndtri((jnp.arange(n) + 0.5) / n)
     latents = jnp.stack(jnp.meshgrid(values, values[::-1]), axis=-1)

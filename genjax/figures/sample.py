@@ -16,15 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genjax.figures.grid import to_uint8
 from genjax.models import FAMILIES
-from genjax.run.folder import RunFolder
-from genjax.run.options import N, Run, check_seed, class_number
+from genjax.run.options import N, check_seed, class_number
 from genjax.run.recipe import Recipe
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import Batch, Family, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
 
-# Number of images in one call.
+# Most images in one call.
 CHUNK = 64
 # Images of a grid; and images in a row if each row is a class, with the most classes to do so.
 GRID_IMAGES, ROW, MOST_ROWS = 64, 8, 20
@@ -159,7 +158,7 @@ def sample_state(
 ) -> np.ndarray:
     """Draw images from a state, uint8 [n, H, W, C].
 
-    With the same key, the first images are the same for any n.
+    With the same key, the first images are the same for any n, up to rounding.
 
     Args:
         recipe: The recipe of the state.
@@ -192,6 +191,7 @@ def sample_batches(
     count = labels if isinstance(labels, int) else len(labels)
     chunks = range(math.ceil(count / CHUNK)) if chunks is None else chunks
     devices = max(1, min(jax.local_device_count(), len(chunks))) if spread else 1
+    size = size_of_call(count)
     sampler = _chunk_sampler(recipe, devices)
     if devices > 1:
         state = jax.device_put(state, NamedSharding(_mesh(devices), PartitionSpec()))
@@ -200,10 +200,15 @@ def sample_batches(
         indices = np.resize(chunks[first : first + devices], devices)
         some = [_chunk_of_labels(state, labels, i * CHUNK, count) for i in indices]
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
-        filled = np.stack([np.resize(each, CHUNK) for each in some])
+        filled = np.stack([np.resize(each, size) for each in some])
         images = sampler(state, keys, filled, **options)
         for drawn, own in list(zip(images, some, strict=True))[: len(chunks) - first]:
             yield Batch(to_uint8(drawn)[: len(own)], own)
+
+
+def size_of_call(count: int) -> int:
+    """Return the size of each call for `count` images: a power of 2, so that few are compiled."""
+    return min(CHUNK, 1 << (count - 1).bit_length())
 
 
 def _chunk_of_labels(state: State, labels: np.ndarray | int, start: int, count: int) -> np.ndarray:
@@ -242,10 +247,10 @@ def map_in_chunks(function: Callable[[jax.Array], np.ndarray], values: jax.Array
 
     The last call is filled up to the same size, so that the function is compiled once.
     """
-    parts = []
+    parts, size = [], size_of_call(len(values))
     for start in range(0, len(values), CHUNK):
         some = values[start : start + CHUNK]
-        filled = jnp.concatenate([some, jnp.repeat(some[:1], CHUNK - len(some), axis=0)])
+        filled = jnp.concatenate([some, jnp.repeat(some[:1], size - len(some), axis=0)])
         parts.append(function(filled)[: len(some)])
     return np.concatenate(parts)
 
@@ -267,7 +272,7 @@ class Samples(NamedTuple):
 
 
 def sample(
-    run: Run,
+    run: Model,
     n: Annotated[int | None, N] = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
@@ -283,7 +288,8 @@ def sample(
         run: The run folder.
         n: Number of images. None: 64, or 8 of each class for a conditional model with up to 20
             classes.
-        seed: Seed of the latents; with the same seed, the first images are the same for any n.
+        seed: Seed of the latents; with the same seed the first images are, up to rounding, the same
+            for any n.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: For flows, standard deviation of the latents; below 1 for cleaner, less varied
             images. None: 1.
@@ -311,7 +317,7 @@ def sample(
 
 
 def open_samples(
-    run: Run,
+    run: Model,
     n: int | None,
     seed: int,
     checkpoint: Checkpoint,
@@ -324,7 +330,8 @@ def open_samples(
     if n is not None and not 1 <= n <= MAX_SAMPLES:
         limit = "at least 1" if n < 1 else f"at most {MAX_SAMPLES}"
         raise UsageError(f"n = {n}: should be {limit}")
-    recipe, state, step = load_state(run, checkpoint)
+    trained = load(run, checkpoint)
+    recipe, state = trained.recipe, trained.state
     options = sample_options(recipe, **how)
     if styles is not None:
         if n is not None or label is not None or options:
@@ -342,11 +349,11 @@ def open_samples(
             raise UsageError(
                 f"label = {label}: the model is not conditional; --conditional trains one"
             )
-        number = class_number("label", label, RunFolder(run).read_config().class_names)
+        number = class_number("label", label, trained.class_names)
         if number in state.spec.empty_classes:
             log.warning("the training data have no image of class %s", label)
         labels = np.broadcast_to(np.int32(number), n or GRID_IMAGES)
-    log.info("samples of step %d of %s", step, run)
+    log.info("samples of %s", trained)
     batches = sample_batches(recipe, state, jax.random.key(seed), labels, options)
     count = labels if isinstance(labels, int) else len(labels)
     return Samples(batches, count, state.spec, has_labels)

@@ -27,9 +27,9 @@ from genjax.figures.sample import (
 from genjax.metrics.features import FeatureNet
 from genjax.nn.precision import exact
 from genjax.nn.residual import downsample
-from genjax.run.options import N, Run, check_choice, check_seed
+from genjax.run.options import N, check_choice, check_seed
 from genjax.run.recipe import Recipe
-from genjax.run.states import Checkpoint, load_state
+from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import State, UsageError
 
 Space = Literal["w", "w+"]
@@ -52,7 +52,7 @@ def draw_styles(
 
 
 def mix(
-    run: Run,
+    run: Model,
     rows: int | None = None,
     columns: int | None = None,
     seed: int = 0,
@@ -88,7 +88,8 @@ def mix(
     for name, value in (("rows", rows), ("columns", columns)):
         if value is not None and value < 1:
             raise UsageError(f"{name} = {value}: should be at least 1")
-    recipe, state, _ = load_state(run, checkpoint)
+    trained = load(run, checkpoint)
+    recipe, state = trained.recipe, trained.state
     _, synthesize = style_functions(recipe)
     options = sample_options(recipe, truncation=truncation)
     if styles is None:
@@ -126,7 +127,7 @@ def mix(
 
 
 def project(
-    run: Run,
+    run: Model,
     n: Annotated[int | None, N] = None,
     images: tuple[Path, ...] = (),
     space: Space = "w",
@@ -173,7 +174,8 @@ def project(
         if styles.suffix.lower() != ".npy":
             raise UsageError(f"styles {styles}: should end in .npy")
         check_output(styles)
-    recipe, state, _ = load_state(run, checkpoint, data)
+    trained = load(run, checkpoint, data)
+    recipe, state = trained.recipe, trained.state
     _, synthesize = style_functions(recipe)
     own = read_own(recipe, state.spec, images) if images else None
     batch = own or held_out(recipe, state.spec, n, 8, seed)

@@ -611,7 +611,8 @@ def health(config: BigganConfig, state: GanState, batch: Batch) -> dict[str, jax
     del config, batch
     found = {}
     for name in ("generator", "discriminator"):
-        values = singular_values(getattr(state, name))
+        player = getattr(state, name)
+        values = singular_values(player) if player is not None else []
         if values:
             found[f"{name}_singular_value"] = jnp.stack(values)
     return found

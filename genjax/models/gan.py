@@ -212,7 +212,7 @@ def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.A
     """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1]; ignores labels."""
     del labels
     generator, _ = networks(config, state.spec)
-    return apply(generator, state.generator.params, latents)
+    return apply(generator, state.sampling_variables["params"], latents)
 
 
 def sample(config: GanConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:

@@ -102,11 +102,14 @@ def _digests(folder: Path | epath.Path) -> dict[str, str]:
     return digests
 
 
-def find_damage(folder: Path | epath.Path, run: str) -> str | None:
-    """Describe why a folder is no sound checkpoint of a run; None if it is one."""
+def find_damage(folder: Path | epath.Path, run: str, in_full: bool = True) -> str | None:
+    """Describe why a folder is no sound checkpoint of a run; None if it is one.
+
+    Unless `in_full`, only its label and its list of digests are read.
+    """
     try:
         wanted = dict.fromkeys(NEEDED) | _digest_list.validate_json((folder / DIGESTS).read_bytes())
-        found = _digests(folder)
+        found = _digests(folder) if in_full else wanted
     except FileNotFoundError:
         return f"its save did not finish: it has no {DIGESTS}"
     except (OSError, ValueError) as error:
@@ -146,8 +149,9 @@ class Checkpoints:
         run: The id of the run.
         keep: Number of latest checkpoints that are kept.
         best: Name of the metric that decides which one is the best; lower is better.
-        writable: Whether checkpoints will be written. If so, damaged ones are moved into
-            `damaged/` beside the folder, and unfinished ones are deleted.
+        writable: Whether checkpoints will be written. If so, all are verified now, damaged ones are
+            moved into `damaged/` beside the folder, and unfinished ones are deleted. If not,
+            `find` verifies the one that is wanted.
 
     Raises:
         UsageError: Orbax would misread the path, or no checkpoint is good, though there are damaged
@@ -163,18 +167,22 @@ class Checkpoints:
                 f"{misread[0][-4:]!r}; wanted another name"
             )
         self._run, self._keep, self._best, self._writable = run, keep, best, writable
-        # The metrics of each good checkpoint, by its step.
+        # The metrics of each good checkpoint, by its step; good at first sight if not writable.
         self._good: dict[int, dict[str, float]] = dict(run_on_first(self._check))
         aside = self.folder.parent / "damaged"
         if not self._good and (not writable or _holds_whole_ones(aside)):
-            where = f" (damaged ones are in {aside})" if aside.is_dir() else ""
-            raise UsageError(f"{folder} holds no good checkpoint{where}")
+            raise self._nothing_good()
         if writable and is_first() and not is_remote(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._checkpointer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
+    def _nothing_good(self) -> UsageError:
+        aside = self.folder.parent / "damaged"
+        where = f" (damaged ones are in {aside})" if aside.is_dir() else ""
+        return UsageError(f"{self.folder} holds no good checkpoint{where}")
+
     def _check(self) -> list[tuple[int, dict[str, float]]]:
-        """Verify all checkpoints, and return steps and metrics of the good ones, ascending."""
+        """Return steps and metrics of the good checkpoints, ascending; warn of the others."""
         good = []
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if not _is_name(path.name):
@@ -183,7 +191,7 @@ class Checkpoints:
                         path.rmtree()
                 else:
                     log.warning("%s is not a checkpoint: ignored", path)
-            elif problem := find_damage(path, self._run):
+            elif problem := find_damage(path, self._run, in_full=self._writable):
                 log.warning("checkpoint %s cannot be used: %s", path, problem)
                 if self._writable:
                     _move_aside(path, self.folder.parent / "damaged")
@@ -208,6 +216,37 @@ class Checkpoints:
         scores = {step: metrics.get(self._best, math.nan) for step, metrics in self._good.items()}
         measured = [step for step, score in scores.items() if math.isfinite(score)]
         return min(measured, key=lambda step: (scores[step], step), default=self.latest)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Return the metrics of a good checkpoint."""
+        return self._good[step]
+
+    def find(self, wanted: str | int) -> int:
+        """Return the step of a checkpoint, after verifying all of it.
+
+        Args:
+            wanted: `best`, `latest`, or a step. If the best or latest is damaged, it is the next.
+
+        Raises:
+            UsageError: There is no such good checkpoint.
+        """
+        while True:
+            named = {"best": self.best, "latest": self.latest}
+            step = named.get(wanted) if isinstance(wanted, str) else wanted
+            if step not in self._good:
+                steps = ", ".join(map(str, self.steps))
+                raise UsageError(
+                    f"{self.folder.parent} has no good checkpoint {wanted}: it has {steps}; best "
+                    f"is {self.best}, latest {self.latest}"
+                )
+            path = self.folder / _name(step)
+            problem = run_on_first(lambda: find_damage(path, self._run))  # noqa: B023
+            if problem is None:
+                return step
+            log.warning("checkpoint %s cannot be used: %s", path, problem)
+            del self._good[step]
+            if not self._good:
+                raise self._nothing_good()
 
     def save(self, step: int, state: Any, metrics: dict[str, float] | None) -> None:
         """Save a state, and delete the oldest checkpoints.

@@ -22,6 +22,9 @@ SEEDS = 2**32
 # Names of classes that a message lists.
 MOST_NAMES = 20
 
+# Runs that on a command line are paths, whatever else they may be in Python.
+Runs = tyro.conf.arg(metavar="RUN...", constructor_factory=lambda: list[str])
+
 # A run folder, local or in a bucket, `gs://BUCKET/RUN`; a positional argument.
 Run = Annotated[str | Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", constructor=str)]
 

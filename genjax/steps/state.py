@@ -66,6 +66,8 @@ class GanState:
         discriminator: The discriminator or critic.
         spec: The shape of the images; static.
         ema: The moving average of the generator's variables, for samples; None without one.
+
+    A state that is only for samples has None for its players.
     """
 
     step: jax.Array
@@ -79,6 +81,13 @@ class GanState:
         """The generator's variables for samples: their moving average if there is one."""
         variables: dict[str, Any] = self.generator.variables if self.ema is None else self.ema
         return variables
+
+    def for_sampling(self) -> Self:
+        """Return the state without what only training needs: the players and their optimizers."""
+        nobody: Any = None
+        return dataclasses.replace(
+            self, generator=nobody, discriminator=nobody, ema=self.sampling_variables
+        )
 
 
 @flax.struct.dataclass
@@ -101,3 +110,8 @@ class DensityState:
     def sampling_params(self) -> Any:
         """The parameters for samples and evaluation: their moving average if there is one."""
         return self.model.params if self.ema is None else self.ema
+
+    def for_sampling(self) -> Self:
+        """Return the state without what only training needs: optimizer and second parameters."""
+        model = dataclasses.replace(self.model, params=self.sampling_params, opt_state=None)
+        return dataclasses.replace(self, model=model, ema=None)

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from etils import epath
 
 from genjax.data.batches import Batches, open_batches, read_some
 from genjax.data.digest import change, digest_of
@@ -46,6 +45,7 @@ from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps, as_array
 from genjax.run.states import abstract_state, initial_state, open_split
+from genjax.run.trained import Result
 from genjax.training.background import Background
 from genjax.training.quality import QUALITY_IMAGES, SampleQuality
 from genjax.training.signals import Stop, Stopped, stop_signals
@@ -57,21 +57,6 @@ log = logging.getLogger("genjax")
 
 class Diverged(ArithmeticError):
     """A loss or parameter is NaN or infinite; the run's checkpoints are from before that."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The end of a training.
-
-    Attributes:
-        run: The run folder.
-        step: The last step, which is saved.
-        signal: The signal that stopped training early, or None.
-    """
-
-    run: epath.Path
-    step: int
-    signal: Signals | None
 
 
 def train(

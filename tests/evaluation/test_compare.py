@@ -25,7 +25,7 @@ from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
-from genjax.run.states import load_state
+from genjax.run.trained import load
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SHORT = {"steps": 2, "log_interval": 1, "save_interval": 1}
@@ -71,7 +71,8 @@ def test_families_stand_side_by_side(runs):
 
 
 def test_the_best_is_nearest_to_the_training_images_in_their_classifiers_features(runs):
-    recipe, state, step = load_state(runs[0])
+    model = load(runs[0])
+    recipe, state, step = model.recipe, model.state, model.step
     distances = {
         record["step"]: record["frechet_distance"] for record in read_records(RunFolder(runs[0]))
     }

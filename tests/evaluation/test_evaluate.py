@@ -21,7 +21,7 @@ from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
-from genjax.run.states import load_state
+from genjax.run.trained import load
 from genjax.steps.optim import OptimizerConfig
 from genjax.types import Batch
 
@@ -413,7 +413,8 @@ def test_classes_of_samples_follow_the_data_and_are_compared_one_by_one(tmp_path
 
 
 def test_samples_of_many_devices_are_those_of_one(trained):
-    recipe, state, _ = load_state(trained)
+    model = load(trained)
+    recipe, state = model.recipe, model.state
     key, n = jax.random.key(0), 64 * 10 + 5  # three devices have a chunk more than the others
     labels = np.arange(n) % 10
     one, eight = (

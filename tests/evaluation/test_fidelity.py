@@ -14,7 +14,7 @@ from genjax.data.sources import open_source
 from genjax.evaluation.extractor import create_extractor
 from genjax.figures.sample import sample_state
 from genjax.models.gan import GanConfig
-from genjax.run.states import load_state
+from genjax.run.trained import load
 
 OPTIONS = DataOptions(split="train[:80%]", test_split="train[80%:]")
 SHARED = ("frechet_distance", "precision", "recall", "density", "coverage", "inception_score")
@@ -62,7 +62,8 @@ def test_stored_statistics_stand_for_the_images(run, tmp_path):
     genjax.fidelity(run, "digits", n=10, options=OPTIONS, save_statistics=file)
     found = genjax.fidelity(run, file, n=300)
     assert set(found["metrics"]) == {"frechet_distance"}
-    recipe, state, _ = load_state(run)
+    model = load(run)
+    recipe, state = model.recipe, model.state
     samples = sample_state(recipe, state, jax.random.split(jax.random.key(0))[0], 300)
     net, _ = create_extractor("classifier", "digits", OPTIONS)
     images = read_all(open_source("digits", OPTIONS))[0]

@@ -24,7 +24,8 @@ from genjax.evaluation.score import auroc
 from genjax.figures.own import read_own
 from genjax.metrics.classes import calibration_error
 from genjax.models.vae import VaeConfig
-from genjax.run.states import initial_state, load_state
+from genjax.run.states import initial_state
+from genjax.run.trained import load
 from genjax.steps.optim import OptimizerConfig
 from genjax.types import Batch, ImageSpec
 
@@ -113,7 +114,8 @@ def test_latents_are_those_that_reconstructions_are_decoded_from(trained, folder
         assert found["class_names"].tolist() == ["1", "7"]
         latents = found["latents"]
     images, copies = genjax.reconstruct(trained, images=(folder,))
-    recipe, state, _ = load_state(trained)
+    model = load(trained)
+    recipe, state = model.recipe, model.state
     decode = recipe.functions.decode
     again = decode(recipe.model, state, latents, np.array([1, 1, 7]))
     # The model sees its own numbers of the classes, which it knows by their names.

@@ -14,7 +14,7 @@ from genjax.figures import styles
 from genjax.figures.own import read_own
 from genjax.models.gan import GanConfig
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
-from genjax.run.states import load_state
+from genjax.run.trained import load
 
 PLAYER = PlayerConfig(channel_base=128, channel_max=16, mapping_layers=2)
 RECIPE = Recipe(
@@ -122,7 +122,8 @@ def test_paths_of_styles_are_a_video(trained, tmp_path, capsys):
 
 def test_path_length_is_the_squared_speed_of_the_features(trained):
     """Features that are half the pixels give a quarter of the length that pixels give."""
-    recipe, state, _ = load_state(trained)
+    model = load(trained)
+    recipe, state = model.recipe, model.state
     key = jax.random.key(0)
 
     def length(factor):
@@ -183,7 +184,8 @@ def test_a_file_without_styles_is_refused_by_its_name(trained, tmp_path, content
 
 
 def test_styles_of_a_file_are_drawn_mixed_and_interpolated(trained, tmp_path):
-    recipe, state, _ = load_state(trained)
+    model = load(trained)
+    recipe, state = model.recipe, model.state
     drawn = styles.draw_styles(recipe, state, jax.random.key(5), np.zeros(3, np.int32))
     path = tmp_path / "w.npy"
     np.save(path, drawn)
@@ -220,7 +222,8 @@ def test_the_command_draws_the_styles_that_it_projected(trained, tmp_path):
 
 
 def test_a_projected_file_gets_the_border_of_the_training_data(trained, tmp_path):
-    recipe, state, _ = load_state(trained)
+    model = load(trained)
+    recipe, state = model.recipe, model.state
     bordered = dataclasses.replace(
         recipe, data_options=dataclasses.replace(recipe.data_options, border=2)
     )

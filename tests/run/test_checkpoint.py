@@ -323,13 +323,23 @@ def test_when_all_are_damaged_training_does_not_start_over(tmp_path):
             _open(tmp_path)
 
 
-def test_reading_moves_nothing(tmp_path):
-    checkpoints = _open(tmp_path)
-    _save(checkpoints, {1: 1.0, 2: 1.0})
+def test_reading_moves_nothing_and_verifies_what_is_wanted(tmp_path, caplog):
+    checkpoints = _open(tmp_path, keep=3)
+    _save(checkpoints, {1: 2.0, 2: 1.0, 3: 3.0})
     checkpoints.close()
-    _truncate(_files(tmp_path / "checkpoints/00000002")[0])
-    assert _open(tmp_path, writable=False).steps == [1]
+    for step in (2, 3):
+        _truncate(_files(tmp_path / f"checkpoints/0000000{step}")[0])
+    reader = _open(tmp_path, writable=False)
+    with pytest.raises(
+        UsageError, match=r"has no good checkpoint 2: it has 1, 3; best is 1, latest 3"
+    ):
+        reader.find(2)
+    assert reader.find("best") == reader.find("latest") == reader.find(1) == 1
+    assert caplog.text.count("cannot be used") == 2
     assert (tmp_path / "checkpoints/00000002").is_dir()
+    _truncate(_files(tmp_path / "checkpoints/00000001")[0])
+    with pytest.raises(UsageError, match=r"no good checkpoint$"):
+        reader.find("best")
     with pytest.raises(UsageError, match=r"no good checkpoint$"):
         _open(tmp_path / "elsewhere", writable=False)
 

@@ -177,7 +177,7 @@ LOAD = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 from genjax.run.folder import RunFolder
-from genjax.run.states import load_state
+from genjax.run.trained import load
 from genjax.types import UsageError
 folder = RunFolder(sys.argv[1])
 def peak():
@@ -189,7 +189,7 @@ for line in sys.stdin:
     before = peak()
     folder.config.write_text(line)
     try:
-        load_state(folder.path)
+        load(folder.path)
         print("loaded")
     except UsageError as error:
         print(repr(str(error)))

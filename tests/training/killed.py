@@ -29,7 +29,7 @@ import genjax
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import UNFINISHED, find_damage
 from genjax.run.folder import RunFolder
-from genjax.run.states import load_state
+from genjax.run.trained import load
 from tests import runs
 from tests.models.test_families import CONFIGS
 
@@ -99,10 +99,10 @@ def _last_good(run: Path) -> int:
 
 def _differs(run: Path, whole: Path) -> None:
     """Raise if the two runs differ."""
-    (_, state, step), (_, other, other_step) = (load_state(x, "latest") for x in (run, whole))
-    leaves, structure = jax.tree.flatten(state)
-    others, other_structure = jax.tree.flatten(other)
-    assert (step, structure) == (other_step, other_structure)
+    mine, other = (load(x, "latest") for x in (run, whole))
+    leaves, structure = jax.tree.flatten(mine.state)
+    others, other_structure = jax.tree.flatten(other.state)
+    assert (mine.step, structure) == (other.step, other_structure)
     for one, two in zip(leaves, others, strict=True):
         assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
     assert runs.records(run) == runs.records(whole)

@@ -17,7 +17,7 @@ from genjax.data.batches import Resident
 from genjax.models.gan import GanConfig
 from genjax.run.checkpoint import Checkpoints, SaveError
 from genjax.run.sharding import Steps, as_array
-from genjax.run.states import load_state
+from genjax.run.trained import load
 from genjax.training import loop
 from genjax.training.background import Background
 from genjax.training.writer import Writer
@@ -132,7 +132,7 @@ def test_steps_go_on_during_a_save_which_is_of_the_state_at_its_step(tmp_path, h
     assert ended == [10, 20]
     monkeypatch.undo()
     genjax.train(dataclasses.replace(RECIPE, steps=10), tmp_path / "short")
-    (_, state, _), (_, expected, _) = (load_state(tmp_path / name, 10) for name in ("run", "short"))
+    state, expected = (load(tmp_path / name, 10).state for name in ("run", "short"))
     chex.assert_trees_all_equal(state, expected)
 
 
@@ -165,7 +165,7 @@ def test_a_run_that_diverges_during_a_save_ends_after_it(tmp_path, held, monkeyp
     with pytest.raises(genjax.Diverged, match="step 15"):
         genjax.train(RECIPE, tmp_path / "run")
     assert ended == [10]
-    assert load_state(tmp_path / "run", "latest")[2] == 10
+    assert load(tmp_path / "run", "latest").step == 10
 
 
 def _fail():

@@ -19,7 +19,7 @@ from genjax.figures.latents import paths
 from genjax.models.biggan import BigganConfig, PlayerConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
-from genjax.run.states import load_state
+from genjax.run.trained import load
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,8 @@ def test_truncated_samples_are_less_varied(trained):
 
 def test_paths_have_standing_statistics_as_samples_do(trained):
     """Whatever the running statistics are, the images of a path are the same."""
-    recipe, state, _ = load_state(trained)
+    model = load(trained)
+    recipe, state = model.recipe, model.state
     stats = jax.tree.map(lambda values: 9 * values + 1, state.ema["batch_stats"])
     spoiled = dataclasses.replace(state, ema={**state.ema, "batch_stats": stats})
     drawn, other = (

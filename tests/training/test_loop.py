@@ -22,7 +22,7 @@ from genjax.models.vae import VaeConfig
 from genjax.models.wgan import PlayerConfig, WganGpConfig
 from genjax.run.folder import RunFolder
 from genjax.run.records import TIMINGS, read_records
-from genjax.run.states import load_state
+from genjax.run.trained import load
 from tests import commands, runs
 
 RECIPE = Recipe(
@@ -31,7 +31,7 @@ RECIPE = Recipe(
 
 
 def _state(run):
-    return load_state(run, "latest")[1]
+    return load(run, "latest").state
 
 
 def _assert_same_run(one, other):
@@ -390,7 +390,7 @@ def test_a_metric_that_is_not_finite_decides_nothing(tmp_path, monkeypatch, capl
     records = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     assert [r["energy_distance"] for r in records if "energy_distance" in r] == [5, 7]
     assert "energy_distance is nan, and left out" in caplog.text
-    assert load_state(tmp_path / "run")[2] == 10
+    assert load(tmp_path / "run").step == 10
 
 
 def test_the_metric_of_the_recipe_picks_the_best(tmp_path, monkeypatch):
@@ -410,7 +410,7 @@ def test_the_metric_of_the_recipe_picks_the_best(tmp_path, monkeypatch):
         values = json.loads(config.read_text())
         values["recipe"]["quality"] = quality
         config.write_text(json.dumps(values))
-        assert load_state(tmp_path / "run")[2] == best
+        assert load(tmp_path / "run").step == best
 
 
 SMALL_VAE = VaeConfig(hidden_sizes=(8,), latent_size=2)

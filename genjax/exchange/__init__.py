@@ -1,0 +1,1 @@
+"""Trained models as files: their way out of a run, and in from other implementations."""

@@ -1,0 +1,105 @@
+"""Export of trained models to files of their own."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from genjax.data.paths import to_path
+from genjax.evaluation.compare import latest_evaluation, trained_for
+from genjax.run.model_file import SUFFIX, Card, read_arrays, write_model
+from genjax.run.options import Output
+from genjax.run.recipe import to_json
+from genjax.run.records import read_lines
+from genjax.run.trained import Checkpoint, Model, Trained, load
+from genjax.types import UsageError
+
+# The path of a model file, as a positional argument.
+File = Annotated[str | Path, tyro.conf.Positional, tyro.conf.arg(constructor=str)]
+
+
+def export(
+    run: Model,
+    output: Annotated[str | Path, Output] = Path("model.safetensors"),
+    checkpoint: Checkpoint = "best",
+    all: bool = False,
+    dtype: Literal["float16", "bfloat16"] | None = None,
+    license: str | None = None,
+) -> Path:
+    """Write a trained model to a file of its own, to keep, share, and draw from.
+
+    Args:
+        run: The run folder or model file.
+        output: The file: a .safetensors of the weights that are sampled from (their moving average
+            if there is one) and what is known of the model, which takes the place of a run folder
+            in other commands.
+        checkpoint: The best by the run's quality metric, the latest, or that of a step.
+        all: Keep all that training needs to go on: both players, optimizers, moving averages.
+        dtype: The type in which weights are stored, to half the size. None: float32.
+        license: The licence under which others may use the weights, such as CC-BY-4.0.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: There is no run, no such good checkpoint, a model file without what `all` asks
+            for, or the file cannot be written there.
+    """
+    path = to_path(output)
+    if path.suffix != SUFFIX:
+        raise UsageError(f"output {path}: should end in {SUFFIX}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"output {path}: wanted a file in a folder that exists")
+    trained = load(run, checkpoint)
+    card = to_card(trained)
+    if all and not card.is_whole:
+        raise UsageError(
+            f"{trained.origin} holds what samples need, no more: wanted a run"
+        )
+    if license is not None:
+        card = dataclasses.replace(card, license=license)
+    state = trained.state
+    if not all and card.is_whole:
+        card, state = dataclasses.replace(card, is_whole=False), state.for_sampling()
+    write_model(path, card, state, dtype)
+    return Path(path)
+
+
+def to_card(trained: Trained) -> Card:
+    """Return what is known of a trained model."""
+    if trained.card is not None:
+        return trained.card
+    folder = trained.folder
+    assert folder is not None
+    config = folder.read_config()
+    starts = read_lines(folder.environment)
+    return Card(
+        *(trained.recipe, trained.spec, trained.class_names, trained.step),
+        origin=f"run {config.id}",
+        images=config.images,
+        data_digest=config.data_digest,
+        quality=dict(trained.quality),
+        evaluation=latest_evaluation(folder, trained.step),
+        minutes=round(trained_for(folder, trained.step)[1], 1),
+        versions=_versions(starts[-1]) if starts else {},
+        is_whole=True,
+    )
+
+
+def _versions(start: dict[str, Any]) -> dict[str, str]:
+    """Return the versions of Python and of packages in a line of `environment.jsonl`."""
+    versions = start.get("versions")
+    found = versions if isinstance(versions, dict) else {}
+    return {str(k): str(v) for k, v in ({"python": start.get("python")} | found).items()}
+
+
+def describe(path: File) -> dict[str, Any]:
+    """Return the card of a model file as plain JSON values, after verifying the file."""
+    card, arrays = read_arrays(path)
+    return (
+        {"arrays": len(arrays), "values": sum(array.size for array in arrays.values())}
+        | {"bytes": sum(array.nbytes for array in arrays.values())}
+        | dataclasses.asdict(card)
+        | {"recipe": to_json(card.recipe)}
+    )

@@ -1,0 +1,146 @@
+"""Trained models: what a run folder, the result of a training, or a model file is loaded to."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from signal import Signals
+from typing import Annotated, Literal
+
+import tyro
+from etils import epath
+
+from genjax.data.paths import to_path
+from genjax.data.sources import absolute
+from genjax.run.checkpoint import Checkpoints
+from genjax.run.folder import RunFolder
+from genjax.run.model_file import Card, is_model_file, read_arrays, to_state
+from genjax.run.recipe import Recipe
+from genjax.run.states import abstract_state
+from genjax.types import ImageSpec, State, UsageError
+
+# A checkpoint of a run: the best by its quality metric, the latest, or that of a step.
+Checkpoint = Literal["best", "latest"] | int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The end of a training.
+
+    Attributes:
+        run: The run folder.
+        step: The last step, which is saved.
+        signal: The signal that stopped training early, or None.
+    """
+
+    run: epath.Path
+    step: int
+    signal: Signals | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Trained:
+    """A trained model, which functions take in place of the run folder or file that it is from.
+
+    Attributes:
+        recipe: The recipe that it was trained by.
+        state: Its state; from a model file, what samples and evaluation need of it.
+        step: The step of the state.
+        class_names: Names of the classes, in the order of their numbers.
+        origin: Where it was loaded from.
+        quality: Its metrics in training.
+        folder: The run folder that it was loaded from; None for a model file.
+        card: The card of the model file that it was loaded from; None for a run folder.
+    """
+
+    recipe: Recipe
+    state: State
+    step: int
+    class_names: tuple[str, ...]
+    origin: epath.Path
+    quality: Mapping[str, float | None]
+    folder: RunFolder | None = None
+    card: Card | None = None
+
+    @property
+    def spec(self) -> ImageSpec:
+        """The shape of its images."""
+        spec: ImageSpec = self.state.spec
+        return spec
+
+    def __repr__(self) -> str:
+        return f"step {self.step} of {self.origin}"
+
+
+# What functions of a trained model take; on a command line a path, as a positional argument.
+Model = Annotated[
+    str | Path | Result | Trained,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN", constructor=str),
+]
+
+
+def load(what: Model, checkpoint: Checkpoint = "best", data: str | None = None) -> Trained:
+    """Load a trained model.
+
+    Args:
+        what: A run folder, the result of a training, or a model file of `genjax export`; of a
+            `Trained` itself, which is returned, the checkpoint is what it is.
+        checkpoint: Of a run: the best by its quality metric, the latest, or that of a step.
+        data: The data that the recipe names, at another place. None: where they were.
+
+    Returns:
+        The model. Only the files of the checkpoint that is restored are read and verified.
+
+    Raises:
+        UsageError: There is no run or model file, or no such good checkpoint.
+    """
+    if isinstance(what, Trained):
+        found = _only(what, checkpoint)
+    else:
+        path = to_path(path_of(what))
+        if is_model_file(path):
+            found = _only(_from_file(path), checkpoint)
+        else:
+            found = _from_folder(RunFolder(path), checkpoint)
+    if data is None:
+        return found
+    recipe = dataclasses.replace(found.recipe, data=absolute(data))
+    return dataclasses.replace(found, recipe=recipe)
+
+
+def path_of(what: Model) -> str | Path | epath.Path:
+    """Return the path of a run folder or a model file."""
+    if isinstance(what, Trained):
+        return what.origin
+    return what.run if isinstance(what, Result) else what
+
+
+def _only(trained: Trained, checkpoint: Checkpoint) -> Trained:
+    """Return a model of which there is one checkpoint, if it is the one that is wanted."""
+    if checkpoint not in ("best", "latest", trained.step):
+        raise UsageError(
+            f"checkpoint = {checkpoint}: {trained.origin} is a model of step {trained.step}"
+        )
+    return trained
+
+
+def _from_folder(folder: RunFolder, checkpoint: Checkpoint) -> Trained:
+    config = folder.read_config()
+    recipe = config.recipe
+    like = abstract_state(recipe, config.spec)
+    checkpoints = Checkpoints(
+        folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=False
+    )
+    step = checkpoints.find(checkpoint)
+    state = checkpoints.restore(step, like)
+    quality = checkpoints.metrics(step)
+    return Trained(recipe, state, step, config.class_names, folder.path, quality, folder)
+
+
+def _from_file(path: epath.Path) -> Trained:
+    card, arrays = read_arrays(path)
+    like = abstract_state(card.recipe, card.spec)
+    state = to_state(path, arrays, like if card.is_whole else like.for_sampling())
+    return Trained(
+        *(card.recipe, state, card.step, card.class_names, path, card.quality), card=card
+    )

@@ -1,0 +1,219 @@
+import dataclasses
+import json
+import struct
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import genjax
+from genjax import Recipe, UsageError
+from genjax.exchange.export import describe
+from genjax.figures.sample import CHUNK, sample_state
+from genjax.models import FAMILIES
+from genjax.run.model_file import Card, read_card, write_model
+from genjax.run.states import initial_state
+from genjax.run.trained import load
+from genjax.types import Batch
+from tests.families import each_family
+from tests.models.test_families import CONFIGS, SPEC, SPECS
+from tests.states import drawn_state
+
+FAST = ("gan", "dcgan", "wgan_gp", "vae", "biggan", "stylegan2")
+KEY = jax.random.key(1)
+
+
+def _recipe_and_state(name: str) -> tuple[Recipe, Any]:
+    spec, config = SPECS.get(name, SPEC), CONFIGS[name]
+    if hasattr(config, "conditional"):
+        config = dataclasses.replace(config, conditional=True)
+    if hasattr(config, "ema_decay"):
+        config = dataclasses.replace(config, ema_decay=0.9)
+    recipe = Recipe(family=name, model=config)
+    if name == "glow":
+        return recipe, initial_state(recipe, spec, jax.random.key(0))
+    state = drawn_state(recipe.functions.init, config, spec)
+    if state.ema is not None:  # or a file could hold one in place of the other
+        state = dataclasses.replace(state, ema=jax.tree.map(lambda x: 0.9 * x, state.ema))
+    return recipe, state
+
+
+def _card(recipe: Recipe, state: Any, **values: Any) -> Card:
+    names = tuple(map(str, range(state.spec.classes)))
+    return Card(recipe, state.spec, names, step=3, origin="a test", **values)
+
+
+@each_family(*FAST, slow=("glow",))
+def test_a_model_file_draws_encodes_and_judges_as_the_state(name, tmp_path):
+    recipe, state = _recipe_and_state(name)
+    functions = FAMILIES[name]
+    path = tmp_path / "model.safetensors"
+    write_model(path, _card(recipe, state), state.for_sampling(), None)
+    assert path.stat().st_size < 4 * sum(x.size for x in jax.tree.leaves(state)) / 1.5 + 20_000
+    found = load(path)
+    assert (found.recipe, found.spec, found.step) == (recipe, state.spec, 3)
+    labels = np.arange(4, dtype=np.int32)
+
+    def results(state: Any) -> list[Any]:
+        batch = Batch(np.full((4, *state.spec.shape), 100, np.uint8), labels)
+        made: list[Any] = [sample_state(recipe, state, KEY, labels, {})]
+        if functions.encode is not None:
+            made.append(functions.encode(recipe.model, state, batch, KEY))
+        if functions.evaluate is not None:
+            made.append(functions.evaluate(recipe.model, state, batch, KEY, 2))
+        if functions.decode is not None and functions.encode is None:
+            latents = jax.random.normal(KEY, (4, recipe.model.latent_size))
+            made.append(functions.decode(recipe.model, state, latents, labels))
+        return made
+
+    chex.assert_trees_all_equal(results(found.state), results(state))
+    signs = functions.health and functions.health(
+        recipe.model, found.state, Batch(np.zeros((4, *state.spec.shape), np.uint8), labels)
+    )
+    assert signs is None or isinstance(signs, dict)
+
+
+@each_family(*FAST, slow=("glow",))
+def test_fewer_images_cost_less_and_are_the_same(name):
+    """Calls of any size give the same images, up to one level where rounding tips the scale."""
+    recipe, state = _recipe_and_state(name)
+    many = sample_state(recipe, state, KEY, CHUNK)
+    for n in (1, 3):
+        few = sample_state(recipe, state, KEY, n)
+        assert few.shape == (n, *state.spec.shape)
+        differ = few.astype(int) - many[:n]
+        assert abs(differ).max() <= 1 and np.mean(differ != 0) < 1e-2
+    assert many.std() > 1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    recipe = genjax.load_recipe("gan_digits")
+    short = dict(steps=4, log_interval=2, save_interval=2, quality="energy_distance")
+    return genjax.train(dataclasses.replace(recipe, **short), folder)
+
+
+def test_what_is_loaded_takes_the_place_of_a_run(run, tmp_path):
+    path = genjax.export(run, tmp_path / "m.safetensors", license="CC0-1.0")
+    images = genjax.sample(run.run, n=5)
+    for each in (run, genjax.load(run), genjax.load(path), path, str(path)):
+        np.testing.assert_array_equal(genjax.sample(each, n=5), images)
+    loaded = genjax.load(path)
+    np.testing.assert_array_equal(
+        genjax.interpolate(loaded, n=1, steps=3), genjax.interpolate(run.run, n=1, steps=3)
+    )
+    result = genjax.evaluate(loaded, n=20)
+    assert result["metrics"] == genjax.evaluate(run, n=20)["metrics"]
+    # Once the run has been evaluated, its file says how well it did.
+    path = genjax.export(genjax.load(run), tmp_path / "m.safetensors")
+    table = genjax.compare([genjax.load(path), path, run])
+    assert {len(set(row)) for name, row in table.rows.items() if "step" not in name} <= {1, 2}
+    assert genjax.fidelity(loaded, run, n=20)["metrics"]["frechet_distance"] < 1e-6
+    with pytest.raises(UsageError, match=r"checkpoint = 3: .*m.safetensors is a model of step"):
+        genjax.load(path, checkpoint=3)
+    assert repr(loaded) == f"step {loaded.step} of {path}"
+
+
+def test_a_card_says_what_is_known(run, tmp_path):
+    path = genjax.export(run, tmp_path / "m.safetensors", "latest", license="CC-BY-4.0")
+    card = read_card(path)
+    config = genjax.run.folder.RunFolder(run.run).read_config()
+    assert (card.step, card.license, card.origin) == (4, "CC-BY-4.0", f"run {config.id}")
+    assert (card.images, card.data_digest) == (1437, config.data_digest)
+    assert card.quality["energy_distance"] > 0 and card.versions["jax"] == jax.__version__
+    shown = json.loads(json.dumps(describe(path)))
+    assert shown["values"] * 4 == shown["bytes"] and shown["recipe"]["family"] == "gan"
+
+
+def test_all_that_training_needs(run, tmp_path):
+    whole = genjax.export(run, tmp_path / "all.safetensors", all=True)
+    chex.assert_trees_all_equal(load(whole).state, load(run).state)
+    slim = genjax.export(whole, tmp_path / "slim.safetensors")
+    assert slim.read_bytes() == genjax.export(run, tmp_path / "m.safetensors").read_bytes()
+    with pytest.raises(UsageError, match=r"slim.safetensors holds what samples need, no more"):
+        genjax.export(slim, tmp_path / "other.safetensors", all=True)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_half_the_bytes(run, tmp_path):
+    path = genjax.export(run, tmp_path / "m.safetensors")
+    half = genjax.export(path, tmp_path / "half.safetensors", dtype="float16")
+    assert half.stat().st_size < 0.55 * path.stat().st_size
+    images, coarse = (genjax.sample(each, n=8).astype(int) for each in (path, half))
+    assert 0 < abs(images - coarse).max() < 8
+    trained = load(path)
+    ema = jax.tree.map(lambda x: x * 1e6, trained.state.ema)
+    large = dataclasses.replace(trained, state=dataclasses.replace(trained.state, ema=ema))
+    with pytest.raises(UsageError, match=r"dtype = float16: ema\.params\..* has values that are"):
+        genjax.export(large, tmp_path / "large.safetensors", dtype="float16")
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
+    (size,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def _with_header(header: dict[str, Any], body: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def test_damaged_foreign_and_newer_files_are_named(run, tmp_path):
+    good = genjax.export(run, tmp_path / "m.safetensors").read_bytes()
+    header, body = _header(good)
+    card = json.loads(header["__metadata__"]["genjax"])
+    other = header | {"__metadata__": {"format": "pt"}}
+
+    def with_card(**values: Any) -> bytes:
+        text = json.dumps(card | values)
+        return _with_header(header | {"__metadata__": {"genjax": text, "sha256": "0"}}, body)
+
+    cases = {
+        "is damaged": [
+            *(good[:n] for n in (0, 4, 100, len(good) // 2, len(good) - 1)),
+            *(good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :] for i in (3, len(good) - 1, 9)),
+            good.replace(b"CC0", b"CC1").replace(b'"step', b'"stop'),
+            good + b"x",
+            b"\x80\x02}q\x00.",
+        ],
+        "is a file of another program": [_with_header(other, body)],
+        "its card has format 99": [with_card(format=99)],
+        "its card has format None": [with_card(format=None)],
+        "step = -1": [with_card(step=-1)],
+        "recipe = 3: should be an object": [with_card(recipe=3)],
+        "surprise = 1": [with_card(surprise=1)],
+    }
+    path = tmp_path / "x.safetensors"
+    for message, files in cases.items():
+        for data in files:
+            path.write_bytes(data)
+            with pytest.raises(UsageError, match=message):
+                load(path)
+            with pytest.raises(UsageError):
+                describe(path)
+    with pytest.raises(UsageError, match=r"no model file .*none.safetensors"):
+        load(tmp_path / "none.safetensors")
+
+
+def test_arrays_that_do_not_fit_are_summed_up(run, tmp_path):
+    trained = load(run)
+    path = tmp_path / "m.safetensors"
+    wide = dataclasses.replace(trained.recipe.model, latent_size=7)
+    card = _card(dataclasses.replace(trained.recipe, model=wide), trained.state)
+    write_model(path, card, trained.state, None)
+    with pytest.raises(UsageError) as error:
+        load(path)
+    assert "do not fit its config" in str(error.value) and "more" in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_where_it_cannot_be_written(run, tmp_path):
+    for output, message in (
+        (tmp_path / "m.pth", "should end in .safetensors"),
+        (tmp_path / "none" / "m.safetensors", "a folder that exists"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            genjax.export(run, output)

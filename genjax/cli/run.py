@@ -26,7 +26,7 @@ from genjax.evaluation.extractor import cache_folder
 from genjax.exchange.export import describe as describe_model
 from genjax.run.checkpoint import SaveError
 from genjax.run.folder import RunFolder
-from genjax.run.model_file import is_model_file
+from genjax.run.model_file import is_model_file, read_card
 from genjax.run.recipe import describe, load_recipe
 from genjax.training.loop import Diverged
 from genjax.training.signals import Stopped
@@ -105,7 +105,9 @@ def _run_resume(arguments: list[str]) -> int:
     elif not arguments or arguments[0].startswith("-"):
         raise UsageError("the run comes first: genjax resume RUN [options]")
     else:
-        recipe = RunFolder(arguments[0]).read_config().recipe
+        path = arguments[0]
+        known = read_card(path) if is_model_file(path) else RunFolder(path).read_config()
+        recipe = known.recipe
     return COMMANDS["resume"].run("resume", arguments, recipe=recipe)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import filelock
+import numpy as np
 
 from genjax.data.digest import digest_of
 from genjax.data.processes import run_on_first
@@ -36,6 +37,8 @@ from genjax.types import UsageError
 log = logging.getLogger("genjax")
 
 ExtractorKind = Literal["classifier", "inception"]
+# A classifier that is right this much more often than chance has learned something.
+NO_BETTER = 0.02
 
 
 def cache_folder() -> Path:
@@ -130,6 +133,14 @@ def _classifier(data: str, options: DataOptions) -> tuple[FeatureNet, dict[str, 
     source = open_source(data, options)
     text, accuracy = run_on_first(lambda: _trained(data, options, source))
     variables = base64.b64decode(text)
+    labels = source.labels
+    chance = 1 / source.spec.classes if labels is None else np.bincount(labels).max() / len(labels)
+    if accuracy <= chance + NO_BETTER:
+        log.warning(
+            "the classifier of %s is right on %.0f%% of the images, no more than chance: distances "
+            "in its features say little; wanted classes that can be seen, or --extractor inception",
+            *(data, 100 * accuracy),
+        )
     identity = {
         "kind": "classifier",
         "sha256": hashlib.sha256(variables).hexdigest()[:16],

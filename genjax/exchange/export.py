@@ -54,9 +54,7 @@ def export(
     trained = load(run, checkpoint)
     card = to_card(trained)
     if all and not card.is_whole:
-        raise UsageError(
-            f"{trained.origin} holds what samples need, no more: wanted a run"
-        )
+        raise UsageError(f"{trained.origin} holds what samples need, no more: wanted a run")
     if license is not None:
         card = dataclasses.replace(card, license=license)
     state = trained.state

@@ -29,6 +29,18 @@ FORMAT = 3
 
 
 @dataclass(frozen=True, config=CHECKED)
+class Origin:
+    """The trained model that a run's weights come from."""
+
+    path: str
+    """Its run folder or model file."""
+    step: int
+    """The step of its state."""
+    digest: str
+    """The SHA-256 of its state."""
+
+
+@dataclass(frozen=True, config=CHECKED)
 class RunConfig:
     """What `config.json` holds, checked like a recipe."""
 
@@ -44,6 +56,8 @@ class RunConfig:
     """Names of the classes, in the order of their numbers."""
     data_digest: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """The digest of the data when the run began, from `digest_of`."""
+    init: Origin | None = None
+    """The trained model that its first weights come from."""
 
 
 class RunFolder:

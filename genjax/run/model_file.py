@@ -23,6 +23,7 @@ from safetensors.numpy import save
 from genjax.data.paths import to_path
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
+from genjax.steps.state import named_leaves
 from genjax.types import CHECKED, ImageSpec, State, UsageError
 
 SUFFIX = ".safetensors"
@@ -71,10 +72,9 @@ def is_model_file(path: str | Path | epath.Path) -> bool:
     return path.suffix == SUFFIX and not path.is_dir()
 
 
-def named_leaves(state: State) -> dict[str, Any]:
-    """Return the leaves of a state by their paths in it, such as `generator.params.output.bias`."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+def digest_of(state: State) -> str:
+    """Return the SHA-256 of the names and values of a state's leaves."""
+    return _digest("", {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()})
 
 
 def write_model(output: Path | epath.Path, card: Card, state: State, dtype: str | None) -> None:

@@ -23,6 +23,7 @@ from genjax.nn.augment import mirror
 from genjax.nn.precision import Precision
 from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
+from genjax.steps.freeze import freeze
 from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, State, UsageError
 
 # The key of the mirroring is folded in with this number, which no family uses.
@@ -56,6 +57,9 @@ class Recipe:
     """How the data are read."""
     steps: Annotated[int, Field(gt=0, lt=INT32)] = 20_000
     """Training steps."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of the names of parameters that do not train, such as 'discriminator.params.down_0*'
+    (FreezeD)."""
     mirror: bool = False
     """Whether each image is mirrored left-right with probability 1/2, anew at each step; not for
     digits and letters."""
@@ -222,14 +226,20 @@ def _run_file(path: Path) -> dict[str, Any]:
 
 
 def train_step(recipe: Recipe) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
-    """Return the family's step, `step(state, batch, key)`, on images as the recipe mirrors them."""
+    """Return the family's step, `step(state, batch, key)`, with what the recipe adds to it.
+
+    Images are mirrored and parameters frozen as the recipe says.
+    """
     step = functools.partial(recipe.functions.step, recipe.model)
 
-    def on_mirrored(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
-        images = mirror(jax.random.fold_in(key, MIRROR_KEY), jnp.asarray(batch.images))
-        return step(state, Batch(images, batch.labels), key)
+    def whole(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        if recipe.mirror:
+            images = mirror(jax.random.fold_in(key, MIRROR_KEY), jnp.asarray(batch.images))
+            batch = Batch(images, batch.labels)
+        after, metrics = step(state, batch, key)
+        return freeze(recipe.freeze, state, after), metrics
 
-    return on_mirrored if recipe.mirror else step
+    return whole if recipe.mirror or recipe.freeze else step
 
 
 def recipe_summary(path: Path) -> str:

@@ -37,6 +37,10 @@ class Player:
         """Return the player with other `collections`."""
         return dataclasses.replace(self, stats=collections["batch_stats"])
 
+    def with_variables(self, variables: dict[str, Any]) -> Self:
+        """Return the player with other `variables`, and its own optimizer."""
+        return dataclasses.replace(self, params=variables["params"]).with_collections(variables)
+
 
 @flax.struct.dataclass
 class SpectralPlayer(Player):
@@ -82,6 +86,23 @@ class GanState:
         variables: dict[str, Any] = self.generator.variables if self.ema is None else self.ema
         return variables
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The variables of the networks; `ema` are those for samples, averaged or not."""
+        average = self.sampling_variables
+        return {
+            "generator": average if self.generator is None else self.generator.variables,
+            "discriminator": {} if self.discriminator is None else self.discriminator.variables,
+            "ema": average,
+        }
+
+    def with_weights(self, weights: dict[str, Any]) -> Self:
+        """Return the state with other `weights`, and its own optimizers."""
+        ema = None if self.ema is None else weights["ema"]
+        generator = self.generator.with_variables(weights["generator"])
+        discriminator = self.discriminator.with_variables(weights["discriminator"])
+        return dataclasses.replace(self, generator=generator, discriminator=discriminator, ema=ema)
+
     def for_sampling(self) -> Self:
         """Return the state without what only training needs: the players and their optimizers."""
         nobody: Any = None
@@ -111,7 +132,24 @@ class DensityState:
         """The parameters for samples and evaluation: their moving average if there is one."""
         return self.model.params if self.ema is None else self.ema
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The variables of the network; `ema` are the parameters for samples, averaged or not."""
+        return {"model": self.model.variables, "ema": self.sampling_params}
+
+    def with_weights(self, weights: dict[str, Any]) -> Self:
+        """Return the state with other `weights`, and its own optimizer."""
+        ema = None if self.ema is None else weights["ema"]
+        model = self.model.with_variables(weights["model"])
+        return dataclasses.replace(self, model=model, ema=ema)
+
     def for_sampling(self) -> Self:
         """Return the state without what only training needs: optimizer and second parameters."""
         model = dataclasses.replace(self.model, params=self.sampling_params, opt_state=None)
         return dataclasses.replace(self, model=model, ema=None)
+
+
+def named_leaves(state: Any) -> dict[str, Any]:
+    """Return the leaves of a state by their paths in it, such as `generator.params.output.bias`."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

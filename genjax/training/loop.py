@@ -24,7 +24,7 @@ import tyro
 
 from genjax.data.batches import Batches, open_batches, read_some
 from genjax.data.digest import change, digest_of
-from genjax.data.paths import is_remote
+from genjax.data.paths import is_remote, to_path
 from genjax.data.processes import (
     ProcessLost,
     all_gather,
@@ -40,12 +40,15 @@ from genjax.metrics.watch import Watch
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunConfig, RunFolder, create_run_folder
+from genjax.run.model_file import is_model_file
 from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps, as_array
+from genjax.run.start import origin_of, start_from, unpack
 from genjax.run.states import abstract_state, initial_state, open_split
-from genjax.run.trained import Result
+from genjax.run.trained import Result, Trained, load, path_of
+from genjax.steps.freeze import check_frozen
 from genjax.training.background import Background
 from genjax.training.quality import QUALITY_IMAGES, SampleQuality
 from genjax.training.signals import Stop, Stopped, stop_signals
@@ -55,6 +58,18 @@ from genjax.types import ImageSpec, Metrics, State, UsageError
 log = logging.getLogger("genjax")
 
 
+# Settings that change nothing of what is trained.
+HARMLESS = {
+    *("steps", "keep", "log_interval", "save_interval", "parallel", "data", "data_dir", "digest"),
+    *("resident_gib", "quality", "quality_samples", "quality_weights"),
+}
+
+# A trained model to start from; on a command line a path.
+Init = Annotated[
+    str | Path | Result | Trained | None, tyro.conf.arg(metavar="RUN|FILE", constructor=str)
+]
+
+
 class Diverged(ArithmeticError):
     """A loss or parameter is NaN or infinite; the run's checkpoints are from before that."""
 
@@ -62,6 +77,7 @@ class Diverged(ArithmeticError):
 def train(
     recipe: Annotated[Recipe | str, tyro.conf.arg(name="", constructor=Recipe)],
     run: str | Path | None = None,
+    init: Init = None,
 ) -> Result:
     """Train from the beginning.
 
@@ -71,9 +87,12 @@ def train(
         recipe: A recipe, or the name or file of one, as `load_recipe` takes it.
         run: A new run folder, local or in a bucket, `gs://BUCKET/RUN`; all processes must share it.
             None: the first free one of `runs/FAMILY_DATA`, `runs/FAMILY_DATA-2`, ...
+        init: A run folder (its best checkpoint) or a model file whose weights and statistics to
+            start with, where names and shapes are those of the recipe's model; the log names the
+            others, which are fresh, as are optimizers and schedules. None: all are fresh.
 
     Raises:
-        UsageError: The recipe or the data have a mistake, or the folder is in use.
+        UsageError: The recipe, the data or `init` have a mistake, or the folder is in use.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint or a record could not be written.
         Stopped: A signal came before the first step.
@@ -83,6 +102,7 @@ def train(
     recipe = _with_absolute_paths(recipe)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
+        origin = None if init is None else origin_of(load(init))
         source = _open(recipe)
         recipe = recipe.with_quality(source.spec)
         name = Path(recipe.data.rpartition(":")[2]).stem
@@ -92,7 +112,7 @@ def train(
             contents = source.contents(recipe.data_options.digest == "full")
             folder.write_contents(contents)
             name = run_on_first(lambda: secrets.token_hex(8))
-            config = RunConfig(name, recipe, **_about(source, contents))
+            config = RunConfig(name, recipe, **_about(source, contents), init=origin)
             folder.write_config(config)
             return _run(folder, config, source, stop)
         except (UsageError, Stopped):
@@ -114,7 +134,8 @@ def resume(
     them from this step on. Settings on which the shapes of the state depend cannot change.
 
     Args:
-        run: The run folder.
+        run: The run folder; or a model file with all that training needs, of `genjax export --all`,
+            which goes on in a new one, `runs/NAME`.
         steps: The step to end at. None: that of the recipe.
         recipe: The recipe to go on with. None: the run's own.
         accept_changed_data: Go on although images came, went or changed since the run began.
@@ -127,7 +148,8 @@ def resume(
         Stopped: A signal came before the first step.
         ProcessLost: Another process of the run is gone.
     """
-    folder = RunFolder(run)
+    path = to_path(path_of(run))
+    folder = unpack(path) if is_model_file(path) else RunFolder(path)
     config = folder.read_config()
     recipe = _with_absolute_paths(recipe or config.recipe)
     recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
@@ -175,9 +197,9 @@ def _data_change(
     return ": ".join(parts + ([str(found)] if found else []))
 
 
-def _changes(before: Recipe, after: Recipe) -> str:
-    """List the fields that differ, as `batch_size = 64 (was 32)`, by the names of their options."""
-    found = []
+def _changes(before: Recipe, after: Recipe) -> dict[str, str]:
+    """Return, by the names of options, what differs, as `batch_size = 64 (was 32)`."""
+    found = {}
 
     def add(old: dict[str, Any], new: dict[str, Any], prefix: str) -> None:
         for name, value in new.items():
@@ -185,10 +207,27 @@ def _changes(before: Recipe, after: Recipe) -> str:
                 is_flat = name in ("model", "data_options")
                 add(old[name], value, prefix if is_flat else f"{prefix}{name}.")
             elif value != old[name]:
-                found.append(f"{prefix}{name} = {value!r} (was {old[name]!r})")
+                found[prefix + name] = f"{prefix}{name} = {value!r} (was {old[name]!r})"
 
     add(to_json(before), to_json(after), "")
-    return ", ".join(found)
+    return found
+
+
+def _tell_changes(folder: RunFolder, recipe: Recipe, start: int, has_other_data: bool) -> None:
+    """Log what changes from step `start` on, and record it with this start of the run."""
+    changes = _changes(folder.read_config().recipe, recipe)
+    texts = list(changes.values()) + (["other images"] if has_other_data else [])
+    if texts:
+        is_other = has_other_data or not changes.keys() <= HARMLESS
+        other = "; another run from here on" if is_other else ""
+        log.info("from step %d on: %s%s", start, ", ".join(texts), other)
+    _write_environment(folder, start, texts)
+
+
+def _first_state(config: RunConfig, spec: ImageSpec, key: jax.Array) -> State:
+    """Return the state that a run begins with: fresh, or with the weights of a trained model."""
+    state = initial_state(config.recipe, spec, key)
+    return state if config.init is None else start_from(state, config.init)
 
 
 def _refuse_other_shapes(
@@ -205,7 +244,7 @@ def _refuse_other_shapes(
         for each in ((began, spec), (recipe, new_spec))
     ]
     if spec.shape != new_spec.shape or leaves[0] != leaves[1]:
-        what = _changes(began, recipe) or f"images of {new_spec} (were {spec})"
+        what = ", ".join(_changes(began, recipe).values()) or f"images of {new_spec} (were {spec})"
         raise UsageError(
             f"{what}: cannot change in a run, whose state has other shapes; a new run: genjax train"
         )
@@ -270,7 +309,6 @@ def _train(
     with contextlib.ExitStack() as stack:
         if is_first():
             stack.enter_context(_log_file(folder))
-            _write_environment(folder)
         checkpoints = Checkpoints(
             folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=True
         )
@@ -282,21 +320,23 @@ def _train(
             return Result(folder.path, start, None)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
         batches = _open_batches(source, recipe)
+        like = abstract_state(recipe, source.spec)
+        check_frozen(recipe.freeze, like)
         steps = Steps(
             train_step(recipe),
             batches,
             recipe.batch_size,
             step_key,
             recipe.parallel,
-            abstract_state(recipe, source.spec),
+            like,
             deterministic=recipe.deterministic,
         )
         if start:
             state = steps.put(checkpoints.restore(start, steps.saved))
         else:
-            state = steps.put(initial_state(recipe, source.spec, init_key))
-        if is_first() and (changes := _changes(folder.read_config().recipe, recipe)):
-            log.info("from step %d on: %s", start, changes)
+            state = steps.put(_first_state(config, source.spec, init_key))
+        if is_first():
+            _tell_changes(folder, recipe, start, contents is not None)
         evaluate = _Evaluator(folder, recipe, source, sample_key)
         if contents is not None:
             folder.write_contents(contents)
@@ -579,10 +619,12 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
             handler.close()
 
 
-def _write_environment(folder: RunFolder) -> None:
+def _write_environment(folder: RunFolder, step: int, changes: Sequence[str]) -> None:
     packages = ("genjax-models", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     values = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "step": step,
+        "changes": changes,
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),

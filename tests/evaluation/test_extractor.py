@@ -47,6 +47,11 @@ def test_two_that_want_a_classifier_at_once_train_it_once(trainings):
     assert identities[0] == identities[1]
 
 
+def test_a_classifier_no_better_than_chance_is_told(trainings, caplog):
+    _create()
+    assert "of digits is right on 8% of the images, no more than chance" in caplog.text
+
+
 def _cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -130,5 +135,5 @@ def test_a_cache_that_cannot_be_written_falls_back_with_one_line(trainings, monk
         caplog.clear()
         _create()
         _create()
-        lines = [record for record in caplog.records if record.levelname == "WARNING"]
+        lines = [record for record in caplog.records if "cache" in record.getMessage()]
         assert [f"no cache can be kept in {home}" in line.getMessage() for line in lines] == [True]

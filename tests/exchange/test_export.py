@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -26,7 +27,8 @@ KEY = jax.random.key(1)
 
 
 def _recipe_and_state(name: str) -> tuple[Recipe, Any]:
-    spec, config = SPECS.get(name, SPEC), CONFIGS[name]
+    spec = SPECS.get(name, SPEC)
+    config: Any = CONFIGS[name]
     if hasattr(config, "conditional"):
         config = dataclasses.replace(config, conditional=True)
     if hasattr(config, "ema_decay"):
@@ -45,12 +47,18 @@ def _card(recipe: Recipe, state: Any, **values: Any) -> Card:
     return Card(recipe, state.spec, names, step=3, origin="a test", **values)
 
 
+def saved(recipe: Recipe, state: Any, folder: Path) -> Path:
+    """Save a state in a model file of a folder."""
+    path = folder / f"{recipe.family}.safetensors"
+    write_model(path, _card(recipe, state), state.for_sampling(), None)
+    return path
+
+
 @each_family(*FAST, slow=("glow",))
 def test_a_model_file_draws_encodes_and_judges_as_the_state(name, tmp_path):
     recipe, state = _recipe_and_state(name)
     functions = FAMILIES[name]
-    path = tmp_path / "model.safetensors"
-    write_model(path, _card(recipe, state), state.for_sampling(), None)
+    path = saved(recipe, state, tmp_path)
     assert path.stat().st_size < 4 * sum(x.size for x in jax.tree.leaves(state)) / 1.5 + 20_000
     found = load(path)
     assert (found.recipe, found.spec, found.step) == (recipe, state.spec, 3)

@@ -28,6 +28,7 @@ from genjax.run.checkpoint import SaveError
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import is_model_file, read_card
 from genjax.run.recipe import describe, load_recipe
+from genjax.run.trained import path_of
 from genjax.training.loop import Diverged
 from genjax.training.signals import Stopped
 from genjax.types import UsageError
@@ -91,8 +92,8 @@ def _run_with_recipe(name: str, arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(f"the recipe comes first: genjax {name} RECIPE [options]")
     recipe, *options = arguments
-    if name == "show" and is_model_file(recipe):
-        return SHOW_MODEL.run(name, arguments)
+    if name == "show" and is_model_file(path_of(recipe)):
+        return SHOW_MODEL.run(name, [str(path_of(recipe)), *options])
     command = training.RECIPE_COMMANDS[name]
     return command.run(f"{name} {recipe}", options, recipe=load_recipe(recipe))
 
@@ -105,7 +106,7 @@ def _run_resume(arguments: list[str]) -> int:
     elif not arguments or arguments[0].startswith("-"):
         raise UsageError("the run comes first: genjax resume RUN [options]")
     else:
-        path = arguments[0]
+        path = path_of(arguments[0])
         known = read_card(path) if is_model_file(path) else RunFolder(path).read_config()
         recipe = known.recipe
     return COMMANDS["resume"].run("resume", arguments, recipe=recipe)

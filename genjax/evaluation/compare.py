@@ -16,7 +16,7 @@ from etils import epath
 from tyro.conf import Positional
 
 from genjax.console import printable
-from genjax.data.paths import is_remote, to_path
+from genjax.data.paths import is_remote
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import count, is_model_file, read_card
@@ -119,7 +119,7 @@ def compare(
         for name in OWN:
             value = evaluation["protocol"].get(name)
             column[name.replace("_", " ")] = "" if value is None else str(value)
-        column |= _metric_texts(evaluation["metrics"])
+        column |= to_strings(evaluation["metrics"])
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = {name: [column.get(name, "") for column in columns] for name in names}
     # They come from files, and a terminal may show the .csv and the page too.
@@ -135,7 +135,7 @@ def compare(
 
 
 def _open(run: str | Path | Result | Trained) -> _Compared:
-    path, card = to_path(path_of(run)), None
+    path, card = path_of(run), None
     if isinstance(run, Trained):
         card = run.card
     elif is_model_file(path):
@@ -197,7 +197,7 @@ def _column(compared: _Compared) -> dict[str, str]:
     }
 
 
-def _metric_texts(metrics: dict[str, float | None]) -> dict[str, str]:
+def to_strings(metrics: dict[str, float | None]) -> dict[str, str]:
     """Format each metric, with its error if it has one: `0.123 +- 0.004`."""
     texts = {}
     for name, value in metrics.items():

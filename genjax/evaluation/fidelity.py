@@ -144,7 +144,7 @@ def _open(images: Images, options: DataOptions, checkpoint: Checkpoint) -> Side:
         return _checked_images("the array", images)
     if isinstance(images, (Result, Trained)):
         return load(images, checkpoint)
-    path = Path(images)
+    path = Path(path_of(images))
     if is_model_file(path) or (path.is_dir() and (path / "config.json").is_file()):
         return load(images, checkpoint)
     if not is_remote(str(images)) and path.suffix in (".npy", ".npz"):

@@ -176,16 +176,19 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
                 yield prefix + name, item
 
 
-def _folder() -> Path:
-    """Return the folder of the recipes: inside an installed package, beside it in a checkout."""
+def shipped(kind: str) -> Path:
+    """Return the folder of `recipes` or of `trained` models that come with genjax.
+
+    It is inside an installed package, and beside it in a checkout.
+    """
     package = Path(__file__).parents[1]
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parent / "experiments/recipes"
+    inside = package / kind
+    return inside if inside.is_dir() else package.parent / "experiments" / kind
 
 
 def recipe_paths() -> dict[str, Path]:
     """Return the files of the recipes that come with genjax, by name."""
-    return {path.stem: path for path in sorted(_folder().glob("*.py"))}
+    return {path.stem: path for path in sorted(shipped("recipes").glob("*.py"))}
 
 
 def load_recipe(name: str) -> Recipe:
@@ -252,7 +255,8 @@ def list_all() -> str:
     """List the recipes that come with genjax, and the families."""
     recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
     families = [f"  {name:16} {family.paper}" for name, family in FAMILIES.items()]
-    return "\n".join(["recipes", *recipes, "families", *families])
+    models = [f"  trained:{path.stem}" for path in sorted(shipped("trained").glob("*.safetensors"))]
+    return "\n".join(["recipes", *recipes, "families", *families, "trained models", *models])
 
 
 def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from genjax.data.paths import to_path
 from genjax.data.sources import absolute
 from genjax.run.checkpoint import Checkpoints
 from genjax.run.folder import RunFolder
-from genjax.run.model_file import Card, is_model_file, read_arrays, to_state
-from genjax.run.recipe import Recipe
+from genjax.run.model_file import SUFFIX, Card, is_model_file, read_arrays, to_state
+from genjax.run.recipe import Recipe, shipped
 from genjax.run.states import abstract_state
 from genjax.types import ImageSpec, State, UsageError
 
@@ -71,6 +71,9 @@ class Trained:
         return f"step {self.step} of {self.origin}"
 
 
+# What names of trained models that come with genjax begin with.
+SHIPPED = "trained:"
+
 # What functions of a trained model take; on a command line a path, as a positional argument.
 Model = Annotated[
     str | Path | Result | Trained,
@@ -83,8 +86,8 @@ def load(what: Model, checkpoint: Checkpoint = "best", data: str | None = None) 
     """Load a trained model.
 
     Args:
-        what: A run folder, the result of a training, or a model file of `genjax export`; of a
-            `Trained` itself, which is returned, the checkpoint is what it is.
+        what: A run folder, the result of a training, a model file of `genjax export`, or one that
+            comes with genjax, `trained:NAME`; a `Trained` itself is returned.
         checkpoint: Of a run: the best by its quality metric, the latest, or that of a step.
         data: The data that the recipe names, at another place. None: where they were.
 
@@ -97,7 +100,7 @@ def load(what: Model, checkpoint: Checkpoint = "best", data: str | None = None) 
     if isinstance(what, Trained):
         found = _only(what, checkpoint)
     else:
-        path = to_path(path_of(what))
+        path = path_of(what)
         if is_model_file(path):
             found = _only(_from_file(path), checkpoint)
         else:
@@ -108,11 +111,25 @@ def load(what: Model, checkpoint: Checkpoint = "best", data: str | None = None) 
     return dataclasses.replace(found, recipe=recipe)
 
 
-def path_of(what: Model) -> str | Path | epath.Path:
-    """Return the path of a run folder or a model file."""
+def path_of(what: Model) -> epath.Path:
+    """Return the path of a run folder or a model file.
+
+    Raises:
+        UsageError: No such model comes with genjax.
+    """
     if isinstance(what, Trained):
         return what.origin
-    return what.run if isinstance(what, Result) else what
+    if isinstance(what, str) and what.startswith(SHIPPED):
+        name, paths = what.removeprefix(SHIPPED), trained_paths()
+        if name not in paths:
+            raise UsageError(f"no trained model {name!r}: wanted {', '.join(paths) or 'none'}")
+        return epath.Path(paths[name])
+    return to_path(what.run if isinstance(what, Result) else what)
+
+
+def trained_paths() -> dict[str, Path]:
+    """Return the files of the trained models that come with genjax, by name."""
+    return {path.stem: path for path in sorted(shipped("trained").glob(f"*{SUFFIX}"))}
 
 
 def _only(trained: Trained, checkpoint: Checkpoint) -> Trained:

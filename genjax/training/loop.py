@@ -24,7 +24,7 @@ import tyro
 
 from genjax.data.batches import Batches, open_batches, read_some
 from genjax.data.digest import change, digest_of
-from genjax.data.paths import is_remote, to_path
+from genjax.data.paths import is_remote
 from genjax.data.processes import (
     ProcessLost,
     all_gather,
@@ -148,7 +148,7 @@ def resume(
         Stopped: A signal came before the first step.
         ProcessLost: Another process of the run is gone.
     """
-    path = to_path(path_of(run))
+    path = path_of(run)
     folder = unpack(path) if is_model_file(path) else RunFolder(path)
     config = folder.read_config()
     recipe = _with_absolute_paths(recipe or config.recipe)

@@ -159,6 +159,15 @@ def test_half_the_bytes(run, tmp_path):
         genjax.export(large, tmp_path / "large.safetensors", dtype="float16")
 
 
+def test_models_that_come_with_genjax_have_names(run, tmp_path, monkeypatch):
+    path = genjax.export(run, tmp_path / "one.safetensors")
+    monkeypatch.setattr(genjax.run.trained, "shipped", lambda kind: tmp_path)
+    images = genjax.sample(path, n=2)
+    np.testing.assert_array_equal(genjax.sample("trained:one", n=2), images)
+    with pytest.raises(UsageError, match="no trained model 'two': wanted one"):
+        genjax.sample("trained:two")
+
+
 def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
     (size,) = struct.unpack("<Q", data[:8])
     return json.loads(data[8 : 8 + size]), data[8 + size :]

@@ -75,16 +75,20 @@ def _mesh(devices: int) -> Mesh:
     return Mesh(np.array(jax.local_devices()[:devices]), ("chunk",))
 
 
+# Compiled, because a short call would spend most of its time here.
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
+
+
 @functools.lru_cache(maxsize=8)
 def _preparer(recipe: Recipe) -> Callable[..., State]:
-    prepare = recipe.functions.prepare
-    if prepare is None:
-        return lambda state, key, **options: state
-    return jax.jit(functools.partial(prepare, recipe.model))
+    assert recipe.functions.prepare is not None
+    return jax.jit(functools.partial(recipe.functions.prepare, recipe.model))
 
 
 def prepared(recipe: Recipe, state: State, key: jax.Array, **options: Any) -> State:
     """Return a state as all drawing needs it: see `Family.prepare`, whose options these are."""
+    if recipe.functions.prepare is None:
+        return state
     # The index of this key is that of no chunk of samples.
     return _preparer(recipe)(state, jax.random.fold_in(key, 2**31 - 1), **options)
 
@@ -199,7 +203,7 @@ def sample_batches(
         # Every call has the same size, so that one compiled program is enough.
         indices = np.resize(chunks[first : first + devices], devices)
         some = [_chunk_of_labels(state, labels, i * CHUNK, count) for i in indices]
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
+        keys = _fold_in(key, indices)
         filled = np.stack([np.resize(each, size) for each in some])
         images = sampler(state, keys, filled, **options)
         for drawn, own in list(zip(images, some, strict=True))[: len(chunks) - first]:

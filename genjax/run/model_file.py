@@ -148,23 +148,31 @@ def _read(path: str | Path | epath.Path, with_arrays: bool) -> tuple[Card, dict[
             f"{path} is a file of another program: wanted one of `genjax export`; weights of other "
             "programs: genjax import"
         )
+    values = _values(path, metadata[CARD])  # of a newer version the digest may be another
     if with_arrays and metadata.get(DIGEST) != _digest(metadata[CARD], arrays):
         raise UsageError(f"{path} is damaged: its content is not that of its digest")
-    return _to_card(path, metadata[CARD]), arrays
+    return _to_card(path, values), arrays
 
 
-def _to_card(path: epath.Path, text: str) -> Card:
+def _values(path: epath.Path, text: str) -> dict[str, Any]:
     try:
         values = as_object("the card", json.loads(text))
-        if (found := values.pop("format", None)) != FORMAT:
-            raise UsageError(
-                f"its card has format {found!r:.20}, and this version of genjax reads {FORMAT}: "
-                "wanted the version that wrote it, or a newer one"
-            )
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is damaged: its card cannot be read: {error!r:.200}") from error
+    if (found := values.pop("format", None)) != FORMAT:
+        raise UsageError(
+            f"{path}: its card has format {found!r:.20}, and this version of genjax reads {FORMAT}: "
+            "wanted the version that wrote it, or a newer one"
+        )
+    return values
+
+
+def _to_card(path: epath.Path, values: dict[str, Any]) -> Card:
+    try:
         return Card(**values | {"recipe": from_json(values.get("recipe"))})
     except (UsageError, ValidationError) as error:
         raise UsageError(f"{path}: {describe(error)}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except TypeError as error:
         raise UsageError(f"{path}: its card cannot be read: {error!r:.200}") from error
 
 

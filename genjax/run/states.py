@@ -1,6 +1,7 @@
 """What a recipe determines: the initial state, the shapes of all states, and the data to open."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,6 +18,7 @@ def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
     return jax.jit(recipe.functions.init, static_argnums=(0, 2))(recipe.model, key, spec)
 
 
+@functools.lru_cache(maxsize=8)
 def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
     """Return shapes and types of a state on this process's first device, to restore into.
 

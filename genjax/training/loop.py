@@ -345,13 +345,7 @@ def _train(
         stack.callback(writer.close)
         background = stack.enter_context(Background())
         recorder = _Recorder(writer, background)
-        log.info("training in %s from step %d", folder.path, start)
-        if jax.process_count() > 1:
-            log.info(
-                "%d processes: should one be lost the others end; to go on: genjax resume %s",
-                jax.process_count(),
-                folder.path,
-            )
+        _tell_start(folder, start)
         length = call_length(recipe, batches.max_steps)
         stop.begin()
         step, signal = start, None
@@ -378,6 +372,16 @@ def _train(
                 writes.append(functools.partial(checkpoints.save, step, saved, found))
                 background.start([*writes, writer.report])
         return Result(folder.path, step, signal)
+
+
+def _tell_start(folder: RunFolder, start: int) -> None:
+    log.info("training in %s from step %d", folder.path, start)
+    if jax.process_count() > 1:
+        log.info(
+            "%d processes: should one be lost the others end; to go on: genjax resume %s",
+            jax.process_count(),
+            folder.path,
+        )
 
 
 def _open_batches(source: Source, recipe: Recipe) -> Batches:

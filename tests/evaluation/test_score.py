@@ -119,7 +119,7 @@ def test_latents_are_those_that_reconstructions_are_decoded_from(trained, folder
     decode = recipe.functions.decode
     again = decode(recipe.model, state, latents, np.array([1, 1, 7]))
     # The model sees its own numbers of the classes, which it knows by their names.
-    (seen,) = open_images(trained, recipe, state.spec, f"folder:{folder}", None)
+    (seen,) = open_images(model, f"folder:{folder}", None)
     own = read_own(recipe, state.spec, (folder,), [str(i) for i in range(10)])
     assert seen.labels.tolist() == own.labels.tolist() == [1, 1, 7]
     np.testing.assert_array_equal(seen.images, own.images)

@@ -14,7 +14,7 @@ from genjax import Recipe, UsageError
 from genjax.exchange.export import describe
 from genjax.figures.sample import CHUNK, sample_state
 from genjax.models import FAMILIES
-from genjax.run.model_file import Card, read_card, write_model
+from genjax.run.model_file import Card, _digest, read_arrays, read_card, write_model
 from genjax.run.states import initial_state
 from genjax.run.trained import load
 from genjax.types import Batch
@@ -179,14 +179,16 @@ def _with_header(header: dict[str, Any], body: bytes) -> bytes:
 
 
 def test_damaged_foreign_and_newer_files_are_named(run, tmp_path):
-    good = genjax.export(run, tmp_path / "m.safetensors").read_bytes()
+    whole = genjax.export(run, tmp_path / "m.safetensors")
+    good = whole.read_bytes()
     header, body = _header(good)
     card = json.loads(header["__metadata__"]["genjax"])
     other = header | {"__metadata__": {"format": "pt"}}
 
     def with_card(**values: Any) -> bytes:
         text = json.dumps(card | values)
-        return _with_header(header | {"__metadata__": {"genjax": text, "sha256": "0"}}, body)
+        digest = _digest(text, read_arrays(whole)[1])
+        return _with_header(header | {"__metadata__": {"genjax": text, "sha256": digest}}, body)
 
     cases = {
         "is damaged": [

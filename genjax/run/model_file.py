@@ -161,8 +161,8 @@ def _values(path: epath.Path, text: str) -> dict[str, Any]:
         raise UsageError(f"{path} is damaged: its card cannot be read: {error!r:.200}") from error
     if (found := values.pop("format", None)) != FORMAT:
         raise UsageError(
-            f"{path}: its card has format {found!r:.20}, and this version of genjax reads {FORMAT}: "
-            "wanted the version that wrote it, or a newer one"
+            f"{path}: its card has format {found!r:.20}, and this version of genjax reads "
+            f"{FORMAT}: wanted the version that wrote it, or a newer one"
         )
     return values
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import tyro
@@ -24,9 +23,6 @@ MOST_NAMES = 20
 
 # Runs that on a command line are paths, whatever else they may be in Python.
 Runs = tyro.conf.arg(metavar="RUN...", constructor_factory=lambda: list[str])
-
-# A run folder, local or in a bucket, `gs://BUCKET/RUN`; a positional argument.
-Run = Annotated[str | Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", constructor=str)]
 
 # Images other than the run's test split; a positional argument that may be left out.
 Data = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DATA]")]

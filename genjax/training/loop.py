@@ -41,13 +41,12 @@ from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunConfig, RunFolder, create_run_folder
 from genjax.run.model_file import is_model_file
-from genjax.run.options import Run
 from genjax.run.recipe import Recipe, load_recipe, to_json, train_step
 from genjax.run.records import append_line, read_records
 from genjax.run.sharding import Steps, as_array
 from genjax.run.start import origin_of, start_from, unpack
 from genjax.run.states import abstract_state, initial_state, open_split
-from genjax.run.trained import Result, Trained, load, path_of
+from genjax.run.trained import Model, Result, Trained, load, path_of
 from genjax.steps.freeze import check_frozen
 from genjax.training.background import Background
 from genjax.training.quality import QUALITY_IMAGES, SampleQuality
@@ -65,9 +64,10 @@ HARMLESS = {
 }
 
 # A trained model to start from; on a command line a path.
-Init = Annotated[
-    str | Path | Result | Trained | None, tyro.conf.arg(metavar="RUN|FILE", constructor=str)
-]
+Init = (
+    Annotated[str | Path | Result | Trained, tyro.conf.arg(metavar="RUN|FILE", constructor=str)]
+    | None
+)
 
 
 class Diverged(ArithmeticError):
@@ -123,7 +123,7 @@ def train(
 
 
 def resume(
-    run: Run,
+    run: Model,
     steps: tyro.conf.Suppress[tyro.conf.Fixed[int | None]] = None,
     recipe: Annotated[Recipe | None, tyro.conf.arg(name="", constructor=Recipe)] = None,
     accept_changed_data: bool = False,

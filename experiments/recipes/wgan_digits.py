@@ -4,8 +4,8 @@
 
 Hardware: 2 CPU cores, 5 to 10 minutes; 16,000 steps of the critic are 3,200 of the generator.
 Expected: energy_distance about 0.065 (1,000 samples against 1,000 training images in [-1, 1]),
-frechet_distance 27; a Frechet distance of 28.7 +- 2.6 by `genjax evaluate` (floor 3.7); about half of
-the digits readable, the rest blurred.
+frechet_distance 27; a Frechet distance of 28.7 +- 2.6 by `genjax evaluate` (floor 3.7);
+about half of the digits readable, the rest blurred.
 """
 
 import dataclasses

@@ -4,8 +4,9 @@
 
 Hardware: 2 CPU cores, 5 to 7 minutes; 7,000 steps of the critic are 1,400 of the generator.
 Expected: energy_distance about 0.03 (1,000 samples against 1,000 training images in [-1, 1]),
-frechet_distance 19; a Frechet distance of 20.3 +- 2.0 by `genjax evaluate` (floor 3.7); the contrast
-of the data, about half of the digits readable, the rest blurred, and better the longer it runs.
+frechet_distance 19; a Frechet distance of 20.3 +- 2.0 by `genjax evaluate` (floor 3.7);
+the contrast of the data, about half of the digits readable, the rest blurred, and better the longer
+it runs.
 """
 
 from genjax import DataOptions, Recipe

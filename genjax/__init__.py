@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from genjax.evaluation.score import score
     from genjax.evaluation.tradeoff import tradeoff
     from genjax.exchange.export import export
+    from genjax.exchange.imports import import_model
     from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
     from genjax.figures.sample import sample
     from genjax.figures.styles import mix, project
@@ -43,6 +44,7 @@ __all__ = [
     "evaluate",
     "export",
     "fidelity",
+    "import_model",
     "interpolate",
     "load",
     "load_recipe",
@@ -73,6 +75,7 @@ _MODULES = {
     "evaluation.score": ["score"],
     "evaluation.tradeoff": ["tradeoff"],
     "exchange.export": ["export"],
+    "exchange.imports": ["import_model"],
     "figures.latents": ["interpolate", "manifold", "manipulate", "reconstruct", "traverse"],
     "figures.sample": ["sample"],
     "figures.styles": ["mix", "project"],

@@ -11,6 +11,7 @@ from genjax.evaluation.compare import compare
 from genjax.evaluation.evaluate import evaluate
 from genjax.evaluation.fidelity import fidelity
 from genjax.exchange.export import export
+from genjax.exchange.imports import import_model
 from genjax.figures.output import check_file
 
 Csv = tyro.conf.arg(
@@ -69,5 +70,6 @@ COMMANDS = {
     "score": Command(score.score, save_scores),
     "encode": Command(encode.encode, save_latents),
     "export": Command(export),
+    "import": Command(import_model),
     "classify": Command(classify.classify, save_classes),
 }

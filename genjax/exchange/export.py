@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from genjax.data.paths import to_path
 from genjax.evaluation.compare import latest_evaluation, trained_for
-from genjax.run.model_file import SUFFIX, Card, read_arrays, write_model
+from genjax.run.model_file import Card, model_path, read_arrays, write_model
 from genjax.run.options import Output
 from genjax.run.recipe import to_json
 from genjax.run.records import read_lines
@@ -46,11 +45,7 @@ def export(
         UsageError: There is no run, no such good checkpoint, a model file without what `all` asks
             for, or the file cannot be written there.
     """
-    path = to_path(output)
-    if path.suffix != SUFFIX:
-        raise UsageError(f"output {path}: should end in {SUFFIX}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"output {path}: wanted a file in a folder that exists")
+    path = model_path(output)
     trained = load(run, checkpoint)
     card = to_card(trained)
     if all and not card.is_whole:

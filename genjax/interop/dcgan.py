@@ -5,14 +5,27 @@ Conv2d, BatchNorm2d, LeakyReLU, ..., Conv2d, Sigmoid (our D returns the logit). 
 last convolution cover all of the few pixels there; they are dense layers here.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
-from genjax.models.dcgan import DcganConfig
+from genjax.interop.entries import (
+    Entry,
+    Format,
+    class_count,
+    conv_kernel,
+    dump_entries,
+    has_discriminator,
+    load_entries,
+    numbers,
+    same,
+    shape_of,
+)
+from genjax.models.dcgan import DcganConfig, from_variables
 from genjax.nn.resolution import base_resolution
+from genjax.steps.state import GanState
 from genjax.types import ImageSpec
 
 # PyTorch counts batches, but does not use the count if there is a momentum.
@@ -102,7 +115,7 @@ def load(config: DcganConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray])
         Each player's `{"params", "batch_stats"}`.
 
     Raises:
-        UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
+        UsageError: An entry is missing, unknown or misshapen; the message sums them up.
     """
     wanted = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
     return load_entries(_entries(config, spec), wanted)
@@ -113,3 +126,54 @@ def dump(
 ) -> dict[str, np.ndarray]:
     """Convert variables to PyTorch's names and layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)
+
+
+def infer_sizes(
+    arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[int, ImageSpec, int, int | None]:
+    """Infer the sizes of these networks, conditional ones if there are classes.
+
+    Returns:
+        The size of z, the shape of images, the features of G, and those of D; None without D.
+    """
+    inputs, _, height, width = shape_of(arrays, "G.main.0.weight", 4)
+    names = numbers(arrays, r"G\.main\.(\d+)\.weight$")
+    layers = [i for i in names if np.ndim(arrays[f"G.main.{i}.weight"]) > 1]
+    features, channels, _, _ = shape_of(arrays, f"G.main.{layers[-1]}.weight", 4)
+    found, features_of_d = None, None
+    if has_discriminator(arrays):
+        features_of_d, seen, _, _ = shape_of(arrays, "D.main.0.weight", 4)
+        found = seen - channels
+    classes = class_count(options, found)
+    halvings = len(layers) - 1
+    spec = ImageSpec(height << halvings, width << halvings, channels, classes)
+    return inputs - classes, spec, features, features_of_d
+
+
+def infer(
+    arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[DcganConfig, ImageSpec]:
+    """Infer the model; without D only the option `classes` says that it is conditional."""
+    latent_size, spec, features, features_of_d = infer_sizes(arrays, options)
+    default = DcganConfig()
+    discriminator = default.discriminator
+    if features_of_d is not None:
+        discriminator = dataclasses.replace(discriminator, features=features_of_d)
+    config = DcganConfig(
+        latent_size=latent_size,
+        conditional=spec.classes > 0,
+        generator=dataclasses.replace(default.generator, features=features),
+        discriminator=discriminator,
+    )
+    return config, spec
+
+
+def to_state(config: DcganConfig, spec: ImageSpec, variables: Mapping[str, Any]) -> GanState:
+    """Return the state at step 0 of what `load` gives."""
+    return from_variables(config, spec, {"discriminator": {"params": {}}, **variables})
+
+
+FORMAT = Format(
+    *(infer, load, dump, to_state, ("classes",)),
+    unsaid="strides of 2, ReLUs in G and leaky ReLUs of slope 0.2 in D",
+)

@@ -1,11 +1,12 @@
 """Reading arrays from the files of other libraries, without running any code in them."""
 
+import logging
 import math
 import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -21,6 +22,8 @@ from genjax.types import UsageError
 MOST_UNPACKED, SMALL = 20, 2**26
 # What PyTorch's DataParallel puts before each name.
 PARALLEL = "module."
+# Dicts in dicts that are looked into for a state dict.
+DEEPEST = 3
 # The number at the beginning of PyTorch's older files, which are not zip archives.
 MAGIC = 0x1950A86A20F9469CFC6C
 # What a pickle does to make objects that a state dict does not hold, some of which hash others.
@@ -43,32 +46,51 @@ DTYPES = {
 }
 
 
-def read_arrays(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
+log = logging.getLogger(__name__)
+
+
+class HoldsCode(UsageError):
+    """A pickle of objects other than dicts and tensors, which only their own code can read."""
+
+
+class _Refused(pickle.UnpicklingError):
+    pass
+
+
+def read_arrays(
+    path: str | Path, key: str | None = None, known: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Read the named arrays of a file.
 
     Args:
         path: A `.safetensors`, a `.npz`, or a state dict saved by `torch.save`, in its old or new
             format.
-        key: For a file of `torch.save` that holds a dict of state dicts and more, the name of the
-            state dict in it, such as "g_ema". None: the file is a state dict.
+        key: For a file that holds a dict of state dicts and more, the name of the state dict in
+            it, such as "g_ema"; or what stands before its names, as in "g_ema.conv.weight". None:
+            the first of `known` that there is, or else the file is a state dict.
+        known: Names of state dicts in files, the better ones first.
 
     Returns:
         The arrays by name, of any shapes [...], as in the file; without the `module.` that
         PyTorch's DataParallel puts before each.
 
     Raises:
-        UsageError: There is no such file, it is of another kind, or it holds more than arrays.
+        UsageError: There is no such file, it is of another kind, or it holds more than arrays;
+            `HoldsCode` if that is other objects.
     """
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            arrays = dict(load_file(path))
+            values: Any = dict(load_file(path))
         elif path.suffix == ".npz":
-            arrays = _read_npz(path)
+            values = _read_npz(path)
         else:
-            arrays = _read_torch(path, key)
+            values = _read_torch(path)
+        arrays = _only_arrays(path, _choose(path, values, key, known), is_chosen=key is not None)
     except FileNotFoundError as error:
         raise UsageError(f"no file {path}") from error
+    except _Refused as error:
+        raise HoldsCode(f"{path} cannot be read: {error}") from error
     # A damaged pickle can fail in any of these ways.
     except (
         *(OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError),
@@ -110,32 +132,62 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _read_torch(path: Path, key: str | None) -> dict[str, np.ndarray]:
+def _read_torch(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with _open_archive(path) as archive:
-            values = _read_archive(archive)
-    else:
-        with path.open("rb") as file:
-            values = _read_stream(file, path.stat().st_size)
-    if isinstance(values, dict) and key is not None:
-        if key not in values:
-            raise ValueError(f"it has no key {key!r}: {', '.join(list(values)[:5])}")
-        values = values[key]
+            return _read_archive(archive)
+    with path.open("rb") as file:
+        return _read_stream(file, path.stat().st_size)
+
+
+def _choose(path: Path, values: Any, key: str | None, known: Sequence[str]) -> Any:
+    """Return the part of a file's values under a key, and then under known names."""
+    if key is not None:
+        found = _under(values, key)
+        if found is None:
+            names = list(values) if isinstance(values, dict) else []
+            raise ValueError(f"it has no key {key!r}: {', '.join(map(str, names[:5]))}")
+        values = found
+    for _ in range(DEEPEST):  # a dict may hold itself
+        name = next((name for name in known if _under(values, name) is not None), None)
+        if name is None:
+            break
+        others = [other for other in known if other != name and _under(values, other) is not None]
+        if others:
+            log.info("%s: %s is taken, not %s (--key)", path, name, ", ".join(others))
+        values = _under(values, name)
+    return values
+
+
+def _under(values: Any, key: str) -> dict[str, Any] | None:
+    """Return the dict that a dict holds under a key, or its items with `key.` before the name."""
+    if not isinstance(values, dict):
+        return None
+    found = values.get(key)
+    if isinstance(found, dict):
+        return found
+    start = f"{key}."
+    flat = {str(k).removeprefix(start): v for k, v in values.items() if str(k).startswith(start)}
+    return flat or None
+
+
+def _only_arrays(path: Path, values: Any, is_chosen: bool) -> dict[str, np.ndarray]:
+    """Return the values if they are arrays by name, as arrays that can be written to."""
     if not isinstance(values, dict):
         raise ValueError("it holds no state dict")
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     if len(arrays) < len(values):
-        others = [name for name in values if name not in arrays]
-        choice = ", of which key can choose one" if key is None else ""
+        others = [str(name) for name in values if name not in arrays]
+        choice = "" if is_chosen else ", of which key can choose one"
         raise ValueError(f"it holds more than arrays: {', '.join(others[:5])}{choice}")
     size = sum(array.nbytes for array in arrays.values())
     if size > _most(path):  # many tensors over one storage
         raise ValueError(f"it has {path.stat().st_size:,} bytes, and its tensors {size:,}")
-    return {name: np.array(array) for name, array in arrays.items()}
+    return {_text(k): x if x.flags.writeable else np.array(x) for k, x in arrays.items()}
 
 
 class _Unpickler(pickle._Unpickler):
-    """An unpickler of dicts and tensors that refuses every other name, and keys that are no text.
+    """An unpickler of dicts and tensors that refuses every other name, and keys of another kind.
 
     It is Python's own in Python, whose memo takes no more than the pickle says. Hashing a key would
     take forever where it is a tuple that holds another twice, and so on, and crash where it is
@@ -158,7 +210,7 @@ class _Unpickler(pickle._Unpickler):
         if module == "torch" and name in DTYPES:
             return np.dtype(DTYPES[name])
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"{module}.{name} is refused: only tensors are read")
+            raise _Refused(f"{module}.{name} is refused: only tensors are read")
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> np.ndarray:
@@ -170,18 +222,18 @@ class _Unpickler(pickle._Unpickler):
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self.stack[-1][_text(key)] = value
+        self.stack[-1][_key(key)] = value
 
     def _set_items(self) -> None:
         items = self.pop_mark()
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack[-1][_text(key)] = value
+            self.stack[-1][_key(key)] = value
 
     def _leave_attributes(self) -> None:
         self.stack.pop()
 
     def _refuse(self) -> None:
-        raise pickle.UnpicklingError("it holds other objects than dicts and tensors")
+        raise _Refused("it holds other objects than dicts and tensors")
 
     dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
@@ -198,8 +250,13 @@ def _text(key: Any) -> str:
     return key
 
 
-def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[str, Any]:
-    return {_text(key): value for key, value in items}
+def _key(key: Any) -> str | int:
+    """Return the key of a dict; the state of an optimizer has numbers."""
+    return key if isinstance(key, int) else _text(key)
+
+
+def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[str | int, Any]:
+    return {_key(key): value for key, value in items}
 
 
 def _tensor(

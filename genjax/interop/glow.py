@@ -12,8 +12,17 @@ import jax
 import numpy as np
 import scipy.linalg
 
-from genjax.interop.entries import Entry, conv_kernel, dump_entries, load_entries, same
-from genjax.models.glow import GlowConfig, Variables
+from genjax.interop.entries import (
+    Entry,
+    Format,
+    conv_kernel,
+    dump_entries,
+    load_entries,
+    numbers,
+    same,
+    shape_of,
+)
+from genjax.models.glow import GlowConfig, Variables, from_variables
 from genjax.types import ImageSpec, UsageError
 
 # The parts of a convolution by LU decomposition: the name there, and the name and collection here.
@@ -132,11 +141,14 @@ def load(config: GlowConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) 
     """Convert the PyTorch state dict to `Variables`; steps are stacked, [K, ...], in each level.
 
     Raises:
-        UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
-            or their implementation has no such model.
+        UsageError: An entry is missing, unknown or misshapen (the message sums them up),
+            their implementation has no such model, or this one has not been trained.
     """
     _check(config)
     derived = _derived(config, spec)
+    for name in derived:
+        if name.endswith(".initialized") and not np.all(arrays.get(name, 1)):
+            raise UsageError(f"{name} is 0: the actnorms are not fitted to any data yet")
     arrays = {name: array for name, array in arrays.items() if name not in derived}
     for name in _last_convolutions(config):
         parts = {part: arrays.pop(f"{name}.{part}", None) for part, *_ in LU}
@@ -176,3 +188,35 @@ def dump(config: GlowConfig, spec: ImageSpec, variables: Variables) -> dict[str,
         for (part, *_), array in zip(LU, parts, strict=True):
             arrays[f"{name}.{part}"] = array.astype(weight.dtype)
     return arrays | _derived(config, spec)
+
+
+def infer(
+    arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[GlowConfig, ImageSpec]:
+    """Infer the model, but for its options `size` and `bits`: its networks take any.
+
+    Raises:
+        UsageError: An option is not given, or sizes cannot be inferred.
+    """
+    first = "blocks.0.flows.0"
+    _, channels, _, _ = shape_of(arrays, f"{first}.actnorm.loc", 4)
+    hidden, _, _, _ = shape_of(arrays, f"{first}.coupling.net.0.weight", 4)
+    outputs, _, _, _ = shape_of(arrays, f"{first}.coupling.net.4.conv.weight", 4)
+    wanted = {"size": "--size HEIGHT WIDTH", "bits": "--bits N (5 in their train.py)"}
+    missing = [text for name, text in wanted.items() if name not in options]
+    if missing:
+        raise UsageError(
+            f"the arrays do not say what images they are for: say {', '.join(missing)}"
+        )
+    config = GlowConfig(
+        levels=len(numbers(arrays, r"blocks\.(\d+)\.")),
+        steps_per_level=len(numbers(arrays, r"blocks\.0\.flows\.(\d+)\.")),
+        hidden_features=hidden,
+        coupling="affine" if outputs == channels else "additive",
+        permutation="lu" if f"{first}.invconv.w_s" in arrays else "plain",
+        bits=options["bits"],
+    )
+    return config, ImageSpec(*options["size"], channels // 4)
+
+
+FORMAT = Format(*(infer, load, dump, from_variables, ("size", "bits")), is_gan=False)

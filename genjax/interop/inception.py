@@ -47,7 +47,7 @@ def load(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Each batch norm is folded into its convolution.
 
     Raises:
-        UsageError: An entry is missing, unknown or misshapen; the message lists all such entries.
+        UsageError: An entry is missing, unknown or misshapen; the message sums them up.
     """
     arrays = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
     check_entries(entries(), arrays)

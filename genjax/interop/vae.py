@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from genjax.interop.entries import Entry, dump_entries, linear, load_entries
+from genjax.interop.entries import (
+    Entry,
+    Format,
+    dump_entries,
+    flat_images,
+    linear,
+    load_entries,
+    shape_of,
+)
 from genjax.interop.gan import pixel_order
-from genjax.models.vae import VaeConfig
+from genjax.models.vae import VaeConfig, from_params
 from genjax.types import ImageSpec, UsageError
 
 
@@ -39,7 +47,7 @@ def load(config: VaeConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -
     """Convert `fc1.weight`, [O, I], ..., `fc4.bias`, [O], to `{"encoder", "decoder"}` params.
 
     Raises:
-        UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
+        UsageError: An entry is missing, unknown or misshapen (the message sums them up),
             or their implementation has no such model.
     """
     return load_entries(_entries(config, spec), arrays)
@@ -48,3 +56,29 @@ def load(config: VaeConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -
 def dump(config: VaeConfig, spec: ImageSpec, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Convert parameters to PyTorch's names and layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), params)
+
+
+def infer(
+    arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[VaeConfig, ImageSpec]:
+    """Infer the model; images are square, or of the option `size`, and stay gray, as in theirs."""
+    hidden, seen = shape_of(arrays, "fc1.weight", 2)
+    latent_size, _ = shape_of(arrays, "fc21.weight", 2)
+    values, _ = shape_of(arrays, "fc4.weight", 2)
+    classes = seen - values
+    if classes < 0:
+        raise UsageError(f"fc1.weight sees {seen} values, and fc4.weight gives {values}")
+    config = VaeConfig(
+        hidden_sizes=(hidden,),
+        latent_size=latent_size,
+        conditional=classes > 0,
+        binarization="none",
+    )
+    return config, flat_images(values, options, classes)
+
+
+FORMAT = Format(
+    *(infer, load, dump, from_params, ("size", "activation")),
+    is_gan=False,
+    unsaid="pixels as logits of gray values in [0, 1]",
+)

@@ -4,15 +4,27 @@ The network `mlp` has the names of `interop.gan`, `dcgan` those of `interop.dcga
 critic, with biases and without batch norm. The ResNets of other implementations are not read.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from genjax.interop.dcgan import UNUSED, discriminator_entries, generator_entries
-from genjax.interop.entries import Entry, dump_entries, load_entries
-from genjax.interop.gan import mlp, pixel_order
-from genjax.models.wgan import WganConfig, WganGpConfig
+from genjax.interop.dcgan import UNUSED, discriminator_entries, generator_entries, infer_sizes
+from genjax.interop.entries import (
+    Entry,
+    Format,
+    class_count,
+    dump_entries,
+    flat_images,
+    has_discriminator,
+    load_entries,
+)
+from genjax.interop.gan import mlp, mlp_sizes, pixel_order
+from genjax.models.wgan import WganConfig, WganGpConfig, from_variables
+from genjax.steps.state import GanState
 from genjax.types import ImageSpec, UsageError
 
 
@@ -41,7 +53,7 @@ def load(
     The latter is the critic. Layouts are those of `interop.gan` and `interop.dcgan`.
 
     Raises:
-        UsageError: An entry is missing, unknown or misshapen (the message lists all such entries),
+        UsageError: An entry is missing, unknown or misshapen (the message sums them up),
             or the network is a ResNet.
     """
     wanted = {name: array for name, array in arrays.items() if not name.endswith(UNUSED)}
@@ -53,3 +65,57 @@ def dump(
 ) -> dict[str, np.ndarray]:
     """Convert variables to PyTorch's names and layouts: the inverse of `load`."""
     return dump_entries(_entries(config, spec), variables)
+
+
+def _infer(
+    default: WganConfig | WganGpConfig,
+    arrays: Mapping[str, np.ndarray],
+    options: Mapping[str, Any],
+) -> tuple[WganConfig | WganGpConfig, ImageSpec]:
+    """Infer the model; an MLP's images are square, or of the option `size`.
+
+    Without D only the option `classes` says that the model is conditional.
+    """
+    is_mlp = not any(name.startswith("G.main.") for name in arrays)
+    g_sizes: dict[str, Any]
+    c_sizes: dict[str, Any] = {}
+    if is_mlp:
+        inputs, *sizes, values = mlp_sizes(arrays, "G")
+        spec, found = flat_images(values, options), None
+        g_sizes = {"hidden_sizes": tuple(sizes)}
+        if has_discriminator(arrays):
+            seen, *sizes, _ = mlp_sizes(arrays, "D")
+            c_sizes = {"hidden_sizes": tuple(sizes)}
+            found = (seen - math.prod(spec.shape)) // (spec.height * spec.width)
+        spec = dataclasses.replace(spec, classes=class_count(options, found))
+        latent_size = inputs - spec.classes
+    else:
+        latent_size, spec, features, features_of_d = infer_sizes(arrays, options)
+        g_sizes = {"features": features}
+        c_sizes = {} if features_of_d is None else {"features": features_of_d}
+    config = dataclasses.replace(
+        default,
+        network="mlp" if is_mlp else "dcgan",
+        latent_size=latent_size,
+        conditional=spec.classes > 0,
+        generator=dataclasses.replace(default.generator, **g_sizes),
+        critic=dataclasses.replace(default.critic, **c_sizes),
+    )
+    return config, spec
+
+
+def to_state(
+    config: WganConfig | WganGpConfig, spec: ImageSpec, variables: Mapping[str, Any]
+) -> GanState:
+    """Return the state at step 0 of what `load` gives."""
+    return from_variables(config, spec, {"discriminator": {"params": {}}, **variables})
+
+
+def _format(default: WganConfig | WganGpConfig) -> Format:
+    return Format(
+        *(functools.partial(_infer, default), load, dump, to_state, ("size", "classes")),
+        unsaid="leaky ReLUs of slope 0.2, but ReLUs in a convolutional G",
+    )
+
+
+WGAN, WGAN_GP = _format(WganConfig()), _format(WganGpConfig())

@@ -125,6 +125,10 @@ class BigganConfig(AugmentConfig):
     """Decay of the moving average of G that is sampled from; 0 for none."""
     ema_start: Annotated[int, Field(ge=0)] = 0
     """Steps of G before which the average is G itself (the paper: 20,000)."""
+    batch_norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Number added to the variance in the norms of G's blocks."""
+    spectral_epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    """Least norm of a vector in the power iteration that finds singular values."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters, statistics, singular values, losses and updates stay float32."""
     generator: PlayerConfig = PlayerConfig(learning_rate=5e-5, beta1=0.0)
@@ -133,20 +137,26 @@ class BigganConfig(AugmentConfig):
     """The discriminator."""
 
 
+def layer_settings(config: BigganConfig, player: PlayerConfig) -> dict[str, Any]:
+    """Return the attributes that all layers of a player with spectral normalization share."""
+    return {
+        "spectral_norm": player.spectral_norm,
+        "epsilon": config.spectral_epsilon,
+        "dtype": config.dtype,
+    }
+
+
 class GeneratorBlock(nn.Module):
     """A block of G (figure 15a): [B, H, W, C], condition [B, K] -> [B, 2H, 2W, features]."""
 
     features: int
-    spectral_norm: bool
-    dtype: str
+    layer: dict[str, Any]
+    epsilon: float
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-            layer = Conv(
-                self.features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
-            )
-            return layer(x, train)
+            return Conv(self.features, size, **self.layer, name=name)(x, train)
 
         h = upsample(nn.relu(_norm(self, x, condition, train, "bn1")))
         h = conv(h, 3, "conv1")
@@ -163,16 +173,13 @@ class DeepGeneratorBlock(nn.Module):
 
     features: int
     up: bool
-    spectral_norm: bool
-    dtype: str
+    layer: dict[str, Any]
+    epsilon: float
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, features: int, size: int, name: str) -> jax.Array:
-            layer = Conv(
-                features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
-            )
-            return layer(x, train)
+            return Conv(features, size, **self.layer, name=name)(x, train)
 
         narrow = x.shape[-1] // BOTTLENECK
         h = conv(nn.relu(_norm(self, x, condition, train, "bn1")), narrow, 1, "conv1")
@@ -195,9 +202,11 @@ def _norm(
 ) -> jax.Array:
     """Apply batch norm given a condition [B, K]; plain batch norm where K is 0."""
     if condition.shape[-1] == 0:
-        y: jax.Array = BatchNorm(name=name)(x, train)
+        y: jax.Array = BatchNorm(epsilon=block.epsilon, name=name)(x, train)
         return y
-    return ConditionalBatchNorm(block.spectral_norm, name=name)(x, condition, train)
+    spectral_norm, spectral_epsilon = block.layer["spectral_norm"], block.layer["epsilon"]
+    norm = ConditionalBatchNorm(spectral_norm, block.epsilon, spectral_epsilon, name=name)
+    return norm(x, condition, train)
 
 
 class Generator(nn.Module):
@@ -211,7 +220,8 @@ class Generator(nn.Module):
         config, player = self.config, self.config.generator
         halvings, (height, width) = base_resolution(self.spec)
         widths = [player.features * width for width in GENERATOR_WIDTHS[halvings]]
-        layer: dict[str, Any] = {"spectral_norm": player.spectral_norm, "dtype": config.dtype}
+        epsilon = config.batch_norm_epsilon
+        layer = layer_settings(config, player)
         condition = jnp.zeros((len(z), 0))
         if labels is not None and config.shared_size:
             embed = Embed(self.spec.classes, config.shared_size, spectral_norm=False, name="shared")
@@ -233,10 +243,12 @@ class Generator(nn.Module):
                 for j in range(DEPTH):
                     last = j == DEPTH - 1
                     inside = features if last else x.shape[-1]
-                    block = DeepGeneratorBlock(inside, last, **layer, name=f"block_{i}_{j}")
+                    name = f"block_{i}_{j}"
+                    block = DeepGeneratorBlock(inside, last, layer, epsilon, name=name)
                     x = block(x, conditions[i], train)
             else:
-                x = GeneratorBlock(features, **layer, name=f"block_{i}")(x, conditions[i], train)
+                one = GeneratorBlock(features, layer, epsilon, name=f"block_{i}")
+                x = one(x, conditions[i], train)
             if x.shape[1] in player.attention_resolutions:
                 x = SelfAttention(**layer, name=f"attention_{i}")(x, train)
         x = nn.relu(BatchNorm(name="norm")(x, train))
@@ -250,16 +262,12 @@ class DiscriminatorBlock(nn.Module):
     features: int
     first: bool
     down: bool
-    spectral_norm: bool
-    dtype: str
+    layer: dict[str, Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-            layer = Conv(
-                self.features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
-            )
-            return layer(x, train)
+            return Conv(self.features, size, **self.layer, name=name)(x, train)
 
         h = conv(x if self.first else nn.relu(x), 3, "conv1")
         h = conv(nn.relu(h), 3, "conv2")
@@ -275,16 +283,12 @@ class DeepDiscriminatorBlock(nn.Module):
 
     features: int
     down: bool
-    spectral_norm: bool
-    dtype: str
+    layer: dict[str, Any]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def conv(x: jax.Array, features: int, size: int, name: str) -> jax.Array:
-            layer = Conv(
-                features, size, spectral_norm=self.spectral_norm, dtype=self.dtype, name=name
-            )
-            return layer(x, train)
+            return Conv(features, size, **self.layer, name=name)(x, train)
 
         narrow = self.features // BOTTLENECK
         h = conv(nn.relu(x), narrow, 1, "conv1")
@@ -311,7 +315,7 @@ class Discriminator(nn.Module):
     def __call__(self, images: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         config, player = self.config, self.config.discriminator
         halvings, _ = base_resolution(self.spec)
-        layer: dict[str, Any] = {"spectral_norm": player.spectral_norm, "dtype": config.dtype}
+        layer = layer_settings(config, player)
         widths = [player.features * width for width in DISCRIMINATOR_WIDTHS[halvings]]
         downs = min(halvings, SMALL_HALVINGS) if halvings <= SMALL_UP_TO else halvings
         x = images
@@ -323,16 +327,16 @@ class Discriminator(nn.Module):
             if config.deep:
                 for j in range(DEPTH):
                     name = f"block_{i}_{j}"
-                    x = DeepDiscriminatorBlock(features, down and j == 0, **layer, name=name)(
+                    x = DeepDiscriminatorBlock(features, down and j == 0, layer, name=name)(
                         x, train
                     )
             else:
-                block = DiscriminatorBlock(features, i == 0, down, **layer, name=f"block_{i}")
+                block = DiscriminatorBlock(features, i == 0, down, layer, name=f"block_{i}")
                 x = block(x, train)
             if x.shape[1] in player.attention_resolutions:
                 x = SelfAttention(**layer, name=f"attention_{i}")(x, train)
         h = jnp.sum(nn.relu(x).astype(jnp.float32), axis=(1, 2))
-        layer["dtype"] = "float32"
+        layer = {**layer, "dtype": "float32"}
         logits = Dense(1, **layer, name="linear")(h, train)[:, 0]
         if labels is not None:
             logits += jnp.sum(

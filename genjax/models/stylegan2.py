@@ -62,9 +62,9 @@ from genjax.steps.update import (
 )
 from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
 
-# The weight of the new mean in the running mean of path lengths, and the factor by which the batch
-# that measures them is smaller (Karras et al. 2020, appendix B).
-PATH_LENGTH_DECAY, PATH_LENGTH_SHRINK = 0.01, 2
+# The factor by which the batch that measures path lengths is smaller (Karras et al. 2020,
+# appendix B).
+PATH_LENGTH_SHRINK = 2
 # Images decoded from given latents always get this noise, so that they differ by the latents only.
 FIXED_NOISE_SEED = 0
 
@@ -115,12 +115,18 @@ class Stylegan2Config(AugmentConfig):
     """Weight of the path length regularization; 0 for none."""
     path_length_interval: Annotated[int, Field(gt=0)] = 4
     """Steps from one path length regularization to the next."""
+    path_length_decay: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Weight of the new mean in the running mean of path lengths."""
     minibatch_std_group_size: Annotated[int, Field(ge=0)] = 4
     """Images in each group whose standard deviation D sees; 0 for none."""
     ema_images: Annotated[int, Field(ge=0)] = 10_000
     """Half-life, in images, of the moving average of G that is sampled from; 0 for none."""
     ema_rampup: Annotated[float, Field(ge=0)] = 0.05
     """Upper bound of that half-life, as a fraction of the images seen so far; 0 for none."""
+    mapping_lr_multiplier: Annotated[float, Field(gt=0)] = 0.01
+    """Learning rate of the mapping networks relative to other layers."""
+    style_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    """Weight of the old mean in the running mean of styles, towards which they are truncated."""
     conv_clamp: Annotated[float, Field(ge=0)] = 256.0
     """Largest absolute value of an activation; 0 for no bound."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -273,7 +279,11 @@ class Generator(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.mapping = Mapping(
-            config.style_size, config.generator.mapping_layers, self.spec.classes
+            config.style_size,
+            config.generator.mapping_layers,
+            self.spec.classes,
+            momentum=config.style_momentum,
+            lr_multiplier=config.mapping_lr_multiplier,
         )
         self.synthesis = Synthesis(config, self.spec)
 
@@ -360,6 +370,7 @@ class Discriminator(nn.Module):
         mapping = Mapping(
             *(features, player.mapping_layers, self.spec.classes),
             track=False,
+            lr_multiplier=config.mapping_lr_multiplier,
             name="mapping",
         )
         styles = mapping(None, labels, False)
@@ -560,10 +571,10 @@ def path_length_step(
     def loss_fn(params: Any, carried: None, part: Any) -> tuple[jax.Array, tuple[None, Metrics]]:
         lengths = lengths_of(params, part)
         mean = jax.lax.stop_gradient(of_batch(jnp.mean(lengths)))
-        target = state.path_length + PATH_LENGTH_DECAY * (mean - state.path_length)
+        target = state.path_length + config.path_length_decay * (mean - state.path_length)
         loss = jnp.mean((lengths - target) ** 2)
         # The target moves with the batch's mean, and its share of the gradient is that of this.
-        loss -= 2 * PATH_LENGTH_DECAY * (mean - target) * jnp.mean(lengths)
+        loss -= 2 * config.path_length_decay * (mean - target) * jnp.mean(lengths)
         weight = config.path_length_weight * config.path_length_interval
         return weight * loss, (None, {"path_length": mean, "target": target})
 

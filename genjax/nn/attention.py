@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genjax.nn.spectral import Conv
+from genjax.nn.spectral import EPSILON, Conv
 
 
 class SelfAttention(nn.Module):
@@ -12,10 +12,12 @@ class SelfAttention(nn.Module):
 
     [B, H, W, C] -> [B, H, W, C], C a multiple of 8, H and W even. Queries of C/8 features at each
     pixel attend to keys and values, of C/8 and C/2 features, which are pooled over 2x2 pixels. The
-    result is added to the input times `gamma`, which begins at 0.
+    result is added to the input times `gamma`, which begins at 0. `spectral_norm` and `epsilon` are
+    those of its layers.
     """
 
     spectral_norm: bool = True
+    epsilon: float = EPSILON
     dtype: str = "float32"
 
     @nn.compact
@@ -28,6 +30,7 @@ class SelfAttention(nn.Module):
                 1,
                 use_bias=False,
                 spectral_norm=self.spectral_norm,
+                epsilon=self.epsilon,
                 dtype=self.dtype,
                 name=name,
             )

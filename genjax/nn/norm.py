@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax.nn.batch import mean_over_replicas, number_of_replicas
-from genjax.nn.spectral import Dense
+from genjax.nn.spectral import EPSILON, Dense
 
 
 class BatchNorm(nn.Module):
@@ -64,17 +64,23 @@ class ConditionalBatchNorm(nn.Module):
     Attributes:
         spectral_norm: Whether the two maps have spectral normalization.
         epsilon: Number added to the variance.
+        spectral_epsilon: The maps' `epsilon`.
     """
 
     spectral_norm: bool = True
     epsilon: float = 1e-5
+    spectral_epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array, train: bool) -> jax.Array:
         gain, bias = (
-            Dense(x.shape[-1], use_bias=False, spectral_norm=self.spectral_norm, name=name)(
-                condition, train
-            )
+            Dense(
+                x.shape[-1],
+                use_bias=False,
+                spectral_norm=self.spectral_norm,
+                epsilon=self.spectral_epsilon,
+                name=name,
+            )(condition, train)
             for name in ("gain", "bias")
         )
         y = BatchNorm(epsilon=self.epsilon, affine=False, name="norm")(x, train)

@@ -7,7 +7,8 @@ largest singular value, from one step of the power iteration (their algorithm 1)
 
 that starts from the vector u of the training step before. Collection `spectral` holds `u`,
 [outputs], and `sigma`, []; only a pass with `train` stores new ones. Gradients go through W, but
-not through u and v. With `spectral_norm=False` a layer is a plain one.
+not through u and v. Norms below `epsilon` count as that. With `spectral_norm=False` a layer is a
+plain one.
 """
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ EPSILON = 1e-6
 
 
 @exact()
-def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
+def _normalized(module: "Dense | Conv | Embed", weight: jax.Array, train: bool) -> jax.Array:
     """Divide a weight [..., outputs] by its largest singular value; `module` keeps the state."""
     matrix = weight.reshape(-1, weight.shape[-1])
 
@@ -34,7 +35,7 @@ def _normalized(module: nn.Module, weight: jax.Array, train: bool) -> jax.Array:
     value = module.variable("spectral", "sigma", jnp.ones, ())
 
     def unit(x: jax.Array) -> jax.Array:
-        return x / jnp.maximum(jnp.linalg.norm(x), EPSILON)
+        return x / jnp.maximum(jnp.linalg.norm(x), module.epsilon)
 
     fixed = lax.stop_gradient(matrix)
     v = unit(fixed @ vector.value)
@@ -51,6 +52,7 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     spectral_norm: bool = True
+    epsilon: float = EPSILON
     kernel_init: nn.initializers.Initializer = ORTHOGONAL
     dtype: str = "float32"
 
@@ -73,6 +75,7 @@ class Conv(nn.Module):
     kernel_size: int
     use_bias: bool = True
     spectral_norm: bool = True
+    epsilon: float = EPSILON
     kernel_init: nn.initializers.Initializer = ORTHOGONAL
     dtype: str = "float32"
 
@@ -96,6 +99,7 @@ class Embed(nn.Module):
     classes: int
     features: int
     spectral_norm: bool = True
+    epsilon: float = EPSILON
     dtype: str = "float32"
 
     @nn.compact

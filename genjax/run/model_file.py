@@ -72,6 +72,20 @@ def is_model_file(path: str | Path | epath.Path) -> bool:
     return path.suffix == SUFFIX and not path.is_dir()
 
 
+def model_path(output: str | Path) -> epath.Path:
+    """Return the path of a model file that is to be written.
+
+    Raises:
+        UsageError: It has another ending, or its folder does not exist.
+    """
+    path = to_path(output)
+    if path.suffix != SUFFIX:
+        raise UsageError(f"output {path}: should end in {SUFFIX}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"output {path}: wanted a file in a folder that exists")
+    return path
+
+
 def digest_of(state: State) -> str:
     """Return the SHA-256 of the names and values of a state's leaves."""
     return _digest("", {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()})

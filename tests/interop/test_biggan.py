@@ -42,6 +42,10 @@ def _close(found, expected, tolerance=2e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+def _load(letter, arrays):
+    return interop.load(CONFIG, SPEC, {f"{letter}.{name}": x for name, x in arrays.items()})
+
+
 def _images(x):
     return np.transpose(x, (0, 2, 3, 1))
 
@@ -50,7 +54,7 @@ def _images(x):
 def test_the_generator_is_the_references(vectors):
     """Images in evaluation and training, gradients, statistics, spectral vectors are the same."""
     reference = vectors("a_generator")
-    variables = interop.load_generator(CONFIG, SPEC, reference["param"])
+    variables = _load("G", reference["param"])["generator"]
     generator, _ = biggan.networks(CONFIG, SPEC)
     z, y = reference["in"]["z"], reference["in"]["y"]
     out = reference["out"]
@@ -70,8 +74,8 @@ def test_the_generator_is_the_references(vectors):
     grads, (images, drawn, updated) = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
     _close(drawn, _images(out["image_eval"]))
     _close(images, _images(out["image_train"]))
-    after = interop.dump_generator(CONFIG, SPEC, {**updated, "params": grads})
-    names = {name.partition("/")[2]: name for name in out if "/" in name}
+    after = interop.dump(CONFIG, SPEC, {"generator": {**updated, "params": grads}})
+    names = {f"G.{name.partition('/')[2]}": name for name in out if "/" in name}
     assert len(names) > 70
     for name, key in names.items():
         _close(after[name], out[key])
@@ -80,7 +84,7 @@ def test_the_generator_is_the_references(vectors):
 @pytest.mark.device
 def test_the_discriminator_is_the_references(vectors):
     reference = vectors("a_discriminator")
-    variables = interop.load_discriminator(CONFIG, SPEC, reference["param"])
+    variables = _load("D", reference["param"])["discriminator"]
     _, discriminator = biggan.networks(CONFIG, SPEC)
     x, y = _images(reference["in"]["x"]), reference["in"]["y"]
     out = reference["out"]
@@ -95,8 +99,8 @@ def test_the_discriminator_is_the_references(vectors):
 
     grads, (logits, updated) = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
     _close(logits[:, None], out["logits_train"])
-    after = interop.dump_discriminator(CONFIG, SPEC, {**updated, "params": grads})
-    names = {name.partition("/")[2]: name for name in out if "/" in name}
+    after = interop.dump(CONFIG, SPEC, {"discriminator": {**updated, "params": grads}})
+    names = {f"D.{name.partition('/')[2]}": name for name in out if "/" in name}
     assert len(names) > 50
     for name, key in names.items():
         _close(after[name], out[key])
@@ -136,14 +140,11 @@ def test_dump_and_load_are_inverse_at_any_size(changes, spec):
     config = dataclasses.replace(CONFIG, latent_size=30, **changes)
     state = jax.eval_shape(lambda key: biggan.init(config, key, spec), jax.random.key(0))
     rng = np.random.default_rng(0)
-    for player, load, dump in (
-        (state.generator, interop.load_generator, interop.dump_generator),
-        (state.discriminator, interop.load_discriminator, interop.dump_discriminator),
-    ):
-        variables = jax.tree.map(lambda x: rng.normal(size=x.shape), player.variables)
-        arrays = dump(config, spec, variables)
-        loaded = load(config, spec, arrays)
-        used = {name: tree for name, tree in variables.items() if tree}
-        jax.tree.map(np.testing.assert_array_equal, used, loaded)
-        with pytest.raises(UsageError, match="unknown extra"):
-            load(config, spec, {**arrays, "extra": np.zeros(1)})
+    players = {name: getattr(state, name).variables for name in ("generator", "discriminator")}
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape), players)
+    arrays = interop.dump(config, spec, variables)
+    loaded = interop.load(config, spec, arrays)
+    used = {k: {c: tree for c, tree in v.items() if tree} for k, v in variables.items()}
+    jax.tree.map(np.testing.assert_array_equal, used, loaded)
+    with pytest.raises(UsageError, match=r"1 unknown: extra$"):
+        interop.load(config, spec, {**arrays, "extra": np.zeros(1)})

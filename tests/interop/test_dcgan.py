@@ -85,5 +85,9 @@ def test_every_entry_that_does_not_fit_is_listed():
     arrays["D.main.0.weight"] = arrays["D.main.0.weight"][:, :, :3]
     with pytest.raises(UsageError) as error:
         interop.load(_config(), spec, arrays)
-    for part in ("missing G.main.1.running_mean", "unknown D.main.99", "D.main.0.weight has shape"):
+    for part in (
+        "1 missing: G.main.1.running_mean (8,)",
+        "1 unknown: D.main.99.weight",
+        "1 misshapen: D.main.0.weight (3, 1, 3, 4), wanted (3, 1, 4, 4)",
+    ):
         assert part in str(error.value)

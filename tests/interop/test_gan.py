@@ -120,7 +120,7 @@ def test_every_entry_that_does_not_fit_is_listed():
     arrays["D.2.weight"] = arrays["D.2.weight"].T
     with pytest.raises(UsageError) as error:
         interop.load(_config(), SPEC, arrays)
-    for part in ("missing G.0.bias (6,)", "unknown D.9.weight", "D.2.weight has shape (7, 1)"):
+    for part in ("missing: G.0.bias (6,)", "unknown: D.9.weight", "D.2.weight (7, 1), wanted"):
         assert part in str(error.value)
 
 

@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_named():
     arrays = interop.dump(config, spec, drawn_flow(config, spec, noise=0.1))
     del arrays["blocks.0.prior.scale"]
     arrays["blocks.2.prior.scale"] = np.zeros(1)
-    with pytest.raises(UsageError, match=r"missing blocks.0.prior.scale.*unknown blocks.2.prior"):
+    with pytest.raises(UsageError, match=r"missing: blocks.0.prior.scale.*unknown: blocks.2.prior"):
         interop.load(config, spec, arrays)
     for field, value in (
         ("permutation", "reverse"),

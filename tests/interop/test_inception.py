@@ -58,9 +58,9 @@ def test_weights_that_do_not_fit_are_listed(weights):
     with pytest.raises(UsageError) as caught:
         interop.load(arrays)
     for part in (
-        "missing Mixed_7c.branch_pool.bn.bias (192,)",
-        "unknown extra",
-        "fc.weight has shape (1000, 2048), wanted (1008, 2048)",
+        "1 missing: Mixed_7c.branch_pool.bn.bias (192,)",
+        "1 unknown: extra",
+        "1 misshapen: fc.weight (1000, 2048), wanted (1008, 2048)",
     ):
         assert part in str(caught.value)
 

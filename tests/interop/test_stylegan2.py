@@ -45,6 +45,10 @@ def _close(found, expected, tolerance=2e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+def _load(letter, arrays):
+    return interop.load(CONFIG, SPEC, {f"{letter}.{name}": x for name, x in arrays.items()})
+
+
 def _images(x):
     return np.transpose(x, (0, 2, 3, 1))
 
@@ -71,7 +75,7 @@ def _synthesize(variables, ws, noise):
 def test_the_mapping_is_the_references(vectors):
     """Styles, their running mean after a pass in training, and truncated styles are the same."""
     reference = vectors("a_generator")
-    variables = interop.load_generator(CONFIG, SPEC, reference["param"])
+    variables = _load("G", reference["param"])["generator"]
     out, z = reference["out"], reference["in"]["z"]
     w, _ = _styles(variables, z)
     _close(broadcast(w, SPEC), out["ws"])
@@ -91,7 +95,7 @@ def test_the_mapping_is_the_references(vectors):
 def test_the_synthesis_is_the_references(vectors):
     """Images with constant noise, without noise, and of two mixed styles are the same."""
     reference = vectors("a_generator")
-    variables = interop.load_generator(CONFIG, SPEC, reference["param"])
+    variables = _load("G", reference["param"])["generator"]
     out = reference["out"]
     _close(_synthesize(variables, out["ws"], variables["noise"]), _images(out["image"]))
     _close(_synthesize(variables, out["ws"], None), _images(out["image_noise_none"]))
@@ -102,7 +106,7 @@ def test_the_synthesis_is_the_references(vectors):
 @pytest.mark.device
 def test_the_discriminator_is_the_references(vectors):
     reference = vectors("a_discriminator")
-    variables = interop.load_discriminator(CONFIG, SPEC, reference["param"])
+    variables = _load("D", reference["param"])["discriminator"]
     discriminate = jax.jit(lambda images: DISCRIMINATOR.apply(variables, images, None))
     image, noise = (_images(reference["in"][name]) for name in ("img", "img_noise"))
     out = reference["out"]
@@ -129,7 +133,7 @@ def test_losses_and_the_adaptation_are_the_references(vectors):
 def test_r1_is_the_references(vectors):
     """Values, their gradient in the images, and that of their mean in each parameter agree."""
     reference = vectors("losses_a")
-    variables = interop.load_discriminator(CONFIG, SPEC, vectors("a_discriminator")["param"])
+    variables = _load("D", vectors("a_discriminator")["param"])["discriminator"]
     real, out = _images(reference["in"]["real_img"]), reference["out"]
 
     def penalties(params):
@@ -143,14 +147,14 @@ def test_r1_is_the_references(vectors):
         lambda params: (penalties(params), jax.grad(lambda p: jnp.mean(penalties(p)))(params))
     )(variables["params"])
     _close(values, out["r1_penalty"])
-    _check_gradients(interop.dump_discriminator, {"params": grads}, "r1_grad", out)
+    _check_gradients({"discriminator": {"params": grads}}, "r1_grad", out)
 
 
 @pytest.mark.device
 def test_path_lengths_are_the_references(vectors):
     """Lengths, running mean and the penalty's gradients agree, also at a mean held constant."""
     reference = vectors("losses_a")
-    variables = interop.load_generator(CONFIG, SPEC, vectors("a_generator")["param"])
+    variables = _load("G", vectors("a_generator")["param"])["generator"]
     given, out = reference["in"], reference["out"]
 
     def penalty(params, detach):
@@ -161,9 +165,7 @@ def test_path_lengths_are_the_references(vectors):
             given["ws"],
             _images(given["pl_noise"]),
         )
-        mean = given["pl_mean"] + stylegan2.PATH_LENGTH_DECAY * (
-            jnp.mean(lengths) - given["pl_mean"]
-        )
+        mean = given["pl_mean"] + CONFIG.path_length_decay * (jnp.mean(lengths) - given["pl_mean"])
         mean = jnp.where(detach, jax.lax.stop_gradient(mean), mean)
         return jnp.mean((lengths - mean) ** 2), (lengths, mean)
 
@@ -172,12 +174,13 @@ def test_path_lengths_are_the_references(vectors):
         grads, (lengths, mean) = gradient(variables["params"], detach)
         _close(lengths, out["pl_lengths"])
         _close(mean, out["pl_mean_new"])
-        _check_gradients(interop.dump_generator, {**variables, "params": grads}, name, out)
+        _check_gradients({"generator": {**variables, "params": grads}}, name, out)
 
 
-def _check_gradients(dump, variables, kind, out):
+def _check_gradients(variables, kind, out):
     """Check the gradients that the reference has, and that all others are zero."""
-    found = dump(CONFIG, SPEC, variables)
+    arrays = interop.dump(CONFIG, SPEC, variables)
+    found = {name.partition(".")[2]: array for name, array in arrays.items()}
     expected = {
         name.removeprefix(f"{kind}/"): value
         for name, value in out.items()
@@ -191,22 +194,23 @@ def _check_gradients(dump, variables, kind, out):
 
 
 def test_what_is_loaded_is_dumped(vectors):
-    for load, dump, name in (
-        (interop.load_generator, interop.dump_generator, "a_generator"),
-        (interop.load_discriminator, interop.dump_discriminator, "a_discriminator"),
-    ):
-        arrays = vectors(name)["param"]
-        found = dump(CONFIG, SPEC, load(CONFIG, SPEC, arrays))
-        assert found.keys() == arrays.keys()
-        for key, value in arrays.items():
-            np.testing.assert_array_equal(found[key], value, err_msg=key)
+    both = {"G": "a_generator", "D": "a_discriminator"}
+    arrays = {
+        f"{letter}.{key}": value
+        for letter, name in both.items()
+        for key, value in vectors(name)["param"].items()
+    }
+    found = interop.dump(CONFIG, SPEC, interop.load(CONFIG, SPEC, arrays))
+    assert found.keys() == arrays.keys()
+    for key, value in arrays.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
 
 
 def test_parameters_that_do_not_fit_are_listed(vectors):
     arrays = vectors("a_discriminator")["param"]
     del arrays["b4.out.bias"]
-    with pytest.raises(UsageError, match=r"missing b4\.out\.bias"):
-        interop.load_discriminator(CONFIG, SPEC, arrays)
+    with pytest.raises(UsageError, match=r"1 missing: D\.b4\.out\.bias \(1,\)$"):
+        _load("D", arrays)
     arrays["b8.conv1.resample_filter"] = np.ones((4, 4), np.float32)
     with pytest.raises(UsageError, match="another filter"):
-        interop.load_discriminator(CONFIG, SPEC, arrays)
+        _load("D", arrays)

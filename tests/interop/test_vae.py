@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_named():
     arrays = interop.dump(config, spec, _params(config, spec))
     del arrays["fc21.bias"]
     arrays["fc5.bias"] = np.zeros(1)
-    with pytest.raises(UsageError, match=r"missing fc21.bias.*unknown fc5.bias"):
+    with pytest.raises(UsageError, match=r"missing: fc21.bias.*unknown: fc5.bias"):
         interop.load(config, spec, arrays)
     for field, value in (
         ("hidden_sizes", (7, 7)),

@@ -316,10 +316,13 @@ def check(config: biggan.BigganConfig, spec: ImageSpec) -> None:
                 layer.normalized()
         elif isinstance(layer, Attention):
             nn.init.constant_(layer.gamma, 0.5)
-    variables = {
-        "generator": interop.load_generator(config, spec, to_numpy(generator)),
-        "discriminator": interop.load_discriminator(config, spec, to_numpy(discriminator)),
+    players = {"G": generator, "D": discriminator}
+    arrays = {
+        f"{letter}.{name}": array
+        for letter, player in players.items()
+        for name, array in to_numpy(player).items()
     }
+    variables = interop.load(config, spec, arrays)
     state = biggan.from_variables(config, spec, variables)
     rng = np.random.default_rng(1)
     real = draw_images(spec, CHECKED_IMAGES)

@@ -308,7 +308,7 @@ class Trainer:
                 self.styles(few), self.noise(few), torch.randn_like(real[:few])
             )
             change = lengths.detach().mean() - self.mean_length
-            self.mean_length = self.mean_length + stylegan2.PATH_LENGTH_DECAY * change
+            self.mean_length = self.mean_length + config.path_length_decay * change
             weight = config.path_length_weight * config.path_length_interval
             self._g_adam.minimize(weight * (lengths - self.mean_length).square().mean())
         with torch.no_grad():
@@ -374,8 +374,10 @@ def check(config: stylegan2.Stylegan2Config, spec: ImageSpec) -> None:
         size = 4 << level
         noise.append(rng.normal(size=(CHECKED_IMAGES, 1, size, size)).astype(np.float32))
         g_arrays[f"synthesis.b{size}.{conv}.noise_const"] = noise[-1][0, 0]
-    g_variables = interop.load_generator(config, spec, g_arrays)
-    d_params = interop.load_discriminator(config, spec, to_numpy(discriminator))["params"]
+    arrays = {f"G.{name}": array for name, array in g_arrays.items()}
+    arrays |= {f"D.{name}": array for name, array in to_numpy(discriminator).items()}
+    variables = interop.load(config, spec, arrays)
+    g_variables, d_params = variables["generator"], variables["discriminator"]["params"]
     ws = rng.normal(size=(CHECKED_IMAGES, num_style_layers(spec), config.style_size))
     ws = ws.astype(np.float32)
     z = rng.normal(size=(CHECKED_IMAGES, config.latent_size)).astype(np.float32)

@@ -1,6 +1,6 @@
 """Model files: the weights of a trained model in a .safetensors, with all that is known of it.
 
-The arrays are those of a state, by their paths in it. The file's metadata hold the `Card` as JSON,
+The arrays are those of a state, by their paths in it. The file's metadata hold, as JSON, the `Card`
 and the SHA-256 of card and arrays, because a .safetensors has no checksum of its own.
 """
 
@@ -23,11 +23,13 @@ from safetensors.numpy import save
 from genjax.data.paths import to_path
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
+from genjax.run.records import to_strict_json
 from genjax.steps.state import named_leaves
 from genjax.types import CHECKED, ImageSpec, State, UsageError
 
 SUFFIX = ".safetensors"
-# The version of the card, which increases when its fields change, and the names in the metadata.
+# The version of the card, which increases when its fields change; its name in the metadata, of which
+# there is one, as the order of several would be another each time; and the digest's name in it.
 FORMAT = 1
 CARD, DIGEST = "genjax", "sha256"
 # Names that a message lists.
@@ -88,7 +90,7 @@ def model_path(output: str | Path) -> epath.Path:
 
 def digest_of(state: State) -> str:
     """Return the SHA-256 of the names and values of a state's leaves."""
-    return _digest("", {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()})
+    return _digest({}, {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()})
 
 
 def write_model(output: Path | epath.Path, card: Card, state: State, dtype: str | None) -> None:
@@ -113,13 +115,14 @@ def write_model(output: Path | epath.Path, card: Card, state: State, dtype: str 
                 raise UsageError(f"dtype = {dtype}: {name} has values that are too large for it")
             array = stored
         arrays[name] = np.asarray(array, order="C")
-    values = {"format": FORMAT} | dataclasses.asdict(card) | {"recipe": to_json(card.recipe)}
-    text = json.dumps(values)
-    write_atomically(output, save(arrays, {CARD: text, DIGEST: _digest(text, arrays)}))
+    known = dataclasses.asdict(card) | {"recipe": to_json(card.recipe)}
+    values = json.loads(to_strict_json({"format": FORMAT} | known))
+    text = json.dumps({DIGEST: _digest(values, arrays)} | values)
+    write_atomically(output, save(arrays, {CARD: text}))
 
 
-def _digest(card: str, arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(card.encode())
+def _digest(card: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
@@ -163,8 +166,10 @@ def _read(path: str | Path | epath.Path, with_arrays: bool) -> tuple[Card, dict[
             "programs: genjax import"
         )
     values = _values(path, metadata[CARD])  # of a newer version the digest may be another
-    if with_arrays and metadata.get(DIGEST) != _digest(metadata[CARD], arrays):
+    digest = values.pop(DIGEST, None)
+    if with_arrays and digest != _digest(values, arrays):
         raise UsageError(f"{path} is damaged: its content is not that of its digest")
+    values.pop("format")
     return _to_card(path, values), arrays
 
 
@@ -173,7 +178,7 @@ def _values(path: epath.Path, text: str) -> dict[str, Any]:
         values = as_object("the card", json.loads(text))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: its card cannot be read: {error!r:.200}") from error
-    if (found := values.pop("format", None)) != FORMAT:
+    if (found := values.get("format")) != FORMAT:
         raise UsageError(
             f"{path}: its card has format {found!r:.20}, and this version of genjax reads "
             f"{FORMAT}: wanted the version that wrote it, or a newer one"

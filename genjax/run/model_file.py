@@ -28,8 +28,8 @@ from genjax.steps.state import named_leaves
 from genjax.types import CHECKED, ImageSpec, State, UsageError
 
 SUFFIX = ".safetensors"
-# The version of the card, which increases when its fields change; its name in the metadata, of which
-# there is one, as the order of several would be another each time; and the digest's name in it.
+# The version of the card, which increases when its fields change. The name of the card in the
+# metadata, of which there is one, because several have another order each time; and of the digest.
 FORMAT = 1
 CARD, DIGEST = "genjax", "sha256"
 # Names that a message lists.

@@ -89,8 +89,6 @@ def read_arrays(
         arrays = _only_arrays(path, _choose(path, values, key, known), is_chosen=key is not None)
     except FileNotFoundError as error:
         raise UsageError(f"no file {path}") from error
-    except _Refused as error:
-        raise HoldsCode(f"{path} cannot be read: {error}") from error
     # A damaged pickle can fail in any of these ways.
     except (
         *(OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError),
@@ -98,7 +96,8 @@ def read_arrays(
         *(MemoryError, OverflowError, RuntimeError, zlib.error),
     ) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UsageError(f"{path} cannot be read: {reason:.300}") from error
+        kind = HoldsCode if isinstance(error, _Refused) else UsageError
+        raise kind(f"{path} cannot be read: {reason:.300}") from error
     if all(name.startswith(PARALLEL) for name in arrays):
         return {name.removeprefix(PARALLEL): array for name, array in arrays.items()}
     return arrays
@@ -143,11 +142,11 @@ def _read_torch(path: Path) -> Any:
 def _choose(path: Path, values: Any, key: str | None, known: Sequence[str]) -> Any:
     """Return the part of a file's values under a key, and then under known names."""
     if key is not None:
+        names = list(values) if isinstance(values, dict) else []
         found = _under(values, key)
-        if found is None:
-            names = list(values) if isinstance(values, dict) else []
+        if found is None and key not in names:
             raise ValueError(f"it has no key {key!r}: {', '.join(map(str, names[:5]))}")
-        values = found
+        values = values[key] if found is None else found
     for _ in range(DEEPEST):  # a dict may hold itself
         name = next((name for name in known if _under(values, name) is not None), None)
         if name is None:

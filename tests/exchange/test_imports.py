@@ -179,7 +179,6 @@ def test_a_checkpoint_of_pytorch_on_the_command_line(tmp_path, capsys, caplog):
     """
     path, png = tmp_path / "m.safetensors", tmp_path / "x.png"
     caplog.set_level(logging.INFO, "genjax")
-    logging.getLogger("genjax").propagate = True
     assert run(["import", "dcgan", str(CHECKPOINT), "-o", str(path), "--license", "MIT"]) == 0
     assert capsys.readouterr().out.strip() == str(path)
     assert "g_ema is taken, not state_dict (--key)" in caplog.text

@@ -110,6 +110,37 @@ def test_lazy_penalties_have_their_turns_and_their_adam():
     assert (lazy.beta1, lazy.beta2) == pytest.approx((0.1 ** (4 / 5), 0.99 ** (4 / 5)))
 
 
+def test_rate_and_momentum_of_the_mapping_are_options():
+    """Weights that learn ten times faster are ten times smaller in the file, and give the same."""
+    state, z = _init(), jax.random.normal(KEY, (3, 8))
+    variables = state.generator.variables
+    faster = dataclasses.replace(SMALL, mapping_lr_multiplier=0.1, style_momentum=0.25)
+
+    def style(config, variables):
+        generator, _ = stylegan2.networks(config, SPEC)
+        call = functools.partial(generator.apply, method="style", mutable=["batch_stats"])
+        w, updated = call(variables, z, None, True)
+        return w, updated["batch_stats"]["mapping"]["mean"]
+
+    mapping = jax.tree_util.tree_map_with_path(
+        lambda path, x: x / 10 if path[0].key.startswith("fc") else x,
+        variables["params"]["mapping"],
+    )
+    smaller = {**variables, "params": {**variables["params"], "mapping": mapping}}
+    (w, mean), (found, of_found) = style(SMALL, variables), style(faster, smaller)
+    np.testing.assert_allclose(found, w, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(of_found * (1 - 0.995), mean * 0.75, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_the_mean_path_length_follows_at_its_decay():
+    config = dataclasses.replace(SMALL, path_length_decay=1.0)
+    step = jax.jit(stylegan2.path_length_step, static_argnums=(0, 4))
+    state, metrics = step(config, _init(config), KEY, None, 2)
+    np.testing.assert_allclose(state.path_length, metrics["path_length"], rtol=1e-6)
+    assert state.path_length > 0
+
+
 @pytest.mark.slow
 def test_path_length_regularization_makes_lengths_alike():
     """Steps on path lengths alone lower the lengths' standard deviation over their mean."""

@@ -51,6 +51,16 @@ def test_sigma_becomes_the_largest_singular_value(name):
     )
 
 
+def test_norms_below_epsilon_count_as_epsilon():
+    kernel, u = np.random.default_rng(0).normal(size=(5, 7)) * 1e-3, np.ones(7)
+    layer = Dense(7, use_bias=False, epsilon=0.5)
+    variables = {"params": {"kernel": kernel}, "spectral": {"u": u, "sigma": np.ones(())}}
+    v = kernel @ u / 0.5  # both norms are smaller
+    sigma = v @ kernel @ (v @ kernel / 0.5)
+    y = layer.apply(variables, np.eye(5, dtype=np.float32), train=False)
+    np.testing.assert_allclose(y, kernel / sigma, rtol=1e-4)
+
+
 def test_evaluation_leaves_the_vectors_and_training_moves_them_once():
     layer, x, _ = LAYERS["dense"]
     variables = layer.init(KEY, x, train=False)

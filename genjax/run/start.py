@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Collection, Sequence
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from genjax.data.names import some
@@ -49,7 +50,8 @@ def start_from(state: State, origin: Origin) -> State:
     log.info("%d of %d arrays of %s", len(fits), len(wanted), trained)
     if fresh:
         log.info("not in it, or of another shape, and fresh: %s", some(_layers(fresh, fits), 12))
-    leaves = [found[n].astype(x.dtype) if n in fits else x for n, x in wanted.items()]
+    # Copies, because one array may stand for both a network and its average.
+    leaves = [jnp.array(found[n] if n in fits else x, x.dtype) for n, x in wanted.items()]
     return state.with_weights(jax.tree.unflatten(jax.tree.structure(state.weights), leaves))
 
 

@@ -72,6 +72,8 @@ def test_what_does_not_fit_is_fresh_and_named(tmp_path, caplog):
         )
         taken = [n for n in source if n in after and np.array_equal(after[n], source[n])]
         assert len(taken) > 4
+        arrays = [id(x) for x in jax.tree.leaves(found)]
+        assert len(arrays) == len(set(arrays))  # or they could not be donated
         fresh = [n for n in after if not np.array_equal(after[n], source.get(n))]
         assert all(np.array_equal(after[n], before[n]) for n in fresh)
         assert "and fresh:" in caplog.text and named[recipe.family] in caplog.text

@@ -216,7 +216,8 @@ def infer(
         permutation="lu" if f"{first}.invconv.w_s" in arrays else "plain",
         bits=options["bits"],
     )
-    return config, ImageSpec(*options["size"], channels // 4)
+    height, width = options["size"]
+    return config, ImageSpec(height, width, channels // 4)
 
 
 FORMAT = Format(*(infer, load, dump, from_variables, ("size", "bits")), is_gan=False)

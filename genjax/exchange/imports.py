@@ -18,7 +18,7 @@ from genjax.interop.formats import FORMATS
 from genjax.run.model_file import Card, model_path, write_model
 from genjax.run.options import Output
 from genjax.run.recipe import Recipe, describe
-from genjax.types import UsageError
+from genjax.types import ImageSpec, UsageError
 
 # Names of state dicts in files, the better ones first: averaged weights before others.
 AVERAGED = ("g_ema", "G_ema", "netG_ema", "generator_ema", "model_ema", "ema")
@@ -99,17 +99,12 @@ def import_model(
     path = model_path(output)
     arrays = _read(family, format, files, key)
     try:
-        config, spec = format.infer(arrays, given)
-        if size is not None and size != (spec.height, spec.width):
-            raise UsageError(f"size = {size}: its arrays are of {spec.height}x{spec.width}")
-        fields = {name: value for name, value in given.items() if hasattr(config, name)}
-        config = dataclasses.replace(config, **fields)
-        variables = format.load(config, spec, arrays)
-        recipe = Recipe(family=family, model=config, data=UNKNOWN)
+        recipe, spec = _infer(family, format, arrays, given)
+        variables = format.load(recipe.model, spec, arrays)
     except (UsageError, ValidationError) as error:
         names = ", ".join(map(str, files))
         raise UsageError(f"{names} as {family}: {describe(error)}") from error
-    state = format.to_state(config, spec, variables)
+    state = format.to_state(recipe.model, spec, variables)
     is_whole = format.is_gan and "discriminator" in variables
     card = Card(
         *(recipe, spec, tuple(map(str, range(spec.classes)))),
@@ -119,7 +114,7 @@ def import_model(
         is_whole=is_whole,
     )
     log.info("%s of %dx%dx%d pixels, %d classes", family, *spec.shape, spec.classes)
-    _tell(format, config, given)
+    _tell(format, recipe.model, given)
     write_model(path, card, state if is_whole else state.for_sampling(), None)
     return Path(path)
 
@@ -169,6 +164,19 @@ def _read(
     if broken:
         raise UsageError(f"{len(broken)} arrays have values that are not finite: {some(broken)}")
     return whole | floats
+
+
+def _infer(
+    family: str, format: Format, arrays: Mapping[str, Array], given: Mapping[str, Any]
+) -> tuple[Recipe, ImageSpec]:
+    """Return the recipe and the shape of images that arrays and options say."""
+    config, spec = format.infer(arrays, given)
+    size = given.get("size", (spec.height, spec.width))
+    if size != (spec.height, spec.width):
+        raise UsageError(f"size = {size}: the arrays are of images of {spec.height}x{spec.width}")
+    fields = {name: value for name, value in given.items() if hasattr(config, name)}
+    config = dataclasses.replace(config, **fields)
+    return Recipe(family=family, model=config, data=UNKNOWN), spec
 
 
 def _digest(file: str | Path) -> str:

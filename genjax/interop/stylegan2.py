@@ -27,6 +27,7 @@ from genjax.interop.entries import (
     shape_of,
 )
 from genjax.models.stylegan2 import (
+    Architecture,
     PlayerConfig,
     Stylegan2Config,
     convolutions,
@@ -156,7 +157,7 @@ def _player(
     """
     to_rgb = prefix.startswith("G.")
     lowest = f"{prefix}b4.{'torgb' if to_rgb else 'fromrgb'}.weight"
-    architecture = "original"
+    architecture: Architecture = "original"
     if f"{prefix}b8.skip.weight" in arrays:
         architecture = "residual"
     elif lowest in arrays:

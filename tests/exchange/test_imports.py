@@ -139,12 +139,14 @@ def _variables(family: str, state: Any) -> Any:
 def _write(family: str, state: Any, folder: Path) -> list[Path]:
     """Write files as the other implementation's users have them, one for each player."""
     dumped = FORMATS[family].dump(*CASES[family][:2], _variables(family, state))
-    arrays = {name: np.asarray(array, np.float64) for name, array in dumped.items()}
+    arrays: dict[str, Any] = {k: np.asarray(array, np.float64) for k, array in dumped.items()}
     if not FORMATS[family].is_gan:
         np.savez(folder / "model.npz", **arrays)
         return [folder / "model.npz"]
     for letter in "GD":
-        own = {f"module.{k[2:]}": v for k, v in arrays.items() if k.startswith(letter)}
+        own: dict[str, Any] = {
+            f"module.{k[2:]}": v for k, v in arrays.items() if k.startswith(letter)
+        }
         np.savez(folder / f"{letter}.npz", **own)
     return [folder / "G.npz", folder / "D.npz"]
 
@@ -159,6 +161,11 @@ def test_sizes_are_inferred_and_weights_are_the_same(family, tmp_path):
     found = genjax.load(path)
     assert (found.recipe.model, found.spec, found.step) == (config, spec, 0)
     assert found.class_names == tuple(map(str, range(spec.classes)))
+    assert {array.dtype.name for array in read_arrays(path).values()} <= {
+        "float32",
+        "int32",
+        "bool",
+    }
     is_gan = FORMATS[family].is_gan
     expected = state if is_gan else state.for_sampling()
     chex.assert_trees_all_close(found.state, expected, rtol=2e-5, atol=2e-6)

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from etils import epath
 
 from genjax.data.paths import to_path
 from genjax.evaluation.compare import latest_evaluation, trained_for
+from genjax.exchange import program
+from genjax.figures.sample import sample_options
+from genjax.run.checkpoint import write_atomically
 from genjax.run.model_file import SUFFIX, Card, read_arrays, write_model
 from genjax.run.options import Output
 from genjax.run.recipe import to_json
@@ -26,6 +30,9 @@ def export(
     all: bool = False,
     dtype: Literal["float16", "bfloat16"] | None = None,
     license: str | None = None,
+    temperature: float | None = None,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
 ) -> Path:
     """Write a trained model to a file of its own, to keep, share, and draw from.
 
@@ -33,30 +40,37 @@ def export(
         run: The run folder or model file.
         output: The file: a .safetensors of the weights that are sampled from (their moving average
             if there is one) and what is known of the model, which takes the place of a run folder
-            in other commands.
+            in other commands; or a .stablehlo, a program with these weights that draws images by
+            jax alone, from a key and labels, on CPUs, GPUs and TPUs.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
-        all: Keep all that training needs to go on: both players, optimizers, moving averages.
-        dtype: The type in which weights are stored, to half the size. None: float32.
-        license: The licence under which others may use the weights, such as CC-BY-4.0.
+        all: In a .safetensors: keep all that training needs to go on: both players, optimizers,
+            moving averages.
+        dtype: In a .safetensors: the type in which weights are stored, to half the size. None:
+            float32.
+        license: In a .safetensors: the licence under which others may use the weights, such as
+            CC-BY-4.0.
+        temperature: In a .stablehlo, as in genjax sample: the program's temperature.
+        truncation: In a .stablehlo, as in genjax sample: the program's truncation.
+        truncation_cutoff: In a .stablehlo, as in genjax sample: the program's truncation cutoff.
 
     Returns:
         The file.
 
     Raises:
         UsageError: There is no run, no such good checkpoint, a model file without what `all` asks
-            for, or the file cannot be written there.
+            for, an option that the kind of file or the family does not have, or the file cannot be
+            written there.
     """
-    path = to_path(output)
-    if path.suffix != SUFFIX:
-        raise UsageError(f"output {path}: should end in {SUFFIX}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"output {path}: wanted a file in a folder that exists")
+    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    path = _checked(output, how, dict(all=all or None, dtype=dtype, license=license))
     trained = load(run, checkpoint)
+    if path.suffix == program.SUFFIX:
+        options = sample_options(trained.recipe, **how)
+        write_atomically(path, program.to_program(trained, options))
+        return Path(path)
     card = to_card(trained)
     if all and not card.is_whole:
-        raise UsageError(
-            f"{trained.origin} holds what samples need, no more: wanted a run"
-        )
+        raise UsageError(f"{trained.origin} holds what samples need, no more: wanted a run")
     if license is not None:
         card = dataclasses.replace(card, license=license)
     state = trained.state
@@ -64,6 +78,20 @@ def export(
         card, state = dataclasses.replace(card, is_whole=False), state.for_sampling()
     write_model(path, card, state, dtype)
     return Path(path)
+
+
+def _checked(output: str | Path, of_program: dict[str, Any], of_file: dict[str, Any]) -> epath.Path:
+    """Return the path of the output, if it can be one with these options of both kinds."""
+    path = to_path(output)
+    if path.suffix not in (SUFFIX, program.SUFFIX):
+        raise UsageError(f"output {path}: should end in {SUFFIX} or {program.SUFFIX}")
+    for kind, options in ((SUFFIX, of_file), (program.SUFFIX, of_program)):
+        given = [f"{name} = {value}" for name, value in options.items() if value is not None]
+        if given and path.suffix != kind:
+            raise UsageError(f"output {path}: {', '.join(given)} wanted a {kind}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"output {path}: wanted a file in a folder that exists")
+    return path
 
 
 def to_card(trained: Trained) -> Card:

@@ -212,7 +212,7 @@ class Generator(nn.Module):
         halvings, (height, width) = base_resolution(self.spec)
         widths = [player.features * width for width in GENERATOR_WIDTHS[halvings]]
         layer: dict[str, Any] = {"spectral_norm": player.spectral_norm, "dtype": config.dtype}
-        condition = jnp.zeros((len(z), 0))
+        condition = jnp.zeros((z.shape[0], 0))
         if labels is not None and config.shared_size:
             embed = Embed(self.spec.classes, config.shared_size, spectral_norm=False, name="shared")
             condition = embed(labels, train)
@@ -505,7 +505,7 @@ def step(
     real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     z_key, g_key = jax.random.split(key)
-    shape = (len(real), config.latent_size)
+    shape = (real.shape[0], config.latent_size)
     d_augment_key, g_augment_key = (jax.random.fold_in(each, 0) for each in (z_key, g_key))
     state, metrics = discriminator_step(
         config, state, real, batch_noise(z_key, shape), labels, d_augment_key
@@ -599,7 +599,7 @@ def sample(
     Returns:
         float32 [n, H, W, C] in [-1, 1].
     """
-    return decode(config, state, draw(config, key, len(labels), truncation), labels)
+    return decode(config, state, draw(config, key, labels.shape[0], truncation), labels)
 
 
 def health(config: BigganConfig, state: GanState, batch: Batch) -> dict[str, jax.Array]:

@@ -1,6 +1,10 @@
 import dataclasses
 import json
+import re
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -23,9 +27,10 @@ from tests.states import drawn_state
 
 FAST = ("gan", "dcgan", "wgan_gp", "vae", "biggan", "stylegan2")
 KEY = jax.random.key(1)
+README = Path(__file__).parents[2] / "README.md"
 
 
-def _recipe_and_state(name: str) -> tuple[Recipe, Any]:
+def model_of(name: str) -> tuple[Recipe, Any]:
     spec, config = SPECS.get(name, SPEC), CONFIGS[name]
     if hasattr(config, "conditional"):
         config = dataclasses.replace(config, conditional=True)
@@ -47,7 +52,7 @@ def _card(recipe: Recipe, state: Any, **values: Any) -> Card:
 
 @each_family(*FAST, slow=("glow",))
 def test_a_model_file_draws_encodes_and_judges_as_the_state(name, tmp_path):
-    recipe, state = _recipe_and_state(name)
+    recipe, state = model_of(name)
     functions = FAMILIES[name]
     path = tmp_path / "model.safetensors"
     write_model(path, _card(recipe, state), state.for_sampling(), None)
@@ -78,7 +83,7 @@ def test_a_model_file_draws_encodes_and_judges_as_the_state(name, tmp_path):
 @each_family(*FAST, slow=("glow",))
 def test_fewer_images_cost_less_and_are_the_same(name):
     """Calls of any size give the same images, up to one level where rounding tips the scale."""
-    recipe, state = _recipe_and_state(name)
+    recipe, state = model_of(name)
     many = sample_state(recipe, state, KEY, CHUNK)
     for n in (1, 3):
         few = sample_state(recipe, state, KEY, n)
@@ -212,8 +217,49 @@ def test_arrays_that_do_not_fit_are_summed_up(run, tmp_path):
 
 def test_where_it_cannot_be_written(run, tmp_path):
     for output, message in (
-        (tmp_path / "m.pth", "should end in .safetensors"),
+        (tmp_path / "m.onnx", "m.onnx: should end in .safetensors or .stablehlo$"),
         (tmp_path / "none" / "m.safetensors", "a folder that exists"),
     ):
         with pytest.raises(UsageError, match=message):
             genjax.export(run, output)
+
+
+# Runs the README's lines where nothing of genjax, or of what it needs beside jax, can be imported.
+ALONE = """
+import sys
+
+class JaxAlone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("genjax", "flax", "optax", "orbax", "etils"):
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, JaxAlone())
+exec(sys.argv[1])
+import numpy
+numpy.save("images.npy", images)
+assert "genjax" not in sys.modules
+"""
+
+
+def test_three_lines_of_jax_run_it_without_genjax(run, tmp_path):
+    genjax.export(run, tmp_path / "model.stablehlo")
+    (lines,) = re.findall(r"```python\n(import jax, jax\.export\n.*?)```", README.read_text(), re.S)
+    assert len(lines.split("\n")) == 5  # one is empty
+    command = [sys.executable, "-c", ALONE, lines]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    images = np.load(tmp_path / "images.npy")
+    differ = images.astype(int) - genjax.sample(run, n=64, seed=0)
+    assert images.dtype == np.uint8 and abs(differ).max() <= 1 and np.mean(differ != 0) < 1e-2
+
+
+def test_options_of_the_other_kind_are_refused(run, tmp_path):
+    file, program = tmp_path / "m.safetensors", tmp_path / "m.stablehlo"
+    for output, options, message in (
+        (file, {"truncation": 0.5}, r"truncation = 0.5 wanted a .stablehlo"),
+        (program, {"all": True}, r"all = True wanted a .safetensors"),
+        (program, {"dtype": "float16"}, r"dtype = float16 wanted a .safetensors"),
+        (program, {"temperature": 0.5}, r"family 'gan' has no temperature"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            genjax.export(run, output, **options)
+        assert not output.exists()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from etils import epath
 
-from genjax.data.paths import to_path
+from genjax.data.paths import is_remote, to_path
 from genjax.evaluation.compare import latest_evaluation, trained_for
 from genjax.exchange import program
 from genjax.figures.sample import sample_options
@@ -33,7 +33,7 @@ def export(
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
-) -> Path:
+) -> Path | epath.Path:
     """Write a trained model to a file of its own, to keep, share, and draw from.
 
     Args:
@@ -67,7 +67,7 @@ def export(
     if path.suffix == program.SUFFIX:
         options = sample_options(trained.recipe, **how)
         write_atomically(path, program.to_program(trained, options))
-        return Path(path)
+        return path if is_remote(path) else Path(path)
     card = to_card(trained)
     if all and not card.is_whole:
         raise UsageError(f"{trained.origin} holds what samples need, no more: wanted a run")
@@ -77,7 +77,7 @@ def export(
     if not all and card.is_whole:
         card, state = dataclasses.replace(card, is_whole=False), state.for_sampling()
     write_model(path, card, state, dtype)
-    return Path(path)
+    return path if is_remote(path) else Path(path)
 
 
 def _checked(output: str | Path, of_program: dict[str, Any], of_file: dict[str, Any]) -> epath.Path:
@@ -89,7 +89,7 @@ def _checked(output: str | Path, of_program: dict[str, Any], of_file: dict[str, 
         given = [f"{name} = {value}" for name, value in options.items() if value is not None]
         if given and path.suffix != kind:
             raise UsageError(f"output {path}: {', '.join(given)} wanted a {kind}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    if not is_remote(path) and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise UsageError(f"output {path}: wanted a file in a folder that exists")
     return path
 

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from genjax.data.paths import to_path
+from genjax.data.paths import local_copy, to_path
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
 from genjax.types import CHECKED, ImageSpec, State, UsageError
@@ -134,7 +134,7 @@ def read_arrays(path: str | Path | epath.Path) -> tuple[Card, dict[str, np.ndarr
 def _read(path: str | Path | epath.Path, with_arrays: bool) -> tuple[Card, dict[str, np.ndarray]]:
     path = to_path(path)
     try:
-        with safe_open(path, framework="numpy") as file:
+        with local_copy(path) as copy, safe_open(copy, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = file.keys() if with_arrays and CARD in metadata else ()
             arrays = {name: file.get_tensor(name) for name in names}

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import struct
 import subprocess
@@ -14,13 +15,17 @@ import pytest
 
 import genjax
 from genjax import Recipe, UsageError
+from genjax.data.paths import to_path
+from genjax.data.sources import DataOptions, open_source
 from genjax.exchange.export import describe
+from genjax.figures.grid import to_picture, to_png
 from genjax.figures.sample import CHUNK, sample_state
 from genjax.models import FAMILIES
 from genjax.run.model_file import Card, read_card, write_model
 from genjax.run.states import initial_state
 from genjax.run.trained import load
 from genjax.types import Batch
+from tests import hub
 from tests.families import each_family
 from tests.models.test_families import CONFIGS, SPEC, SPECS
 from tests.states import drawn_state
@@ -263,3 +268,32 @@ def test_options_of_the_other_kind_are_refused(run, tmp_path):
         with pytest.raises(UsageError, match=message):
             genjax.export(run, output, **options)
         assert not output.exists()
+
+
+def test_a_hub_holds_model_files_runs_and_data(run, monkeypatch):
+    hub.start(monkeypatch)
+    images = genjax.sample(run, n=3)
+    path = genjax.export(run, "hf://me/model/m.safetensors")
+    assert os.fspath(path) == "hf://me/model/m.safetensors"
+    np.testing.assert_array_equal(genjax.sample(path, n=3), images)
+    with pytest.raises(UsageError, match=r"no model file hf://me/model/none\.safetensors"):
+        genjax.load("hf://me/model/none.safetensors")
+
+    for file in Path(run.run).rglob("*"):
+        if file.is_file():
+            name = file.relative_to(run.run).as_posix()
+            to_path(f"hf://me/run/{name}").write_bytes(file.read_bytes())
+    np.testing.assert_array_equal(genjax.sample("hf://me/run", n=3), images)
+    refused = (
+        r"run hf://me/\w+: a hub is read from, not trained in; wanted a local folder, gs:// or"
+    )
+    with pytest.raises(UsageError, match=refused):
+        genjax.resume("hf://me/run", steps=9)
+    with pytest.raises(UsageError, match=refused):
+        genjax.train(load(run).recipe, "hf://me/new")
+
+    for i, name in enumerate(("a/0.png", "a/1.png", "b/2.png")):
+        picture = to_png(to_picture(np.full((8, 8, 1), 80 * i, np.uint8)))
+        to_path(f"hf://datasets/me/images/{name}").write_bytes(picture)
+    source = open_source("folder:hf://datasets/me/images", DataOptions())
+    assert (len(source), source.spec.shape, source.class_names) == (3, (8, 8, 1), ["a", "b"])

@@ -25,7 +25,7 @@ MOST_NAMES = 20
 # Runs that on a command line are paths, whatever else they may be in Python.
 Runs = tyro.conf.arg(metavar="RUN...", constructor_factory=lambda: list[str])
 
-# A run folder, local or in a bucket, `gs://BUCKET/RUN`; a positional argument.
+# A run folder, local or remote, `gs://BUCKET/RUN`; a positional argument.
 Run = Annotated[str | Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", constructor=str)]
 
 # Images other than the run's test split; a positional argument that may be left out.

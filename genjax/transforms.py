@@ -277,13 +277,13 @@ def log_det(f: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
 def sum_of_each(values: jax.Array) -> jax.Array:
     """Sum [B, ...] over all axes but the first: [B], in float32 or wider."""
     dtype = jnp.promote_types(values.dtype, jnp.float32)
-    return jnp.sum(values.reshape(len(values), -1), axis=1, dtype=dtype)
+    return jnp.sum(values.reshape(values.shape[0], -1), axis=1, dtype=dtype)
 
 
 def zero_log_det(x: Any) -> jax.Array:
     """Return zeros, [B]: the log-determinant of a bijection that only moves values."""
     leaf = jax.tree.leaves(x)[0]
-    return jnp.zeros(len(leaf), jnp.promote_types(leaf.dtype, jnp.float32))
+    return jnp.zeros(leaf.shape[0], jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def invert(bijection: Bijection) -> Bijection:

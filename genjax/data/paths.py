@@ -1,8 +1,11 @@
-"""Local paths and paths in buckets, in one type."""
+"""Local paths and paths in buckets and hubs, in one type."""
 
+import contextlib
 import importlib.util
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,21 +14,54 @@ from etils import epath
 
 from genjax.types import UsageError
 
+# The package that reads and writes paths of each scheme, through fsspec.
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "hf": "huggingface_hub"}
+# The scheme that checkpoints are not written to, because TensorStore does not know it.
+HUB = "hf"
+
 
 def is_remote(path: str | Path | epath.Path) -> bool:
-    """Return whether a path is in a bucket, such as `gs://BUCKET/FOLDER`."""
+    """Return whether a path is in a bucket or hub, such as `gs://BUCKET/FOLDER`."""
     return "://" in os.fspath(path)
+
+
+def is_in_hub(path: str | Path | epath.Path) -> bool:
+    """Return whether a path is in a hub, `hf://OWNER/REPOSITORY/...`."""
+    return os.fspath(path).startswith(f"{HUB}://")
 
 
 def to_path(path: str | Path | epath.Path) -> epath.Path:
     """Convert to a path, with `~` expanded.
 
     Raises:
-        UsageError: The path is in a bucket, and the package that reads buckets is not installed.
+        UsageError: The path is of an unknown scheme, or the package that reads paths of this scheme
+            is not installed.
     """
-    if str(path).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
-        raise UsageError(f"{path} is in a bucket: pip install gcsfs")
-    return epath.Path(path) if is_remote(path) else epath.Path(path).expanduser()
+    if not is_remote(path):
+        return epath.Path(path).expanduser()
+    scheme = os.fspath(path).partition("://")[0]
+    if scheme not in PACKAGES:
+        known = ", ".join(f"{each}://" for each in PACKAGES)
+        raise UsageError(f"{path}: wanted a local path, or one of {known}")
+    if importlib.util.find_spec(PACKAGES[scheme]) is None:
+        raise UsageError(f"{path} needs another package: pip install {PACKAGES[scheme]}")
+    return epath.Path(path)
+
+
+@contextlib.contextmanager
+def local_copy(path: epath.Path) -> Iterator[epath.Path]:
+    """Give a local path with the content of a file or folder: its own, or that of a copy."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = epath.Path(scratch) / path.name
+        for file in files(path) if path.is_dir() else [path]:
+            target = copy / file.relative_to(path) if file != path else copy
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        yield copy
 
 
 def files(folder: epath.Path) -> Iterator[epath.Path]:
@@ -58,7 +94,7 @@ def walk(folder: epath.Path) -> tuple[list[Found], list[str]]:
     Raises:
         UsageError: A folder cannot be listed.
     """
-    if is_remote(folder):  # buckets have no links
+    if is_remote(folder):  # there are no links
         paths = list(files(folder))
         return [Found(p.relative_to(folder).as_posix(), p.stat().length) for p in paths], []
     root = os.path.realpath(folder)

@@ -3,7 +3,7 @@
     open_source("digits" | "tfds:NAME" | "folder:PATH" | "PATH.zip" | "PATH.array_record", options)
     open_source("stacked:DATA", options): three gray images of DATA as the channels of one
 
-A PATH may be in a bucket, gs://BUCKET/PATH. Images are decoded when they are read; if no size is
+A PATH may be gs://, s3:// or hf://. Images are decoded when they are read; if no size is
 given, their headers are read on opening.
 """
 

@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from etils import epath
 
+from genjax.data.paths import is_remote
 from genjax.evaluation.compare import latest_evaluation, trained_for
-from genjax.run.model_file import Card, model_path, read_arrays, write_model
+from genjax.exchange import program
+from genjax.figures.sample import sample_options
+from genjax.run.checkpoint import write_atomically
+from genjax.run.model_file import SUFFIX, Card, output_path, read_arrays, write_model
 from genjax.run.options import Output
 from genjax.run.recipe import to_json
 from genjax.run.records import read_lines
@@ -25,28 +30,44 @@ def export(
     all: bool = False,
     dtype: Literal["float16", "bfloat16"] | None = None,
     license: str | None = None,
-) -> Path:
+    temperature: float | None = None,
+    truncation: float | None = None,
+    truncation_cutoff: int | None = None,
+) -> Path | epath.Path:
     """Write a trained model to a file of its own, to keep, share, and draw from.
 
     Args:
         run: The run folder or model file.
         output: The file: a .safetensors of the weights that are sampled from (their moving average
             if there is one) and what is known of the model, which takes the place of a run folder
-            in other commands.
+            in other commands; or a .stablehlo, a program with these weights that draws images by
+            jax alone, from a key and labels, on CPUs, GPUs and TPUs.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
-        all: Keep all that training needs to go on: both players, optimizers, moving averages.
-        dtype: The type in which weights are stored, to half the size. None: float32.
-        license: The licence under which others may use the weights, such as CC-BY-4.0.
+        all: In a .safetensors: keep all that training needs to go on: both players, optimizers,
+            moving averages.
+        dtype: In a .safetensors: the type in which weights are stored, to half the size. None:
+            float32.
+        license: In a .safetensors: the licence under which others may use the weights, such as
+            CC-BY-4.0.
+        temperature: In a .stablehlo, as in genjax sample: the program's temperature.
+        truncation: In a .stablehlo, as in genjax sample: the program's truncation.
+        truncation_cutoff: In a .stablehlo, as in genjax sample: the program's truncation cutoff.
 
     Returns:
         The file.
 
     Raises:
         UsageError: There is no run, no such good checkpoint, a model file without what `all` asks
-            for, or the file cannot be written there.
+            for, an option that the kind of file or the family does not have, or the file cannot be
+            written there.
     """
-    path = model_path(output)
+    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    path = _checked(output, how, dict(all=all or None, dtype=dtype, license=license))
     trained = load(run, checkpoint)
+    if path.suffix == program.SUFFIX:
+        options = sample_options(trained.recipe, **how)
+        write_atomically(path, program.to_program(trained, options))
+        return path if is_remote(path) else Path(path)
     card = to_card(trained)
     if all and not card.is_whole:
         raise UsageError(f"{trained.origin} holds what samples need, no more: wanted a run")
@@ -56,7 +77,17 @@ def export(
     if not all and card.is_whole:
         card, state = dataclasses.replace(card, is_whole=False), state.for_sampling()
     write_model(path, card, state, dtype)
-    return Path(path)
+    return path if is_remote(path) else Path(path)
+
+
+def _checked(output: str | Path, of_program: dict[str, Any], of_file: dict[str, Any]) -> epath.Path:
+    """Return the path of the output, if it can be one with these options of both kinds."""
+    path = output_path(output, SUFFIX, program.SUFFIX)
+    for kind, options in ((SUFFIX, of_file), (program.SUFFIX, of_program)):
+        given = [f"{name} = {value}" for name, value in options.items() if value is not None]
+        if given and path.suffix != kind:
+            raise UsageError(f"output {path}: {', '.join(given)} wanted a {kind}")
+    return path
 
 
 def to_card(trained: Trained) -> Card:

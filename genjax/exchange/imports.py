@@ -15,7 +15,7 @@ from genjax.data.names import some
 from genjax.interop.entries import Array, Format
 from genjax.interop.files import HoldsCode, read_arrays
 from genjax.interop.formats import FORMATS
-from genjax.run.model_file import Card, model_path, write_model
+from genjax.run.model_file import SUFFIX, Card, output_path, write_model
 from genjax.run.options import Output
 from genjax.run.recipe import Recipe, describe
 from genjax.types import ImageSpec, UsageError
@@ -96,7 +96,7 @@ def import_model(
     }
     given = {name: value for name, value in options.items() if value is not None}
     format = _check(family, files, key, given)
-    path = model_path(output)
+    path = output_path(output, SUFFIX)
     arrays = _read(family, format, files, key)
     try:
         recipe, spec = _infer(family, format, arrays, given)

@@ -222,7 +222,7 @@ class Generator(nn.Module):
         widths = [player.features * width for width in GENERATOR_WIDTHS[halvings]]
         epsilon = config.batch_norm_epsilon
         layer = layer_settings(config, player)
-        condition = jnp.zeros((len(z), 0))
+        condition = jnp.zeros((z.shape[0], 0))
         if labels is not None and config.shared_size:
             embed = Embed(self.spec.classes, config.shared_size, spectral_norm=False, name="shared")
             condition = embed(labels, train)
@@ -509,7 +509,7 @@ def step(
     real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     z_key, g_key = jax.random.split(key)
-    shape = (len(real), config.latent_size)
+    shape = (real.shape[0], config.latent_size)
     d_augment_key, g_augment_key = (jax.random.fold_in(each, 0) for each in (z_key, g_key))
     state, metrics = discriminator_step(
         config, state, real, batch_noise(z_key, shape), labels, d_augment_key
@@ -603,7 +603,7 @@ def sample(
     Returns:
         float32 [n, H, W, C] in [-1, 1].
     """
-    return decode(config, state, draw(config, key, len(labels), truncation), labels)
+    return decode(config, state, draw(config, key, labels.shape[0], truncation), labels)
 
 
 def health(config: BigganConfig, state: GanState, batch: Batch) -> dict[str, jax.Array]:

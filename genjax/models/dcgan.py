@@ -154,7 +154,7 @@ class Discriminator(nn.Module):
             if self.batch_norm and i > 0:
                 x = BatchNorm(scale_init=scale_init, name=f"norm_{i}")(x, train)
             x = end_of_block(nn.leaky_relu(x, LEAKY_SLOPE))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         output = nn.Dense(1, use_bias=False, kernel_init=WEIGHTS, dtype=self.dtype, name="output")
         return output(x).astype(jnp.float32)[:, 0]
 
@@ -295,7 +295,7 @@ def step(
     real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     z_key, penalty_key = jax.random.split(key)
-    z = batch_noise(z_key, (len(real), config.latent_size))
+    z = batch_noise(z_key, (real.shape[0], config.latent_size))
     generator, _ = networks(config, state.spec)
     player = state.generator
     fake, _ = apply_network(generator, player.params, player.collections, z, labels)
@@ -321,7 +321,7 @@ def decode(
 
 def sample(config: DcganConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:
     """Draw an image for each label, int32 [n]: float32 [n, H, W, C] in [-1, 1]; see `decode`."""
-    latents = jax.random.normal(key, (len(labels), config.latent_size))
+    latents = jax.random.normal(key, (labels.shape[0], config.latent_size))
     return decode(config, state, latents, labels)
 
 

@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = images.reshape(len(images), -1)
+        x = images.reshape(images.shape[0], -1)
         x = hidden_layers(x, self.hidden_sizes, leaky_relu, self.dtype)
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
@@ -192,7 +192,7 @@ def update_players(
         The state after both steps, and their metrics.
     """
     chex.assert_shape(real, (None, *state.spec.shape))
-    chex.assert_shape(z, (len(real), config.latent_size))
+    chex.assert_shape(z, (real.shape[0], config.latent_size))
     generator, _ = networks(config, state.spec)
     fake = apply(generator, state.generator.params, z)
     state, d_metrics = discriminator_step(config, state, real, fake)
@@ -205,7 +205,9 @@ def step(
 ) -> tuple[GanState, Metrics]:
     """Take a step of each player on uint8 images [B, H, W, C]; see `update_players`."""
     real = real_images(batch, state.spec)
-    return update_players(config, state, real, batch_noise(key, (len(real), config.latent_size)))
+    return update_players(
+        config, state, real, batch_noise(key, (real.shape[0], config.latent_size))
+    )
 
 
 def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.Array) -> jax.Array:
@@ -217,7 +219,7 @@ def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.A
 
 def sample(config: GanConfig, state: GanState, key: jax.Array, labels: jax.Array) -> jax.Array:
     """Draw n = len(labels) images from the generator, float32 [n, H, W, C] in [-1, 1]."""
-    latents = jax.random.normal(key, (len(labels), config.latent_size))
+    latents = jax.random.normal(key, (labels.shape[0], config.latent_size))
     return decode(config, state, latents, labels)
 
 

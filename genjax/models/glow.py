@@ -381,7 +381,7 @@ def _noise(
     normal = batch_noise(key, levels.shape)
     # The noise flow sees each pixel at the middle of its level, scaled like the input of `flow`.
     noise, log_det = noise_flow(config, variables, scale(config, levels + 0.5)).forward(normal)
-    return noise, standard_normal_log_prob(normal.reshape(len(normal), -1)) - log_det
+    return noise, standard_normal_log_prob(normal.reshape(normal.shape[0], -1)) - log_det
 
 
 class Terms(NamedTuple):
@@ -420,7 +420,7 @@ def log_prob_terms(
 
 def flatten(zs: tuple[jax.Array, ...]) -> jax.Array:
     """Join the latents of all levels to vectors, [B, H * W * C]."""
-    return jnp.concatenate([z.reshape(len(z), -1) for z in zs], axis=-1)
+    return jnp.concatenate([z.reshape(z.shape[0], -1) for z in zs], axis=-1)
 
 
 def unflatten(config: GlowConfig, spec: ImageSpec, latents: jax.Array) -> tuple[jax.Array, ...]:
@@ -542,7 +542,7 @@ def sample(
     Returns:
         float32 [n, H, W, C] in [-1, 1].
     """
-    latents = temperature * jax.random.normal(key, (len(labels), math.prod(state.spec.shape)))
+    latents = temperature * jax.random.normal(key, (labels.shape[0], math.prod(state.spec.shape)))
     return decode(config, state, latents, labels)
 
 
@@ -590,8 +590,8 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
     x = scale(config, quantize(config, jnp.asarray(batch.images)) + 0.5)
     bijection = exact_flow(config, state.spec, variables, jnp.asarray(batch.labels))
     again, _ = bijection.inverse(bijection.forward(x)[0])
-    error = jnp.max(jnp.abs(x - again).reshape(len(x), -1), axis=1)
-    z = jax.random.normal(jax.random.key(0), (len(x), x[0].size))
+    error = jnp.max(jnp.abs(x - again).reshape(x.shape[0], -1), axis=1)
+    z = jax.random.normal(jax.random.key(0), (x.shape[0], x[0].size))
     samples, _ = bijection.inverse(unflatten(config, state.spec, z))
     overflows = ~jnp.all(jnp.isfinite(samples), axis=(1, 2, 3))
     found = {

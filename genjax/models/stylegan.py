@@ -153,7 +153,7 @@ class Synthesis(nn.Module):
     def __call__(
         self, ws: jax.Array, noise: list[jax.Array], stage: int, fade: jax.Array
     ) -> jax.Array:
-        x = jnp.broadcast_to(self.const, (len(ws), *self.const.shape)).astype(self.config.dtype)
+        x = jnp.broadcast_to(self.const, (ws.shape[0], *self.const.shape)).astype(self.config.dtype)
         before = x
         for level in range(stage + 1):
             before = x
@@ -236,7 +236,7 @@ class Discriminator(nn.Module):
         x = x.astype(jnp.float32)
         if self.config.minibatch_std_group_size:
             x = minibatch_std(x, self.config.minibatch_std_group_size)
-        x = self.dense(self.conv0["0"](x).astype(jnp.float32).reshape(len(x), -1))
+        x = self.dense(self.conv0["0"](x).astype(jnp.float32).reshape(x.shape[0], -1))
         return self.output(x)[:, 0]
 
     def all_stages(self, images: list[jax.Array]) -> jax.Array:
@@ -360,7 +360,7 @@ def stage_step(
         return images, carried
 
     player, opponent = state.generator, state.discriminator
-    fake, _ = draw(player.params, player.collections, d_keys, len(real))
+    fake, _ = draw(player.params, player.collections, d_keys, real.shape[0])
 
     def d_loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake = part
@@ -380,12 +380,12 @@ def stage_step(
     )
 
     def g_loss_fn(params: Any, carried: Any, rows: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        images, carried = draw(params, carried, g_keys, len(rows))
+        images, carried = draw(params, carried, g_keys, rows.shape[0])
         logits = discriminate(opponent.params, images)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
         return loss, (carried, {"g_loss": loss})
 
-    rows = jnp.arange(len(real))
+    rows = jnp.arange(real.shape[0])
     optimizer = create_optimizer(config.generator, state.step)
     player, g_metrics = update_player(g_loss_fn, player, rows, optimizer, config, "g_grad_norm")
     state = dataclasses.replace(state, generator=player, discriminator=opponent)
@@ -473,9 +473,9 @@ def sample(
 ) -> jax.Array:
     """Draw an image for each label, [n]: float32 [n, H, W, C] in [-1, 1]; see `style`."""
     z_key, noise_key = jax.random.split(key)
-    z = jax.random.normal(z_key, (len(labels), config.latent_size))
+    z = jax.random.normal(z_key, (labels.shape[0], config.latent_size))
     styles = style(config, state, z, labels, truncation, truncation_cutoff)
-    return _show(config, state, styles, draw_noise(noise_key, state.spec, len(labels)))
+    return _show(config, state, styles, draw_noise(noise_key, state.spec, labels.shape[0]))
 
 
 FAMILY = Family(

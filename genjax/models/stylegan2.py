@@ -216,7 +216,7 @@ class SynthesisBlock(nn.Module):
         if x is None:
             _, (height, width) = base_resolution(self.spec)
             const = self.param("const", nn.initializers.normal(1.0), (height, width, features))
-            x = jnp.broadcast_to(const, (len(ws), *const.shape)).astype(config.dtype)
+            x = jnp.broadcast_to(const, (ws.shape[0], *const.shape)).astype(config.dtype)
             x = SynthesisLayer(config, features, name="conv1")(x, ws[:, 0], noises[0])
         else:
             shortcut = x
@@ -363,7 +363,7 @@ class Discriminator(nn.Module):
         if config.minibatch_std_group_size:
             x = minibatch_std(x, config.minibatch_std_group_size)
         x = Conv(features, 3, clamp=_clamp(config), name="conv")(x)
-        x = Dense(features, leaky_relu, name="fc")(x.reshape(len(x), -1))
+        x = Dense(features, leaky_relu, name="fc")(x.reshape(x.shape[0], -1))
         if labels is None:
             return Dense(1, name="out")(x)[:, 0]
         # A projection onto the mapped class (Miyato and Koyama 2018, equation 3).
@@ -488,7 +488,7 @@ def synthesize_batch(
 ) -> jax.Array:
     """Map styles [B, L, W] to images, with new noise."""
     generator, _ = networks(config, state.spec)
-    noise = draw_noise(key, state.spec, len(ws))
+    noise = draw_noise(key, state.spec, ws.shape[0])
     images: Any = generator.apply({"params": params}, ws, noise, method="synthesize")
     return images
 
@@ -528,7 +528,7 @@ def generator_step(
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         rows, labels = part
         variables = {"params": params, **carried}
-        ws, carried = mixed_styles(config, state, variables, style_key, labels, len(rows))
+        ws, carried = mixed_styles(config, state, variables, style_key, labels, rows.shape[0])
         fake = synthesize_batch(config, state, params, ws, noise_key)
         logits = discriminate(config, state, state.discriminator.params, fake, labels, augment_key)
         loss = jnp.mean(adversarial.non_saturating_generator_loss(logits))
@@ -557,7 +557,7 @@ def path_length_step(
     def lengths_of(params: Any, part: Any) -> jax.Array:
         directions, labels = part
         variables = {"params": params, **state.generator.collections}
-        ws, _ = mixed_styles(config, state, variables, style_key, labels, len(directions))
+        ws, _ = mixed_styles(config, state, variables, style_key, labels, directions.shape[0])
         return path_lengths(
             lambda ws: synthesize_batch(config, state, params, ws, noise_key), ws, directions
         )
@@ -607,7 +607,7 @@ def discriminator_step(
         when D knows them by heart (Karras et al. 2020b, equation 1).
     """
     style_key, noise_key, fake_key, real_key = jax.random.split(key, 4)
-    ws, _ = mixed_styles(config, state, state.generator.variables, style_key, labels, len(real))
+    ws, _ = mixed_styles(config, state, state.generator.variables, style_key, labels, real.shape[0])
     fake = synthesize_batch(config, state, state.generator.params, ws, noise_key)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
@@ -663,7 +663,7 @@ def step(
     real = real_images(batch, state.spec)
     labels = jnp.asarray(batch.labels) if is_conditional(config, state.spec) else None
     keys = jax.random.split(key, 4)
-    n = len(real)
+    n = real.shape[0]
     images = batch_size(real)
     state, metrics = generator_step(config, state, keys[0], labels, n)
     if config.path_length_weight:
@@ -757,9 +757,9 @@ def sample(
 ) -> jax.Array:
     """Draw an image for each label, int32 [n]: float32 [n, H, W, C] in [-1, 1]; see `style`."""
     z_key, noise_key = jax.random.split(key)
-    z = jax.random.normal(z_key, (len(labels), config.latent_size))
+    z = jax.random.normal(z_key, (labels.shape[0], config.latent_size))
     styles = style(config, state, z, labels, truncation, truncation_cutoff)
-    return _show(config, state, styles, draw_noise(noise_key, state.spec, len(labels)))
+    return _show(config, state, styles, draw_noise(noise_key, state.spec, labels.shape[0]))
 
 
 FAMILY = Family(

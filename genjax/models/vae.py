@@ -152,7 +152,7 @@ class MlpEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None) -> Normal:
         config = self.config
-        x = append_labels(images.reshape(len(images), -1), labels, self.spec.classes)
+        x = append_labels(images.reshape(images.shape[0], -1), labels, self.spec.classes)
         x = hidden_layers(x, config.hidden_sizes, getattr(nn, config.activation), config.dtype)
         return _heads(x, config.latent_size, config.dtype)
 
@@ -192,7 +192,7 @@ class ResNetEncoder(nn.Module):
             features = config.features << i
             x = Conv(features, 4, stride=2, padding=1, dtype=config.dtype, name=f"down_{i}")(x)
             x = ResidualBlock(features, dtype=config.dtype, name=f"block_{i}")(x, train=True)
-        return _heads(nn.relu(x).reshape(len(x), -1), config.latent_size, config.dtype)
+        return _heads(nn.relu(x).reshape(x.shape[0], -1), config.latent_size, config.dtype)
 
 
 class ResNetDecoder(nn.Module):
@@ -463,7 +463,7 @@ def sample(config: VaeConfig, state: DensityState, key: jax.Array, labels: jax.A
     Returns:
         float32 [n, H, W, C] in [-1, 1].
     """
-    latents = jax.random.normal(key, (len(labels), config.latent_size))
+    latents = jax.random.normal(key, (labels.shape[0], config.latent_size))
     return decode(config, state, latents, labels)
 
 

@@ -149,7 +149,7 @@ class MlpCritic(nn.Module):
     def __call__(self, images: jax.Array, labels: jax.Array | None, train: bool) -> jax.Array:
         del train
         x = append_labels(images, labels, self.spec.classes)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         x = hidden_layers(x, self.hidden_sizes, leaky_relu, self.dtype)
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
@@ -213,7 +213,7 @@ class ResNetCritic(nn.Module):
                     features, "down", norm="layer", dtype=self.dtype, name=f"block_{i}"
                 )
                 x = block(x, train)
-            x = x.reshape(len(x), -1)
+            x = x.reshape(x.shape[0], -1)
         return nn.Dense(1, dtype=self.dtype, name="output")(x).astype(jnp.float32)[:, 0]
 
 
@@ -309,7 +309,7 @@ def critic_step(
         distance = -jnp.mean(wasserstein_critic_loss(value(seen_real), value(seen_fake)))
         if isinstance(config, WganConfig):
             return -distance, (carried, {"d_loss": -distance, "wasserstein_estimate": distance})
-        alpha = batch_noise(key, (len(real),), jax.random.uniform)
+        alpha = batch_noise(key, (real.shape[0],), jax.random.uniform)
         slope = input_gradient_norm(value, interpolate(seen_real, seen_fake, alpha))
         penalty = jnp.mean((slope - 1) ** 2)
         loss = -distance + config.gradient_penalty_weight * penalty
@@ -385,7 +385,7 @@ def update_players(
     chex.assert_shape(real, (None, *state.spec.shape))
     generator, _ = networks(config, state.spec)
     z_key, penalty_key, generator_key = jax.random.split(key, 3)
-    shape = (len(real), config.latent_size)
+    shape = (real.shape[0], config.latent_size)
     z, player = batch_noise(z_key, shape), state.generator
     fake, _ = apply_network(generator, player.params, player.collections, z, labels)
     state, metrics = critic_step(config, state, real, fake, labels, penalty_key)
@@ -425,7 +425,7 @@ def sample(
     config: WganConfig | WganGpConfig, state: GanState, key: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """Draw an image for each label, int32 [n]: float32 [n, H, W, C] in [-1, 1]; see `decode`."""
-    latents = jax.random.normal(key, (len(labels), config.latent_size))
+    latents = jax.random.normal(key, (labels.shape[0], config.latent_size))
     return decode(config, state, latents, labels)
 
 

@@ -124,7 +124,7 @@ def ada(
 
 def mirror(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirror each image left-right with probability 1/2, [B, H, W, C] of any type."""
-    is_mirrored = batch_noise(key, (len(images), 1, 1, 1), jax.random.uniform) < 0.5
+    is_mirrored = batch_noise(key, (images.shape[0], 1, 1, 1), jax.random.uniform) < 0.5
     return jnp.where(is_mirrored, images[:, :, ::-1], images)
 
 
@@ -172,17 +172,17 @@ def _matrix(rows: list[list[jax.Array | float]], n: int) -> jax.Array:
 
 
 def _scaling(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _matrix([[x, 0, 0], [0, y, 0], [0, 0, 1]], len(x))
+    return _matrix([[x, 0, 0], [0, y, 0], [0, 0, 1]], x.shape[0])
 
 
 def _rotation(angle: jax.Array) -> jax.Array:
     c, s = jnp.cos(angle), jnp.sin(angle)
-    return _matrix([[c, -s, 0], [s, c, 0], [0, 0, 1]], len(angle))
+    return _matrix([[c, -s, 0], [s, c, 0], [0, 0, 1]], angle.shape[0])
 
 
 def _shift(by: jax.Array) -> jax.Array:
     """Return the inverse of a shift by [n, 2], in x and y."""
-    return _matrix([[1, 0, -by[:, 0]], [0, 1, -by[:, 1]], [0, 0, 1]], len(by))
+    return _matrix([[1, 0, -by[:, 0]], [0, 1, -by[:, 1]], [0, 0, 1]], by.shape[0])
 
 
 def blit(images: jax.Array, inverse: jax.Array) -> jax.Array:
@@ -281,12 +281,12 @@ _CORNER = np.diag([0, 0, 0, 1]).astype(np.float32)[None]
 
 
 def _brightness(by: jax.Array) -> jax.Array:
-    return _matrix([[1, 0, 0, by], [0, 1, 0, by], [0, 0, 1, by], [0, 0, 0, 1]], len(by))
+    return _matrix([[1, 0, 0, by], [0, 1, 0, by], [0, 0, 1, by], [0, 0, 0, 1]], by.shape[0])
 
 
 def _contrast(factor: jax.Array) -> jax.Array:
     diagonal = [[factor if i == j else 0.0 for j in range(4)] for i in range(3)]
-    return _matrix([*diagonal, [0, 0, 0, 1]], len(factor))
+    return _matrix([*diagonal, [0, 0, 0, 1]], factor.shape[0])
 
 
 def _luma_flip(flip: jax.Array) -> jax.Array:
@@ -349,7 +349,7 @@ def amplify(images: jax.Array, gains: jax.Array) -> jax.Array:
         rows = np.repeat(np.arange(size), kernels.shape[1])
         columns = np.add.outer(np.arange(size), np.arange(-half, half + 1)).ravel()
         columns = (size - 1) - np.abs(columns % (2 * (size - 1)) - (size - 1))
-        matrix = jnp.zeros((len(images), size, size))
+        matrix = jnp.zeros((images.shape[0], size, size))
         matrix = matrix.at[:, rows, columns].add(jnp.tile(kernels, size))
         images = jnp.einsum(contraction, matrix, images)
     return images
@@ -379,7 +379,7 @@ def _shifted(images: jax.Array, by: jax.Array) -> jax.Array:
     for axis, size in ((1, images.shape[1]), (2, images.shape[2])):
         place = jnp.arange(size)[None] - by[:, axis - 1 : axis]
         is_inside = (place >= 0) & (place < size)
-        shape = [len(images), 1, 1, 1]
+        shape = [images.shape[0], 1, 1, 1]
         shape[axis] = size
         images = jnp.take_along_axis(images, jnp.clip(place, 0, size - 1).reshape(shape), axis=axis)
         images = jnp.where(is_inside.reshape(shape), images, 0)

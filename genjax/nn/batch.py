@@ -49,7 +49,7 @@ def batch_noise(
 
 def batch_size(x: jax.Array) -> int:
     """Return the number of images in the global batch, of which a step sees x, [B, ...]."""
-    return number_of_replicas() * len(x)
+    return number_of_replicas() * x.shape[0]
 
 
 def is_split() -> bool:

@@ -26,7 +26,7 @@ Permutation = Literal["lu", "plain", "shuffle", "reverse"]
 
 def _per_pixel(x: jax.Array, log_det: jax.Array) -> jax.Array:
     """Multiply the log-determinant of a map of one pixel, [], by the number of pixels: [B]."""
-    return jnp.full(len(x), x.shape[1] * x.shape[2] * log_det, transforms.zero_log_det(x).dtype)
+    return jnp.full(x.shape[0], x.shape[1] * x.shape[2] * log_det, transforms.zero_log_det(x).dtype)
 
 
 class ActNorm(nn.Module):

@@ -50,4 +50,4 @@ def append_labels(x: jax.Array, labels: jax.Array | None, classes: int) -> jax.A
     if labels is None:
         return x
     one_hot = jax.nn.one_hot(labels, classes, dtype=x.dtype)
-    return append_planes(x, one_hot.reshape(len(x), *[1] * (x.ndim - 2), classes))
+    return append_planes(x, one_hot.reshape(x.shape[0], *[1] * (x.ndim - 2), classes))

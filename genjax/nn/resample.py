@@ -231,7 +231,7 @@ def _phase(
     """Compute every period-th output, beginning at `phase`; each tap multiplies a slice of `x`."""
     rows, columns, taps = geometry
     size = [-(-axis.output // axis.period) for axis in (rows, columns)]
-    shape = (len(x), *size, x.shape[3])
+    shape = (x.shape[0], *size, x.shape[3])
     y = jnp.zeros(shape, x.dtype)
     for i, top in rows.seen(phase[0]):
         for j, left in columns.seen(phase[1]):

@@ -78,7 +78,7 @@ def num_style_layers(spec: ImageSpec) -> int:
 
 def broadcast(w: jax.Array, spec: ImageSpec) -> jax.Array:
     """Repeat a style for all layers: [B, W] -> [B, L, W]."""
-    return jnp.broadcast_to(w[:, None], (len(w), num_style_layers(spec), w.shape[1]))
+    return jnp.broadcast_to(w[:, None], (w.shape[0], num_style_layers(spec), w.shape[1]))
 
 
 def truncate(

@@ -20,10 +20,10 @@ def _input_gradient(critic: Critic, points: jax.Array) -> jax.Array:
 
     def total(points: jax.Array) -> jax.Array:
         values = critic(points)
-        chex.assert_shape(values, (len(points),))
+        chex.assert_shape(values, (points.shape[0],))
         return jnp.sum(values)
 
-    return jax.grad(total)(points).reshape(len(points), -1)
+    return jax.grad(total)(points).reshape(points.shape[0], -1)
 
 
 def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ def interpolate(real: jax.Array, fake: jax.Array, alpha: jax.Array) -> jax.Array
         `alpha * real + (1 - alpha) * fake`, [B, ...].
     """
     chex.assert_equal_shape([real, fake])
-    chex.assert_shape(alpha, (len(real),))
+    chex.assert_shape(alpha, (real.shape[0],))
     alpha = alpha.reshape(-1, *[1] * (real.ndim - 1))
     return alpha * real + (1 - alpha) * fake
 

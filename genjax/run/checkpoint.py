@@ -28,7 +28,7 @@ from etils import epath
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from genjax.data.paths import files, is_remote
+from genjax.data.paths import files, is_in_hub, is_remote, local_copy
 from genjax.data.processes import barrier, is_first, run_on_first
 from genjax.types import UsageError
 
@@ -320,6 +320,12 @@ class Checkpoints:
                 small for these.
         """
         path = self.folder / _name(step)
+        if is_in_hub(path):
+            with local_copy(path) as copy:
+                return self._restore(copy, step, like)
+        return self._restore(path, step, like)
+
+    def _restore(self, path: epath.Path, step: int, like: Any) -> Any:
         wanted = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
         stored = sum(file.stat().length for file in files(path))
         if wanted > max(MOST_UNPACKED * stored, SMALL):

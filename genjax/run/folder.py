@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from genjax.data.digest import pack, unpack
-from genjax.data.paths import is_remote, to_path
+from genjax.data.paths import is_in_hub, is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import write_atomically
@@ -64,10 +64,10 @@ class RunFolder:
     """The files of a run, which are all that `resume`, `sample` and `evaluate` need.
 
     Args:
-        path: A local folder, or one in a bucket, such as `gs://BUCKET/RUN`.
+        path: A local folder, or one in a bucket or hub, such as `gs://BUCKET/RUN`.
 
     Raises:
-        UsageError: The path is in a bucket, and the package that reads buckets is not installed.
+        UsageError: The path is one of another scheme, or needs a package that is not installed.
 
     Attributes:
         config: The `RunConfig`: the resolved recipe, the shape of the data and their digest.
@@ -187,8 +187,9 @@ class RunFolder:
         A bucket has no locks, so a second process on its folder is not noticed.
 
         Raises:
-            UsageError: Another process has locked it.
+            UsageError: Another process has locked it, or it is in a hub.
         """
+        check_trainable(self.path)
         lock = None if is_remote(self.path) else filelock.FileLock(self.path / ".lock", timeout=0)
 
         def acquire() -> None:
@@ -204,6 +205,14 @@ class RunFolder:
         finally:
             if lock is not None:
                 lock.release()
+
+
+def check_trainable(path: epath.Path) -> None:
+    """Raise a `UsageError` if no run can be trained at a path."""
+    if is_in_hub(path):
+        raise UsageError(
+            f"run {path}: a hub is read from, not trained in; wanted a local folder, gs:// or s3://"
+        )
 
 
 def _with_quality(recipe: Any) -> Any:
@@ -232,6 +241,7 @@ def create_run_folder(path: str | Path | None, name: str) -> RunFolder:
 def _create(path: str | Path | None, name: str) -> str:
     if path is not None:
         folder = to_path(path)
+        check_trainable(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             hint = f"; to go on with it: genjax resume {folder}"
             is_run = (folder / "config.json").exists()

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from genjax.data.paths import to_path
+from genjax.data.paths import is_remote, local_copy, to_path
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
 from genjax.run.records import to_strict_json
@@ -74,16 +74,16 @@ def is_model_file(path: str | Path | epath.Path) -> bool:
     return path.suffix == SUFFIX and not path.is_dir()
 
 
-def model_path(output: str | Path) -> epath.Path:
-    """Return the path of a model file that is to be written.
+def output_path(output: str | Path, *suffixes: str) -> epath.Path:
+    """Return the path of a file that is to be written, with one of these endings.
 
     Raises:
         UsageError: It has another ending, or its folder does not exist.
     """
     path = to_path(output)
-    if path.suffix != SUFFIX:
-        raise UsageError(f"output {path}: should end in {SUFFIX}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    if path.suffix not in suffixes:
+        raise UsageError(f"output {path}: should end in {' or '.join(suffixes)}")
+    if not is_remote(path) and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise UsageError(f"output {path}: wanted a file in a folder that exists")
     return path
 
@@ -151,7 +151,7 @@ def read_arrays(path: str | Path | epath.Path) -> tuple[Card, dict[str, np.ndarr
 def _read(path: str | Path | epath.Path, with_arrays: bool) -> tuple[Card, dict[str, np.ndarray]]:
     path = to_path(path)
     try:
-        with safe_open(path, framework="numpy") as file:
+        with local_copy(path) as copy, safe_open(copy, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = file.keys() if with_arrays and CARD in metadata else ()
             arrays = {name: file.get_tensor(name) for name in names}

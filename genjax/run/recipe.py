@@ -51,8 +51,8 @@ class Recipe:
     model: Annotated[Config, Flat]
     """The family's config."""
     data: str = "digits"
-    """digits, tfds:NAME, folder:PATH, or the path of a .zip, where paths may be gs://BUCKET/...; or
-    that of an .array_record that `genjax prepare` wrote."""
+    """digits, tfds:NAME, folder:PATH, or the path of a .zip, where paths may be gs://, s3:// or
+    hf://; or that of an .array_record that `genjax prepare` wrote."""
     data_options: Annotated[DataOptions, Flat] = DataOptions()
     """How the data are read."""
     steps: Annotated[int, Field(gt=0, lt=INT32)] = 20_000

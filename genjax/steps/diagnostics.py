@@ -23,9 +23,9 @@ def spread(images: jax.Array) -> jax.Array:
     Returns:
         float32 []; 0 when all images are the same.
     """
-    flat = images.reshape(len(images), -1).astype(jnp.float32)
+    flat = images.reshape(images.shape[0], -1).astype(jnp.float32)
     centred = flat - mean_over_replicas(jnp.mean(flat, axis=0, keepdims=True))
-    return jnp.sqrt(2 * mean_over_replicas(jnp.vdot(centred, centred) / len(flat)))
+    return jnp.sqrt(2 * mean_over_replicas(jnp.vdot(centred, centred) / flat.shape[0]))
 
 
 def discriminator_metrics(

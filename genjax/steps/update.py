@@ -202,7 +202,7 @@ def fewer_parts(config: AnyConfig, images: int) -> AnyConfig:
 
 
 def _split(batch: Any, parts: int) -> Any:
-    size = len(jax.tree.leaves(batch)[0])
+    size = jax.tree.leaves(batch)[0].shape[0]
     if size % parts:
         raise UsageError(f"gradient_accumulation_steps = {parts}: should divide the {size} images")
     return jax.tree.map(lambda x: in_parts(x, parts), batch)

@@ -85,7 +85,7 @@ def train(
 
     Args:
         recipe: A recipe, or the name or file of one, as `load_recipe` takes it.
-        run: A new run folder, local or in a bucket, `gs://BUCKET/RUN`; all processes must share it.
+        run: A new run folder, local or in a bucket, gs:// or s3://; all processes must share it.
             None: the first free one of `runs/FAMILY_DATA`, `runs/FAMILY_DATA-2`, ...
         init: A run folder (its best checkpoint) or a model file whose weights and statistics to
             start with, where names and shapes are those of the recipe's model; the log names the

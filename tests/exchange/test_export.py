@@ -1,6 +1,10 @@
 import dataclasses
 import json
+import os
+import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +15,27 @@ import pytest
 
 import genjax
 from genjax import Recipe, UsageError
+from genjax.data.paths import to_path
+from genjax.data.sources import DataOptions, open_source
 from genjax.exchange.export import describe
+from genjax.figures.grid import to_picture, to_png
 from genjax.figures.sample import CHUNK, sample_state
 from genjax.models import FAMILIES
 from genjax.run.model_file import Card, _digest, read_arrays, read_card, write_model
 from genjax.run.states import initial_state
 from genjax.run.trained import load
 from genjax.types import Batch
+from tests import hub
 from tests.families import each_family
 from tests.models.test_families import CONFIGS, SPEC, SPECS
 from tests.states import drawn_state
 
 FAST = ("gan", "dcgan", "wgan_gp", "vae", "biggan", "stylegan2")
 KEY = jax.random.key(1)
+README = Path(__file__).parents[2] / "README.md"
 
 
-def _recipe_and_state(name: str) -> tuple[Recipe, Any]:
+def model_of(name: str) -> tuple[Recipe, Any]:
     spec = SPECS.get(name, SPEC)
     config: Any = CONFIGS[name]
     if hasattr(config, "conditional"):
@@ -56,7 +65,7 @@ def saved(recipe: Recipe, state: Any, folder: Path) -> Path:
 
 @each_family(*FAST, slow=("glow",))
 def test_a_model_file_draws_encodes_and_judges_as_the_state(name, tmp_path):
-    recipe, state = _recipe_and_state(name)
+    recipe, state = model_of(name)
     functions = FAMILIES[name]
     path = saved(recipe, state, tmp_path)
     assert path.stat().st_size < 4 * sum(x.size for x in jax.tree.leaves(state)) / 1.5 + 20_000
@@ -86,7 +95,7 @@ def test_a_model_file_draws_encodes_and_judges_as_the_state(name, tmp_path):
 @each_family(*FAST, slow=("glow",))
 def test_fewer_images_cost_less_and_are_the_same(name):
     """Calls of any size give the same images, up to one level where rounding tips the scale."""
-    recipe, state = _recipe_and_state(name)
+    recipe, state = model_of(name)
     many = sample_state(recipe, state, KEY, CHUNK)
     for n in (1, 3):
         few = sample_state(recipe, state, KEY, n)
@@ -232,8 +241,78 @@ def test_arrays_that_do_not_fit_are_summed_up(run, tmp_path):
 
 def test_where_it_cannot_be_written(run, tmp_path):
     for output, message in (
-        (tmp_path / "m.pth", "should end in .safetensors"),
+        (tmp_path / "m.onnx", "m.onnx: should end in .safetensors or .stablehlo$"),
         (tmp_path / "none" / "m.safetensors", "a folder that exists"),
     ):
         with pytest.raises(UsageError, match=message):
             genjax.export(run, output)
+
+
+# Runs the README's lines where nothing of genjax, or of what it needs beside jax, can be imported.
+ALONE = """
+import sys
+
+class JaxAlone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("genjax", "flax", "optax", "orbax", "etils"):
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, JaxAlone())
+exec(sys.argv[1])
+import numpy
+numpy.save("images.npy", images)
+assert "genjax" not in sys.modules
+"""
+
+
+def test_three_lines_of_jax_run_it_without_genjax(run, tmp_path):
+    genjax.export(run, tmp_path / "model.stablehlo")
+    (lines,) = re.findall(r"```python\n(import jax, jax\.export\n.*?)```", README.read_text(), re.S)
+    assert len(lines.split("\n")) == 5  # one is empty
+    command = [sys.executable, "-c", ALONE, lines]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    images = np.load(tmp_path / "images.npy")
+    differ = images.astype(int) - genjax.sample(run, n=64, seed=0)
+    assert images.dtype == np.uint8 and abs(differ).max() <= 1 and np.mean(differ != 0) < 1e-2
+
+
+def test_options_of_the_other_kind_are_refused(run, tmp_path):
+    file, program = tmp_path / "m.safetensors", tmp_path / "m.stablehlo"
+    for output, options, message in (
+        (file, {"truncation": 0.5}, r"truncation = 0.5 wanted a .stablehlo"),
+        (program, {"all": True}, r"all = True wanted a .safetensors"),
+        (program, {"dtype": "float16"}, r"dtype = float16 wanted a .safetensors"),
+        (program, {"temperature": 0.5}, r"family 'gan' has no temperature"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            genjax.export(run, output, **options)
+        assert not output.exists()
+
+
+def test_a_hub_holds_model_files_runs_and_data(run, monkeypatch):
+    hub.start(monkeypatch)
+    images = genjax.sample(run, n=3)
+    path = genjax.export(run, "hf://me/model/m.safetensors")
+    assert os.fspath(path) == "hf://me/model/m.safetensors"
+    np.testing.assert_array_equal(genjax.sample(path, n=3), images)
+    with pytest.raises(UsageError, match=r"no model file hf://me/model/none\.safetensors"):
+        genjax.load("hf://me/model/none.safetensors")
+
+    for file in Path(run.run).rglob("*"):
+        if file.is_file():
+            name = file.relative_to(run.run).as_posix()
+            to_path(f"hf://me/run/{name}").write_bytes(file.read_bytes())
+    np.testing.assert_array_equal(genjax.sample("hf://me/run", n=3), images)
+    refused = (
+        r"run hf://me/\w+: a hub is read from, not trained in; wanted a local folder, gs:// or"
+    )
+    with pytest.raises(UsageError, match=refused):
+        genjax.resume("hf://me/run", steps=9)
+    with pytest.raises(UsageError, match=refused):
+        genjax.train(load(run).recipe, "hf://me/new")
+
+    for i, name in enumerate(("a/0.png", "a/1.png", "b/2.png")):
+        picture = to_png(to_picture(np.full((8, 8, 1), 80 * i, np.uint8)))
+        to_path(f"hf://datasets/me/images/{name}").write_bytes(picture)
+    source = open_source("folder:hf://datasets/me/images", DataOptions())
+    assert (len(source), source.spec.shape, source.class_names) == (3, (8, 8, 1), ["a", "b"])

@@ -10,7 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 
 from genjax.nn.batch import is_split
 from genjax.nn.conv import winograd, xla
@@ -52,12 +52,14 @@ def _winograd_group(
 
     The number divides the batch, and the blocks of so many images fit the cache. If kernels are
     `summed` over the groups, the blocks may take as much memory as the kernels, because smaller
-    groups would spend more time on the sum than they save.
+    groups would spend more time on the sum than they save. An exported program, whose batch has no
+    size yet, takes another form.
     """
-    batch, itemsize = len(x), x.dtype.itemsize
+    batch, itemsize = x.shape[0], x.dtype.itemsize
     sizes = (*geometry.output_size, *geometry.kernel_size, channels, features)
     if (
-        min(channels, features) < FEW_CHANNELS
+        export.is_symbolic_dim(batch)
+        or min(channels, features) < FEW_CHANNELS
         or 2 * batch * math.prod(sizes) < MANY_OPERATIONS
         or winograd.products(geometry) > SHARE
         or itemsize < 4
@@ -114,7 +116,7 @@ def _conv_as_product(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Arra
     """Convolve few channels at stride 1, as one product with the pixels that each output sees."""
     patches = _patches(x, geometry.kernel_size, (geometry.padding, geometry.padding))
     y = patches.reshape(-1, patches.shape[3]) @ w.reshape(patches.shape[3], -1)
-    return y.reshape(len(x), *geometry.output_size, -1)
+    return y.reshape(x.shape[0], *geometry.output_size, -1)
 
 
 def _patches(x: jax.Array, kernel_size: tuple[int, ...], padding: tuple[int, int]) -> jax.Array:
@@ -134,7 +136,7 @@ def _conv_as_sum(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     around = (geometry.padding, geometry.padding)
     taps = jnp.pad(taps.reshape(*x.shape[:3], -1), ((0, 0), around, around, (0, 0)))
     height, width = geometry.output_size
-    total = jnp.zeros((len(x), height, width, features), taps.dtype)
+    total = jnp.zeros((x.shape[0], height, width, features), taps.dtype)
     for k, (i, j) in enumerate(itertools.product(*map(range, geometry.kernel_size))):
         total += taps[:, i : i + height, j : j + width, k * features : (k + 1) * features]
     return total
@@ -180,7 +182,9 @@ def _input_grad_as_one_conv(geometry: Geometry, y: jax.Array, w: jax.Array) -> j
     w = w.transpose(0, 2, 5, 1, 3, 4).reshape(m, n, features, stride * stride * channels)
     rows, columns = (size + m - 1 for size, m in zip(geometry.output_size, (m, n), strict=True))
     blocks = _stride_one(y, w, (m - 1, n - 1), (rows, columns))
-    return _interleave(geometry, blocks.reshape(len(y), rows, columns, stride, stride, channels))
+    return _interleave(
+        geometry, blocks.reshape(y.shape[0], rows, columns, stride, stride, channels)
+    )
 
 
 def _interleave(geometry: Geometry, blocks: jax.Array) -> jax.Array:

@@ -13,10 +13,10 @@ def map_groups(function: Callable[[jax.Array], jax.Array], group: int, x: jax.Ar
 
     The function must not mix images.
     """
-    if group == len(x):
+    if group == x.shape[0]:
         return function(x)
     y = lax.map(function, x.reshape(-1, group, *x.shape[1:]))
-    return y.reshape(len(x), *y.shape[2:])
+    return y.reshape(x.shape[0], *y.shape[2:])
 
 
 def sum_groups(function: Callable[..., Any], group: int, *batches: jax.Array) -> Any:
@@ -27,7 +27,7 @@ def sum_groups(function: Callable[..., Any], group: int, *batches: jax.Array) ->
         group: Number of images at a time.
         batches: The batches, of the same B.
     """
-    if group == len(batches[0]):
+    if group == batches[0].shape[0]:
         return function(*batches)
     shapes = jax.eval_shape(function, *(x[:group] for x in batches))
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)

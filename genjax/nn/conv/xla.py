@@ -21,7 +21,7 @@ def conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
 
 def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     """Apply the transpose of `conv` in x: y [B, H', W', O] with w to x [B, H, W, I]."""
-    x = jax.ShapeDtypeStruct((len(y), *geometry.input_size, w.shape[2]), y.dtype)
+    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.input_size, w.shape[2]), y.dtype)
     return jax.linear_transpose(lambda x: conv(geometry, x, w), x)(y)[0]
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for the file system of a hub, in memory."""
+"""Stand-ins for the file systems of a hub and of buckets, in memory."""
 
 from typing import ClassVar
 
@@ -27,7 +27,20 @@ class Hub(MemoryFileSystem):
         return super()._open(path, mode, **options)
 
 
+class Buckets(Hub):
+    """Files of `s3://`."""
+
+    protocol = "s3"
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).removeprefix("s3://"))
+
+
 def start(monkeypatch):
-    """Put the stand-in in the hub's place."""
-    fsspec.register_implementation("hf", Hub, clobber=True)
-    monkeypatch.setitem(paths.PACKAGES, "hf", "fsspec")
+    """Put the stand-ins in the places of a hub and of buckets."""
+    for system in (Hub, Buckets):
+        fsspec.register_implementation(system.protocol, system, clobber=True)
+        monkeypatch.setitem(paths.PACKAGES, system.protocol, "fsspec")

@@ -9,11 +9,11 @@ from genjax.run.trained import load
 from genjax.types import State
 
 
-def records(run: Path) -> list[dict[str, float]]:
+def records(run: Path | str) -> list[dict[str, float]]:
     """Return the records without the fields that depend on the machine."""
     return [
         {name: value for name, value in record.items() if name not in TIMINGS}
-        for record in read_records(RunFolder(Path(run)))
+        for record in read_records(RunFolder(run))
     ]
 
 

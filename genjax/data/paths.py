@@ -16,8 +16,9 @@ from genjax.types import UsageError
 
 # The package that reads and writes paths of each scheme, through fsspec.
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "hf": "huggingface_hub"}
-# The scheme that checkpoints are not written to, because TensorStore does not know it.
-HUB = "hf"
+# The scheme of buckets that TensorStore writes checkpoints to, for any number of processes; to
+# others they go through a local copy. And that of hubs, where each file written is a commit.
+BUCKET, HUB = "gs", "hf"
 
 
 def is_remote(path: str | Path | epath.Path) -> bool:
@@ -28,6 +29,11 @@ def is_remote(path: str | Path | epath.Path) -> bool:
 def is_in_hub(path: str | Path | epath.Path) -> bool:
     """Return whether a path is in a hub, `hf://OWNER/REPOSITORY/...`."""
     return os.fspath(path).startswith(f"{HUB}://")
+
+
+def is_copied(path: str | Path | epath.Path) -> bool:
+    """Return whether checkpoints at a path are written and read through a local copy."""
+    return is_remote(path) and not os.fspath(path).startswith(f"{BUCKET}://")
 
 
 def to_path(path: str | Path | epath.Path) -> epath.Path:
@@ -62,6 +68,20 @@ def local_copy(path: epath.Path) -> Iterator[epath.Path]:
             with file.open("rb") as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
         yield copy
+
+
+@contextlib.contextmanager
+def uploaded(path: epath.Path) -> Iterator[epath.Path]:
+    """Give a path for a new folder, whose files are at `path` after the context."""
+    if not is_copied(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = epath.Path(scratch) / path.name
+        yield copy
+        for file in files(copy):
+            with file.open("rb") as source, (path / file.relative_to(copy)).open("wb") as sink:
+                shutil.copyfileobj(source, sink)
 
 
 def files(folder: epath.Path) -> Iterator[epath.Path]:

@@ -28,7 +28,7 @@ from etils import epath
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from genjax.data.paths import files, is_in_hub, is_remote, local_copy
+from genjax.data.paths import files, is_copied, is_remote, local_copy, uploaded
 from genjax.data.processes import barrier, is_first, run_on_first
 from genjax.types import UsageError
 
@@ -267,7 +267,8 @@ class Checkpoints:
         try:
             if gone:  # Orbax would make a new one, without a config
                 raise OSError("the run folder is gone")
-            self._checkpointer.save(part, args=ocp.args.StandardSave(state), force=True)
+            with uploaded(part) as folder:
+                self._checkpointer.save(folder, args=ocp.args.StandardSave(state), force=True)
             if is_first():
                 label = Label(self._run, step, metrics or {})
                 write_atomically(part / LABEL, _label.dump_json(label))
@@ -320,7 +321,7 @@ class Checkpoints:
                 small for these.
         """
         path = self.folder / _name(step)
-        if is_in_hub(path):
+        if is_copied(path):
             with local_copy(path) as copy:
                 return self._restore(copy, step, like)
         return self._restore(path, step, like)

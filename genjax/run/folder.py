@@ -3,20 +3,23 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import filelock
+import jax
 import numpy as np
 from etils import epath
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from genjax.data.digest import pack, unpack
-from genjax.data.paths import is_in_hub, is_remote, to_path
+from genjax.data.paths import is_copied, is_in_hub, is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
 from genjax.models import FAMILIES
 from genjax.run.checkpoint import write_atomically
@@ -85,7 +88,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path | epath.Path):
         self.path = path = to_path(path)
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
         self.config = path / "config.json"
         self.data = path / "data.json.gz"
         self.environment = path / "environment.jsonl"
@@ -106,8 +109,10 @@ class RunFolder:
         """
         if not is_remote(path):
             return Path(path)
-        self._scratch = self._scratch or tempfile.TemporaryDirectory()
-        local = Path(self._scratch.name) / path.name
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp())
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        local = self._scratch / path.name
         if not local.exists() and path.is_file():
             local.write_bytes(path.read_bytes())
         return local
@@ -115,10 +120,9 @@ class RunFolder:
     def publish(self) -> None:
         """Upload the scratch files of `to_append` to the run's bucket, if it is in one."""
         if self._scratch is not None:
-            scratch = Path(self._scratch.name)
-            for file in scratch.rglob("*"):
+            for file in self._scratch.rglob("*"):
                 if file.is_file():
-                    (self.path / file.relative_to(scratch)).write_bytes(file.read_bytes())
+                    (self.path / file.relative_to(self._scratch)).write_bytes(file.read_bytes())
 
     def write_config(self, config: RunConfig) -> None:
         """Write the config, whole or not at all; with several processes, the first one writes.
@@ -212,6 +216,11 @@ def check_trainable(path: epath.Path) -> None:
     if is_in_hub(path):
         raise UsageError(
             f"run {path}: a hub is read from, not trained in; wanted a local folder, gs:// or s3://"
+        )
+    if is_copied(path) and jax.process_count() > 1:
+        raise UsageError(
+            f"run {path}: several processes write checkpoints together; wanted a folder that they "
+            "share, or gs://"
         )
 
 

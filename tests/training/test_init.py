@@ -16,7 +16,7 @@ from genjax.run.start import origin_of, start_from
 from genjax.run.states import initial_state
 from genjax.run.trained import load
 from genjax.steps.state import named_leaves
-from tests import runs
+from tests import hub, runs
 from tests.exchange.test_export import saved
 from tests.models.test_families import CONFIGS
 
@@ -135,6 +135,17 @@ def test_a_file_with_all_goes_on_as_the_run(run, tmp_path, monkeypatch):
     slim = genjax.export(run, tmp_path / "slim.safetensors")
     with pytest.raises(UsageError, match=r"slim.safetensors holds what samples need, no more: to"):
         genjax.resume(slim)
+
+
+def test_a_run_in_a_bucket_is_that_of_a_folder(run, tmp_path, monkeypatch):
+    """A bucket of s3://, to which checkpoints go through a local copy."""
+    hub.start(monkeypatch)
+    genjax.train(dataclasses.replace(RECIPE, steps=6), tmp_path / "whole")
+    genjax.train(RECIPE, "s3://bucket/run")
+    result = genjax.resume("s3://bucket/run", steps=6)
+    mine, other = (load(each, "latest").state for each in (result, tmp_path / "whole"))
+    chex.assert_trees_all_equal(mine, other)
+    assert runs.records("s3://bucket/run") == runs.records(tmp_path / "whole")
 
 
 def test_each_start_records_its_step_and_what_changed(run, tmp_path, caplog):

@@ -12,11 +12,12 @@ from genjax.evaluation.compare import latest_evaluation, trained_for
 from genjax.exchange import program
 from genjax.figures.sample import sample_options
 from genjax.run.checkpoint import write_atomically
-from genjax.run.model_file import SUFFIX, Card, output_path, read_arrays, write_model
+from genjax.run.model_file import SUFFIX, Card, is_model_file, output_path, read_arrays, write_model
 from genjax.run.options import Output
 from genjax.run.recipe import to_json
 from genjax.run.records import read_lines
 from genjax.run.trained import Checkpoint, Model, Trained, load
+from genjax.steps.state import named_leaves
 from genjax.types import UsageError
 
 # The path of a model file, as a positional argument.
@@ -119,8 +120,13 @@ def _versions(start: dict[str, Any]) -> dict[str, str]:
 
 
 def describe(path: File) -> dict[str, Any]:
-    """Return the card of a model file as plain JSON values, after verifying the file."""
-    card, arrays = read_arrays(path)
+    """Return the card of a model file or run folder as JSON values, after verifying the arrays."""
+    arrays: dict[str, Any]
+    if is_model_file(path):
+        card, arrays = read_arrays(path)
+    else:
+        trained = load(path)
+        card, arrays = to_card(trained), named_leaves(trained.state)
     return (
         {"arrays": len(arrays), "values": sum(array.size for array in arrays.values())}
         | {"bytes": sum(array.nbytes for array in arrays.values())}

@@ -161,6 +161,11 @@ class RunFolder:
             return RunConfig(**values)
         except FileNotFoundError as error:
             raise UsageError(f"{self.path} is not a run folder: it has no config.json") from error
+        except NotADirectoryError as error:
+            raise UsageError(
+                f"{self.path} is no run folder, and no model file by its name: wanted one that "
+                "ends in .safetensors; weights of other programs: genjax import"
+            ) from error
         except (UsageError, ValidationError) as error:
             raise UsageError(f"{self.config}: {describe(error)}") from error
         except (OSError, ValueError, RecursionError) as error:

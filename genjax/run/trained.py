@@ -1,6 +1,7 @@
 """Trained models: what a run folder, the result of a training, or a model file is loaded to."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from signal import Signals
@@ -115,8 +116,13 @@ def path_of(what: Model) -> epath.Path:
     """Return the path of a run folder or a model file.
 
     Raises:
-        UsageError: No such model comes with genjax.
+        UsageError: No such model comes with genjax, or it is no path at all.
     """
+    if not isinstance(what, (str, os.PathLike, Result, Trained)):
+        raise UsageError(
+            f"{what!r:.60}: wanted a run folder, a model file, the result of a training, or what "
+            "genjax.load returns"
+        )
     if isinstance(what, Trained):
         return what.origin
     if isinstance(what, str) and what.startswith(SHIPPED):

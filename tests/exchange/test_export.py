@@ -239,6 +239,16 @@ def test_arrays_that_do_not_fit_are_summed_up(run, tmp_path):
     assert len(str(error.value)) < 500
 
 
+def test_what_is_no_model_is_named(run, tmp_path):
+    path = genjax.export(run, tmp_path / "m.safetensors").rename(tmp_path / "m.bin")
+    with pytest.raises(UsageError, match=r"m\.bin is no run folder, and no model file by its name"):
+        genjax.sample(path)
+    for what in (None, 3, load(run).recipe):
+        with pytest.raises(UsageError, match="wanted a run folder, a model file"):
+            load(what)
+    assert describe(run.run)["step"] == load(run).step
+
+
 def test_where_it_cannot_be_written(run, tmp_path):
     for output, message in (
         (tmp_path / "m.onnx", "m.onnx: should end in .safetensors or .stablehlo$"),

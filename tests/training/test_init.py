@@ -121,6 +121,8 @@ def test_frozen_layers_stay(run, tmp_path):
     )
     with pytest.raises(UsageError, match=r"freeze = D\.\*: fits no parameter of .*tor\.params"):
         genjax.train(dataclasses.replace(recipe, freeze=("D.*",)), tmp_path / "other")
+    with pytest.raises(UsageError, match=r"freeze = \*: nothing is left to train"):
+        genjax.train(dataclasses.replace(recipe, freeze=("*",)), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

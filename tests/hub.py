@@ -17,7 +17,7 @@ class Hub(MemoryFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).removeprefix("hf://"))
+        return super()._strip_protocol(str(path).removeprefix(f"{cls.protocol}://"))
 
     def _open(self, path, mode="rb", **options):
         if mode not in ("rb", "wb"):
@@ -33,10 +33,6 @@ class Buckets(Hub):
     protocol = "s3"
     store: ClassVar[dict] = {}
     pseudo_dirs: ClassVar[list] = [""]
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).removeprefix("s3://"))
 
 
 def start(monkeypatch):

@@ -28,7 +28,7 @@ from genjax.run.checkpoint import SaveError
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import is_model_file, read_card
 from genjax.run.recipe import describe, load_recipe, recipe_paths
-from genjax.run.trained import path_of
+from genjax.run.trained import is_trained, path_of
 from genjax.training.loop import Diverged
 from genjax.training.signals import Stopped
 from genjax.types import UsageError
@@ -41,7 +41,7 @@ FEWEST_COLUMNS = 40
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
 
 
-# `genjax show` of a model file in place of a recipe.
+# `genjax show` of a trained model in place of a recipe.
 SHOW_MODEL = Command(describe_model)
 
 
@@ -92,10 +92,8 @@ def _run_with_recipe(name: str, arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(f"the recipe comes first: genjax {name} RECIPE [options]")
     recipe, *options = arguments
-    path = path_of(recipe)
-    is_trained = is_model_file(path) or (path / "config.json").is_file()
-    if name == "show" and is_trained and recipe not in recipe_paths():
-        return SHOW_MODEL.run(name, [str(path), *options])
+    if name == "show" and recipe not in recipe_paths() and is_trained(path_of(recipe)):
+        return SHOW_MODEL.run(name, [str(path_of(recipe)), *options])
     command = training.RECIPE_COMMANDS[name]
     return command.run(f"{name} {recipe}", options, recipe=load_recipe(recipe))
 

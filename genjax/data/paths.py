@@ -65,8 +65,7 @@ def local_copy(path: epath.Path) -> Iterator[epath.Path]:
         for file in files(path) if path.is_dir() else [path]:
             target = copy / file.relative_to(path) if file != path else copy
             target.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("rb") as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+            _copy(file, target)
         yield copy
 
 
@@ -80,8 +79,12 @@ def uploaded(path: epath.Path) -> Iterator[epath.Path]:
         copy = epath.Path(scratch) / path.name
         yield copy
         for file in files(copy):
-            with file.open("rb") as source, (path / file.relative_to(copy)).open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+            _copy(file, path / file.relative_to(copy))
+
+
+def _copy(file: epath.Path, target: epath.Path) -> None:
+    with file.open("rb") as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
 
 
 def files(folder: epath.Path) -> Iterator[epath.Path]:

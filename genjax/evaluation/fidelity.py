@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from genjax.data.paths import is_remote
-from genjax.data.sources import DataOptions, Source, open_source
+from genjax.data.sources import STACKED, DataOptions, Source, open_source
 from genjax.evaluation.distances import MIN_IMAGES, distances
 from genjax.evaluation.evaluate import (
     MOST_SAMPLES,
@@ -28,9 +28,8 @@ from genjax.figures.sample import is_conditional
 from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.run.checkpoint import write_atomically
-from genjax.run.model_file import is_model_file
 from genjax.run.options import Flat, N, check_seed
-from genjax.run.trained import Checkpoint, Result, Trained, load, path_of
+from genjax.run.trained import Checkpoint, Result, Trained, is_trained, load, path_of
 from genjax.types import Batch, UsageError
 
 Images = Annotated[
@@ -38,6 +37,8 @@ Images = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(constructor=str, metavar="IMAGES"),
 ]
+# What names of data begin with that are no paths by themselves.
+DATA = ("folder:", "tfds:", f"{STACKED}:")
 
 
 class Statistics(NamedTuple):
@@ -144,8 +145,10 @@ def _open(images: Images, options: DataOptions, checkpoint: Checkpoint) -> Side:
         return _checked_images("the array", images)
     if isinstance(images, (Result, Trained)):
         return load(images, checkpoint)
+    if str(images).startswith(DATA):  # its path, if it has one, follows
+        return open_source(str(images), options)
     path = Path(path_of(images))
-    if is_model_file(path) or (path.is_dir() and (path / "config.json").is_file()):
+    if is_trained(path_of(images)):
         return load(images, checkpoint)
     if not is_remote(str(images)) and path.suffix in (".npy", ".npz"):
         return _read_arrays(path)

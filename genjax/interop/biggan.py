@@ -24,6 +24,7 @@ from genjax.interop.entries import (
     numbers,
     same,
     shape_of,
+    to_gan_state,
 )
 from genjax.models.biggan import (
     DEPTH,
@@ -37,7 +38,6 @@ from genjax.models.biggan import (
     init,
 )
 from genjax.nn.resolution import base_resolution
-from genjax.steps.state import GanState
 from genjax.types import ImageSpec, UsageError
 
 # The authors' names of the leaves; gains of batch norm are weights where they follow a condition.
@@ -193,12 +193,7 @@ def infer(
     return config, spec
 
 
-def to_state(config: BigganConfig, spec: ImageSpec, variables: Mapping[str, Any]) -> GanState:
-    """Return the state at step 0 of what `load` gives."""
-    return from_variables(config, spec, {"discriminator": {"params": {}}, **variables})
-
-
 FORMAT = Format(
-    *(infer, load, dump, to_state, ("batch_norm_epsilon", "spectral_epsilon")),
+    *(infer, load, dump, to_gan_state(from_variables), ("batch_norm_epsilon", "spectral_epsilon")),
     unsaid="norm_style = bn and ReLUs",
 )

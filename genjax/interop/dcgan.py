@@ -22,10 +22,10 @@ from genjax.interop.entries import (
     numbers,
     same,
     shape_of,
+    to_gan_state,
 )
 from genjax.models.dcgan import DcganConfig, from_variables
 from genjax.nn.resolution import base_resolution
-from genjax.steps.state import GanState
 from genjax.types import ImageSpec
 
 # PyTorch counts batches, but does not use the count if there is a momentum.
@@ -168,12 +168,7 @@ def infer(
     return config, spec
 
 
-def to_state(config: DcganConfig, spec: ImageSpec, variables: Mapping[str, Any]) -> GanState:
-    """Return the state at step 0 of what `load` gives."""
-    return from_variables(config, spec, {"discriminator": {"params": {}}, **variables})
-
-
 FORMAT = Format(
-    *(infer, load, dump, to_state, ("classes",)),
+    *(infer, load, dump, to_gan_state(from_variables), ("classes",)),
     unsaid="strides of 2, ReLUs in G and leaky ReLUs of slope 0.2 in D",
 )

@@ -163,6 +163,17 @@ class Format(NamedTuple):
     is_gan: bool = True
 
 
+def to_gan_state(
+    from_variables: Callable[[Any, ImageSpec, dict[str, Any]], State],
+) -> Callable[[Any, ImageSpec, Mapping[str, Any]], State]:
+    """Return a format's `to_state` of a GAN, in whose variables D may be missing."""
+
+    def to_state(config: Any, spec: ImageSpec, variables: Mapping[str, Any]) -> State:
+        return from_variables(config, spec, {"discriminator": {"params": {}}, **variables})
+
+    return to_state
+
+
 def has_discriminator(arrays: Iterable[str]) -> bool:
     """Return whether any of these names is one of D."""
     return any(name.startswith("D.") for name in arrays)

@@ -25,6 +25,7 @@ from genjax.interop.entries import (
     numbers,
     same,
     shape_of,
+    to_gan_state,
 )
 from genjax.models.stylegan2 import (
     Architecture,
@@ -36,7 +37,6 @@ from genjax.models.stylegan2 import (
 )
 from genjax.nn.resample import BINOMIAL
 from genjax.nn.resolution import base_resolution
-from genjax.steps.state import GanState
 from genjax.types import ImageSpec, UsageError
 
 # The authors' filter [4, 4], which is the same in all layers.
@@ -218,12 +218,7 @@ def infer(
     return config, spec
 
 
-def to_state(config: Stylegan2Config, spec: ImageSpec, variables: Mapping[str, Any]) -> GanState:
-    """Return the state at step 0 of what `load` gives, without its noise, which is drawn anew."""
-    return from_variables(config, spec, {"discriminator": {"params": {}}, **variables})
-
-
 FORMAT = Format(
-    *(infer, load, dump, to_state, ("conv_clamp", "mapping_lr_multiplier")),
+    *(infer, load, dump, to_gan_state(from_variables), ("conv_clamp", "mapping_lr_multiplier")),
     unsaid="leaky ReLUs of slope 0.2; noise_const is not kept, other noise is drawn",
 )

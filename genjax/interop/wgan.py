@@ -21,10 +21,10 @@ from genjax.interop.entries import (
     flat_images,
     has_discriminator,
     load_entries,
+    to_gan_state,
 )
 from genjax.interop.gan import mlp, mlp_sizes, pixel_order
 from genjax.models.wgan import WganConfig, WganGpConfig, from_variables
-from genjax.steps.state import GanState
 from genjax.types import ImageSpec, UsageError
 
 
@@ -104,16 +104,10 @@ def _infer(
     return config, spec
 
 
-def to_state(
-    config: WganConfig | WganGpConfig, spec: ImageSpec, variables: Mapping[str, Any]
-) -> GanState:
-    """Return the state at step 0 of what `load` gives."""
-    return from_variables(config, spec, {"discriminator": {"params": {}}, **variables})
-
-
 def _format(default: WganConfig | WganGpConfig) -> Format:
     return Format(
-        *(functools.partial(_infer, default), load, dump, to_state, ("size", "classes")),
+        *(functools.partial(_infer, default), load, dump, to_gan_state(from_variables)),
+        options=("size", "classes"),
         unsaid="leaky ReLUs of slope 0.2, but ReLUs in a convolutional G",
     )
 

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from genjax.data.names import some
 from genjax.data.paths import is_remote, local_copy, to_path
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
@@ -32,8 +33,6 @@ SUFFIX = ".safetensors"
 # metadata, of which there is one, because several have another order each time; and of the digest.
 FORMAT = 1
 CARD, DIGEST = "genjax", "sha256"
-# Names that a message lists.
-MOST_NAMES = 3
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -216,9 +215,7 @@ def to_state(path: str | Path, arrays: dict[str, np.ndarray], like: State) -> St
                 f"{name} is {found.dtype} {list(found.shape)}, not {leaf.dtype} {list(leaf.shape)}"
             )
     if problems:
-        more = len(problems) - MOST_NAMES
-        text = ", ".join(problems[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-        raise UsageError(f"{path}: its arrays do not fit its config: {text}")
+        raise UsageError(f"{path}: its arrays do not fit its config: {some(problems)}")
     leaves = [jax.numpy.asarray(arrays[name].astype(leaf.dtype)) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

@@ -191,6 +191,11 @@ def recipe_paths() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped("recipes").glob("*.py"))}
 
 
+def trained_paths() -> dict[str, Path]:
+    """Return the files of the trained models that come with genjax, by name."""
+    return {path.stem: path for path in sorted(shipped("trained").glob("*.safetensors"))}
+
+
 def load_recipe(name: str) -> Recipe:
     """Load a recipe by its name in `recipe_paths()`, or from a Python file that sets `recipe`.
 
@@ -255,7 +260,7 @@ def list_all() -> str:
     """List the recipes that come with genjax, and the families."""
     recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
     families = [f"  {name:16} {family.paper}" for name, family in FAMILIES.items()]
-    models = [f"  trained:{path.stem}" for path in sorted(shipped("trained").glob("*.safetensors"))]
+    models = [f"  trained:{name}" for name in trained_paths()]
     return "\n".join(["recipes", *recipes, "families", *families, "trained models", *models])
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from genjax.data.names import some
+from genjax.data.paths import is_remote
 from genjax.data.processes import run_on_first
 from genjax.run.checkpoint import Checkpoints
 from genjax.run.folder import Origin, RunConfig, RunFolder, create_run_folder
@@ -22,7 +23,7 @@ log = logging.getLogger("genjax")
 
 def origin_of(trained: Trained) -> Origin:
     """Return what a run keeps of the model that it starts from."""
-    path = trained.origin if "://" in str(trained.origin) else trained.origin.resolve()
+    path = trained.origin if is_remote(trained.origin) else trained.origin.resolve()
     return Origin(str(path), trained.step, digest_of(trained.state))
 
 

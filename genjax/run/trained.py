@@ -14,8 +14,8 @@ from genjax.data.paths import to_path
 from genjax.data.sources import absolute
 from genjax.run.checkpoint import Checkpoints
 from genjax.run.folder import RunFolder
-from genjax.run.model_file import SUFFIX, Card, is_model_file, read_arrays, to_state
-from genjax.run.recipe import Recipe, shipped
+from genjax.run.model_file import Card, is_model_file, read_arrays, to_state
+from genjax.run.recipe import Recipe, trained_paths
 from genjax.run.states import abstract_state
 from genjax.types import ImageSpec, State, UsageError
 
@@ -133,9 +133,9 @@ def path_of(what: Model) -> epath.Path:
     return to_path(what.run if isinstance(what, Result) else what)
 
 
-def trained_paths() -> dict[str, Path]:
-    """Return the files of the trained models that come with genjax, by name."""
-    return {path.stem: path for path in sorted(shipped("trained").glob(f"*{SUFFIX}"))}
+def is_trained(path: epath.Path) -> bool:
+    """Return whether a path is that of a model file or of a run folder."""
+    return is_model_file(path) or (path / "config.json").is_file()
 
 
 def _only(trained: Trained, checkpoint: Checkpoint) -> Trained:

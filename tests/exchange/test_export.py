@@ -17,6 +17,7 @@ import genjax
 from genjax import Recipe, UsageError
 from genjax.data.paths import to_path
 from genjax.data.sources import DataOptions, open_source
+from genjax.evaluation import fidelity
 from genjax.exchange.export import describe
 from genjax.figures.grid import to_picture, to_png
 from genjax.figures.sample import CHUNK, sample_state
@@ -170,7 +171,7 @@ def test_half_the_bytes(run, tmp_path):
 
 def test_models_that_come_with_genjax_have_names(run, tmp_path, monkeypatch):
     path = genjax.export(run, tmp_path / "one.safetensors")
-    monkeypatch.setattr(genjax.run.trained, "shipped", lambda kind: tmp_path)
+    monkeypatch.setattr(genjax.run.recipe, "shipped", lambda kind: tmp_path)
     images = genjax.sample(path, n=2)
     np.testing.assert_array_equal(genjax.sample("trained:one", n=2), images)
     with pytest.raises(UsageError, match="no trained model 'two': wanted one"):
@@ -325,4 +326,6 @@ def test_a_hub_holds_model_files_runs_and_data(run, monkeypatch):
         picture = to_png(to_picture(np.full((8, 8, 1), 80 * i, np.uint8)))
         to_path(f"hf://datasets/me/images/{name}").write_bytes(picture)
     source = open_source("folder:hf://datasets/me/images", DataOptions())
+    side = fidelity._open("folder:hf://datasets/me/images", DataOptions(), "best")
+    assert len(side) == 3
     assert (len(source), source.spec.shape, source.class_names) == (3, (8, 8, 1), ["a", "b"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from genjax.figures.styles import mix, project
     from genjax.run.recipe import Recipe, load_recipe
     from genjax.run.trained import Result, Trained, load
-    from genjax.training.loop import Diverged, resume, train
+    from genjax.trainer.loop import Diverged, resume, train
     from genjax.types import ImageSpec, UsageError
 
 __all__ = [
@@ -81,7 +81,7 @@ _MODULES = {
     "figures.styles": ["mix", "project"],
     "run.recipe": ["Recipe", "load_recipe"],
     "run.trained": ["Result", "Trained", "load"],
-    "training.loop": ["Diverged", "resume", "train"],
+    "trainer.loop": ["Diverged", "resume", "train"],
     "types": ["ImageSpec", "UsageError"],
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}

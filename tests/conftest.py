@@ -37,7 +37,7 @@ from genjax.metrics import classifier
 from genjax.metrics.frechet import frechet_distance_error
 from genjax.run.recipe import Recipe
 from genjax.run.sharding import Steps
-from genjax.training import loop, writer
+from genjax.trainer import loop, writer
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -23,12 +23,12 @@ LAYERS = [
     ["run"],
     ["figures", "planning"],
     ["evaluation"],
-    ["exchange", "training"],
+    ["exchange", "trainer"],
     ["bench"],
     ["cli"],
 ]
 # The packages that use `run`, which imports none of them.
-USERS_OF_RUN = {"figures", "planning", "evaluation", "exchange", "training"}
+USERS_OF_RUN = {"figures", "planning", "evaluation", "exchange", "trainer"}
 PACKAGE = Path(genjax.__file__).parent
 
 

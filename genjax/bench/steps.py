@@ -39,7 +39,7 @@ from genjax.run.recipe import Recipe, load_recipe, train_step
 from genjax.run.records import read_records
 from genjax.run.sharding import Steps
 from genjax.run.states import abstract_state, initial_state
-from genjax.training.loop import train
+from genjax.trainer.loop import train
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")

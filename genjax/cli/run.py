@@ -29,8 +29,8 @@ from genjax.run.folder import RunFolder
 from genjax.run.model_file import is_model_file, read_card
 from genjax.run.recipe import describe, load_recipe, recipe_paths
 from genjax.run.trained import is_trained, path_of
-from genjax.training.loop import Diverged
-from genjax.training.signals import Stopped
+from genjax.trainer.loop import Diverged
+from genjax.trainer.signals import Stopped
 from genjax.types import UsageError
 
 # The recipe whose options `genjax train --help` shows.

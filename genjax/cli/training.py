@@ -15,7 +15,7 @@ from genjax.figures.grid import as_text
 from genjax.figures.sample import sample
 from genjax.planning.compile import compile_step, to_text
 from genjax.run.recipe import list_all, to_json
-from genjax.training.loop import resume, train
+from genjax.trainer.loop import resume, train
 
 Top = tyro.conf.arg(help="Number of operations to print.")
 

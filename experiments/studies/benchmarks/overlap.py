@@ -31,8 +31,8 @@ import genjax
 from genjax.data.batches import Streamed
 from genjax.models.gan import GanConfig
 from genjax.run.checkpoint import Checkpoints
-from genjax.training import loop
-from genjax.training.writer import Writer
+from genjax.trainer import loop
+from genjax.trainer.writer import Writer
 
 HERE = Path(__file__).parents[3]
 SIZE, IMAGES, BATCH = 64, 500, 16

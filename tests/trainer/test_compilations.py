@@ -12,7 +12,7 @@ from genjax import DataOptions, Recipe
 from genjax.data import batches
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
-from genjax.training.loop import call_length
+from genjax.trainer.loop import call_length
 from tests import runs
 
 GAN = Recipe(

@@ -144,7 +144,7 @@ def test_a_seed_makes_another_run(trained, tmp_path):
 def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, stop_signal, monkeypatch):
     handler = signal.getsignal(stop_signal)
     calls = []
-    take_steps = genjax.training.loop._take_steps
+    take_steps = genjax.trainer.loop._take_steps
 
     def interrupted(*args):
         calls.append(None)
@@ -152,7 +152,7 @@ def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, stop_signal, monk
             os.kill(os.getpid(), stop_signal)
         return take_steps(*args)
 
-    monkeypatch.setattr(genjax.training.loop, "_take_steps", interrupted)
+    monkeypatch.setattr(genjax.trainer.loop, "_take_steps", interrupted)
     result = genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
     assert (result.step, result.signal) == (15, stop_signal)
     assert signal.getsignal(stop_signal) is handler
@@ -222,16 +222,16 @@ def test_a_run_that_diverges_says_where_and_keeps_the_good_state(tmp_path):
 
 def test_a_parameter_that_is_not_finite_is_named():
     state = {"generator": {"kernel": np.array([1.0, np.inf], np.float32)}, "step": np.int32(3)}
-    leaves = genjax.training.loop._leaf_names(state)
+    leaves = genjax.trainer.loop._leaf_names(state)
     finite = np.array([np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])
     with pytest.raises(genjax.Diverged, match="after step 3: generator/kernel"):
-        genjax.training.loop._refuse_non_finite({"loss": np.ones(3)}, 0, leaves, finite)
+        genjax.trainer.loop._refuse_non_finite({"loss": np.ones(3)}, 0, leaves, finite)
 
 
 def test_the_first_metric_that_is_not_finite_is_named():
     metrics = {"a": np.array([1, 1, np.nan]), "b": np.array([1, np.inf, np.nan])}
     with pytest.raises(genjax.Diverged, match=r"at step 12: b = inf"):
-        genjax.training.loop._refuse_non_finite(metrics, 10, [], np.array([]))
+        genjax.trainer.loop._refuse_non_finite(metrics, 10, [], np.array([]))
 
 
 def test_a_second_process_is_refused(trained):
@@ -381,7 +381,7 @@ def test_one_image_has_finite_metrics(tmp_path):
 def test_a_metric_that_is_not_finite_decides_nothing(tmp_path, monkeypatch, caplog):
     values = iter([5.0, float("nan"), 7.0, float("-inf")])
     monkeypatch.setattr(
-        genjax.training.loop._Evaluator,
+        genjax.trainer.loop._Evaluator,
         "__call__",
         lambda self, state: {"energy_distance": next(values)},
     )
@@ -395,9 +395,9 @@ def test_a_metric_that_is_not_finite_decides_nothing(tmp_path, monkeypatch, capl
 
 def test_the_metric_of_the_recipe_picks_the_best(tmp_path, monkeypatch):
     distances = iter([(3, 4), (1, 3), (2, 1), (4, 2)])
-    monkeypatch.setattr(genjax.training.loop, "SampleQuality", lambda *given: None)
+    monkeypatch.setattr(genjax.trainer.loop, "SampleQuality", lambda *given: None)
     monkeypatch.setattr(
-        genjax.training.loop._Evaluator,
+        genjax.trainer.loop._Evaluator,
         "__call__",
         lambda self, state: dict(
             zip(("energy_distance", "frechet_distance"), map(float, next(distances)), strict=True)

@@ -18,9 +18,9 @@ from genjax.models.gan import GanConfig
 from genjax.run.checkpoint import Checkpoints, SaveError
 from genjax.run.sharding import Steps, as_array
 from genjax.run.trained import load
-from genjax.training import loop
-from genjax.training.background import Background
-from genjax.training.writer import Writer
+from genjax.trainer import loop
+from genjax.trainer.background import Background
+from genjax.trainer.writer import Writer
 from tests import commands, runs
 
 RECIPE = Recipe(

@@ -48,10 +48,10 @@ from genjax.run.start import origin_of, start_from, unpack
 from genjax.run.states import abstract_state, initial_state, open_split
 from genjax.run.trained import Model, Result, Trained, load, path_of
 from genjax.steps.freeze import check_frozen
-from genjax.training.background import Background
-from genjax.training.quality import QUALITY_IMAGES, SampleQuality
-from genjax.training.signals import Stop, Stopped, stop_signals
-from genjax.training.writer import NullWriter, Writer
+from genjax.trainer.background import Background
+from genjax.trainer.quality import QUALITY_IMAGES, SampleQuality
+from genjax.trainer.signals import Stop, Stopped, stop_signals
+from genjax.trainer.writer import NullWriter, Writer
 from genjax.types import ImageSpec, Metrics, State, UsageError
 
 log = logging.getLogger("genjax")

@@ -13,8 +13,8 @@ import genjax
 from genjax.models.gan import GanConfig
 from genjax.run.checkpoint import find_damage
 from genjax.run.folder import RunFolder
-from genjax.training import loop
-from genjax.training.signals import Stopped, stop_signals
+from genjax.trainer import loop
+from genjax.trainer.signals import Stopped, stop_signals
 from tests import commands
 
 RECIPE = genjax.Recipe(
@@ -116,7 +116,7 @@ main()
         ("jax", ["train", "gan_digits"]),
         ("numpy._core._multiarray_umath", ["sample", "run"]),  # an extension module
         ("pydantic", ["--help"]),
-        ("genjax.training.loop", ["sample", "run"]),
+        ("genjax.trainer.loop", ["sample", "run"]),
         ("sklearn.datasets", ["train", "gan_digits"]),  # when the data are read
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genjax.data.prepare import prepare
-    from genjax.data.sources import DataOptions
+    from genjax.data.source import DataOptions
     from genjax.evaluation.classify import classify
     from genjax.evaluation.compare import compare
     from genjax.evaluation.encode import encode

@@ -14,7 +14,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from genjax.data.batches import read_all
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.evaluation.extractor import create_extractor
 from genjax.metrics.frechet import Moments, frechet_distance, frechet_distance_error
 from genjax.metrics.kernel import kernel_distance

@@ -22,8 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from genjax.console import console
+from genjax.data.broken import BrokenImage
 from genjax.data.processes import all_gather
-from genjax.data.sources import BrokenImage, DataOptions, Example, Source
+from genjax.data.source import DataOptions, Example, Source
 from genjax.types import Batch, UsageError
 
 log = logging.getLogger("genjax")

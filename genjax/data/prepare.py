@@ -26,7 +26,8 @@ from genjax.data.batches import read_blocks
 from genjax.data.broken import BrokenImage
 from genjax.data.digest import digest_of
 from genjax.data.prepared import SUFFIX, About, PreparedFile, PreparedWriter, from_bytes, to_bytes
-from genjax.data.sources import DataOptions, Source, absolute, open_source
+from genjax.data.source import DataOptions, Source
+from genjax.data.sources import absolute, open_source
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from genjax.data.batches import read_blocks
-from genjax.data.sources import BrokenImage
+from genjax.data.broken import BrokenImage
 from genjax.evaluation.evaluate import feature_net
 from genjax.evaluation.features import without_border
 from genjax.evaluation.images import OfImages, open_images, over_images

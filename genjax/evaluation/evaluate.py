@@ -16,7 +16,7 @@ from PIL import Image
 from genjax.data.batches import share
 from genjax.data.broken import BrokenImage
 from genjax.data.processes import is_first
-from genjax.data.sources import DataOptions, Source
+from genjax.data.source import DataOptions, Source
 from genjax.evaluation.distances import (
     MIN_IMAGES,
     Copies,

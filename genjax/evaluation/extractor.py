@@ -21,7 +21,8 @@ import numpy as np
 
 from genjax.data.digest import digest_of
 from genjax.data.processes import run_on_first
-from genjax.data.sources import STACKED, DataOptions, Source, open_source
+from genjax.data.source import DataOptions, Source
+from genjax.data.sources import STACKED, open_source
 from genjax.interop.files import read_arrays
 from genjax.interop.inception import FILE as INCEPTION_FILE
 from genjax.interop.inception import URL as INCEPTION_URL

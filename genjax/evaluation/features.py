@@ -23,7 +23,7 @@ import numpy as np
 from genjax.data.batches import READ_BLOCK, READ_BYTES, exchange, share
 from genjax.data.digest import digest_of, fingerprint
 from genjax.data.processes import all_gather, is_first
-from genjax.data.sources import DataOptions, Source
+from genjax.data.source import DataOptions, Source
 from genjax.evaluation.extractor import cache_folder
 from genjax.evaluation.images import read_readable, regroup
 from genjax.metrics.features import FeatureNet

@@ -13,7 +13,8 @@ import numpy as np
 import tyro
 
 from genjax.data.paths import is_remote
-from genjax.data.sources import STACKED, DataOptions, Source, open_source
+from genjax.data.source import DataOptions, Source
+from genjax.data.sources import STACKED, open_source
 from genjax.evaluation.distances import MIN_IMAGES, distances
 from genjax.evaluation.evaluate import (
     MOST_SAMPLES,

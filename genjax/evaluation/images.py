@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genjax.data.batches import read_blocks
-from genjax.data.sources import BrokenImage, Source
+from genjax.data.broken import BrokenImage
+from genjax.data.source import Source
 from genjax.figures.sample import is_conditional
 from genjax.objectives.likelihood import MOST_SAMPLES, MOST_VALUES
 from genjax.run.states import class_numbers, open_data

@@ -15,15 +15,8 @@ from genjax.data.batches import read_blocks
 from genjax.data.broken import BrokenImage
 from genjax.data.digest import digest_of, fingerprint
 from genjax.data.names import some
-from genjax.data.sources import (
-    DataOptions,
-    Derived,
-    FileSource,
-    ManySizes,
-    Source,
-    list_counts,
-    open_source,
-)
+from genjax.data.source import DataOptions, Derived, ManySizes, Source
+from genjax.data.sources import FileSource, list_counts, open_source
 from genjax.figures.grid import GAP, grid
 from genjax.figures.output import GRIDS, check_output, save_images
 from genjax.run.checkpoint import write_atomically

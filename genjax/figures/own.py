@@ -9,7 +9,8 @@ from PIL import Image
 from genjax.data.batches import read_all
 from genjax.data.broken import cause_of
 from genjax.data.images import decode, is_16_bit, needed_bits, to_array
-from genjax.data.sources import ENDINGS, RESAMPLE
+from genjax.data.source import RESAMPLE
+from genjax.data.sources import ENDINGS
 from genjax.run.recipe import Recipe
 from genjax.run.states import class_numbers, open_data
 from genjax.types import Batch, ImageSpec, UsageError

@@ -18,7 +18,7 @@ from flax.serialization import from_bytes, to_bytes
 
 from genjax.data.batches import open_batches, read_blocks
 from genjax.data.broken import BrokenImage
-from genjax.data.sources import DataOptions, Source
+from genjax.data.source import DataOptions, Source
 from genjax.metrics.features import over_devices
 from genjax.nn.conv import Conv
 from genjax.nn.norm import BatchNorm

@@ -17,7 +17,7 @@ import tyro
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from genjax.data.sources import DataOptions
+from genjax.data.source import DataOptions
 from genjax.models import FAMILIES
 from genjax.nn.augment import mirror
 from genjax.nn.precision import Precision

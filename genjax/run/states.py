@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from genjax.data.names import some
-from genjax.data.sources import STACKED, DataOptions, MissingData, Source, open_source
+from genjax.data.source import DataOptions, MissingData, Source
+from genjax.data.sources import STACKED, open_source
 from genjax.run.recipe import Recipe
 from genjax.types import ImageSpec, State, UsageError
 

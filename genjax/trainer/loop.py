@@ -32,7 +32,8 @@ from genjax.data.processes import (
     is_first,
     run_on_first,
 )
-from genjax.data.sources import Source, absolute, class_note
+from genjax.data.source import Source
+from genjax.data.sources import absolute, class_note
 from genjax.evaluation.likelihood import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state

@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 
-from genjax.data.sources import Source
+from genjax.data.source import Source
 from genjax.evaluation.evaluate import feature_net, measure_samples, sample_labels
 from genjax.evaluation.features import data_features
 from genjax.figures.sample import sample_state

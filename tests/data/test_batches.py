@@ -14,7 +14,8 @@ from genjax.data.batches import (
     read_blocks,
     read_some,
 )
-from genjax.data.sources import ArraySource, BrokenImage, DataOptions
+from genjax.data.broken import BrokenImage
+from genjax.data.source import ArraySource, DataOptions
 from genjax.types import UsageError
 
 OPTIONS = DataOptions()

@@ -13,7 +13,8 @@ from PIL import Image
 from genjax.data import sources
 from genjax.data.batches import read_all
 from genjax.data.broken import BrokenImage
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.types import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata

@@ -7,7 +7,8 @@ from PIL import Image
 
 from genjax.data import sources
 from genjax.data.digest import change, digest_of, pack, unpack
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 
 
 def _save(path, value):

@@ -13,7 +13,8 @@ from PIL import Image
 from genjax.console import printable
 from genjax.data.batches import read_all
 from genjax.data.names import SYSTEM, canonical, left_out
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.types import UsageError
 
 

@@ -12,7 +12,8 @@ from genjax.data.batches import Streamed, open_batches, read_all
 from genjax.data.broken import BrokenImage
 from genjax.data.digest import change, digest_of
 from genjax.data.prepare import prepare
-from genjax.data.sources import DataOptions, ManySizes, absolute, expected_spec, open_source
+from genjax.data.source import DataOptions, ManySizes
+from genjax.data.sources import absolute, expected_spec, open_source
 from genjax.types import UsageError
 
 COUNT = 40

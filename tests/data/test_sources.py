@@ -8,15 +8,9 @@ from PIL import Image
 
 from genjax.data import sources
 from genjax.data.batches import read_all
-from genjax.data.sources import (
-    BrokenImage,
-    DataOptions,
-    File,
-    FileSource,
-    ManySizes,
-    absolute,
-    open_source,
-)
+from genjax.data.broken import BrokenImage
+from genjax.data.source import DataOptions, ManySizes
+from genjax.data.sources import File, FileSource, absolute, open_source
 from genjax.types import ImageSpec, UsageError
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import genjax
-from genjax.data.sources import DataOptions
+from genjax.data.source import DataOptions
 from genjax.evaluation import extractor
 from genjax.evaluation.extractor import cache_folder, create_extractor
 from genjax.metrics import classifier

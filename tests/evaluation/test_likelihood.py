@@ -4,7 +4,7 @@ import pytest
 
 from genjax import Recipe
 from genjax.data.broken import BrokenImage
-from genjax.data.sources import ArraySource, DataOptions
+from genjax.data.source import ArraySource, DataOptions
 from genjax.evaluation import images as images_module
 from genjax.evaluation import likelihood
 from genjax.evaluation.images import Images, images_at_once, over_images, regroup

@@ -7,7 +7,8 @@ import pytest
 
 from genjax import evaluation
 from genjax.data.batches import read_all
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.evaluation.distances import class_distances, distances, memorization
 from genjax.evaluation.features import measure
 from genjax.metrics.classifier import Extractor, train_classifier

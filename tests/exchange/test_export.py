@@ -16,7 +16,8 @@ import pytest
 import genjax
 from genjax import Recipe, UsageError
 from genjax.data.paths import to_path
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.evaluation import fidelity
 from genjax.exchange.export import describe
 from genjax.figures.grid import to_picture, to_png

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.figures.output import check_output, save_images, save_single_images
 from genjax.types import Batch, UsageError
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from genjax.data.sources import DataOptions
+from genjax.data.source import DataOptions
 from genjax.evaluation.extractor import create_extractor
 from genjax.interop import inception as interop
 from genjax.types import UsageError

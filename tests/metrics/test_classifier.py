@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from genjax.data.batches import read_all
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.metrics.classifier import FEATURES, Extractor, train_classifier
 from genjax.types import ImageSpec, UsageError
 

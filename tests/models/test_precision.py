@@ -17,7 +17,8 @@ import pytest
 
 import genjax
 from genjax import ImageSpec, Recipe
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 from genjax.figures import styles
 from genjax.metrics import classifier
 from genjax.metrics.energy import energy_distance

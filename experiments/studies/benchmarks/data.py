@@ -31,7 +31,8 @@ from genjax.bench.results import Column, table
 from genjax.bench.timing import alternating_times
 from genjax.data.batches import Streamed
 from genjax.data.prepare import prepare
-from genjax.data.sources import DataOptions, open_source
+from genjax.data.source import DataOptions
+from genjax.data.sources import open_source
 
 SIZE, BATCH, WORKERS = 256, 64, 2
 # (width, height) of the JPEGs, and their number.

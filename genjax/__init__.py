@@ -26,17 +26,31 @@ if TYPE_CHECKING:
     from genjax.figures.sample import sample
     from genjax.figures.styles import mix, project
     from genjax.run.recipe import Recipe, load_recipe
-    from genjax.run.trained import Result, Trained, load
-    from genjax.trainer.loop import Diverged, resume, train
-    from genjax.types import ImageSpec, UsageError
+    from genjax.models import register
+    from genjax.run.checkpoint import SaveError
+    from genjax.data.processes import ProcessLost
+    from genjax.run.trained import Result, Trained, history, load
+    from genjax.trainer.iterator import Record, Training
+    from genjax.trainer.loop import Diverged, resume, train, training
+    from genjax.trainer.signals import Stopped
+    from genjax.types import Batch, Config, Family, ImageSpec, Likelihood, UsageError
 
 __all__ = [
+    "Batch",
+    "Config",
     "DataOptions",
     "Diverged",
+    "Family",
     "ImageSpec",
+    "Likelihood",
+    "ProcessLost",
     "Recipe",
+    "Record",
     "Result",
+    "SaveError",
+    "Stopped",
     "Trained",
+    "Training",
     "UsageError",
     "classify",
     "compare",
@@ -44,6 +58,7 @@ __all__ = [
     "evaluate",
     "export",
     "fidelity",
+    "history",
     "import_model",
     "interpolate",
     "load",
@@ -54,11 +69,13 @@ __all__ = [
     "prepare",
     "project",
     "reconstruct",
+    "register",
     "resume",
     "sample",
     "score",
     "tradeoff",
     "train",
+    "training",
     "traverse",
 ]
 
@@ -79,19 +96,30 @@ _MODULES = {
     "figures.latents": ["interpolate", "manifold", "manipulate", "reconstruct", "traverse"],
     "figures.sample": ["sample"],
     "figures.styles": ["mix", "project"],
+    "data.processes": ["ProcessLost"],
+    "models": ["register"],
+    "run.checkpoint": ["SaveError"],
     "run.recipe": ["Recipe", "load_recipe"],
-    "run.trained": ["Result", "Trained", "load"],
-    "trainer.loop": ["Diverged", "resume", "train"],
-    "types": ["ImageSpec", "UsageError"],
+    "run.trained": ["Result", "Trained", "history", "load"],
+    "trainer.iterator": ["Record", "Training"],
+    "trainer.loop": ["Diverged", "resume", "train", "training"],
+    "trainer.signals": ["Stopped"],
+    "types": ["Batch", "Config", "Family", "ImageSpec", "Likelihood", "UsageError"],
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # or a name that does not exist would have a type
+if TYPE_CHECKING:
+    __version__: str
+else:  # or a name that does not exist would have a type
 
     def __getattr__(name):
         from importlib.util import find_spec
 
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("genjax-models")
         if name in _PLACES:
             return getattr(importlib.import_module(f"genjax.{_PLACES[name]}"), name)
         if find_spec(f"genjax.{name}"):
@@ -100,4 +128,4 @@ if not TYPE_CHECKING:  # or a name that does not exist would have a type
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -40,6 +40,19 @@ class Console:
 console = Console()
 
 
+def progress(**options: Any) -> Any:
+    """Make a progress bar: one of tqdm on a terminal or in a notebook, else one that is silent."""
+    from tqdm import auto
+
+    if _is_widget(auto.tqdm):
+        return auto.tqdm(**options)
+    return auto.tqdm(**options, dynamic_ncols=True, file=console, disable=not console.isatty())
+
+
+def _is_widget(bar: type) -> bool:
+    return any(base.__name__ == "tqdm_notebook" for base in bar.__mro__)
+
+
 def finish(stream: TextIO | None) -> None:
     """Write what a stream still holds, or drop it, so that the interpreter can end without it."""
     if stream is None:

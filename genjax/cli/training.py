@@ -16,6 +16,7 @@ from genjax.figures.sample import sample
 from genjax.planning.compile import compile_step, to_text
 from genjax.run.recipe import list_all, to_json
 from genjax.trainer.loop import resume, train
+from genjax.trainer.signals import Stopped
 
 Top = tyro.conf.arg(help="Number of operations to print.")
 
@@ -23,10 +24,14 @@ Top = tyro.conf.arg(help="Number of operations to print.")
 def print_outcome(call: Call) -> int:
     """Train together with the other processes, if any; the first one prints how it ended."""
     join_others()
-    result = call()
-    if result.signal is not None:
-        _tell(f"stopped and saved at step {result.step}; to go on: genjax resume {result.run}")
-        return 128 + result.signal
+    try:
+        result = call()
+    except Stopped as stop:
+        if stop.result is None:
+            raise
+        end = stop.result
+        _tell(f"stopped and saved at step {end.step}; to go on: genjax resume {end.run}")
+        return 128 + stop.signal
     _tell(
         as_text(sample(result.run, 16)),
         f"above    a few samples of the best checkpoint of {result.step} steps",

@@ -10,6 +10,7 @@ their parts.
 """
 
 import collections
+import contextvars
 import functools
 import logging
 import os
@@ -19,9 +20,8 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from genjax.console import console
+from genjax.console import progress
 from genjax.data.broken import BrokenImage
 from genjax.data.processes import all_gather
 from genjax.data.source import DataOptions, Example, Source
@@ -153,7 +153,11 @@ class Streamed:
 
             ahead = max(2, min(64, 2 * self.max_steps))
             options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
-            endless = grain.MapDataset.range(first_step, 2**31).map(self._read_batch)
+            # The threads' messages belong to the log of this run.
+            context = contextvars.copy_context()
+            endless = grain.MapDataset.range(first_step, 2**31).map(
+                lambda step: context.copy().run(self._read_batch, step)
+            )
             self._stream = iter(endless.to_iter_dataset(options))
         batches = [next(self._stream) for _ in range(steps)]
         self._next_step = first_step + steps
@@ -202,14 +206,7 @@ def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Exam
     """
     wanted = range(len(source))[part]
     size = max(1, min(READ_BLOCK, READ_BYTES // int(np.prod(source.spec.shape))))
-    bar = tqdm(
-        total=len(wanted),
-        desc="reading",
-        unit=" images",
-        leave=False,
-        file=console,
-        disable=not console.isatty(),
-    )
+    bar = progress(total=len(wanted), desc="reading", unit=" images", leave=False)
     with bar, ThreadPoolExecutor(THREADS) as pool:
         ahead: collections.deque[Future[list[Example | BrokenImage]]] = collections.deque()
         for start in range(0, len(wanted), size):

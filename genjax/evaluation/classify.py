@@ -23,7 +23,7 @@ from genjax.figures.grid import grid
 from genjax.figures.sample import is_conditional
 from genjax.metrics.classes import calibration_error
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import check_seed
+from genjax.run.options import AnyData, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.states import open_split
 from genjax.run.trained import Checkpoint, Model, load
@@ -69,7 +69,7 @@ def classify(
     importance_samples: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
-    data: str | None = None,
+    data: AnyData = None,
 ) -> Classification:
     """Tell classes of test images by Bayes' rule, beside a classifier that was trained to do so.
 

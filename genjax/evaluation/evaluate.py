@@ -50,7 +50,7 @@ from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
-from genjax.run.options import N, check_choice, check_seed
+from genjax.run.options import AnyData, N, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.records import append_line
 from genjax.run.states import open_split
@@ -310,7 +310,7 @@ def evaluate(
     per_class: bool = False,
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
-    data: str | None = None,
+    data: AnyData = None,
 ) -> dict[str, Any]:
     """Measure the quality of samples, and the likelihood of images of the run's `test_split`.
 

@@ -13,8 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from genjax.data.batches import read_blocks
 from genjax.data.broken import BrokenImage
 from genjax.data.source import Source
+from genjax.data.values import name_of
 from genjax.figures.sample import is_conditional
 from genjax.objectives.likelihood import MOST_SAMPLES, MOST_VALUES
+from genjax.run.options import AnyData
 from genjax.run.states import class_numbers, open_data
 from genjax.run.trained import Trained
 from genjax.types import Batch, ImageSpec, State, UsageError
@@ -160,7 +162,7 @@ class Images:
         return [names[label] for label in self.labels]
 
 
-def open_images(trained: Trained, data: str | None, split: str | None) -> Images:
+def open_images(trained: Trained, data: AnyData, split: str | None) -> Images:
     """Open the images of a model, or others, resized to what it was trained on; see `open_data`.
 
     Raises:
@@ -168,6 +170,7 @@ def open_images(trained: Trained, data: str | None, split: str | None) -> Images
             classes.
     """
     recipe, spec = trained.recipe, trained.spec
+    data = None if data is None else name_of(data)
     source = open_data(recipe, spec, data, split)
     options = recipe.data_options
     default = options.for_test.split if data is None else "train"

@@ -25,7 +25,7 @@ from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import prdc
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import N, check_seed
+from genjax.run.options import AnyData, N, check_seed
 from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import UsageError
 
@@ -46,7 +46,7 @@ def tradeoff(
     checkpoint: Checkpoint = "best",
     extractor: ExtractorKind = "classifier",
     weights: str | Path | None = None,
-    data: str | None = None,
+    data: AnyData = None,
 ) -> list[Row]:
     """Measure fidelity and diversity of samples over truncations or temperatures.
 

@@ -25,7 +25,7 @@ from genjax.figures.sample import (
     style_functions,
 )
 from genjax.models import FAMILIES
-from genjax.run.options import N, check_choice, check_seed, class_number
+from genjax.run.options import AnyData, N, check_choice, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.states import open_split
 from genjax.run.trained import Checkpoint, Model, Trained, load
@@ -144,7 +144,7 @@ def reconstruct(
     n: Annotated[int | None, N] = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
-    data: str | None = None,
+    data: AnyData = None,
     images: tuple[Path, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode and decode images of the test split; the decoder gets the encoder's mean.
@@ -217,7 +217,7 @@ def interpolate(
     seed: int = 0,
     styles: Path | None = None,
     checkpoint: Checkpoint = "best",
-    data: str | None = None,
+    data: AnyData = None,
     images: tuple[Path, ...] = (),
 ) -> np.ndarray:
     """Draw images along paths in latent space.
@@ -363,7 +363,7 @@ def traverse(
     extent: float = 3.0,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
-    data: str | None = None,
+    data: AnyData = None,
 ) -> np.ndarray:
     """Draw a test image with one latent changed at a time, the most active latents first.
 
@@ -436,7 +436,7 @@ def manipulate(
     extent: float = 1.5,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
-    data: str | None = None,
+    data: AnyData = None,
     images: tuple[Path, ...] = (),
 ) -> np.ndarray:
     """Move test images in latent space towards a class.

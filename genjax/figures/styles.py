@@ -27,7 +27,7 @@ from genjax.figures.sample import (
 from genjax.metrics.features import FeatureNet
 from genjax.nn.precision import exact
 from genjax.nn.residual import downsample
-from genjax.run.options import N, check_choice, check_seed
+from genjax.run.options import AnyData, N, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import State, UsageError
@@ -134,7 +134,7 @@ def project(
     steps: int = 500,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
-    data: str | None = None,
+    data: AnyData = None,
     styles: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the styles whose images are nearest to given ones (Karras et al. 2020, appendix D).

@@ -8,6 +8,7 @@ import tyro
 
 from genjax.console import printable
 from genjax.data.names import some
+from genjax.data.source import Source
 from genjax.types import UsageError
 
 # Makes the fields of a dataclass options of their own: `--size`, not `--data-options.size`.
@@ -24,8 +25,14 @@ MOST_NAMES = 20
 # Runs that on a command line are paths, whatever else they may be in Python.
 Runs = tyro.conf.arg(metavar="RUN...", constructor_factory=lambda: list[str])
 
+# Data: a string or, in Python, a value too.
+AnyData = Annotated[str | Source, tyro.conf.arg(metavar="DATA", constructor=str)] | None
 # Images other than the run's test split; a positional argument that may be left out.
-Data = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DATA]")]
+Data = Annotated[
+    str | Source | None,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="[DATA]", constructor=str),
+]
 
 
 def check_seed(seed: int) -> None:

@@ -4,18 +4,21 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from signal import Signals
 from typing import Annotated, Literal
 
 import tyro
 from etils import epath
 
 from genjax.data.paths import to_path
-from genjax.data.sources import absolute
+from genjax.data.source import DataOptions, Source
+from genjax.data.sources import absolute, open_source
+from genjax.data.values import is_value, name_of
 from genjax.run.checkpoint import Checkpoints
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import Card, is_model_file, read_arrays, to_state
+from genjax.run.options import AnyData
 from genjax.run.recipe import Recipe, trained_paths
+from genjax.run.records import read_records
 from genjax.run.states import abstract_state
 from genjax.types import ImageSpec, State, UsageError
 
@@ -30,12 +33,12 @@ class Result:
     Attributes:
         run: The run folder.
         step: The last step, which is saved.
-        signal: The signal that stopped training early, or None.
+        data: The data, if they were given as a value.
     """
 
     run: epath.Path
     step: int
-    signal: Signals | None
+    data: Source | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +54,7 @@ class Trained:
         quality: Its metrics in training.
         folder: The run folder that it was loaded from; None for a model file.
         card: The card of the model file that it was loaded from; None for a run folder.
+        data: Its data, if they were given as a value.
     """
 
     recipe: Recipe
@@ -61,6 +65,7 @@ class Trained:
     quality: Mapping[str, float | None]
     folder: RunFolder | None = None
     card: Card | None = None
+    data: Source | None = None
 
     @property
     def spec(self) -> ImageSpec:
@@ -83,20 +88,22 @@ Model = Annotated[
 ]
 
 
-def load(what: Model, checkpoint: Checkpoint = "best", data: str | None = None) -> Trained:
+def load(what: Model, checkpoint: Checkpoint = "best", data: AnyData = None) -> Trained:
     """Load a trained model.
 
     Args:
         what: A run folder, the result of a training, a model file of `genjax export`, or one that
             comes with genjax, `trained:NAME`; a `Trained` itself is returned.
         checkpoint: Of a run: the best by its quality metric, the latest, or that of a step.
-        data: The data that the recipe names, at another place. None: where they were.
+        data: The data that the recipe names, at another place or, where they were given as a value,
+            again. None: where they were.
 
     Returns:
         The model. Only the files of the checkpoint that is restored are read and verified.
 
     Raises:
-        UsageError: There is no run or model file, or no such good checkpoint.
+        UsageError: There is no run or model file, or no such good checkpoint, or the data are other
+            ones than those that were given as a value.
     """
     if isinstance(what, Trained):
         found = _only(what, checkpoint)
@@ -106,10 +113,23 @@ def load(what: Model, checkpoint: Checkpoint = "best", data: str | None = None) 
             found = _only(_from_file(path), checkpoint)
         else:
             found = _from_folder(RunFolder(path), checkpoint)
-    if data is None:
-        return found
-    recipe = dataclasses.replace(found.recipe, data=absolute(data))
-    return dataclasses.replace(found, recipe=recipe)
+    if isinstance(what, Result):
+        found = dataclasses.replace(found, data=what.data)
+    return found if data is None else _with_data(found, data)
+
+
+def _with_data(trained: Trained, data: str | Source) -> Trained:
+    """Return a model with its data at another place, or given again."""
+    name, before = absolute(name_of(data)), trained.recipe.data
+    if is_value(before):
+        source = open_source(name, DataOptions()) if isinstance(data, str) else data
+        if before != (found := name_of(source)):
+            raise UsageError(
+                f"data = {name}: its images are not those that the run was made from ({found}, not "
+                f"{before})"
+            )
+    recipe = dataclasses.replace(trained.recipe, data=name)
+    return dataclasses.replace(trained, recipe=recipe, data=None if isinstance(data, str) else data)
 
 
 def path_of(what: Model) -> epath.Path:
@@ -131,6 +151,17 @@ def path_of(what: Model) -> epath.Path:
             raise UsageError(f"no trained model {name!r}: wanted {', '.join(paths) or 'none'}")
         return epath.Path(paths[name])
     return to_path(what.run if isinstance(what, Result) else what)
+
+
+def history(run: Model) -> list[dict[str, float]]:
+    """Return the records of a run, those of `metrics.jsonl`: `pandas.DataFrame(history(run))`.
+
+    Raises:
+        UsageError: There is no run, or its records cannot be read.
+    """
+    folder = RunFolder(path_of(run))
+    folder.read_config()  # raises if it is none
+    return read_records(folder)
 
 
 def is_trained(path: epath.Path) -> bool:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +29,7 @@ class Background:
         if jax.process_count() > 1:
             _call(writes)
         else:
-            self._writing = self._pool.submit(_call, writes)
+            self._writing = self._pool.submit(copy_context().run, _call, writes)
 
     def wait(self) -> None:
         """Wait for the writes, and raise what one of them raised, after which none was done."""

@@ -13,7 +13,7 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from PIL import Image
 
 from genjax.data.batches import Batches, open_batches, read_some
 from genjax.data.digest import change, digest_of
@@ -34,6 +35,7 @@ from genjax.data.processes import (
 )
 from genjax.data.source import Source
 from genjax.data.sources import absolute, class_note
+from genjax.data.values import VALUE, is_value, name_of
 from genjax.evaluation.likelihood import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
@@ -50,6 +52,8 @@ from genjax.run.states import abstract_state, initial_state, open_split
 from genjax.run.trained import Model, Result, Trained, load, path_of
 from genjax.steps.freeze import check_frozen
 from genjax.trainer.background import Background
+from genjax.trainer.iterator import ModelAt, Record, Running, Training, drain
+from genjax.trainer.log import log_to
 from genjax.trainer.quality import QUALITY_IMAGES, SampleQuality
 from genjax.trainer.signals import Stop, Stopped, stop_signals
 from genjax.trainer.writer import NullWriter, Writer
@@ -71,6 +75,10 @@ Init = (
 )
 
 
+# Of Python alone: on a command line it is an option of the recipe.
+Data = tyro.conf.Suppress[tyro.conf.Fixed[str | Source | None]]
+
+
 class Diverged(ArithmeticError):
     """A loss or parameter is NaN or infinite; the run's checkpoints are from before that."""
 
@@ -79,6 +87,7 @@ def train(
     recipe: Annotated[Recipe | str, tyro.conf.arg(name="", constructor=Recipe)],
     run: str | Path | None = None,
     init: Init = None,
+    data: Data = None,
 ) -> Result:
     """Train from the beginning.
 
@@ -91,36 +100,38 @@ def train(
         init: A run folder (its best checkpoint) or a model file whose weights and statistics to
             start with, where names and shapes are those of the recipe's model; the log names the
             others, which are fresh, as are optimizers and schedules. None: all are fresh.
+        data: Data in place of the recipe's: a name as the recipe takes it, or a source, such as
+            `genjax.data.arrays` makes of arrays. None: those of the recipe.
 
     Raises:
         UsageError: The recipe, the data or `init` have a mistake, or the folder is in use.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint or a record could not be written.
-        Stopped: A signal came before the first step.
+        Stopped: A signal came; it is a KeyboardInterrupt. What was trained is saved.
         ProcessLost: Another process of the run is gone.
     """
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    recipe = _with_absolute_paths(recipe)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_signals())
-        origin = None if init is None else origin_of(load(init))
-        source = _open(recipe)
-        recipe = recipe.with_quality(source.spec)
-        name = Path(recipe.data.rpartition(":")[2]).stem
-        folder = create_run_folder(run, f"{recipe.family}_{name}")
-        stack.enter_context(folder.locked())
-        try:
-            contents = source.contents(recipe.data_options.digest == "full")
-            folder.write_contents(contents)
-            name = run_on_first(lambda: secrets.token_hex(8))
-            config = RunConfig(name, recipe, **_about(source, contents), init=origin)
-            folder.write_config(config)
-            return _run(folder, config, source, stop)
-        except (UsageError, Stopped):
-            # Refused or stopped before the first step: leave no folder behind.
-            if is_first() and not read_records(folder):
-                folder.path.rmtree()
-            raise
+    return drain(_begin(recipe, run, init, data, ahead=True))
+
+
+def training(
+    recipe: Recipe | str,
+    run: str | Path | None = None,
+    data: str | Source | None = None,
+    init: str | Path | Result | Trained | None = None,
+) -> Training:
+    """Train as `train` does, in a loop of one's own that sees each record; leaving it saves.
+
+        for record in genjax.training("gan_digits"):
+            print(record.step, record.metrics["d_loss"])
+
+    Nothing is done before the first record is asked for. Args and errors are those of `train`.
+    Steps wait for the body of the loop, so this takes a little longer. Several processes must leave
+    their loops at the same record.
+
+    Returns:
+        An iterator over a `Record` at each `log_interval` and each save.
+    """
+    return Training(_begin(recipe, run, init, data, ahead=False))
 
 
 def resume(
@@ -128,6 +139,7 @@ def resume(
     steps: tyro.conf.Suppress[tyro.conf.Fixed[int | None]] = None,
     recipe: Annotated[Recipe | None, tyro.conf.arg(name="", constructor=Recipe)] = None,
     accept_changed_data: bool = False,
+    data: Data = None,
 ) -> Result:
     """Continue a run from its last good checkpoint, as if it had never stopped.
 
@@ -140,19 +152,65 @@ def resume(
         steps: The step to end at. None: that of the recipe.
         recipe: The recipe to go on with. None: the run's own.
         accept_changed_data: Go on although images came, went or changed since the run began.
+        data: The data, if they were given as a value or have moved. None: those of the recipe.
 
     Raises:
         UsageError: There is no run, its data have changed, a setting cannot change, or another
             process trains in it.
         Diverged: A loss or parameter became NaN or infinite.
         SaveError: A checkpoint or a record could not be written.
-        Stopped: A signal came before the first step.
+        Stopped: A signal came; it is a KeyboardInterrupt. What was trained is saved.
         ProcessLost: Another process of the run is gone.
     """
+    return drain(_go_on(run, steps, recipe, accept_changed_data, data))
+
+
+def _begin(
+    recipe: Recipe | str,
+    run: str | Path | None,
+    init: Init,
+    data: str | Source | None,
+    ahead: bool,
+) -> Running:
+    """Train from the beginning; see `train` and `_train`."""
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = _with_absolute_paths(_with_data(recipe, data))
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        origin = None if init is None else origin_of(load(init))
+        source = _open(recipe)
+        recipe = recipe.with_quality(source.spec)
+        kind, _, name = recipe.data.rpartition(":")
+        folder = create_run_folder(
+            run, f"{recipe.family}_{kind if kind == VALUE else Path(name).stem}"
+        )
+        stack.enter_context(folder.locked())
+        try:
+            contents = source.contents(recipe.data_options.digest == "full")
+            folder.write_contents(contents)
+            name = run_on_first(lambda: secrets.token_hex(8))
+            config = RunConfig(name, recipe, **_about(source, contents), init=origin)
+            folder.write_config(config)
+            return (yield from _run(folder, config, source, stop, None, ahead))
+        except (UsageError, Stopped):
+            # Refused or stopped before the first step: leave no folder behind.
+            if is_first() and not read_records(folder):
+                folder.path.rmtree()
+            raise
+
+
+def _go_on(
+    run: Model,
+    steps: int | None,
+    recipe: Recipe | None,
+    accept_changed_data: bool,
+    data: str | Source | None,
+) -> Running:
+    """Continue a run; see `resume`."""
     path = path_of(run)
     folder = unpack(path) if is_model_file(path) else RunFolder(path)
     config = folder.read_config()
-    recipe = _with_absolute_paths(recipe or config.recipe)
+    recipe = _with_absolute_paths(_with_data(recipe or config.recipe, data))
     recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
     if recipe.quality == "auto":
         recipe = dataclasses.replace(recipe, quality=config.recipe.quality)
@@ -170,9 +228,14 @@ def resume(
             )
         config = dataclasses.replace(config, recipe=recipe)
         if not changed:
-            return _run(folder, config, source, stop)
+            return (yield from _run(folder, config, source, stop, None, ahead=True))
         config = dataclasses.replace(config, **_about(source, contents))
-        return _run(folder, config, source, stop, contents)
+        return (yield from _run(folder, config, source, stop, contents, ahead=True))
+
+
+def _with_data(recipe: Recipe, data: str | Source | None) -> Recipe:
+    """Return a recipe with other data, which are a name or a value."""
+    return recipe if data is None else dataclasses.replace(recipe, data=name_of(data))
 
 
 def _about(source: Source, contents: Mapping[str, str]) -> dict[str, Any]:
@@ -254,7 +317,10 @@ def _refuse_other_shapes(
 def _open(recipe: Recipe) -> Source:
     """Open the data; the first process does it alone first, in case they must be prepared."""
     with first_before_others("data opened"):
-        return open_split(recipe, recipe.data_options)
+        options = recipe.data_options
+        if options.test_split is not None and not options.test_split.startswith("train["):
+            open_split(recipe, options.for_test)  # or it would be missed after the training
+        return open_split(recipe, options)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -276,8 +342,9 @@ def _run(
     config: RunConfig,
     source: Source,
     stop: Stop,
-    contents: Mapping[str, str] | None = None,
-) -> Result:
+    contents: Mapping[str, str] | None,
+    ahead: bool,
+) -> Running:
     """Train in a locked folder, and report the loss of another process by its own error.
 
     Args:
@@ -286,9 +353,14 @@ def _run(
         source: The data.
         stop: Whether to stop.
         contents: What the data hold, to be written with it. None: what the folder says already.
+        ahead: Whether the next steps run while those before are recorded. Then no record is
+            yielded, as the state has gone on.
+
+    Returns:
+        The end of the training; before it, the records are yielded.
     """
     try:
-        return _train(folder, config, source, stop, contents)
+        return (yield from _train(folder, config, source, stop, contents, ahead))
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
@@ -304,12 +376,14 @@ def _train(
     source: Source,
     stop: Stop,
     contents: Mapping[str, str] | None,
-) -> Result:
+    ahead: bool,
+) -> Running:
     """Train from the last good checkpoint, or from the beginning; see `_run`."""
     recipe = config.recipe
+    data = source if is_value(recipe.data) else None
     with contextlib.ExitStack() as stack:
         if is_first():
-            stack.enter_context(_log_file(folder))
+            stack.enter_context(log_to(folder.to_append(folder.log)))
         checkpoints = Checkpoints(
             folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=True
         )
@@ -318,7 +392,7 @@ def _train(
         start = checkpoints.latest or 0
         if start >= recipe.steps:
             log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
-            return Result(folder.path, start, None)
+            return Result(folder.path, start, data)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
         batches = _open_batches(source, recipe)
         like = abstract_state(recipe, source.spec)
@@ -349,8 +423,8 @@ def _train(
         _tell_start(folder, start)
         length = call_length(recipe, batches.max_steps)
         stop.begin()
-        step, signal = start, None
-        while step < recipe.steps and signal is None:
+        step = start
+        while step < recipe.steps:
             first, step = step, step - step % recipe.log_interval + recipe.log_interval
             step = min(step, recipe.steps)
             # Those before are recorded meanwhile, so that the devices do not wait for it.
@@ -358,21 +432,40 @@ def _train(
             recorder.taken = taken
             is_saved = step % recipe.save_interval == 0 or step == recipe.steps
             quality: dict[str, float] = {}
+            image: Image.Image | None = None
             writes: list[Callable[[], None]] = []
             if is_saved:
                 taken.means()  # raises if the state is not finite
                 whole = steps.get(state)
-                writes.append(evaluate.grid(whole, step))
+                image = evaluate.grid(whole)
+                writes.append(functools.partial(evaluate.write, image, step))
                 quality = _only_finite(evaluate(whole), step)
             # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
-            if is_saved or signal:
+            if is_saved or signal or not ahead:
                 recorder.record(quality)
-                found = quality if recipe.quality in quality else None
-                saved = steps.to_save(state)
-                writes.append(functools.partial(checkpoints.save, step, saved, found))
-                background.start([*writes, writer.report])
-        return Result(folder.path, step, signal)
+
+            def save() -> None:
+                found = quality if recipe.quality in quality else None  # noqa: B023
+                saving = functools.partial(checkpoints.save, step, steps.to_save(state), found)  # noqa: B023
+                background.start([*writes, saving, writer.report])  # noqa: B023
+
+            if is_saved or signal:
+                save()
+            if signal:
+                background.wait()
+                raise Stopped(signal, Result(folder.path, step, data))
+            if not ahead:
+                model = ModelAt(config, folder, step, quality, steps, state, data)
+                try:
+                    yield Record(folder.path, step, *recorder.last, image, model)
+                except GeneratorExit:
+                    if not is_saved:
+                        save()
+                    background.wait()
+                    raise
+                model.is_gone = True
+        return Result(folder.path, step, data)
 
 
 def _tell_start(folder: RunFolder, start: int) -> None:
@@ -507,6 +600,7 @@ class _Recorder:
 
     Attributes:
         taken: Steps that are to be recorded; None if all are.
+        last: The last record, and what the log warned of.
     """
 
     def __init__(self, writer: Writer | NullWriter, background: Background):
@@ -514,6 +608,7 @@ class _Recorder:
         for record in writer.records:
             self._watch(record)
         self.taken: _Taken | None = None
+        self.last: tuple[Mapping[str, float], Sequence[str]] = ({}, ())
 
     def record(self, quality: Mapping[str, float] | None = None) -> None:
         """Wait for the steps that are to be recorded, if there are any, and record them.
@@ -533,8 +628,9 @@ class _Recorder:
         step, record = self.taken.last, self.taken.means() | dict(quality or {})
         self.taken = None
         self._background.wait()
-        self._writer.record(step, record)
-        for warning in self._watch(record):
+        warnings = list(self._watch(record))
+        self.last = self._writer.record(step, record), warnings
+        for warning in warnings:
             log.warning("step %d: %s", step, warning)
 
 
@@ -575,17 +671,15 @@ class _Evaluator:
             source = open_split(recipe, recipe.data_options.for_test)
         self._batch = read_some(source, QUALITY_IMAGES, recipe.seed)
 
-    def grid(self, state: State, step: int) -> Callable[[], None]:
-        """Draw the grid of a state, and return the function that writes it."""
+    def grid(self, state: State) -> Image.Image:
+        """Draw the grid of a state."""
         labels, columns = grid_labels(self._recipe, state.spec)
-        images = sample_state(self._recipe, state, self._grid_key, labels)
-        path = self._folder / f"step_{step:08d}.png"
+        return grid(sample_state(self._recipe, state, self._grid_key, labels), columns)
 
-        def write() -> None:
-            if is_first():
-                write_atomically(path, to_png(grid(images, columns)))
-
-        return write
+    def write(self, image: Image.Image, step: int) -> None:
+        """Write the grid of a step."""
+        if is_first():
+            write_atomically(self._folder / f"step_{step:08d}.png", to_png(image))
 
     def __call__(self, state: State) -> dict[str, float]:
         """Return the metrics of a state."""
@@ -598,30 +692,6 @@ class _Evaluator:
         for name, values in health(self._recipe, state, self._data).items():
             metrics[name] = float(np.max(values))
         return metrics
-
-
-class _LogFile(logging.FileHandler):
-    """A log file that a full disk cuts short in silence: the next save says that it is full."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Do nothing, where the base class prints a traceback."""
-
-
-@contextlib.contextmanager
-def _log_file(folder: RunFolder) -> Iterator[None]:
-    """Write log messages to the run's log file too, inside the context."""
-    level = log.level
-    log.setLevel(logging.INFO)
-    handler = _LogFile(folder.to_append(folder.log), encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        with contextlib.suppress(OSError):
-            handler.close()
 
 
 def _write_environment(folder: RunFolder, step: int, changes: Sequence[str]) -> None:

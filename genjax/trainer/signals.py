@@ -9,19 +9,25 @@ from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, Signals, getsignal
 from signal import signal as set_handler
 from types import FrameType
 
+from genjax.run.trained import Result
+
 log = logging.getLogger("genjax")
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has come before the first step, when there is nothing to save.
+    """A signal has stopped a training: what it had reached is saved, and what follows does not run.
 
     Attributes:
         signal: The signal.
+        result: The end of the training; None before the first step, when there is nothing to save.
     """
 
-    def __init__(self, signal: Signals):
-        super().__init__(f"{signal.name}: stopped before the first step")
-        self.signal = signal
+    def __init__(self, signal: Signals, result: Result | None = None):
+        where = "before the first step"
+        if result is not None:
+            where = f"and saved at step {result.step}; to go on: genjax resume {result.run}"
+        super().__init__(f"{signal.name}: stopped {where}")
+        self.signal, self.result = signal, result
 
 
 @dataclasses.dataclass

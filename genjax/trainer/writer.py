@@ -8,9 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
-from genjax.console import console
+from genjax.console import progress
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.records import TIMINGS, read_records, to_strict_json
@@ -48,17 +46,10 @@ class Writer:
         self._before = self.records[-1]["seconds"] if self.records else 0.0
         self._started = self._last_time
         self._drawn = self._last_time
-        self._bar = tqdm(
-            total=steps,
-            initial=start,
-            unit=" steps",
-            dynamic_ncols=True,
-            file=console,
-            disable=not console.isatty(),
-        )
+        self._bar = progress(total=steps, initial=start, unit=" steps")
 
-    def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write a record: the metrics of the steps since the last record up to `step`."""
+    def record(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Write a record, and return it: the metrics of the steps since the last one to `step`."""
         now = time.monotonic()
         rate = (step - self._last_step) / (now - self._last_time)
         timings = (self._before + now - self._started, rate, rate * self._batch_size)
@@ -73,6 +64,7 @@ class Writer:
         self._bar.set_postfix_str(f"{rate * self._batch_size:,.0f} images/s", refresh=False)
         self._bar.update(step - self._last_step)
         self._last_step, self._last_time = step, now
+        return record
 
     def report(self) -> None:
         """Draw the curves if they are old, publish, and log the progress if there is no live bar.
@@ -120,8 +112,9 @@ class NullWriter:
     def close(self) -> None:
         """Do nothing."""
 
-    def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Ignore the record."""
+    def record(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the record."""
+        return {"step": step, **metrics}
 
     def report(self) -> None:
         """Report nothing."""

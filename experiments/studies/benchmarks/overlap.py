@@ -64,9 +64,9 @@ def train(images: Path, folder: Path) -> dict[str, float]:
     recorded: list[float] = []
     record = Writer.record
 
-    def timed(self: Writer, step: int, metrics: Any) -> None:
-        record(self, step, metrics)
+    def timed(self: Writer, step: int, metrics: Any) -> dict[str, float]:
         recorded.append(time.monotonic())
+        return record(self, step, metrics)
 
     Writer.record = timed  # type: ignore[method-assign]
     train_step = loop.train_step

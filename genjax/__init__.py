@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genjax.data.prepare import prepare
+    from genjax.data.processes import ProcessLost
     from genjax.data.source import DataOptions
     from genjax.evaluation.classify import classify
     from genjax.evaluation.compare import compare
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
     from genjax.figures.latents import interpolate, manifold, manipulate, reconstruct, traverse
     from genjax.figures.sample import sample
     from genjax.figures.styles import mix, project
-    from genjax.run.recipe import Recipe, load_recipe
     from genjax.models import register
     from genjax.run.checkpoint import SaveError
-    from genjax.data.processes import ProcessLost
+    from genjax.run.recipe import Recipe, load_recipe
     from genjax.run.trained import Result, Trained, history, load
     from genjax.trainer.iterator import Record, Training
     from genjax.trainer.loop import Diverged, resume, train, training

@@ -58,7 +58,8 @@ def usage() -> str:
             "usage: genjax COMMAND ...\n",
             *lines,
             "\nRECIPE is a name from `genjax list`, or the path of your own .py file.",
-            "`genjax COMMAND --help` lists the options.",
+            "`genjax COMMAND --help` lists the options. Every command takes --recipe FILE too, for",
+            "runs of a family that this .py file registers; its code is run.",
         ]
     )
 
@@ -68,7 +69,7 @@ def run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in HELP:
         print(usage())
         return 0 if arguments else 2
-    name, *rest = arguments
+    name, *rest = _without_recipe(arguments)
     if name in training.RECIPE_COMMANDS:
         return _run_with_recipe(name, rest)
     if name == "resume":
@@ -83,6 +84,21 @@ def run(arguments: list[str]) -> int:
         commands = ", ".join([*training.RECIPE_COMMANDS, *COMMANDS, "bench"])
         raise UsageError(f"no command {name!r}: wanted {commands}")
     return COMMANDS[name].run(name, rest)
+
+
+def _without_recipe(arguments: list[str]) -> list[str]:
+    """Run the file of each `--recipe FILE`, and return the other arguments."""
+    others, rest = [], iter(arguments)
+    for argument in rest:
+        option, equals, file = argument.partition("=")
+        if option != "--recipe":
+            others.append(argument)
+            continue
+        path = file if equals else next(rest, "")
+        if not path.endswith(".py"):
+            raise UsageError(f"--recipe {path}: wanted the .py file that registers the family")
+        load_recipe(path)
+    return others
 
 
 def _run_with_recipe(name: str, arguments: list[str]) -> int:

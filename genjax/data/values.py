@@ -81,8 +81,7 @@ def find(name: str) -> Source:
         return _given[name]
     except KeyError:
         raise MissingData(
-            f"data = {name}: were given as a value, which this process does not have; give the "
-            "same again: data=genjax.data.arrays(...) in Python, or a .npz with images and labels"
+            f"data = {name}: were given as a value in Python, and have to be given again, as data=..."
         ) from None
 
 

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from genjax.data.digest import pack, unpack
 from genjax.data.paths import is_copied, is_in_hub, is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
-from genjax.models import FAMILIES
+from genjax.models import find_family
 from genjax.run.checkpoint import write_atomically
 from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
 from genjax.types import CHECKED, ImageSpec, UsageError
@@ -233,7 +233,7 @@ def _with_quality(recipe: Any) -> Any:
     """Add to a recipe from before it had a `quality` the metric that was that of its family."""
     if not isinstance(recipe, dict) or "quality" in recipe:
         return recipe
-    family = FAMILIES.get(str(recipe.get("family")))
+    family = find_family(str(recipe.get("family")))
     has_likelihood = family is not None and family.evaluate is not None
     return recipe | {"quality": "eval_nll" if has_likelihood else "energy_distance"}
 

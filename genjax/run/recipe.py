@@ -3,10 +3,13 @@
 import dataclasses
 import difflib
 import functools
+import hashlib
 import inspect
 import json
-import runpy
+import logging
+import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,14 +20,17 @@ import tyro
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from genjax.data.digest import fingerprint
 from genjax.data.source import DataOptions
-from genjax.models import FAMILIES
+from genjax.models import FAMILIES, RecipeFile, all_families, file_of, find_family, registering
 from genjax.nn.augment import mirror
 from genjax.nn.precision import Precision
 from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
 from genjax.steps.freeze import freeze
 from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, State, UsageError
+
+log = logging.getLogger("genjax")
 
 # The key of the mirroring is folded in with this number, which no family uses.
 MIRROR_KEY = 2**31 - 1
@@ -37,6 +43,9 @@ Quality = Literal["auto", "frechet_distance", "energy_distance", "eval_nll", "la
 # The most rows and columns of images that a small classifier judges in little time, and whose
 # distance in pixels is one of more than colours.
 MOST_JUDGED = 64
+
+# In a recipe's JSON, the file that registers its family.
+FAMILY_FILE = "family_file"
 
 # Characters of a wrong value that a message shows.
 MOST_SHOWN = 100
@@ -96,10 +105,11 @@ class Recipe:
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        family = FAMILIES.get(self.family)
+        family = find_family(self.family)
         if family is None:
             raise ValueError(
-                f"family {_shown(self.family)} is unknown: wanted {', '.join(FAMILIES)}"
+                f"family {_shown(self.family)} is unknown: wanted {', '.join(FAMILIES)}, or one "
+                "that genjax.register has added"
             )
         if not isinstance(self.model, family.config):
             raise ValueError(f"model is a {type(self.model).__name__}, not of {self.family}")
@@ -219,18 +229,34 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _run_file(path: Path) -> dict[str, Any]:
-    """Run a recipe's file and return its names; raise its mistake, on one line, as `UsageError`."""
+    """Run a recipe's file and return its names; raise its mistake, on one line, as `UsageError`.
+
+    A file is run once, unless it changes, so that a family which it registers has one config.
+    """
+    text = path.read_bytes()
+    digest = hashlib.sha256(text).hexdigest()[:16]
+    file = RecipeFile(str(path.resolve()), digest)
+    # A module, as pydantic and tyro look for the names of annotations in the module of a class.
+    name = f"genjax_recipe_{fingerprint([file.path.encode(), text])}"
+    if name in sys.modules:
+        return vars(sys.modules[name])
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
     try:
-        return runpy.run_path(str(path))
-    except UsageError:
-        raise
-    except Exception as error:
+        with registering(file):
+            exec(compile(text, str(path), "exec"), vars(module))
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, UsageError) or not isinstance(error, Exception):
+            raise
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         if isinstance(error, SyntaxError) and error.filename == str(path):
             lines, error = [error.lineno], SyntaxError(error.msg)
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise UsageError(f"{place}: {describe(error)}") from error
+    return vars(module)
 
 
 def train_step(recipe: Recipe) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
@@ -259,14 +285,16 @@ def recipe_summary(path: Path) -> str:
 def list_all() -> str:
     """List the recipes that come with genjax, and the families."""
     recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
-    families = [f"  {name:16} {family.paper}" for name, family in FAMILIES.items()]
+    families = [f"  {name:16} {family.paper}" for name, family in all_families().items()]
     models = [f"  trained:{name}" for name in trained_paths()]
     return "\n".join(["recipes", *recipes, "families", *families, "trained models", *models])
 
 
 def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
     """Return the recipe as plain JSON values, every default spelled out."""
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    file = file_of(recipe.family)
+    return values | ({FAMILY_FILE: dataclasses.asdict(file)} if file else {})
 
 
 def as_object(name: str, value: Any) -> dict[str, Any]:
@@ -282,8 +310,11 @@ def from_json(value: Any) -> Recipe:
     Raises:
         UsageError: A field is unknown, missing or impossible; the message names it.
     """
-    values = as_object("recipe", value)
-    family = FAMILIES.get(str(values.get("family")))
+    values = dict(as_object("recipe", value))
+    name, file = str(values.get("family")), values.pop(FAMILY_FILE, None)
+    family = find_family(name)
+    if file is not None:
+        _check_file(name, family, as_object(FAMILY_FILE, file))
     try:
         if "model" in values:
             model = as_object("model", values["model"])
@@ -291,6 +322,19 @@ def from_json(value: Any) -> Recipe:
         return Recipe(**values)
     except (ValidationError, TypeError) as error:
         raise UsageError(describe(error)) from error
+
+
+def _check_file(name: str, family: Family | None, file: Mapping[str, Any]) -> None:
+    """Say which file has to be given for a family that it registers, or that it has changed."""
+    path = str(file.get("path"))
+    if family is None:
+        raise UsageError(
+            f"family {name!r} is that of the file {path}, whose code is run only if you say so: "
+            f"--recipe {path}, or in Python genjax.load_recipe({path!r})"
+        )
+    known = file_of(name)
+    if known is not None and known.digest != file.get("digest"):
+        log.warning("%s has changed since the run began: its family may be another", known.path)
 
 
 def describe(error: Exception) -> str:

@@ -35,7 +35,7 @@ from genjax.data.processes import (
 )
 from genjax.data.source import Source
 from genjax.data.sources import absolute, class_note
-from genjax.data.values import VALUE, is_value, name_of
+from genjax.data.values import VALUE, find, is_value, name_of
 from genjax.evaluation.likelihood import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
@@ -380,7 +380,7 @@ def _train(
 ) -> Running:
     """Train from the last good checkpoint, or from the beginning; see `_run`."""
     recipe = config.recipe
-    data = source if is_value(recipe.data) else None
+    data = find(recipe.data) if is_value(recipe.data) else None
     with contextlib.ExitStack() as stack:
         if is_first():
             stack.enter_context(log_to(folder.to_append(folder.log)))

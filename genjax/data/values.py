@@ -81,7 +81,7 @@ def find(name: str) -> Source:
         return _given[name]
     except KeyError:
         raise MissingData(
-            f"data = {name}: were given as a value in Python, and have to be given again, as data=..."
+            f"data = {name}: were given in Python, and have to be given again, as data=..."
         ) from None
 
 

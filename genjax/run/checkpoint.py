@@ -30,6 +30,7 @@ from pydantic.dataclasses import dataclass
 
 from genjax.data.paths import files, is_copied, is_remote, local_copy, uploaded
 from genjax.data.processes import barrier, is_first, run_on_first
+from genjax.steps.optim import UnknownState
 from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
@@ -336,6 +337,7 @@ class Checkpoints:
             )
         try:
             tree = self._checkpointer.metadata(path).item_metadata.tree
+            like = _with_unknown(like, tree)
             found, shapes = (sorted(x.shape for x in jax.tree.leaves(y)) for y in (tree, like))
             if found != shapes:  # Orbax would first allocate what it is asked for
                 raise ValueError("other shapes")
@@ -349,6 +351,25 @@ class Checkpoints:
     def close(self) -> None:
         """Release the folder."""
         self._checkpointer.close()
+
+
+def _with_unknown(like: Any, tree: Any) -> Any:
+    """Return `like` with what a checkpoint has in place of optimizer states that are not known."""
+    sharding = jax.tree.leaves(like)[0].sharding
+
+    def known(path: Any, part: Any) -> Any:
+        if not isinstance(part, UnknownState):
+            return part
+        found = tree
+        for name in jax.tree_util.keystr(path, simple=True, separator=".").split("."):
+            found = found[name]
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), found
+        )
+
+    return jax.tree_util.tree_map_with_path(
+        known, like, is_leaf=lambda part: isinstance(part, UnknownState)
+    )
 
 
 def _holds_whole_ones(aside: epath.Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -28,6 +29,7 @@ from genjax.nn.precision import Precision
 from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
 from genjax.steps.freeze import freeze
+from genjax.steps.optim import GIVEN, optimizers_of
 from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -141,6 +143,30 @@ class Recipe:
         at_precision = jax.default_matmul_precision(self.precision)
         functions = {k: v for k, v in vars(family).items() if inspect.isfunction(v)}
         return dataclasses.replace(family, **{k: at_precision(v) for k, v in functions.items()})
+
+    def with_optimizers(self, **players: optax.GradientTransformation) -> Self:
+        """Return the recipe with optimizers of one's own, by the name of the player's config.
+
+            recipe.with_optimizers(generator=optax.lion(1e-4), discriminator=optax.sgd(1e-3))
+
+        They have their step sizes and schedules inside, which count updates. A run keeps only that
+        there was one: `resume` wants it again, in its `recipe`; what draws or evaluates does not.
+
+        Raises:
+            UsageError: The model has no such player.
+        """
+        known = dict(optimizers_of(self.model))
+        if unknown := sorted(players.keys() - known.keys()):
+            raise UsageError(f"optimizer of {unknown[0]!r}: wanted {' or '.join(known)}")
+        changed: dict[str, Any] = {
+            name: dataclasses.replace(known[name], optax=given) for name, given in players.items()
+        }
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, **changed))
+
+    @property
+    def unknown_optimizers(self) -> list[str]:
+        """The players whose optimizers were given in Python, and are not known here."""
+        return [name for name, each in optimizers_of(self.model) if each.optax == GIVEN]
 
     def exact(self) -> Self:
         """Return the recipe with networks whose float32 products are not rounded anywhere."""
@@ -292,7 +318,11 @@ def list_all() -> str:
 
 def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
     """Return the recipe as plain JSON values, every default spelled out."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+    def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {k: GIVEN if isinstance(v, optax.GradientTransformation) else v for k, v in pairs}
+
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe, dict_factory=plain)))
     file = file_of(recipe.family)
     return values | ({FAMILY_FILE: dataclasses.asdict(file)} if file else {})
 

@@ -51,6 +51,7 @@ from genjax.run.start import origin_of, start_from, unpack
 from genjax.run.states import abstract_state, initial_state, open_split
 from genjax.run.trained import Model, Result, Trained, load, path_of
 from genjax.steps.freeze import check_frozen
+from genjax.steps.optim import GIVEN
 from genjax.trainer.background import Background
 from genjax.trainer.iterator import ModelAt, Record, Running, Training, drain
 from genjax.trainer.log import log_to
@@ -214,6 +215,12 @@ def _go_on(
     recipe = recipe if steps is None else dataclasses.replace(recipe, steps=steps)
     if recipe.quality == "auto":
         recipe = dataclasses.replace(recipe, quality=config.recipe.quality)
+    if unknown := recipe.unknown_optimizers:
+        players = ", ".join(f"{name}=..." for name in unknown)
+        raise UsageError(
+            f"{folder.path}: its optimizers were given in Python, and have to be given again: "
+            f"genjax.resume(run, recipe=genjax.load(run).recipe.with_optimizers({players}))"
+        )
     with stop_signals() as stop, folder.locked():
         source = _open(recipe)
         recipe = recipe.with_quality(source.spec)
@@ -300,6 +307,8 @@ def _refuse_other_shapes(
     """Raise a `UsageError` if the state of a recipe has other shapes than that of the run."""
     if (began.model, spec) == (recipe.model, new_spec):
         return
+    given: dict[str, Any] = dict.fromkeys(began.unknown_optimizers, GIVEN)
+    recipe = recipe.with_optimizers(**given)  # their states are those of the checkpoint or not
     leaves = [
         [
             (jax.tree_util.keystr(path), leaf.shape, leaf.dtype)

@@ -213,7 +213,7 @@ BAD = {
     "train gan_digits --size 1 2 3": "size = (1, 2, 3): wanted HEIGHT",
     "train gan_digits --save-interval 150": "150 must be a multiple of log_interval 100",
     "train gan_digits --batch-size 12": "8 devices, as with --batch-size 8 or --batch-size 16",
-    "train gan_digits --data cifar": "wanted digits, tfds:NAME, folder:PATH or PATH.zip",
+    "train gan_digits --data cifar": "wanted digits, tfds:NAME, hf:NAME, folder:PATH, PATH.zip",
     "train gan_digits --data folder:/no/such": "no folder /no/such",
     "train gan_digits --data tfds:no_such_data": "no data set 'no_such_data'",
     "train dcgan_digits --size 30": "images of 30x30: these networks halve",

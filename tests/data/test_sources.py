@@ -186,7 +186,7 @@ def test_a_damaged_member_of_a_zip_is_named(folder):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("cifar", "unknown: wanted digits, tfds:NAME, folder:PATH"),
+        ("cifar", "unknown: wanted digits, tfds:NAME, hf:NAME, folder:PATH"),
         ("folder:", "unknown"),
         ("folder:/no/such/place", "no folder /no/such/place"),
         ("/no/such.zip", "no file /no/such.zip"),

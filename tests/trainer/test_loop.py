@@ -153,11 +153,14 @@ def test_a_signal_saves_and_the_run_goes_on(trained, tmp_path, stop_signal, monk
         return take_steps(*args)
 
     monkeypatch.setattr(genjax.trainer.loop, "_take_steps", interrupted)
-    result = genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
-    assert (result.step, result.signal) == (15, stop_signal)
+    with pytest.raises(
+        genjax.Stopped, match="saved at step 15; to go on: genjax resume"
+    ) as stopped:
+        genjax.train(dataclasses.replace(RECIPE, steps=40), tmp_path / "run")
+    assert (stopped.value.result.step, stopped.value.signal) == (15, stop_signal)
     assert signal.getsignal(stop_signal) is handler
     monkeypatch.undo()
-    assert genjax.resume(tmp_path / "run").signal is None
+    assert genjax.resume(tmp_path / "run").step == 40
     _assert_same_run(trained, tmp_path / "run")
 
 

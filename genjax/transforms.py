@@ -236,6 +236,8 @@ beta = Distribution(
 def _dirichlet_log_prob(concentration: jax.Array, x: jax.Array) -> jax.Array:
     if concentration.shape[-1:] != x.shape[-1:]:
         raise ValueError(f"dirichlet of {concentration.shape} at {x.shape}: wants one K")
+    wide = _wide(concentration, x)
+    concentration, x = concentration.astype(wide), x.astype(wide)
     terms = (concentration - 1) * jnp.log(x) - gammaln(concentration)
     return jnp.sum(terms, axis=-1) + gammaln(jnp.sum(concentration, axis=-1))
 

@@ -171,7 +171,7 @@ def free_bits(mean_kl: jax.Array, minimum: float, of_batch: jax.Array | None = N
     of_batch = mean_kl if of_batch is None else of_batch
     chex.assert_rank([mean_kl, of_batch], 1)
     chex.assert_equal_shape([mean_kl, of_batch])
-    return jnp.sum(jnp.where(of_batch > minimum, mean_kl, minimum))
+    return jnp.sum(jnp.where(of_batch > minimum, widened(mean_kl), minimum))
 
 
 def iwae_bound(log_weights: jax.Array) -> jax.Array:

@@ -103,7 +103,12 @@ def expectation_with_log_prob(
 
     Returns:
         `estimate(params, key)`, a pytree like that of f.
+
+    Raises:
+        ValueError: `samples` is less than 1.
     """
+    if samples < 1:
+        raise ValueError(f"samples = {samples}: should be at least 1")
     sample = reparameterize(distribution)
 
     def estimate(params: Params, key: jax.Array) -> Any:
@@ -130,25 +135,32 @@ def log_prob(distribution: Distribution, params: Params, x: jax.Array) -> jax.Ar
     return distribution.log_prob(params, x)
 
 
-def _shape(params: Params) -> tuple[int, ...]:
-    return jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in jax.tree.leaves(params)))
+def _wide(*values: Any) -> Any:
+    """Return the type of all values together, or float32 if that is wider."""
+    return jnp.promote_types(jnp.result_type(*values), jnp.float32)
+
+
+def _like(params: Params) -> tuple[tuple[int, ...], Any]:
+    """Return the shape that the params broadcast to, and the type of a draw."""
+    leaves = jax.tree.leaves(params)
+    return jnp.broadcast_shapes(*map(jnp.shape, leaves)), _wide(*leaves)
 
 
 def location_scale(
-    draw: Callable[[jax.Array, tuple[int, ...]], jax.Array],
+    draw: Callable[[jax.Array, tuple[int, ...], Any], jax.Array],
     standard_log_prob: Callable[[jax.Array], jax.Array],
 ) -> Distribution:
     """Return the distribution of `location + scale * noise`.
 
-    Its params are `(location, scale)`, two arrays of one shape [...], the scale positive; draws and
-    log densities have that shape too.
+    Its params are `(location, scale)`, two arrays that broadcast to [...], the scale positive. A
+    draw has that shape, and their type or float32 if that is wider; `log_prob` broadcasts x too.
 
     Args:
-        draw: `(key, shape) -> noise`, a draw from the standard distribution.
+        draw: `(key, shape, dtype) -> noise`, a draw from the standard distribution.
         standard_log_prob: The log density of the standard distribution, elementwise.
     """
     return Distribution(
-        lambda key, params: draw(key, _shape(params)),
+        lambda key, params: draw(key, *_like(params)),
         lambda params, noise: params[0] + params[1] * noise,
         lambda params, x: standard_log_prob((x - params[0]) / params[1]) - jnp.log(params[1]),
     )
@@ -198,7 +210,7 @@ def gumbel_softmax(temperature: float) -> Distribution:
     is unbiased for the relaxed variable.
     """
     return Distribution(
-        lambda key, logits: jax.random.gumbel(key, logits.shape),
+        lambda key, logits: jax.random.gumbel(key, *_like(logits)),
         lambda logits, noise: jax.nn.softmax((logits + noise) / temperature, axis=-1),
     )
 
@@ -208,25 +220,32 @@ def gumbel_softmax(temperature: float) -> Distribution:
 # key itself.
 gamma = Distribution(
     lambda key, params: key,
-    lambda params, key: jax.random.gamma(key, params[0], _shape(params)) / params[1],
+    lambda params, key: jax.random.gamma(key, params[0], *_like(params)) / params[1],
     lambda params, x: stats.gamma.logpdf(x * params[1], params[0]) + jnp.log(params[1]),
 )
-"""Params `(concentration, rate)` of one shape, both positive."""
+"""Params `(concentration, rate)` that broadcast to one shape, both positive."""
 
 beta = Distribution(
     lambda key, params: key,
-    lambda params, key: jax.random.beta(key, params[0], params[1], _shape(params)),
+    lambda params, key: jax.random.beta(key, params[0], params[1], *_like(params)),
     lambda params, x: stats.beta.logpdf(x, params[0], params[1]),
 )
-"""Params `(a, b)` of one shape, both positive."""
+"""Params `(a, b)` that broadcast to one shape, both positive."""
+
+
+def _dirichlet_log_prob(concentration: jax.Array, x: jax.Array) -> jax.Array:
+    if concentration.shape[-1:] != x.shape[-1:]:
+        raise ValueError(f"dirichlet of {concentration.shape} at {x.shape}: wants one K")
+    wide = _wide(concentration, x)
+    concentration, x = concentration.astype(wide), x.astype(wide)
+    terms = (concentration - 1) * jnp.log(x) - gammaln(concentration)
+    return jnp.sum(terms, axis=-1) + gammaln(jnp.sum(concentration, axis=-1))
+
 
 dirichlet = Distribution(
     lambda key, concentration: key,
-    lambda concentration, key: jax.random.dirichlet(key, concentration),
-    lambda concentration, x: (
-        jnp.sum((concentration - 1) * jnp.log(x) - gammaln(concentration), axis=-1)
-        + gammaln(jnp.sum(concentration, axis=-1))
-    ),
+    lambda concentration, key: jax.random.dirichlet(key, concentration, dtype=_wide(concentration)),
+    _dirichlet_log_prob,
 )
 """Params: the concentration [..., K], positive."""
 
@@ -276,14 +295,29 @@ def log_det(f: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
 
 def sum_of_each(values: jax.Array) -> jax.Array:
     """Sum [B, ...] over all axes but the first: [B], in float32 or wider."""
-    dtype = jnp.promote_types(values.dtype, jnp.float32)
-    return jnp.sum(values.reshape(values.shape[0], -1), axis=1, dtype=dtype)
+    flat = values.reshape(_batch_of(values), -1)
+    return jnp.sum(flat, axis=1, dtype=_wide(values))
+
+
+def _batch_of(values: jax.Array) -> int:
+    if values.ndim == 0:
+        raise ValueError("a bijection of a number: wants [B, ...], with the examples' axis first")
+    return values.shape[0]
+
+
+def _plus(total: jax.Array, log_det: jax.Array) -> jax.Array:
+    """Add a bijection's log-determinant, [B], to those of the bijections before it."""
+    if jnp.shape(log_det) != total.shape:
+        raise ValueError(
+            f"a bijection's log_det of shape {jnp.shape(log_det)}: should be [B], {total.shape}"
+        )
+    return total + log_det
 
 
 def zero_log_det(x: Any) -> jax.Array:
     """Return zeros, [B]: the log-determinant of a bijection that only moves values."""
     leaf = jax.tree.leaves(x)[0]
-    return jnp.zeros(leaf.shape[0], jnp.promote_types(leaf.dtype, jnp.float32))
+    return jnp.zeros(_batch_of(leaf), _wide(leaf))
 
 
 def invert(bijection: Bijection) -> Bijection:
@@ -298,7 +332,7 @@ def chain(*bijections: Bijection) -> Bijection:
         total = zero_log_det(x)
         for function in functions:
             x, log_det = function(x)
-            total = total + log_det
+            total = _plus(total, log_det)
         return x, total
 
     return Bijection(
@@ -315,12 +349,15 @@ def elementwise(
     The log-determinant is the sum of `log |f'|`, from one forward-mode derivative.
 
     Args:
-        f: A differentiable, strictly monotonic function of single numbers.
+        f: A differentiable, strictly monotonic function of single numbers; what it closes over may
+            differ by feature or example, in any shape that broadcasts to that of x.
         inverse: The inverse of f.
     """
 
     def run(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[Any, jax.Array]:
         y, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        if y.shape != x.shape:
+            raise ValueError(f"elementwise: the function turns {x.shape} into {y.shape}")
         return y, sum_of_each(jnp.log(jnp.abs(slope)))
 
     return Bijection(functools.partial(run, f), functools.partial(run, inverse))
@@ -340,12 +377,35 @@ sigmoid = Bijection(_sigmoid, _logit)
 
 
 def affine(shift: jax.Array, log_scale: jax.Array) -> Bijection:
-    """Return the bijection `(x + shift) * exp(log_scale)`; all three are of one shape, [B, ...]."""
-    log_det = sum_of_each(log_scale)
-    return Bijection(
-        lambda x: ((x + shift) * jnp.exp(log_scale), log_det),
-        lambda y: (y * jnp.exp(-log_scale) - shift, -log_det),
-    )
+    """Return the bijection `(x + shift) * exp(log_scale)` of x, [B, ...].
+
+    Args:
+        shift: An array that broadcasts to the shape of x: of one number for each value of x, or for
+            each feature, [D] for x [B, D], or for all. A number for each example is [B, 1].
+        log_scale: Likewise; the log-determinant is its sum over all values of an example.
+    """
+
+    def like(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _filled(shift, x), _filled(log_scale, x)
+
+    def forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        t, s = like(x)
+        return (x + t) * jnp.exp(s), sum_of_each(s)
+
+    def inverse(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        t, s = like(y)
+        return y * jnp.exp(-s) - t, -sum_of_each(s)
+
+    return Bijection(forward, inverse)
+
+
+def _filled(param: jax.Array, x: jax.Array) -> jax.Array:
+    """Broadcast a parameter to the shape of x, which stays what it is."""
+    try:
+        return jnp.broadcast_to(param, x.shape)
+    except ValueError as error:
+        shape = jnp.shape(param)
+        raise ValueError(f"affine of {x.shape} by {shape}: wants what broadcasts to x") from error
 
 
 def from_module(module: nn.Module, *args: Any) -> Layer:
@@ -367,6 +427,8 @@ def from_module(module: nn.Module, *args: Any) -> Layer:
 
 
 def _squeeze(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if x.ndim != 4:
+        raise ValueError(f"squeeze of {x.shape}: wants [B, H, W, C]")
     batch, height, width, channels = x.shape
     if height % 2 or width % 2:
         raise ValueError(f"squeeze of {height}x{width} pixels: both should be even")
@@ -375,6 +437,8 @@ def _squeeze(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _unsqueeze(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if y.ndim != 4 or y.shape[3] % 4:
+        raise ValueError(f"the inverse of squeeze of {y.shape}: wants [B, H, W, 4 C]")
     batch, height, width, channels = y.shape
     x = y.reshape(batch, height, width, channels // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
     return x.reshape(batch, 2 * height, 2 * width, channels // 4), zero_log_det(y)
@@ -402,6 +466,8 @@ def split(second: Layer | None = None) -> Bijection:
         return second(h) if second else chain()
 
     def forward(x: jax.Array) -> tuple[Any, jax.Array]:
+        if x.ndim < 2 or x.shape[-1] < 2:
+            raise ValueError(f"split of {x.shape}: wants [B, ..., C] of 2 channels or more")
         kept = x.shape[-1] - x.shape[-1] // 2
         h, z = x[..., :kept], x[..., kept:]
         z, log_det = of(h).forward(z)
@@ -430,16 +496,16 @@ def multi_scale(*levels: Bijection) -> Bijection:
         total, zs = zero_log_det(x), []
         for level in early:
             (x, z), log_det = level.forward(x)
-            total = total + log_det
+            total = _plus(total, log_det)
             zs.append(z)
         z, log_det = last.forward(x)
-        return (*zs, z), total + log_det
+        return (*zs, z), _plus(total, log_det)
 
     def inverse(zs: tuple) -> tuple[Any, jax.Array]:
         x, total = last.inverse(zs[-1])
         for level, z in zip(reversed(early), reversed(zs[:-1]), strict=True):
             x, log_det = level.inverse((x, z))
-            total = total + log_det
+            total = _plus(total, log_det)
         return x, total
 
     return Bijection(forward, inverse)
@@ -462,7 +528,7 @@ def scanned(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection:
             x, total = carry
             step = _step(layers, step_params)
             y, log_det = step.inverse(x) if is_inverse else step.forward(x)
-            return (y, total + log_det), None
+            return (y, _plus(total, log_det)), None
 
         return lax.scan(one, (x, zero_log_det(x)), params, reverse=is_inverse)[0]
 
@@ -475,6 +541,9 @@ def reversible(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection
     Only the output is kept for the backward pass, which recomputes each layer's input by inversion,
     one layer at a time (Gomez et al. 2017, algorithm 1). The gradients equal those of `scanned` up
     to the rounding of the inversion, and cost one more run of the chain.
+
+    Forward mode, and with it `jax.hessian`, wants `scanned`, of the same arguments: a `custom_vjp`
+    has reverse mode only. The Hessian in reverse mode is `jax.jacrev(jax.jacrev(f))`.
 
     Args:
         layers: The layers of one step by name, in order. Values that they close over get no

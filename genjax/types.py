@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -67,6 +68,22 @@ class Batch(NamedTuple):
 
     images: jax.Array | np.ndarray
     labels: jax.Array | np.ndarray
+
+
+def images_of(batch: Batch, spec: ImageSpec) -> jax.Array:
+    """Return a batch's images, uint8 [B, H, W, C], before a family scales them as it needs them.
+
+    Raises:
+        UsageError: They are of another type, such as floats that are scaled already, or shape.
+    """
+    images = jnp.asarray(batch.images)
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[1:] != spec.shape:
+        wanted = ", ".join(map(str, ("B", *spec.shape)))
+        raise UsageError(
+            f"batch.images: {images.dtype} {list(images.shape)}; "
+            f"wanted uint8 [{wanted}], of gray levels from 0 to 255, which a model scales itself"
+        )
+    return images
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from genjax.metrics.shapes import check_shape
 from genjax.types import UsageError
 
 
@@ -17,8 +18,9 @@ def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]
         The mean and standard deviation of the parts' scores, which are from 1 to K.
 
     Raises:
-        UsageError: There are more splits than samples.
+        UsageError: There are more splits than samples, or the logits are not [N, K].
     """
+    check_shape("logits", logits, ("N", "K"))
     if not 1 <= splits <= len(logits):
         raise UsageError(f"splits = {splits}: should be from 1 to {len(logits)}")
     scores = []
@@ -42,7 +44,15 @@ def class_coverage(fake: np.ndarray, real: np.ndarray, classes: int) -> tuple[in
         The number of classes with a sample (the modes of Srivastava et al. 2017, section 4), and
         `KL(samples || data)` of the class frequencies in nats; infinite if a sample has a class
         that the data do not have.
+
+    Raises:
+        UsageError: The classes are not [N] and [M], or one is not from 0 to `classes` - 1.
     """
+    for name, labels in (("fake", fake), ("real", real)):
+        check_shape(name, labels, ("N",))
+        low, high = np.min(labels), np.max(labels)
+        if not 0 <= low <= high < classes:
+            raise UsageError(f"{name}: classes {low} to {high}; wanted from 0 to {classes - 1}")
     shares = [np.bincount(labels, minlength=classes) / len(labels) for labels in (fake, real)]
     p, q = (share[shares[0] > 0] for share in shares)
     with np.errstate(divide="ignore"):
@@ -62,7 +72,12 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
     Returns:
         From 0 to 1.
+
+    Raises:
+        UsageError: The probabilities are not [N, K], or the labels not [N].
     """
+    check_shape("probabilities", probabilities, ("N", "K"))
+    check_shape("labels", labels, (len(probabilities),))
     confidence = probabilities.max(axis=1)
     place = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
     excess = (probabilities.argmax(axis=1) == labels) - confidence

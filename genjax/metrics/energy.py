@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from genjax.nn.precision import exact
+from genjax.nn.precision import exact, widened
+from genjax.types import UsageError
 
 
 @exact()
@@ -20,9 +21,15 @@ def energy_distance(x: jax.Array, y: jax.Array) -> jax.Array:
         y: The other sample, [M, ...]; likewise.
 
     Returns:
-        float32 [], in the unit of a distance between two examples.
+        [], float32 or of the samples' type if that is wider, in the unit of a distance between two
+        examples; it has gradients, also where examples coincide.
+
+    Raises:
+        UsageError: The examples of the samples have not one shape.
     """
-    x, y = (a.reshape(len(a), -1).astype(jnp.float32) for a in (x, y))
+    if not (x.shape and y.shape) or x.shape[1:] != y.shape[1:]:
+        raise UsageError(f"energy_distance of {x.shape} and {y.shape}: wants [N, ...] and [M, ...]")
+    x, y = (widened(a.reshape(len(a), -1)) for a in (x, y))
     n, m = len(x), len(y)
     # Without the diagonal: a point's distance to itself is 0 only up to rounding.
     within_x = jnp.sum(_distances(x, x), where=~jnp.eye(n, dtype=bool)) / max(1, n * (n - 1))
@@ -38,4 +45,6 @@ def _distances(x: jax.Array, y: jax.Array) -> jax.Array:
     products = x @ y.T
     x_squared, y_squared = jnp.sum(x**2, axis=1), jnp.sum(y**2, axis=1)
     squared = x_squared[:, None] + y_squared[None, :] - 2 * products
-    return jnp.sqrt(jnp.maximum(squared, 0))
+    # The root has no gradient at 0.
+    is_zero = squared <= 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))

@@ -5,6 +5,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from genjax.metrics.shapes import check_features
 from genjax.types import UsageError
 
 # Examples whose moments are computed at once.
@@ -29,7 +30,11 @@ class Moments(NamedTuple):
         """Compute the moments of features [N, D], or of those at the indices `rows` alone.
 
         Only a block at a time is held in float64.
+
+        Raises:
+            UsageError: The features are not [N, D].
         """
+        check_features(features=features)
         count = len(features) if rows is None else len(rows)
         blocks = [slice(start, start + BLOCK) for start in range(0, max(count, 1), BLOCK)]
         parts = (features[block if rows is None else rows[block]] for block in blocks)
@@ -76,7 +81,12 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Returns:
         The distance, at least 0 up to rounding. Its bias falls with the number of examples, so
         compare only distances of equally many.
+
+    Raises:
+        UsageError: The sets have fewer than two examples, or not one D.
     """
+    if len(a.mean) != len(b.mean):
+        raise UsageError(f"moments of {len(a.mean)} and of {len(b.mean)} features: wanted of one D")
     covariances = a.covariance, b.covariance
     factors = [_factor(covariance) for covariance in covariances]
     root_trace = np.linalg.svd(factors[0].T @ factors[1], compute_uv=False).sum()
@@ -98,7 +108,13 @@ def frechet_distance_error(
 
     Returns:
         The standard deviation of the resampled distances.
+
+    Raises:
+        UsageError: The sets are not [N, D] and [M, D], or there are fewer than two resamplings.
     """
+    check_features(a=a, b=b)
+    if resamplings < 2:
+        raise UsageError(f"resamplings = {resamplings}: should be at least 2")
     distances = []
     for _ in range(resamplings):
         rows = [rng.integers(0, len(each), len(each)) for each in (a, b)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from genjax.metrics.shapes import check_features
 from genjax.types import UsageError
 
 
@@ -16,7 +17,13 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
     Returns:
         The estimate; its mean is 0 if both sets are of one distribution, so it may be below 0.
+
+    Raises:
+        UsageError: The sets are not [N, D] and [M, D], or one has a single example.
     """
+    check_features(x=x, y=y)
+    if min(len(x), len(y)) < 2:
+        raise UsageError(f"{len(x)} and {len(y)} examples: should be at least 2 of each")
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -48,8 +55,10 @@ def kernel_distance(
         distribution, it is too large rather than too small.
 
     Raises:
-        UsageError: There are fewer than four examples, or fewer than two subsets.
+        UsageError: There are fewer than four examples, or fewer than two subsets, or the sets are
+            not [N, D] and [M, D].
     """
+    check_features(x=x, y=y)
     fewest = min(len(x), len(y))
     size = min(subset_size, fewest // 2)
     if size < 2 or subsets < 2:

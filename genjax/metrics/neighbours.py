@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from genjax.metrics.shapes import check_features
 from genjax.types import UsageError
 
 # The paper's choices of k: 3 for precision and recall, 5 for density and coverage.
@@ -57,8 +58,9 @@ def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc
         nearest_k: The neighbour that a ball reaches to, not counting the point itself.
 
     Raises:
-        UsageError: A set has no more than `nearest_k` examples.
+        UsageError: A set has no more than `nearest_k` examples, or they are not [N, D] and [M, D].
     """
+    check_features(real=real, fake=fake)
     fewest = min(len(real), len(fake))
     if not 1 <= nearest_k < fewest:
         raise UsageError(f"nearest_k = {nearest_k}: should be from 1 to {fewest - 1}")

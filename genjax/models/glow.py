@@ -13,7 +13,6 @@ import dataclasses
 import math
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -46,7 +45,16 @@ from genjax.steps.update import (
     update_player,
 )
 from genjax.transforms import Bijection, Layer
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Likelihood, Metrics, UsageError
+from genjax.types import (
+    CHECKED,
+    Batch,
+    Family,
+    ImageSpec,
+    Likelihood,
+    Metrics,
+    UsageError,
+    images_of,
+)
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -411,7 +419,7 @@ def log_prob_terms(
     key: jax.Array,
 ) -> Terms:
     """Compute the parts, [B] each, of the log-likelihood of uint8 images, with noise from `key`."""
-    levels = quantize(config, jnp.asarray(batch.images))
+    levels = quantize(config, images_of(batch, spec))
     noise, log_noise = _noise(config, variables, levels, key)
     bijection = flow(config, spec, variables, jnp.asarray(batch.labels))
     zs, log_det = bijection.forward(scale(config, levels + noise))
@@ -438,7 +446,7 @@ def fit_actnorms(
 
     See section 3.1.
     """
-    levels = quantize(config, jnp.asarray(batch.images))
+    levels = quantize(config, images_of(batch, spec))
     children = {}
     if config.dequantization == "variational":
         images, _ = transforms.squeeze.forward(scale(config, levels + 0.5))
@@ -472,7 +480,6 @@ def step(
         The state after the step, and the metrics `loss` (bits/dim of the batch), its parts
         `log_prior` and `log_det` (bits/dim), and `grad_norm`.
     """
-    chex.assert_shape(batch.images, (None, *state.spec.shape))
     dimensions = math.prod(state.spec.shape)
     stats = state.model.stats
     constants = stats["constants"]
@@ -491,7 +498,7 @@ def step(
         means = {name: jnp.mean(bits_per_dim(value, dimensions)) for name, value in parts.items()}
         return loss, (carried, {"loss": loss, **means})
 
-    whole = Batch(jnp.asarray(batch.images), jnp.asarray(batch.labels))
+    whole = Batch(images_of(batch, state.spec), jnp.asarray(batch.labels))
     model = Player(
         params, state.model.opt_state, {"constants": constants, "is_fitted": jnp.array(True)}
     )
@@ -507,7 +514,7 @@ def step(
 def encode(config: GlowConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
     """Map uint8 images, at the middle of each gray level, to latents [B, H * W * C]."""
     del key
-    levels = quantize(config, jnp.asarray(batch.images))
+    levels = quantize(config, images_of(batch, state.spec))
     bijection = exact_flow(config, state.spec, _variables(state), jnp.asarray(batch.labels))
     zs, _ = bijection.forward(scale(config, levels + 0.5))
     return flatten(zs)
@@ -587,7 +594,7 @@ def health(config: GlowConfig, state: DensityState, batch: Batch) -> dict[str, j
         all are permutations.
     """
     variables = _variables(state)
-    x = scale(config, quantize(config, jnp.asarray(batch.images)) + 0.5)
+    x = scale(config, quantize(config, images_of(batch, state.spec)) + 0.5)
     bijection = exact_flow(config, state.spec, variables, jnp.asarray(batch.labels))
     again, _ = bijection.inverse(bijection.forward(x)[0])
     error = jnp.max(jnp.abs(x - again).reshape(x.shape[0], -1), axis=1)

@@ -18,7 +18,6 @@ import dataclasses
 import math
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,6 +50,7 @@ from genjax.types import (
     ImageSpec,
     Likelihood,
     Metrics,
+    images_of,
 )
 
 
@@ -391,9 +391,8 @@ def step(
         `active_units` (the number of latents whose posterior mean varies over the batch),
         `active_fraction` (of all latents) and `grad_norm`.
     """
-    chex.assert_shape(batch.images, (None, *state.spec.shape))
     input_key, noise_key = jax.random.split(key)
-    images = to_inputs(config, jnp.asarray(batch.images), input_key)
+    images = to_inputs(config, images_of(batch, state.spec), input_key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     beta: float | jax.Array = config.beta
     if config.kl_warmup_steps:
@@ -435,7 +434,7 @@ def step(
 
 def encode(config: VaeConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
     """Map uint8 images to the mean of q(z|x), [B, Z]; `key` draws their binarization."""
-    images = to_inputs(config, jnp.asarray(batch.images), key)
+    images = to_inputs(config, images_of(batch, state.spec), key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     return apply_encoder(config, state.spec, state.sampling_params, images, labels).mean
 
@@ -488,7 +487,7 @@ def evaluate(
     """
     samples = samples or config.samples
     input_key, noise_key, elbo_key = jax.random.split(key, 3)
-    images = to_inputs(config, jnp.asarray(batch.images), input_key)
+    images = to_inputs(config, images_of(batch, state.spec), input_key)
     labels = jnp.asarray(batch.labels) if config.conditional else None
     chunk = likelihood.samples_at_once(samples, math.prod(state.spec.shape))
 

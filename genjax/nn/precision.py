@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 Precision = Literal["default", "high", "highest"]
 
@@ -35,6 +36,12 @@ def exact() -> Context:
     """
     context: Any = jax.default_matmul_precision("highest")
     return context
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Return x in float32, or in its own type if that is wider, for sums of many terms."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def current() -> str | None:

@@ -1,1 +1,4 @@
-"""Objectives: pure functions on arrays that return a value per example; the caller reduces."""
+"""Objectives: pure functions on arrays that return a value per example or per logit.
+
+The caller reduces.
+"""

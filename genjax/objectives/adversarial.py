@@ -1,5 +1,11 @@
 """Adversarial losses: pairs of what a discriminator or critic and what a generator minimizes.
 
+Each is elementwise, from logits of any shape [...] to losses of that shape and type: [B] for a
+discriminator with one logit an image, [B, H, W] for one of patches, [] under `jax.vmap`; the caller
+takes the mean. The logits of real and of generated images have one shape, and are paired place by
+place; other pairings, such as relativistic ones, are made before, and only the logits' differences
+come here.
+
 Equations without a source are those of Goodfellow et al. 2014, with `D(x) = sigmoid(logit)`. Their
 losses go through softplus, `log(1 + exp(x))`, which neither overflows nor loses the tail, so that
 each loss and its gradient are finite at any finite logit:
@@ -19,13 +25,12 @@ def minimax_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -
     """Compute the negated value function V(D, G), equation 1, which the discriminator minimizes.
 
     Args:
-        real_logits: D's logits of real images, [B].
-        fake_logits: D's logits of generated images, [B].
+        real_logits: D's logits of real images, [...].
+        fake_logits: D's logits of generated images, [...].
 
     Returns:
-        `-log D(x) - log(1 - D(G(z)))` per pair, in nats, [B].
+        `-log D(x) - log(1 - D(G(z)))` per pair, in nats, [...].
     """
-    chex.assert_rank([real_logits, fake_logits], 1)
     chex.assert_equal_shape([real_logits, fake_logits])
     return jax.nn.softplus(-real_logits) + jax.nn.softplus(fake_logits)
 
@@ -34,12 +39,11 @@ def non_saturating_generator_loss(fake_logits: jax.Array) -> jax.Array:
     """Compute `-log D(G(z))`, section 3: minimax's fixed point, with a gradient when D wins.
 
     Args:
-        fake_logits: D's logits of generated images, [B].
+        fake_logits: D's logits of generated images, [...].
 
     Returns:
-        Loss per example, in nats, [B].
+        Loss per logit, in nats, [...].
     """
-    chex.assert_rank(fake_logits, 1)
     return jax.nn.softplus(-fake_logits)
 
 
@@ -47,12 +51,11 @@ def saturating_generator_loss(fake_logits: jax.Array) -> jax.Array:
     """Compute `log(1 - D(G(z)))`, equation 1: minimax, whose gradient vanishes when D wins.
 
     Args:
-        fake_logits: D's logits of generated images, [B].
+        fake_logits: D's logits of generated images, [...].
 
     Returns:
-        Loss per example, in nats, [B]; never positive.
+        Loss per logit, in nats, [...]; never positive.
     """
-    chex.assert_rank(fake_logits, 1)
     return -jax.nn.softplus(fake_logits)
 
 
@@ -63,13 +66,12 @@ def least_squares_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Ar
     generated images as in the other losses.
 
     Args:
-        real_logits: D's logits of real images, [B].
-        fake_logits: D's logits of generated images, [B].
+        real_logits: D's logits of real images, [...].
+        fake_logits: D's logits of generated images, [...].
 
     Returns:
-        Loss per pair, [B].
+        Loss per pair, [...].
     """
-    chex.assert_rank([real_logits, fake_logits], 1)
     chex.assert_equal_shape([real_logits, fake_logits])
     return 0.5 * (real_logits - 1) ** 2 + 0.5 * (fake_logits + 1) ** 2
 
@@ -80,12 +82,11 @@ def least_squares_generator_loss(fake_logits: jax.Array) -> jax.Array:
     With it G minimizes Pearson's chi^2.
 
     Args:
-        fake_logits: D's logits of generated images, [B].
+        fake_logits: D's logits of generated images, [...].
 
     Returns:
-        Loss per example, [B].
+        Loss per logit, [...].
     """
-    chex.assert_rank(fake_logits, 1)
     return 0.5 * fake_logits**2
 
 
@@ -95,13 +96,12 @@ def hinge_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> 
     Source: Lim and Ye 2017; Miyato et al. 2018, equation 16.
 
     Args:
-        real_logits: D's logits of real images, [B].
-        fake_logits: D's logits of generated images, [B].
+        real_logits: D's logits of real images, [...].
+        fake_logits: D's logits of generated images, [...].
 
     Returns:
-        Loss per pair, [B]; 2 where both logits are 0, 0 where D is right by a margin of 1.
+        Loss per pair, [...]; 2 where both logits are 0, 0 where D is right by a margin of 1.
     """
-    chex.assert_rank([real_logits, fake_logits], 1)
     chex.assert_equal_shape([real_logits, fake_logits])
     return jax.nn.relu(1 - real_logits) + jax.nn.relu(1 + fake_logits)
 
@@ -112,13 +112,12 @@ def wasserstein_critic_loss(real_scores: jax.Array, fake_scores: jax.Array) -> j
     For the best f of Lipschitz constant 1 its mean is the negated Wasserstein-1 distance.
 
     Args:
-        real_scores: The critic's values of real images, [B].
-        fake_scores: The critic's values of generated images, [B].
+        real_scores: The critic's values of real images, [...].
+        fake_scores: The critic's values of generated images, [...].
 
     Returns:
-        Loss per pair, [B].
+        Loss per pair, [...].
     """
-    chex.assert_rank([real_scores, fake_scores], 1)
     chex.assert_equal_shape([real_scores, fake_scores])
     return fake_scores - real_scores
 
@@ -127,17 +126,16 @@ def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
     """Compute `-f(G(z))`, G's loss in WGAN (algorithm 1) and with the hinge loss.
 
     Args:
-        fake_scores: The critic's values, or D's logits, of generated images, [B].
+        fake_scores: The critic's values, or D's logits, of generated images, [...].
 
     Returns:
-        Loss per example, [B].
+        Loss per logit, [...].
     """
-    chex.assert_rank(fake_scores, 1)
     return -fake_scores
 
 
 class AdversarialLoss(NamedTuple):
-    """The losses of both players; each maps D's logits [B] to a loss per example [B].
+    """The losses of both players; each maps D's logits [...] to losses [...].
 
     Attributes:
         discriminator_loss: Function of the logits of real and of generated images.

@@ -1,7 +1,7 @@
 """Likelihoods and the bounds of a VAE, in nats per example.
 
 Images are [..., H, W, C]: a log-likelihood sums over the last three axes and keeps the leading
-ones, [B] or [samples, B]. Latents are [..., Z].
+ones, [B] or [samples, B]. Latents are [..., Z]. Sums are in float32, or wider where values are.
 """
 
 import math
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
+from genjax.nn.precision import widened
+
 Values = TypeVar("Values", float, jax.Array)
 
 # Most importance samples of an image that are decoded at once, and most values of all images that
@@ -21,12 +23,20 @@ MOST_SAMPLES, MOST_VALUES = 50, 2**25
 
 
 def _flat(images: jax.Array) -> jax.Array:
-    """Reshape [..., H, W, C] to [..., H * W * C].
+    """Reshape [..., H, W, C] to [..., H * W * C], in float32 or wider.
 
     On a CPU XLA fuses a network, a likelihood and its sum into one loop, which takes ten times as
     long over three axes as over one (experiments/BENCHMARKS.md).
     """
-    return images.reshape(*images.shape[:-3], -1)
+    if images.ndim < 3:
+        raise ValueError(f"a likelihood of images of {images.shape}: wants [..., H, W, C]")
+    return widened(images).reshape(*images.shape[:-3], -1)
+
+
+def _check_images(*arrays: jax.Array) -> None:
+    """Check that all are [..., H, W, C], of one H, W and C, with as many axes before them."""
+    chex.assert_equal_rank(arrays)
+    chex.assert_equal_shape_suffix(arrays, 3)
 
 
 def normal_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -47,21 +57,21 @@ def normal_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
 
 def standard_normal_log_prob(x: jax.Array) -> jax.Array:
     """Compute the log density of N(0, I) at x, [..., Z]: [...], in nats."""
-    return -0.5 * (jnp.sum(x**2, axis=-1) + x.shape[-1] * math.log(2 * math.pi))
+    return -0.5 * (jnp.sum(widened(x) ** 2, axis=-1) + x.shape[-1] * math.log(2 * math.pi))
 
 
 def bernoulli_log_likelihood(images: jax.Array, logits: jax.Array) -> jax.Array:
     """Compute `x log p + (1 - x) log(1 - p)`, `p = sigmoid(logits)`, accurate at any finite logit.
 
     Args:
-        images: x in [0, 1], [..., H, W, C], of the rank of `logits`.
-        logits: [..., H, W, C].
+        images: x in [0, 1], [..., H, W, C].
+        logits: [..., H, W, C]; of both arrays the axes before the image broadcast.
 
     Returns:
         The sum over each image, [...], in nats. For x between 0 and 1 it is not a likelihood, only
         the negated cross entropy.
     """
-    chex.assert_equal_rank([images, logits])
+    _check_images(images, logits)
     images, logits = _flat(images), _flat(logits)
     # softplus(l) - x l as max(l, 0) - x l + log1p(exp(-|l|)): where the prediction is right the
     # first two terms cancel, and the last keeps its digits. With max(l, 0) written by |l| too, the
@@ -75,7 +85,8 @@ def _flat_alike(
     images: jax.Array, mean: jax.Array, log_scale: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Flatten all three as `_flat` does, after the scale is broadcast to the mean's shape."""
-    chex.assert_equal_rank([images, mean, log_scale])
+    _check_images(images, mean)
+    chex.assert_equal_rank([mean, log_scale])
     return _flat(images), _flat(mean), _flat(jnp.broadcast_to(log_scale, mean.shape))
 
 
@@ -159,20 +170,20 @@ def free_bits(mean_kl: jax.Array, minimum: float, of_batch: jax.Array | None = N
     """
     of_batch = mean_kl if of_batch is None else of_batch
     chex.assert_rank([mean_kl, of_batch], 1)
-    return jnp.sum(jnp.where(of_batch > minimum, mean_kl, minimum))
+    chex.assert_equal_shape([mean_kl, of_batch])
+    return jnp.sum(jnp.where(of_batch > minimum, widened(mean_kl), minimum))
 
 
 def iwae_bound(log_weights: jax.Array) -> jax.Array:
     """Compute `log mean_i w_i`, the importance-weighted bound (Burda et al. 2016, equation 8).
 
     Args:
-        log_weights: `log p(x, z_i) - log q(z_i|x)`, [samples, B].
+        log_weights: `log p(x, z_i) - log q(z_i|x)`, [samples, ...].
 
     Returns:
-        [B], in nats; it rises with the number of samples towards `log p(x)`.
+        [...], in nats; it rises with the number of samples towards `log p(x)`.
     """
-    chex.assert_rank(log_weights, 2)
-    return logsumexp(log_weights, axis=0) - math.log(len(log_weights))
+    return logsumexp(widened(log_weights), axis=0) - math.log(len(log_weights))
 
 
 def samples_at_once(samples: int, dimensions: int) -> int:
@@ -191,25 +202,30 @@ def iwae_bound_in_chunks(
     """Compute `iwae_bound` from more samples than fit in memory, chunk by chunk.
 
     Args:
-        log_weights: `key -> log weights` of `chunk` new samples, [chunk, B].
+        log_weights: `key -> log weights` of `chunk` new samples, [chunk, ...].
         key: The PRNG key, split over the chunks.
         samples: Number of samples in all.
         chunk: Number of samples at a time.
 
     Returns:
-        [B], in nats.
+        [...], in nats.
 
     Raises:
         ValueError: `chunk` does not divide `samples`.
     """
-    if samples % chunk:
+    if samples < 1 or samples % chunk:
         raise ValueError(f"samples = {samples}: should be a multiple of the chunk of {chunk}")
 
+    def of_chunk(key: jax.Array) -> jax.Array:
+        weights = log_weights(key)
+        chex.assert_axis_dimension(weights, 0, chunk)
+        return logsumexp(widened(weights), axis=0)
+
     def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-        return jnp.logaddexp(total, logsumexp(log_weights(key), axis=0)), None
+        return jnp.logaddexp(total, of_chunk(key)), None
 
     first, *_ = keys = jax.random.split(key, samples // chunk)
-    total = logsumexp(log_weights(first), axis=0)
+    total = of_chunk(first)
     total, _ = jax.lax.scan(add, total, keys[1:])
     return total - math.log(samples)
 

@@ -1,7 +1,9 @@
 """Penalties on a critic's gradient with respect to its input, on path lengths and on weights.
 
 `critic` is any callable from inputs [B, ...] to values [B] that treats each example on its own, so
-that the gradient of the sum of its values contains each example's own gradient.
+that the gradient of the sum of its values contains each example's own gradient. One with several
+values an example, such as a discriminator of patches, is made one by their mean or sum first:
+`lambda x: critic(x).mean((1, 2))`. Squares are summed in float32, or wider where the inputs are.
 """
 
 from collections.abc import Callable
@@ -10,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from genjax.nn.precision import exact
+from genjax.nn.precision import exact, widened
 
 Critic = Callable[[jax.Array], jax.Array]
 
@@ -23,7 +25,7 @@ def _input_gradient(critic: Critic, points: jax.Array) -> jax.Array:
         chex.assert_shape(values, (points.shape[0],))
         return jnp.sum(values)
 
-    return jax.grad(total)(points).reshape(points.shape[0], -1)
+    return widened(jax.grad(total)(points)).reshape(points.shape[0], -1)
 
 
 def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
@@ -34,7 +36,7 @@ def input_gradient_norm(critic: Critic, points: jax.Array) -> jax.Array:
         points: The inputs, [B, ...].
 
     Returns:
-        float32 [B]. The gradient of this norm is 0, not NaN, where the norm is 0.
+        [B]. The gradient of this norm is 0, not NaN, where the norm is 0.
     """
     squared = jnp.sum(_input_gradient(critic, points) ** 2, axis=1)
     is_zero = squared == 0
@@ -67,12 +69,15 @@ def path_lengths(
     Returns:
         `sqrt(mean over L of the sum over W of squares)`, [B].
     """
+    chex.assert_rank([styles, noise], [3, 4])
     height, width = noise.shape[1:3]
 
     def total(styles: jax.Array) -> jax.Array:
-        return jnp.sum(generator(styles) * noise) / jnp.sqrt(height * width)
+        images = generator(styles)
+        chex.assert_equal_shape([images, noise])
+        return jnp.sum(images * noise) / jnp.sqrt(height * width)
 
-    grads = jax.grad(total)(styles)
+    grads = widened(jax.grad(total)(styles))
     return jnp.sqrt(jnp.mean(jnp.sum(grads**2, axis=2), axis=1))
 
 
@@ -120,6 +125,7 @@ def perturb(real: jax.Array, std: jax.Array, noise: jax.Array) -> jax.Array:
         `real + std / 2 * noise`, [B, ...].
     """
     chex.assert_equal_shape([real, noise])
+    chex.assert_rank(std, 0)
     return real + 0.5 * std * noise
 
 
@@ -132,15 +138,17 @@ def orthogonal_penalty(kernel: jax.Array, diagonal: bool = False) -> jax.Array:
     is that of the authors' code.
 
     Args:
-        kernel: The layer's weight, [..., inputs, outputs].
+        kernel: The layer's weight, [..., inputs, outputs]; all axes but the last are inputs.
         diagonal: Whether to hold the norms at 1 too, by `|W W^T - I|^2 / 2`: the usual orthogonal
             regularization, which limits a generator too much (section 3.1).
 
     Returns:
-        float32 [].
+        [], float32 or of the kernel's type if that is wider.
     """
-    matrix = kernel.reshape(-1, kernel.shape[-1])
+    if kernel.ndim < 2:
+        raise ValueError(f"orthogonal_penalty of {kernel.shape}: wants [..., inputs, outputs]")
+    matrix = widened(kernel).reshape(-1, kernel.shape[-1])
     products = matrix.T @ matrix
-    ones = jnp.eye(len(products))
+    ones = jnp.eye(len(products), dtype=products.dtype)
     off = products - ones if diagonal else products * (1 - ones)
     return jnp.sum(off**2) / 2

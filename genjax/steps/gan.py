@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import optax
 
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import GradientConfig, apply_network, update_player
-from genjax.types import Batch, ImageSpec, Metrics
+from genjax.types import Batch, ImageSpec, Metrics, images_of
 
 
 def create_gan_state(
@@ -49,10 +48,8 @@ def init_networks(
 
 
 def real_images(batch: Batch, spec: ImageSpec) -> jax.Array:
-    """Return a batch's uint8 images as float32 [B, H, W, C] in [-1, 1]."""
-    images = jnp.asarray(batch.images, jnp.float32) / 127.5 - 1
-    chex.assert_shape(images, (None, *spec.shape))
-    return images
+    """Return a batch's uint8 images as float32 [B, H, W, C] in [-1, 1]; see `types.images_of`."""
+    return images_of(batch, spec).astype(jnp.float32) / 127.5 - 1
 
 
 def decode(

@@ -314,6 +314,27 @@ def test_step_is_finite_and_scalar_in_every_metric(name):
 
 
 @each_family(*SMALL, slow=LARGE)
+def test_images_that_are_scaled_already_are_refused_when_traced(name):
+    """Floats in [-1, 1] would be scaled once more: in a step, and by all that takes a batch."""
+    family, config = FAMILIES[name], _config(FAMILIES[name])
+    key, shape = jax.random.key(0), _spec(family).shape
+    state = jax.eval_shape(_compiled_init(family, _spec(family)), key)
+    labels = jnp.zeros(2, jnp.int32)
+    floats, other = jnp.zeros((2, *shape)), jnp.zeros((2, *shape[:2], 7), jnp.uint8)
+
+    def refuse(function, *rest):
+        for images in (floats, other) if function else ():
+            batch = Batch(images, labels)
+            with pytest.raises(UsageError, match=rf"wanted uint8 \[B, {shape[0]}, {shape[1]}, "):
+                jax.eval_shape(lambda state: function(config, state, batch, *rest), state)  # noqa: B023
+
+    refuse(family.step, key)
+    refuse(family.encode, key)
+    refuse(family.evaluate, key, 1)
+    refuse(family.health)
+
+
+@each_family(*SMALL, slow=LARGE)
 @pytest.mark.parametrize("spec", [SPEC, ImageSpec(12, 20, 3)], ids=str)
 def test_samples(name, spec):
     family = FAMILIES[name]

@@ -288,6 +288,23 @@ def test_second_order_gradients_by_finite_differences(function, stride, kernel_s
         )
 
 
+def test_the_hessian_of_a_small_network_is_that_of_laxs_convolution():
+    x, kernel = arrays((4, 4), (3, 3), 1, 2)
+
+    def loss(convolve, kernel):
+        return jnp.mean(jnp.tanh(convolve(x, kernel)) ** 2)
+
+    def by_lax(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    ours = functools.partial(loss, lambda x, kernel: conv(x, kernel, 2, 1))
+    found = jax.jit(jax.jacrev(jax.jacrev(ours)))(kernel)
+    expected = jax.jit(jax.hessian(functools.partial(loss, by_lax)))(kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_works_under_vmap_and_scan():
     x, kernel = arrays((8, 8), (4, 4), 3, 5)
     y = conv_transpose(x, kernel, 2, 1)

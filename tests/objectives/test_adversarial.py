@@ -60,12 +60,31 @@ def test_only_the_non_saturating_loss_teaches_when_d_wins():
     assert slope(adversarial.saturating_generator_loss) < 1e-8
 
 
-@pytest.mark.parametrize("shape", [(4, 1), ()])
-def test_logits_of_another_rank_are_refused(shape):
-    with pytest.raises(AssertionError):
-        adversarial.minimax_discriminator_loss(jnp.zeros(shape), jnp.zeros(shape))
+@pytest.mark.parametrize("name", adversarial.ADVERSARIAL_LOSSES)
+def test_a_loss_of_patches_is_that_of_each_logit(name):
+    """Logits [B, H, W] of patches, [] under vmap, and [B]: one function of numbers."""
+    of_d, of_g = adversarial.ADVERSARIAL_LOSSES[name]
+    real, fake = jax.random.normal(jax.random.key(0), (2, 4, 3, 2))
+    for loss, args in ((of_d, (real, fake)), (of_g, (fake,))):
+        found = loss(*args)
+        chex.assert_shape(found, (4, 3, 2))
+        flat = [arg.ravel() for arg in args]
+        np.testing.assert_array_equal(found.ravel(), loss(*flat))
+        np.testing.assert_array_equal(found.ravel(), jax.vmap(loss)(*flat))
 
 
-def test_unequal_batches_are_refused():
-    with pytest.raises(AssertionError):
-        adversarial.minimax_discriminator_loss(jnp.zeros(4), jnp.zeros(1))
+def test_relativistic_pairings_are_made_of_differences():
+    """Each real with each fake (Jolicoeur-Martineau 2018, section 4), and with the others' mean."""
+    real, fake = LOGITS[::40] / 5, LOGITS[1::40] / 3
+    pairs = adversarial.non_saturating_generator_loss(jnp.float32(real[:, None] - fake[None]))
+    np.testing.assert_allclose(pairs, -_log_d(real[:, None] - fake[None]), rtol=1e-5)
+    centred = real - fake.mean(), fake - real.mean()[None]
+    found = adversarial.minimax_discriminator_loss(*map(jnp.float32, (centred[0][:2], centred[1])))
+    expected = -_log_d(centred[0][:2]) - _log_one_minus_d(centred[1])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1,), (4, 1), ()])
+def test_unequal_shapes_are_refused(shape):
+    with pytest.raises(AssertionError, match="shape"):
+        adversarial.minimax_discriminator_loss(jnp.zeros(4), jnp.zeros(shape))

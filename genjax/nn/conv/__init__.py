@@ -9,7 +9,8 @@ call, which their derivatives keep); each is linear in both arguments:
 
 The derivatives of each are the other two, so their `custom_vjp`s call only each other. Gradients of
 any order in reverse mode (a gradient penalty needs the second) use nothing else. Forward mode
-(`jax.jvp`, `jax.jacfwd`) is not supported, as with every `custom_vjp`.
+(`jax.jvp`, `jax.jacfwd`, `jax.hessian`) is not supported, as with every `custom_vjp`; the
+Hessian in reverse mode is `jax.jacrev(jax.jacrev(f))`.
 
 XLA's own transposes of a convolution (`xla`) are fast on GPU and TPU and are used there. They are
 slow on a CPU, where each function has other forms (`cpu`).

@@ -25,6 +25,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy import stats
 from jax.scipy.special import gammaln
+from jax.typing import ArrayLike
 
 Params = Any
 Noise = Any
@@ -376,7 +377,7 @@ sigmoid = Bijection(_sigmoid, _logit)
 """Bijection from all numbers onto (0, 1); its log-determinant is finite at any finite x."""
 
 
-def affine(shift: jax.Array, log_scale: jax.Array) -> Bijection:
+def affine(shift: ArrayLike, log_scale: ArrayLike) -> Bijection:
     """Return the bijection `(x + shift) * exp(log_scale)` of x, [B, ...].
 
     Args:
@@ -399,7 +400,7 @@ def affine(shift: jax.Array, log_scale: jax.Array) -> Bijection:
     return Bijection(forward, inverse)
 
 
-def _filled(param: jax.Array, x: jax.Array) -> jax.Array:
+def _filled(param: ArrayLike, x: jax.Array) -> jax.Array:
     """Broadcast a parameter to the shape of x, which stays what it is."""
     try:
         return jnp.broadcast_to(param, x.shape)

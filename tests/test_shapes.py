@@ -2,6 +2,7 @@
 orders, bfloat16 and float64, and mistakes that broadcasting would hide."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -208,7 +209,7 @@ def _bad_bijection():
     return t.Bijection(lambda x: (x, jnp.zeros(())), lambda y: (y, jnp.zeros(())))
 
 
-A = np.zeros
+A: Any = np.zeros
 M = Moments.of(np.eye(4))
 MISTAKES = {
     "affine": (

@@ -404,17 +404,7 @@ def _train(
             return Result(folder.path, start, data)
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
         batches = _open_batches(source, recipe)
-        like = abstract_state(recipe, source.spec)
-        check_frozen(recipe.freeze, like)
-        steps = Steps(
-            train_step(recipe),
-            batches,
-            recipe.batch_size,
-            step_key,
-            recipe.parallel,
-            like,
-            deterministic=recipe.deterministic,
-        )
+        steps = _compile(recipe, batches, source.spec, step_key)
         if start:
             state = steps.put(checkpoints.restore(start, steps.saved))
         else:
@@ -429,6 +419,7 @@ def _train(
         stack.callback(writer.close)
         background = stack.enter_context(Background())
         recorder = _Recorder(writer, background)
+        saver = _Saver(recipe.quality, checkpoints, background, steps, evaluate, writer.report)
         _tell_start(folder, start)
         length = call_length(recipe, batches.max_steps)
         stop.begin()
@@ -439,42 +430,68 @@ def _train(
             # Those before are recorded meanwhile, so that the devices do not wait for it.
             state, taken = _take_steps(steps, state, batches, first, step, length, recorder.record)
             recorder.taken = taken
-            is_saved = step % recipe.save_interval == 0 or step == recipe.steps
-            quality: dict[str, float] = {}
-            image: Image.Image | None = None
-            writes: list[Callable[[], None]] = []
-            if is_saved:
+            is_due = step % recipe.save_interval == 0 or step == recipe.steps
+            if is_due:
                 taken.means()  # raises if the state is not finite
-                whole = steps.get(state)
-                image = evaluate.grid(whole)
-                writes.append(functools.partial(evaluate.write, image, step))
-                quality = _only_finite(evaluate(whole), step)
+            saver.measure(state, step, is_due)
             # A signal to one process stops all processes at the same step.
             signal = _strongest(stop.signal)
-            if is_saved or signal or not ahead:
-                recorder.record(quality)
-
-            def save() -> None:
-                found = quality if recipe.quality in quality else None  # noqa: B023
-                saving = functools.partial(checkpoints.save, step, steps.to_save(state), found)  # noqa: B023
-                background.start([*writes, saving, writer.report])  # noqa: B023
-
-            if is_saved or signal:
-                save()
+            if is_due or signal or not ahead:
+                recorder.record(saver.quality)
+            if is_due or signal:
+                saver.save(state, step)
             if signal:
                 background.wait()
                 raise Stopped(signal, Result(folder.path, step, data))
             if not ahead:
-                model = ModelAt(config, folder, step, quality, steps, state, data)
+                model = ModelAt(config, folder, step, saver.quality, steps, state, data)
                 try:
-                    yield Record(folder.path, step, *recorder.last, image, model)
+                    yield Record(folder.path, step, *recorder.last, saver.image, model)
                 except GeneratorExit:
-                    if not is_saved:
-                        save()
+                    if not is_due:
+                        saver.save(state, step)
                     background.wait()
                     raise
                 model.is_gone = True
         return Result(folder.path, step, data)
+
+
+@dataclasses.dataclass
+class _Saver:
+    """What is saved of a step: the checkpoint and, where they are due, its grid and quality.
+
+    Attributes:
+        best: The metric that picks the best checkpoint.
+        image: The grid of the step that was measured last; None where none was due.
+        quality: Its metrics; empty where none were due.
+    """
+
+    best: str
+    checkpoints: Checkpoints
+    background: Background
+    steps: Steps
+    evaluate: "_Evaluator"
+    report: Callable[[], None]
+    image: Image.Image | None = None
+    quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def measure(self, state: State, step: int, is_due: bool) -> None:
+        """Draw the grid of a state and measure its quality, if they are due."""
+        self.image, self.quality = None, {}
+        if is_due:
+            whole = self.steps.get(state)
+            self.image = self.evaluate.grid(whole)
+            self.quality = _only_finite(self.evaluate(whole), step)
+
+    def save(self, state: State, step: int) -> None:
+        """Start to write what belongs to the step that was measured last."""
+        writes: list[Callable[[], None]] = []
+        if self.image is not None:
+            writes.append(functools.partial(self.evaluate.write, self.image, step))
+        quality = dict(self.quality) if self.best in self.quality else None
+        saved = self.steps.to_save(state)
+        writes.append(functools.partial(self.checkpoints.save, step, saved, quality))
+        self.background.start([*writes, self.report])
 
 
 def _tell_start(folder: RunFolder, start: int) -> None:
@@ -485,6 +502,20 @@ def _tell_start(folder: RunFolder, start: int) -> None:
             jax.process_count(),
             folder.path,
         )
+
+
+def _compile(recipe: Recipe, batches: Batches, spec: ImageSpec, key: jax.Array) -> Steps:
+    like = abstract_state(recipe, spec)
+    check_frozen(recipe.freeze, like)
+    return Steps(
+        train_step(recipe),
+        batches,
+        recipe.batch_size,
+        key,
+        recipe.parallel,
+        like,
+        deterministic=recipe.deterministic,
+    )
 
 
 def _open_batches(source: Source, recipe: Recipe) -> Batches:

@@ -65,9 +65,9 @@ def test_other_arrays_are_refused(images, labels, message):
 
 
 def test_a_label_without_a_class_is_refused():
-    with pytest.raises(UsageError, match="labels: from 0 to 3, wanted 0 to 1"):
+    with pytest.raises(UsageError, match=r"labels: from 0 to 3, wanted 0 to 1"):
         genjax.data.arrays(GRAY, LABELS, ["a", "b"])
-    with pytest.raises(UsageError, match="'b' is none of class_names"):
+    with pytest.raises(UsageError, match=r"'b' is none of class_names"):
         genjax.data.arrays(GRAY, ["a", "b"] * 10, ["a", "c"])
 
 
@@ -97,11 +97,11 @@ def test_what_has_len_and_items_is_data():
 
 
 def test_an_item_that_is_no_image_is_named():
-    with pytest.raises(UsageError, match="'image' is none of an example's: picture"):
+    with pytest.raises(UsageError, match=r"'image' is none of an example's: picture"):
         genjax.data.indexed([{"picture": GRAY[0]}])
     with pytest.raises(UsageError, match=r"image 0: has float64 \[1, 6, 5\]"):
         genjax.data.indexed([(GRAY[0] / 255, 0)])
-    with pytest.raises(UsageError, match="has no images"):
+    with pytest.raises(UsageError, match=r"has no images"):
         genjax.data.indexed([])
     source = genjax.data.indexed([GRAY[0]] * 2 + [None] + [GRAY[0]] * 300, label=None)
     assert isinstance(source.read([2])[0], BrokenImage)
@@ -178,15 +178,15 @@ def test_a_file_that_holds_no_images_is_named(tmp_path):
     np.save(tmp_path / "a.npy", GRAY)
     _assert_holds(open_source(str(tmp_path / "a.npy"), DataOptions()), GRAY, LABELS * 0, [])
     np.savez(tmp_path / "b.npz", weights=GRAY)
-    with pytest.raises(UsageError, match="b.npz: has the arrays weights; wanted images"):
+    with pytest.raises(UsageError, match=r"b.npz: has the arrays weights; wanted images"):
         open_source(str(tmp_path / "b.npz"), DataOptions())
     np.save(tmp_path / "c.npy", np.array([{}], object))
-    with pytest.raises(UsageError, match="c.npy: cannot be read as arrays: .*Python objects"):
+    with pytest.raises(UsageError, match=r"c.npy: cannot be read as arrays: .*Python objects"):
         open_source(str(tmp_path / "c.npy"), DataOptions())
     (tmp_path / "d.npz").write_bytes(b"no archive")
-    with pytest.raises(UsageError, match="d.npz: cannot be read as arrays"):
+    with pytest.raises(UsageError, match=r"d.npz: cannot be read as arrays"):
         open_source(str(tmp_path / "d.npz"), DataOptions())
-    with pytest.raises(UsageError, match="no file .*e.npy"):
+    with pytest.raises(UsageError, match=r"no file .*e.npy"):
         open_source(str(tmp_path / "e.npy"), DataOptions())
 
 
@@ -201,11 +201,11 @@ def test_a_value_is_found_by_what_it_holds_as_long_as_it_exists(tmp_path):
     assert name_of(genjax.data.arrays(changed, LABELS)) != name
     assert name_of(genjax.data.arrays(GRAY, LABELS[::-1])) != name
     assert len(open_source(name, DataOptions(split="train[:50%]"))) == 10
-    with pytest.raises(UsageError, match="no split 'test'"):
+    with pytest.raises(UsageError, match=r"no split 'test'"):
         open_source(name, DataOptions(split="test"))
     del source
     gc.collect()
-    with pytest.raises(MissingData, match="were given in Python, and have to be given again"):
+    with pytest.raises(MissingData, match=r"were given in Python, and have to be given again"):
         open_source(name, DataOptions())
-    with pytest.raises(UsageError, match="data = ndarray: wanted a string .* genjax.data.arrays"):
+    with pytest.raises(UsageError, match=r"data = ndarray: wanted a string .* genjax.data.arrays"):
         name_of(GRAY)

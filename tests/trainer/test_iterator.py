@@ -39,7 +39,7 @@ def test_a_loop_sees_each_record_and_trains_the_same(whole, tmp_path):
     assert [record.step for record in seen] == [5, 10, 15, 20]
     assert isinstance(seen[1].grid, Image.Image) and seen[0].grid is None
     assert training.result.step == 20 and training.result.run == tmp_path / "run"
-    with pytest.raises(genjax.UsageError, match="step 5: take it before the loop goes on"):
+    with pytest.raises(genjax.UsageError, match=r"step 5: take it before the loop goes on"):
         _ = seen[0].trained
     chex.assert_trees_all_equal(state, load(whole, "latest").state)
     assert runs.records(tmp_path / "run") == runs.records(whole)
@@ -126,13 +126,13 @@ def test_a_run_of_an_array_wants_the_same_again(tmp_path):
     assert '"data": "value:' in config and result.data is source
     genjax.resume(result, steps=25)  # it is there still
     other = genjax.data.arrays(IMAGES[::-1], np.arange(40) % 2)
-    with pytest.raises(genjax.UsageError, match="has changed: .*accept-changed-data"):
+    with pytest.raises(genjax.UsageError, match=r"has changed: .*accept-changed-data"):
         genjax.resume(tmp_path / "run", steps=30, data=other)
-    with pytest.raises(genjax.UsageError, match="not those that the run was made from"):
+    with pytest.raises(genjax.UsageError, match=r"not those that the run was made from"):
         genjax.evaluate(tmp_path / "run", data=other)
     np.savez(tmp_path / "same.npz", images=IMAGES, labels=np.arange(40) % 2)
     del source, result
-    with pytest.raises(genjax.UsageError, match="were given in Python, and have to be given again"):
+    with pytest.raises(genjax.UsageError, match="were given in Python, and have to be given"):
         genjax.resume(tmp_path / "run", steps=30)
     assert genjax.resume(tmp_path / "run", 30, data=str(tmp_path / "same.npz")).step == 30
 

@@ -139,6 +139,7 @@ class Family:
         paper: The authors and the year of its paper.
         decode: `decode(config, state, latents, labels) -> images`, from latents [n, Z] and labels
             int32 [n], which an unconditional model ignores; None where latents are not vectors.
+            Without an encoder they are standard normal, and Z is the config's `latent_size`.
         encode: `encode(config, state, batch, key) -> latents`, [B, Z]; None without an encoder.
         evaluate: `evaluate(config, state, batch, key, samples) -> Likelihood`; `samples` is the
             number of importance samples, None for as many as training takes. None for a family

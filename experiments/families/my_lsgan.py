@@ -13,11 +13,12 @@ import genjax
 from genjax.steps.gan import create_gan_state, real_images
 from genjax.steps.update import apply_gradients, create_player
 
-LATENTS, WIDTH = 64, 256
+WIDTH = 256
 
 
 @dataclass(frozen=True)
 class LsganConfig(genjax.Config):
+    latent_size: int = 64
     learning_rate: float = 2e-4
     """Step size of both players: an option of the command line, as every field is."""
 
@@ -37,7 +38,7 @@ def networks(spec):  # G(params, z [B, Z]) and D(params, images [B, H, W, C])
 
 
 def init(config, key, spec):
-    inputs = jnp.zeros((1, LATENTS)), jnp.zeros((1, *spec.shape))
+    inputs = jnp.zeros((1, config.latent_size)), jnp.zeros((1, *spec.shape))
     parts = zip((Mlp(spec.shape), Mlp(())), jax.random.split(key), inputs, strict=True)
     optimizer = optax.adam(config.learning_rate, b1=0.5)
     players = [create_player(net.init(key, x), optimizer) for net, key, x in parts]
@@ -46,7 +47,7 @@ def init(config, key, spec):
 
 def step(config, state, batch, key):
     real, optimizer = real_images(batch, state.spec), optax.adam(config.learning_rate, b1=0.5)
-    z = jax.random.normal(key, (len(real), LATENTS))
+    z = jax.random.normal(key, (len(real), config.latent_size))
     generate, judge = networks(state.spec)
 
     def d_loss(params):
@@ -69,7 +70,7 @@ def decode(config, state, latents, labels):
 
 
 def sample(config, state, key, labels):
-    return decode(config, state, jax.random.normal(key, (len(labels), LATENTS)), labels)
+    return decode(config, state, jax.random.normal(key, (len(labels), config.latent_size)), labels)
 
 
 family = genjax.Family(LsganConfig, init, step, sample, "Mao et al. 2017", decode=decode)

@@ -14,11 +14,12 @@ import genjax
 from genjax.steps.gan import create_gan_state, real_images
 from genjax.steps.update import apply_gradients, create_player
 
-LATENTS, WIDTH = 64, 256
+WIDTH = 256
 
 
 @dataclass(frozen=True)
 class LsganConfig(genjax.Config):
+    latent_size: int = 64
     learning_rate: float = 2e-4
     """Step size of both players: an option of the command line, as every field is."""
 
@@ -34,17 +35,17 @@ class Mlp(nnx.Module):
         return self.last(x).reshape(-1, *self.shape)
 
 
-def modules(spec, key):
+def modules(config, spec, key):
     rngs, pixels = nnx.Rngs(key), math.prod(spec.shape)
-    return Mlp(LATENTS, spec.shape, rngs), Mlp(pixels, (), rngs)
+    return Mlp(config.latent_size, spec.shape, rngs), Mlp(pixels, (), rngs)
 
 
-def networks(spec):
+def networks(config, spec):
     """Return G(params, z [B, Z]) and D(params, images [B, H, W, C]).
 
     A module is a definition, made anew from shapes, and a state, whose arrays are the parameters.
     """
-    shapes = nnx.eval_shape(lambda: modules(spec, jax.random.key(0)))
+    shapes = nnx.eval_shape(lambda: modules(config, spec, jax.random.key(0)))
     (g, g_state), (d, d_state) = map(nnx.split, shapes)
 
     def apply(definition, state, params, x):
@@ -56,7 +57,7 @@ def networks(spec):
 
 
 def init(config, key, spec):
-    params = [nnx.to_pure_dict(nnx.state(each)) for each in modules(spec, key)]
+    params = [nnx.to_pure_dict(nnx.state(each)) for each in modules(config, spec, key)]
     optimizer = optax.adam(config.learning_rate, b1=0.5)
     players = [create_player({"params": each}, optimizer) for each in params]
     return create_gan_state(*players, spec, has_ema=False)
@@ -64,8 +65,8 @@ def init(config, key, spec):
 
 def step(config, state, batch, key):
     real, optimizer = real_images(batch, state.spec), optax.adam(config.learning_rate, b1=0.5)
-    z = jax.random.normal(key, (len(real), LATENTS))
-    generate, judge = networks(state.spec)
+    z = jax.random.normal(key, (len(real), config.latent_size))
+    generate, judge = networks(config, state.spec)
 
     def d_loss(params):
         fake = generate(state.generator.params, z)
@@ -83,11 +84,11 @@ def step(config, state, batch, key):
 
 
 def decode(config, state, latents, labels):
-    return networks(state.spec)[0](state.sampling_variables["params"], latents)
+    return networks(config, state.spec)[0](state.sampling_variables["params"], latents)
 
 
 def sample(config, state, key, labels):
-    return decode(config, state, jax.random.normal(key, (len(labels), LATENTS)), labels)
+    return decode(config, state, jax.random.normal(key, (len(labels), config.latent_size)), labels)
 
 
 family = genjax.Family(LsganConfig, init, step, sample, "Mao et al. 2017", decode=decode)

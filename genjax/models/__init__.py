@@ -68,6 +68,8 @@ def register(name: str, family: Family) -> None:
     for part in ("init", "step", "sample"):
         if not callable(getattr(family, part)):
             raise UsageError(f"family {name!r}: its {part} is no function")
+    if family.decode and not family.encode and not hasattr(family.config, "latent_size"):
+        raise UsageError(f"family {name!r}: its config wants a latent_size, for decode")
     FAMILIES[name] = family
     file = _running.get()
     if file is not None:

@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from pydantic import ValidationError
 
@@ -87,9 +88,34 @@ def test_rmsprop_divides_by_the_root_of_the_mean_of_squares_alone():
         ({"decay_steps": 3}, "decay_steps = 3: should be 0 with schedule = constant"),
         ({"weight_decay": 0.1}, "weight_decay = 0.1: should be 0 with rule = adam"),
         ({"rule": "adamw"}, "weight_decay = 0.0: should be more than 0, as 0.01, with rule = ad"),
-        ({"rule": "sgd"}, "rule"),
+        ({"rule": "sgdd"}, "rule"),
     ],
 )
 def test_fields_that_do_not_fit_together_are_refused(fields, message):
     with pytest.raises(ValidationError, match=message):
         OptimizerConfig(**fields)
+
+
+@pytest.mark.parametrize("rule", ["adabelief", "adamax", "amsgrad", "lamb", "nadam", "radam"])
+def test_other_rules_take_the_same_options(rule):
+    config = OptimizerConfig(rule=rule, learning_rate=0.1, beta1=0.9, beta2=0.99, epsilon=1e-6)
+    expected = getattr(optax, rule)(0.1, b1=0.9, b2=0.99, eps=1e-6)
+    params = {"w": jnp.array([1.0, -2.0])}
+    optimizer = create_optimizer(config, 0)
+    found, _ = optimizer.update(params, optimizer.init(params), params)
+    wanted, _ = expected.update(params, expected.init(params), params)
+    np.testing.assert_allclose(found["w"], wanted["w"], rtol=1e-6)
+
+
+def test_lion_and_sgd_move_as_their_papers_say():
+    lion = OptimizerConfig(rule="lion", learning_rate=0.1, beta1=0.9, beta2=0.99, weight_decay=0.5)
+    np.testing.assert_allclose(_moves(lion, range(1)), 0.1 * (1 + 0.5), rtol=1e-6)
+    sgd = OptimizerConfig(rule="sgd", learning_rate=0.1, beta1=0.5)
+    np.testing.assert_allclose(_moves(sgd, range(3)), [0.1, 0.15, 0.175], rtol=1e-6)
+
+
+def test_an_optimizer_of_ones_own_takes_the_place_of_the_rule():
+    config = OptimizerConfig(optax=optax.sgd(0.25))
+    assert create_optimizer(config, 0) is config.optax
+    with pytest.raises(ValidationError, match=r"wanted an optax.GradientTransformation, not int"):
+        OptimizerConfig(optax=3)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from genjax.trainer.iterator import Record, Training
     from genjax.trainer.loop import Diverged, resume, train, training
     from genjax.trainer.signals import Stopped
-    from genjax.types import Batch, Config, Family, ImageSpec, Likelihood, UsageError
+    from genjax.types import Batch, Config, Family, ImageSpec, Likelihood, UsageError, checked
 
 __all__ = [
     "Batch",
@@ -52,6 +52,7 @@ __all__ = [
     "Trained",
     "Training",
     "UsageError",
+    "checked",
     "classify",
     "compare",
     "encode",
@@ -104,7 +105,7 @@ _MODULES = {
     "trainer.iterator": ["Record", "Training"],
     "trainer.loop": ["Diverged", "resume", "train", "training"],
     "trainer.signals": ["Stopped"],
-    "types": ["Batch", "Config", "Family", "ImageSpec", "Likelihood", "UsageError"],
+    "types": ["Batch", "Config", "Family", "ImageSpec", "Likelihood", "UsageError", "checked"],
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 

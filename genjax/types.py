@@ -4,22 +4,102 @@ A family is a frozen config and a few pure functions. The data, the training loo
 checkpoints and the command line know no family by name: they call these functions.
 """
 
+import ast
+import contextlib
 import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-# Every config is checked on construction; unknown fields and non-finite numbers are refused.
-CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+# Characters of a wrong value that a message shows.
+MOST_SHOWN = 100
+T = TypeVar("T")
 
 
 class UsageError(ValueError):
     """A mistake by the caller. Its message names the thing, its value and what is accepted."""
+
+
+class _Docs:
+    """The docstring of a config with those of its fields, which are read when it is asked for."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def __get__(self, instance: object, owner: type) -> str:
+        if "Attributes:" in self._text or not (docs := field_docs(owner)):
+            return self._text
+        lines = [f"    {name}: {' '.join(text.split())}" for name, text in docs.items()]
+        return "\n".join([self._text.rstrip(), "", "Attributes:", *lines, ""])
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the docstrings below the fields of a class and of those that it derives from."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        with contextlib.suppress(OSError, TypeError, SyntaxError):  # of a notebook, or built in
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            assert isinstance(body, ast.ClassDef)
+            for field, text in itertools.pairwise(body.body):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    found[ast.unparse(field.target)] = str(ast.literal_eval(text.value))
+    return found
+
+
+@dataclass_transform(frozen_default=True)
+def checked(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass whose fields are checked when it is constructed.
+
+    Unknown fields, values of another type, and numbers that are not finite raise a `UsageError`.
+    """
+    settings = ConfigDict(extra="forbid", allow_inf_nan=False)
+    made: Any = dataclass(cls, frozen=True, config=settings)
+    init, names = made.__init__, [field.name for field in dataclasses.fields(made)]
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **fields: Any) -> None:
+        try:  # messages name the fields, also of arguments that are given by their places
+            init(self, *args[len(names) :], **dict(zip(names, args, strict=False)), **fields)
+        except ValidationError as error:
+            raise UsageError(describe(error)) from error
+
+    made.__init__ = __init__
+    made.__doc__ = _Docs(made.__doc__ or "")
+    result: type[T] = made
+    return result
+
+
+def describe(error: Exception) -> str:
+    """Return the message of a failed check of a config, on one line."""
+    if not isinstance(error, ValidationError):
+        return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+    lines = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should be", "should be")
+        if not field:  # a check of several fields, which the message names
+            lines.append(message)
+        elif item["type"] == "missing":
+            lines.append(f"{field} is missing")
+        else:
+            lines.append(f"{field} = {shown(item['input'])}: {message}")
+    return "; ".join(lines)
+
+
+def shown(value: Any) -> str:
+    """Return the text of a value that may be of any length."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 # More than any image has rows or columns, or any data set classes; a file that says more lies.
@@ -28,7 +108,7 @@ Pixels = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 Classes = Annotated[int, Field(ge=0, le=2**20)]
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class ImageSpec:
     """Shape of one image, and the number of classes.
 
@@ -86,7 +166,7 @@ def images_of(batch: Batch, spec: ImageSpec) -> jax.Array:
     return images
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Config:
     """The base class of every family's config: frozen, hashable, checked on construction."""
 

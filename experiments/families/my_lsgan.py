@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic.dataclasses import dataclass
 
 import genjax
 from genjax.steps.gan import create_gan_state, real_images
@@ -16,7 +15,7 @@ from genjax.steps.update import apply_gradients, create_player
 WIDTH = 256
 
 
-@dataclass(frozen=True)
+@genjax.checked
 class LsganConfig(genjax.Config):
     latent_size: int = 64
     learning_rate: float = 2e-4

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from pydantic.dataclasses import dataclass
 
 import genjax
 from genjax.steps.gan import create_gan_state, real_images
@@ -17,7 +16,7 @@ from genjax.steps.update import apply_gradients, create_player
 WIDTH = 256
 
 
-@dataclass(frozen=True)
+@genjax.checked
 class LsganConfig(genjax.Config):
     latent_size: int = 64
     learning_rate: float = 2e-4

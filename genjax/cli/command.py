@@ -14,9 +14,8 @@ import tyro
 from pydantic import ValidationError
 
 from genjax.data.processes import is_first, join
-from genjax.run.recipe import describe
 from genjax.run.records import to_strict_json
-from genjax.types import UsageError
+from genjax.types import UsageError, describe
 
 # A public function with the arguments that the options give, as keywords; not called yet.
 Call = functools.partial[Any]

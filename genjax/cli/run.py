@@ -27,11 +27,11 @@ from genjax.exchange.export import describe as describe_model
 from genjax.run.checkpoint import SaveError
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import is_model_file, read_card
-from genjax.run.recipe import describe, load_recipe, recipe_paths
+from genjax.run.recipe import load_recipe, recipe_paths
 from genjax.run.trained import is_trained, path_of
 from genjax.trainer.loop import Diverged
 from genjax.trainer.signals import Stopped
-from genjax.types import UsageError
+from genjax.types import UsageError, describe
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"

@@ -13,11 +13,10 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationError
-from pydantic.dataclasses import dataclass
 
 from genjax.console import printable
 from genjax.data.digest import pack, unpack
-from genjax.types import CHECKED, ImageSpec, UsageError
+from genjax.types import ImageSpec, UsageError, checked
 
 SUFFIX = ".array_record"
 # The version of the file; it increases when an older reader would misread it.
@@ -26,7 +25,7 @@ FORMAT = 1
 TAIL = 4
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class About:
     """What a prepared file says of itself.
 

@@ -8,20 +8,19 @@ from typing import Annotated, Literal, Protocol, Self
 import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
-from pydantic.dataclasses import dataclass
 
 from genjax.data.broken import BrokenImage
 from genjax.data.digest import fingerprint
 from genjax.data.images import Fit, to_array
 from genjax.data.labels import ClassBy
-from genjax.types import CHECKED, MAX_SIDE, ImageSpec, UsageError
+from genjax.types import MAX_SIDE, ImageSpec, UsageError, checked
 
 # The number of images whose content a digest reads, unless it is to be full.
 SAMPLED_IMAGES = 100
 RESAMPLE = Image.Resampling.LANCZOS
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class DataOptions:
     """How a source is read."""
 

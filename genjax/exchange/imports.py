@@ -17,8 +17,8 @@ from genjax.interop.files import HoldsCode, read_arrays
 from genjax.interop.formats import FORMATS
 from genjax.run.model_file import SUFFIX, Card, output_path, write_model
 from genjax.run.options import Output
-from genjax.run.recipe import Recipe, describe
-from genjax.types import ImageSpec, UsageError
+from genjax.run.recipe import Recipe
+from genjax.types import ImageSpec, UsageError, describe
 
 # Names of state dicts in files, the better ones first: averaged weights before others.
 AVERAGED = ("g_ema", "G_ema", "netG_ema", "generator_ema", "model_ema", "ema")

@@ -27,7 +27,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax.nn.attention import SelfAttention
 from genjax.nn.batch import batch_noise, batch_size
@@ -58,7 +57,7 @@ from genjax.steps.update import (
     update_player,
     when,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics, UsageError
+from genjax.types import Batch, Family, ImageSpec, Metrics, UsageError, checked
 
 # Channels after each block of G, in units of its features, by the number of doublings of the size:
 # for 64 to 512 pixels from the paper's tables 4 to 9; up to 32 from its code for CIFAR-10.
@@ -89,7 +88,7 @@ DEPTH, BOTTLENECK = 2, 4
 STANDING_BATCHES, STANDING_BATCH = 16, 64
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
@@ -101,7 +100,7 @@ class PlayerConfig(OptimizerConfig):
     """Whether each weight is divided by its largest singular value."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class BigganConfig(AugmentConfig):
     """The config of BigGAN."""
 

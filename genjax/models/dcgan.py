@@ -17,7 +17,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax.nn.batch import batch_noise, batch_size
 from genjax.nn.conv import Conv, ConvTranspose
@@ -45,7 +44,7 @@ from genjax.steps.update import (
     update_ema,
     update_player,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
+from genjax.types import Batch, Family, ImageSpec, Metrics, checked
 
 LEAKY_SLOPE = 0.2
 # "All weights were initialized from a zero-centered Normal distribution with standard deviation
@@ -58,7 +57,7 @@ def scale_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
@@ -66,7 +65,7 @@ class PlayerConfig(OptimizerConfig):
     """Channels of the layer next to the image; they double with each halving of its size."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class DcganConfig(AugmentConfig):
     """The config of DCGAN."""
 

@@ -16,7 +16,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax.nn.batch import batch_noise
 from genjax.nn.mlp import hidden_layers
@@ -30,12 +29,12 @@ from genjax.steps.update import (
     create_player,
     update_player,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
+from genjax.types import Batch, Family, ImageSpec, Metrics, checked
 
 LEAKY_SLOPE = 0.01
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
@@ -43,7 +42,7 @@ class PlayerConfig(OptimizerConfig):
     """Units of each hidden layer."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class GanConfig(GradientConfig):
     """The config of the MLP GAN."""
 

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax import transforms
 from genjax.nn.batch import batch_noise
@@ -46,18 +45,18 @@ from genjax.steps.update import (
 )
 from genjax.transforms import Bijection, Layer
 from genjax.types import (
-    CHECKED,
     Batch,
     Family,
     ImageSpec,
     Likelihood,
     Metrics,
     UsageError,
+    checked,
     images_of,
 )
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class GlowConfig(GradientConfig):
     """The config of Glow."""
 

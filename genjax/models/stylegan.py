@@ -22,7 +22,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax.nn import resample
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
@@ -50,14 +49,14 @@ from genjax.steps.update import (
     update_ema,
     update_player,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
+from genjax.types import Batch, Family, ImageSpec, Metrics, checked
 
 # StyleGAN blurs with the smaller binomial filter after it has enlarged, and before it halves.
 BLUR = (0.25, 0.5, 0.25)
 FIXED_NOISE_SEED = 0
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
@@ -77,7 +76,7 @@ class PlayerConfig(OptimizerConfig):
         return max(1, min(self.channel_base // (4 << level), self.channel_max))
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class StyleganConfig(GradientConfig):
     """The config of StyleGAN."""
 

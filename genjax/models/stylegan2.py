@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax.nn.batch import batch_noise, batch_size
 from genjax.nn.equalized import Conv, Dense, bias_act, leaky_relu, minibatch_std
@@ -60,7 +59,7 @@ from genjax.steps.update import (
     update_player,
     when,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
+from genjax.types import Batch, Family, ImageSpec, Metrics, checked
 
 # The factor by which the batch that measures path lengths is smaller (Karras et al. 2020,
 # appendix B).
@@ -71,7 +70,7 @@ FIXED_NOISE_SEED = 0
 Architecture = Literal["original", "skip", "residual"]
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
@@ -95,7 +94,7 @@ class PlayerConfig(OptimizerConfig):
         return max(1, min(self.channel_base // (4 << level), self.channel_max))
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Stylegan2Config(AugmentConfig):
     """The config of StyleGAN2."""
 

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
 
 from genjax import transforms
 from genjax.nn.batch import batch_noise
@@ -44,17 +43,17 @@ from genjax.steps.update import (
     update_player,
 )
 from genjax.types import (
-    CHECKED,
     Batch,
     Family,
     ImageSpec,
     Likelihood,
     Metrics,
+    checked,
     images_of,
 )
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class VaeConfig(GradientConfig):
     """The config of the VAE."""
 

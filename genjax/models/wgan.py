@@ -22,7 +22,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax.models import dcgan
 from genjax.nn.augment import AugmentName, augmented
@@ -48,7 +47,7 @@ from genjax.steps.update import (
     update_player,
     when,
 )
-from genjax.types import CHECKED, Batch, Family, ImageSpec, Metrics
+from genjax.types import Batch, Family, ImageSpec, Metrics, checked
 
 LEAKY_SLOPE = 0.2
 # Up to this size the ResNets have one width throughout, as in the paper's table for CIFAR-10; above
@@ -56,7 +55,7 @@ LEAKY_SLOPE = 0.2
 ONE_WIDTH_UP_TO = 32
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
@@ -71,7 +70,7 @@ WGAN_PLAYER = PlayerConfig(rule="rmsprop", learning_rate=5e-5, beta1=0.0, beta2=
 WGAN_GP_PLAYER = PlayerConfig(learning_rate=1e-4, beta1=0.0, beta2=0.9)
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class WganBaseConfig(GradientConfig):
     """The fields that WGAN and WGAN-GP share."""
 
@@ -93,7 +92,7 @@ class WganBaseConfig(GradientConfig):
     """Compute type; parameters, statistics, losses and updates stay float32."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class WganConfig(WganBaseConfig):
     """The config of WGAN: weight clipping, and by default RMSProp."""
 
@@ -105,7 +104,7 @@ class WganConfig(WganBaseConfig):
     """The critic."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class WganGpConfig(WganBaseConfig):
     """The config of WGAN-GP: gradient penalty, and by default Adam."""
 

@@ -16,22 +16,21 @@ import jax
 import numpy as np
 from etils import epath
 from pydantic import Field, ValidationError
-from pydantic.dataclasses import dataclass
 
 from genjax.data.digest import pack, unpack
 from genjax.data.paths import is_copied, is_in_hub, is_remote, to_path
 from genjax.data.processes import all_gather, barrier, is_first, run_on_first
 from genjax.models import find_family
 from genjax.run.checkpoint import write_atomically
-from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
-from genjax.types import CHECKED, ImageSpec, UsageError
+from genjax.run.recipe import Recipe, as_object, from_json, to_json
+from genjax.types import ImageSpec, UsageError, checked, describe
 
 # The version of config.json. It increases when fields are renamed, so that an older run is refused
 # with one line and not with one for each field. A file without a version is of version 1.
 FORMAT = 3
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Origin:
     """The trained model that a run's weights come from."""
 
@@ -43,7 +42,7 @@ class Origin:
     """The SHA-256 of its state."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class RunConfig:
     """What `config.json` holds, checked like a recipe."""
 

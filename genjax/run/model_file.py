@@ -16,17 +16,16 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 from pydantic import Field, ValidationError
-from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from genjax.data.names import some
 from genjax.data.paths import is_remote, local_copy, to_path
 from genjax.run.checkpoint import write_atomically
-from genjax.run.recipe import Recipe, as_object, describe, from_json, to_json
+from genjax.run.recipe import Recipe, as_object, from_json, to_json
 from genjax.run.records import to_strict_json
 from genjax.steps.state import named_leaves
-from genjax.types import CHECKED, ImageSpec, State, UsageError
+from genjax.types import ImageSpec, State, UsageError, checked, describe
 
 SUFFIX = ".safetensors"
 # The version of the card, which increases when its fields change. The name of the card in the
@@ -35,7 +34,7 @@ FORMAT = 1
 CARD, DIGEST = "genjax", "sha256"
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Card:
     """What is known of a trained model, besides its weights."""
 

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import optax
 import tyro
 from pydantic import Field, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
 
 from genjax.data.digest import fingerprint
 from genjax.data.source import DataOptions
@@ -30,7 +29,18 @@ from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
 from genjax.steps.freeze import freeze
 from genjax.steps.optim import GIVEN, optimizers_of
-from genjax.types import CHECKED, Batch, Config, Family, ImageSpec, Metrics, State, UsageError
+from genjax.types import (
+    Batch,
+    Config,
+    Family,
+    ImageSpec,
+    Metrics,
+    State,
+    UsageError,
+    checked,
+    describe,
+    shown,
+)
 
 log = logging.getLogger("genjax")
 
@@ -49,11 +59,8 @@ MOST_JUDGED = 64
 # In a recipe's JSON, the file that registers its family.
 FAMILY_FILE = "family_file"
 
-# Characters of a wrong value that a message shows.
-MOST_SHOWN = 100
 
-
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Recipe:
     """A family's config, the data, and the schedule of a run."""
 
@@ -110,7 +117,7 @@ class Recipe:
         family = find_family(self.family)
         if family is None:
             raise ValueError(
-                f"family {_shown(self.family)} is unknown: wanted {', '.join(FAMILIES)}, or one "
+                f"family {shown(self.family)} is unknown: wanted {', '.join(FAMILIES)}, or one "
                 "that genjax.register has added"
             )
         if not isinstance(self.model, family.config):
@@ -274,7 +281,7 @@ def _run_file(path: Path) -> dict[str, Any]:
             exec(compile(text, str(path), "exec"), vars(module))
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, UsageError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             raise
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
@@ -330,7 +337,7 @@ def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:
 def as_object(name: str, value: Any) -> dict[str, Any]:
     """Return a JSON value that must be an object; raise `UsageError` if it is another."""
     if not isinstance(value, dict):
-        raise UsageError(f"{name} = {_shown(value)}: should be an object")
+        raise UsageError(f"{name} = {shown(value)}: should be an object")
     return value
 
 
@@ -365,27 +372,3 @@ def _check_file(name: str, family: Family | None, file: Mapping[str, Any]) -> No
     known = file_of(name)
     if known is not None and known.digest != file.get("digest"):
         log.warning("%s has changed since the run began: its family may be another", known.path)
-
-
-def describe(error: Exception) -> str:
-    """Return the message of a failed check of a config, on one line."""
-    if not isinstance(error, ValidationError):
-        return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-    lines = []
-    for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        message = message.replace("Input should be", "should be")
-        if not field:  # a check of several fields, which the message names
-            lines.append(message)
-        elif item["type"] == "missing":
-            lines.append(f"{field} is missing")
-        else:
-            lines.append(f"{field} = {_shown(item['input'])}: {message}")
-    return "; ".join(lines)
-
-
-def _shown(value: Any) -> str:
-    """Return the text of a value that may be of any length."""
-    text = repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

@@ -11,18 +11,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
 
 from genjax.nn.augment import OperationName, ada, augmented
 from genjax.steps.state import GanState
 from genjax.steps.update import GradientConfig
-from genjax.types import CHECKED, Metrics, State
+from genjax.types import Metrics, State, checked
 
 # Steps between updates of the probability (Karras et al. 2020b, appendix B).
 ADAPT_INTERVAL = 4
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class AugmentConfig(GradientConfig):
     """The config of the augmentation of what a discriminator sees."""
 

@@ -8,9 +8,8 @@ import jax
 import optax
 import tyro
 from pydantic import Field, field_validator, model_validator
-from pydantic.dataclasses import dataclass
 
-from genjax.types import CHECKED, UsageError
+from genjax.types import UsageError, checked
 
 # Stands in the JSON of a recipe for an optimizer that was given in Python.
 GIVEN = "given in Python"
@@ -38,7 +37,7 @@ Rule = Literal[
 DECAY, MAY_DECAY = ("adamw", "nadamw"), ("lamb", "lion")
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class OptimizerConfig:
     """The config of an optimizer, by default Adam, and of the schedule of its step size."""
 

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from genjax.nn.batch import in_parts, mean_over_replicas, one_part
 from genjax.nn.precision import exact
 from genjax.nn.remat import Remat, remat
 from genjax.steps.state import Player
-from genjax.types import CHECKED, Config, MaskedMetric, Metrics, UsageError
+from genjax.types import Config, MaskedMetric, Metrics, UsageError, checked
 
 # `loss_fn(params, carried, part) -> (loss, (carried, metrics))`.
 LossFunction = Callable[[Any, Any, Any], tuple[jax.Array, tuple[Any, Metrics]]]
@@ -39,7 +38,7 @@ def apply_gradients(
     return dataclasses.replace(player, params=params, opt_state=opt_state)
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class GradientConfig(Config):
     """How gradients are computed where memory is short, which does not change their values."""
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from genjax.models import stylegan2
 from genjax.models.stylegan2 import PlayerConfig, Stylegan2Config
@@ -205,9 +204,9 @@ def test_the_probability_follows_how_sure_the_discriminator_is():
 
 
 def test_a_probability_without_augmentation_is_refused():
-    with pytest.raises(ValidationError, match=r"augment_p = 0\.2: should be 0 with augment = none"):
+    with pytest.raises(UsageError, match=r"augment_p = 0\.2: should be 0 with augment = none"):
         Stylegan2Config(augment_p=0.2)
-    with pytest.raises(ValidationError, match="augment = fixed: should have an augment_p"):
+    with pytest.raises(UsageError, match="augment = fixed: should have an augment_p"):
         Stylegan2Config(augment="fixed")
 
 

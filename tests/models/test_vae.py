@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from genjax.models import vae
 from genjax.models.vae import VaeConfig
@@ -110,7 +109,7 @@ def test_binarization():
     ],
 )
 def test_impossible_configs_are_refused_by_name(fields, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(UsageError, match=message):
         VaeConfig(**fields)
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from pydantic import ValidationError
 
 from genjax.steps.optim import OptimizerConfig, create_optimizer
+from genjax.types import UsageError
 
 
 def _moves(config, steps, start=1.0, gradient=1.0):
@@ -92,7 +92,7 @@ def test_rmsprop_divides_by_the_root_of_the_mean_of_squares_alone():
     ],
 )
 def test_fields_that_do_not_fit_together_are_refused(fields, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(UsageError, match=message):
         OptimizerConfig(**fields)
 
 
@@ -117,5 +117,5 @@ def test_lion_and_sgd_move_as_their_papers_say():
 def test_an_optimizer_of_ones_own_takes_the_place_of_the_rule():
     config = OptimizerConfig(optax=optax.sgd(0.25))
     assert create_optimizer(config, 0) is config.optax
-    with pytest.raises(ValidationError, match=r"wanted an optax.GradientTransformation, not int"):
+    with pytest.raises(UsageError, match=r"wanted an optax.GradientTransformation, not int"):
         OptimizerConfig(optax=3)

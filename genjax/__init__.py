@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from genjax import data, metrics, models, objectives, transforms
     from genjax.data.prepare import prepare
     from genjax.data.processes import ProcessLost
     from genjax.data.source import DataOptions
@@ -55,6 +56,7 @@ __all__ = [
     "checked",
     "classify",
     "compare",
+    "data",
     "encode",
     "evaluate",
     "export",
@@ -66,7 +68,10 @@ __all__ = [
     "load_recipe",
     "manifold",
     "manipulate",
+    "metrics",
     "mix",
+    "models",
+    "objectives",
     "prepare",
     "project",
     "reconstruct",
@@ -77,6 +82,7 @@ __all__ = [
     "tradeoff",
     "train",
     "training",
+    "transforms",
     "traverse",
 ]
 

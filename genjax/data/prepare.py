@@ -42,7 +42,7 @@ BESIDE = 500
 
 def prepare(
     data: tyro.conf.Positional[str],
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    output: Annotated[str | Path, tyro.conf.arg(aliases=["-o"])],
     options: Annotated[DataOptions, tyro.conf.arg(name="")] = DataOptions(),  # noqa: B008 - frozen
 ) -> str:
     """Decode a data set once, into a file that streams several times as fast: `--data FILE`.
@@ -65,6 +65,7 @@ def prepare(
         OSError: The disk is full.
         KeyboardInterrupt: It was stopped; the message says how far it came.
     """
+    output = Path(output)
     _check_output(output)
     sources = {"train": open_source(data, options)}
     if options.test_split:

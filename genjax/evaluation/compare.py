@@ -75,8 +75,8 @@ class _Compared(NamedTuple):
 
 def compare(
     runs: Annotated[Sequence[str | Path | Result | Trained], Positional, Runs],
-    csv: Path | None = None,
-    html: Path | None = None,
+    csv: str | Path | None = None,
+    html: str | Path | None = None,
 ) -> Comparison:
     """Compare runs of any family by their latest evaluations.
 
@@ -96,8 +96,9 @@ def compare(
         UsageError: A folder has no run or no evaluation, protocols differ, which the message names,
             or a file cannot be written there.
     """
-    if not runs:
-        raise UsageError("no runs: wanted the folders of one or more")
+    if isinstance(runs, (str, Path, Result, Trained)) or not runs:
+        raise UsageError(f"runs = {runs!r:.60}: wanted a list of one run or more")
+    csv, html = (None if path is None else Path(path) for path in (csv, html))
     for name, path in (("csv", csv), ("html", html)):
         if path is not None and path.is_dir():
             raise UsageError(f"{name} {path}: is a folder; wanted a file")

@@ -66,7 +66,7 @@ def fidelity(
     checkpoint: Checkpoint = "best",
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
-    save_statistics: Path | None = None,
+    save_statistics: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compare any two sets of images by the features of a network.
 
@@ -99,7 +99,7 @@ def fidelity(
     """
     check_seed(seed)
     weights_path(extractor, weights)  # before any work
-    if save_statistics is not None and save_statistics.suffix != ".npz":
+    if save_statistics is not None and Path(save_statistics).suffix != ".npz":
         raise UsageError(f"save_statistics {save_statistics}: should end in .npz")
     sides = [_open(images, options, checkpoint) for images in (samples, reference)]
     models = [side for side in sides if isinstance(side, Trained)]
@@ -112,7 +112,7 @@ def fidelity(
     net, identity = _feature_net(sides, samples, reference, options, extractor, weights)
     measured = [_measure(net, identity, side, options, n or MOST_SAMPLES, seed) for side in sides]
     if save_statistics is not None:
-        _save_statistics(save_statistics, measured[1].moments, identity)
+        _save_statistics(Path(save_statistics), measured[1].moments, identity)
     protocol = {
         "samples": _name(samples),
         "reference": _name(reference),

@@ -13,7 +13,7 @@ from genjax.exchange import program
 from genjax.figures.sample import sample_options
 from genjax.run.checkpoint import write_atomically
 from genjax.run.model_file import SUFFIX, Card, is_model_file, output_path, read_arrays, write_model
-from genjax.run.options import Output
+from genjax.run.options import Output, check_choice
 from genjax.run.recipe import to_json
 from genjax.run.records import read_lines
 from genjax.run.trained import Checkpoint, Model, Trained, load
@@ -63,6 +63,7 @@ def export(
             written there.
     """
     how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    check_choice("dtype", dtype, Literal["float16", "bfloat16"])
     path = _checked(output, how, dict(all=all or None, dtype=dtype, license=license))
     trained = load(run, checkpoint)
     if path.suffix == program.SUFFIX:

@@ -16,7 +16,7 @@ from genjax.interop.entries import Array, Format
 from genjax.interop.files import HoldsCode, read_arrays
 from genjax.interop.formats import FORMATS
 from genjax.run.model_file import SUFFIX, Card, output_path, write_model
-from genjax.run.options import Output
+from genjax.run.options import Output, check_choice
 from genjax.run.recipe import Recipe
 from genjax.types import ImageSpec, UsageError, describe
 
@@ -89,6 +89,7 @@ def import_model(
         UsageError: A file cannot be read, its arrays are not those of the family, an option that
             they leave open is missing, or one is given that the family does not have.
     """
+    check_choice("activation", activation, Literal["relu", "tanh"])
     options = {
         **{"size": size, "classes": classes, "bits": bits, "activation": activation},
         **{"batch_norm_epsilon": batch_norm_epsilon, "spectral_epsilon": spectral_epsilon},

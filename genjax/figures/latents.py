@@ -25,7 +25,7 @@ from genjax.figures.sample import (
     style_functions,
 )
 from genjax.models import FAMILIES
-from genjax.run.options import AnyData, N, check_choice, check_seed, class_number
+from genjax.run.options import AnyData, N, OwnImages, check_choice, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.states import open_split
 from genjax.run.trained import Checkpoint, Model, Trained, load
@@ -130,7 +130,7 @@ def held_out(
     return Batch(*(array[: most * images_each] for array in batch))
 
 
-def _own(trained: Trained, images: tuple[Path, ...]) -> Batch | None:
+def _own(trained: Trained, images: OwnImages) -> Batch | None:
     """Read the user's own images for an encoder, with their classes if it sees them."""
     if not images:
         return None
@@ -145,7 +145,7 @@ def reconstruct(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     data: AnyData = None,
-    images: tuple[Path, ...] = (),
+    images: OwnImages = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Encode and decode images of the test split; the decoder gets the encoder's mean.
 
@@ -215,10 +215,10 @@ def interpolate(
     steps: int = 10,
     path: PathKind | None = None,
     seed: int = 0,
-    styles: Path | None = None,
+    styles: str | Path | None = None,
     checkpoint: Checkpoint = "best",
     data: AnyData = None,
-    images: tuple[Path, ...] = (),
+    images: OwnImages = (),
 ) -> np.ndarray:
     """Draw images along paths in latent space.
 
@@ -278,7 +278,12 @@ def interpolate(
 
 
 def _paths_between(
-    recipe: Recipe, state: State, styles: Path, n: int | None, steps: int, path: PathKind | None
+    recipe: Recipe,
+    state: State,
+    styles: str | Path,
+    n: int | None,
+    steps: int,
+    path: PathKind | None,
 ) -> np.ndarray:
     """Draw images on straight lines from each style of a file to the next, all or the first n."""
     given = read_styles(styles, recipe, state)
@@ -437,7 +442,7 @@ def manipulate(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     data: AnyData = None,
-    images: tuple[Path, ...] = (),
+    images: OwnImages = (),
 ) -> np.ndarray:
     """Move test images in latent space towards a class.
 

@@ -17,7 +17,7 @@ from genjax.types import Batch, ImageSpec, UsageError
 
 
 def read_own(
-    recipe: Recipe, spec: ImageSpec, paths: Sequence[Path], names: Sequence[str] | None = None
+    recipe: Recipe, spec: ImageSpec, paths: Sequence[str | Path], names: Sequence[str] | None = None
 ) -> Batch:
     """Read images as the training data were read: scaled, then with the border around them.
 
@@ -38,12 +38,12 @@ def read_own(
         _read_many(recipe, spec, path, names)
         if path.is_dir() or path.suffix.lower() in ENDINGS
         else _read_one(recipe, spec, path, names)
-        for path in paths
+        for path in map(Path, paths)
     ]
     return Batch(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def refuse_number(n: int | None, images: Sequence[Path]) -> None:
+def refuse_number(n: int | None, images: Sequence[str | Path]) -> None:
     """Raise a `UsageError` if a number of images is given beside the images themselves."""
     if images and n is not None:
         raise UsageError(f"n = {n}: is of the test split; of your own images all are taken")

@@ -284,7 +284,7 @@ def sample(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
     label: str | int | None = None,
-    styles: Path | None = None,
+    styles: str | Path | None = None,
 ) -> np.ndarray:
     """Draw images from a trained run.
 
@@ -326,7 +326,7 @@ def open_samples(
     seed: int,
     checkpoint: Checkpoint,
     label: str | int | None,
-    styles: Path | None,
+    styles: str | Path | None,
     **how: float | None,
 ) -> Samples:
     """Check the arguments of `sample`, load the model, and begin to draw."""
@@ -363,7 +363,7 @@ def open_samples(
     return Samples(batches, count, state.spec, has_labels)
 
 
-def read_styles(path: Path, recipe: Recipe, state: State) -> jax.Array:
+def read_styles(path: str | Path, recipe: Recipe, state: State) -> jax.Array:
     """Read styles of a model, float32 [n, L, W], from a .npy.
 
     Raises:
@@ -373,7 +373,7 @@ def read_styles(path: Path, recipe: Recipe, state: State) -> jax.Array:
     latents = np.zeros((1, getattr(recipe.model, "latent_size", 0)), np.float32)
     shape = jax.eval_shape(style, state, latents, np.zeros(1, np.int32)).shape[1:]
     try:
-        with path.open("rb") as file:  # numpy leaves one open that begins like a zip archive
+        with Path(path).open("rb") as file:  # numpy leaves one open that begins like a zip archive
             values = np.load(file, allow_pickle=False)
     except Exception as error:  # of many classes: no file, a damaged one, one of terabytes
         raise UsageError(f"styles {path}: cannot be read: {error}") from error

@@ -27,7 +27,7 @@ from genjax.figures.sample import (
 from genjax.metrics.features import FeatureNet
 from genjax.nn.precision import exact
 from genjax.nn.residual import downsample
-from genjax.run.options import AnyData, N, check_choice, check_seed
+from genjax.run.options import AnyData, N, OwnImages, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import State, UsageError
@@ -58,7 +58,7 @@ def mix(
     seed: int = 0,
     truncation: float | None = None,
     cuts: tuple[int, int] | None = None,
-    styles: Path | None = None,
+    styles: str | Path | None = None,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
     """Draw images that mix two styles in different layers (Karras et al. 2019, figure 3).
@@ -129,13 +129,13 @@ def mix(
 def project(
     run: Model,
     n: Annotated[int | None, N] = None,
-    images: tuple[Path, ...] = (),
+    images: OwnImages = (),
     space: Space = "w",
     steps: int = 500,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     data: AnyData = None,
-    styles: Path | None = None,
+    styles: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the styles whose images are nearest to given ones (Karras et al. 2020, appendix D).
 
@@ -170,6 +170,7 @@ def project(
     if not 1 <= steps < 2**31:
         raise UsageError(f"steps = {steps}: should be from 1 to {2**31 - 1}")
     refuse_number(n, images)
+    styles = None if styles is None else Path(styles)
     if styles is not None:
         if styles.suffix.lower() != ".npy":
             raise UsageError(f"styles {styles}: should end in .npy")

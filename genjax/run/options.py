@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import tyro
@@ -25,6 +26,10 @@ MOST_NAMES = 20
 # Runs that on a command line are paths, whatever else they may be in Python.
 Runs = tyro.conf.arg(metavar="RUN...", constructor_factory=lambda: list[str])
 
+# Image files, folders or archives of one's own.
+OwnImages = Annotated[
+    Sequence[str | Path], tyro.conf.arg(constructor_factory=lambda: tuple[Path, ...])
+]
 # Data: a string or, in Python, a value too.
 AnyData = Annotated[str | Source, tyro.conf.arg(metavar="DATA", constructor=str)] | None
 # Images other than the run's test split; a positional argument that may be left out.

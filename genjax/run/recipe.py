@@ -239,13 +239,15 @@ def trained_paths() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped("trained").glob("*.safetensors"))}
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str | Path) -> Recipe:
     """Load a recipe by its name in `recipe_paths()`, or from a Python file that sets `recipe`.
 
     Raises:
         UsageError: There is no such recipe or file, or the file sets no recipe.
     """
-    paths = recipe_paths()
+    if not isinstance(name, (str, Path)):
+        raise UsageError(f"recipe = {shown(name)}: wanted a genjax.Recipe, a name, or a .py file")
+    paths, name = recipe_paths(), str(name)
     path = Path(name) if name.endswith(".py") else paths.get(name)
     if path is None:
         close = difflib.get_close_matches(name, paths, n=1)

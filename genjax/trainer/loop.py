@@ -85,7 +85,7 @@ class Diverged(ArithmeticError):
 
 
 def train(
-    recipe: Annotated[Recipe | str, tyro.conf.arg(name="", constructor=Recipe)],
+    recipe: Annotated[Recipe | str | Path, tyro.conf.arg(name="", constructor=Recipe)],
     run: str | Path | None = None,
     init: Init = None,
     data: Data = None,
@@ -115,7 +115,7 @@ def train(
 
 
 def training(
-    recipe: Recipe | str,
+    recipe: Recipe | str | Path,
     run: str | Path | None = None,
     data: str | Source | None = None,
     init: str | Path | Result | Trained | None = None,
@@ -167,14 +167,14 @@ def resume(
 
 
 def _begin(
-    recipe: Recipe | str,
+    recipe: Recipe | str | Path,
     run: str | Path | None,
     init: Init,
     data: str | Source | None,
     ahead: bool,
 ) -> Running:
     """Train from the beginning; see `train` and `_train`."""
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     recipe = _with_absolute_paths(_with_data(recipe, data))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signals())

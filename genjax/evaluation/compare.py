@@ -20,7 +20,7 @@ from genjax.data.paths import is_remote
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import count, is_model_file, read_card
-from genjax.run.options import Runs
+from genjax.run.options import AnyPath, Runs
 from genjax.run.recipe import Recipe
 from genjax.run.records import is_number, read_lines, read_records
 from genjax.run.states import abstract_state
@@ -75,8 +75,8 @@ class _Compared(NamedTuple):
 
 def compare(
     runs: Annotated[Sequence[str | Path | Result | Trained], Positional, Runs],
-    csv: str | Path | None = None,
-    html: str | Path | None = None,
+    csv: AnyPath = None,
+    html: AnyPath = None,
 ) -> Comparison:
     """Compare runs of any family by their latest evaluations.
 
@@ -96,8 +96,10 @@ def compare(
         UsageError: A folder has no run or no evaluation, protocols differ, which the message names,
             or a file cannot be written there.
     """
-    if isinstance(runs, (str, Path, Result, Trained)) or not runs:
+    if isinstance(runs, (str, Path, Result, Trained)):
         raise UsageError(f"runs = {runs!r:.60}: wanted a list of one run or more")
+    if not runs:
+        raise UsageError("no runs: wanted the folders of one or more")
     csv, html = (None if path is None else Path(path) for path in (csv, html))
     for name, path in (("csv", csv), ("html", html)):
         if path is not None and path.is_dir():

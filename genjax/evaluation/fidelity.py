@@ -29,7 +29,7 @@ from genjax.figures.sample import is_conditional
 from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import Flat, N, check_seed
+from genjax.run.options import AnyPath, Flat, N, check_seed
 from genjax.run.trained import Checkpoint, Result, Trained, is_trained, load, path_of
 from genjax.types import Batch, UsageError
 
@@ -66,7 +66,7 @@ def fidelity(
     checkpoint: Checkpoint = "best",
     extractor: ExtractorKind | None = None,
     weights: str | Path | None = None,
-    save_statistics: str | Path | None = None,
+    save_statistics: AnyPath = None,
 ) -> dict[str, Any]:
     """Compare any two sets of images by the features of a network.
 

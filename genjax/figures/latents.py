@@ -25,7 +25,15 @@ from genjax.figures.sample import (
     style_functions,
 )
 from genjax.models import FAMILIES
-from genjax.run.options import AnyData, N, OwnImages, check_choice, check_seed, class_number
+from genjax.run.options import (
+    AnyData,
+    AnyPath,
+    N,
+    OwnImages,
+    check_choice,
+    check_seed,
+    class_number,
+)
 from genjax.run.recipe import Recipe
 from genjax.run.states import open_split
 from genjax.run.trained import Checkpoint, Model, Trained, load
@@ -215,7 +223,7 @@ def interpolate(
     steps: int = 10,
     path: PathKind | None = None,
     seed: int = 0,
-    styles: str | Path | None = None,
+    styles: AnyPath = None,
     checkpoint: Checkpoint = "best",
     data: AnyData = None,
     images: OwnImages = (),

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genjax.figures.grid import to_uint8
 from genjax.models import FAMILIES
-from genjax.run.options import N, check_seed, class_number
+from genjax.run.options import AnyPath, N, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import Batch, Family, ImageSpec, State, UsageError
@@ -284,7 +284,7 @@ def sample(
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
     label: str | int | None = None,
-    styles: str | Path | None = None,
+    styles: AnyPath = None,
 ) -> np.ndarray:
     """Draw images from a trained run.
 
@@ -326,7 +326,7 @@ def open_samples(
     seed: int,
     checkpoint: Checkpoint,
     label: str | int | None,
-    styles: str | Path | None,
+    styles: AnyPath,
     **how: float | None,
 ) -> Samples:
     """Check the arguments of `sample`, load the model, and begin to draw."""

@@ -27,7 +27,7 @@ from genjax.figures.sample import (
 from genjax.metrics.features import FeatureNet
 from genjax.nn.precision import exact
 from genjax.nn.residual import downsample
-from genjax.run.options import AnyData, N, OwnImages, check_choice, check_seed
+from genjax.run.options import AnyData, AnyPath, N, OwnImages, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
 from genjax.types import State, UsageError
@@ -58,7 +58,7 @@ def mix(
     seed: int = 0,
     truncation: float | None = None,
     cuts: tuple[int, int] | None = None,
-    styles: str | Path | None = None,
+    styles: AnyPath = None,
     checkpoint: Checkpoint = "best",
 ) -> np.ndarray:
     """Draw images that mix two styles in different layers (Karras et al. 2019, figure 3).
@@ -135,7 +135,7 @@ def project(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     data: AnyData = None,
-    styles: str | Path | None = None,
+    styles: AnyPath = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the styles whose images are nearest to given ones (Karras et al. 2020, appendix D).
 

@@ -30,6 +30,8 @@ Runs = tyro.conf.arg(metavar="RUN...", constructor_factory=lambda: list[str])
 OwnImages = Annotated[
     Sequence[str | Path], tyro.conf.arg(constructor_factory=lambda: tuple[Path, ...])
 ]
+# A file that may be left out.
+AnyPath = Annotated[str | Path, tyro.conf.arg(metavar="PATH", constructor=Path)] | None
 # Data: a string or, in Python, a value too.
 AnyData = Annotated[str | Source, tyro.conf.arg(metavar="DATA", constructor=str)] | None
 # Images other than the run's test split; a positional argument that may be left out.

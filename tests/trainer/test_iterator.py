@@ -105,7 +105,12 @@ def test_runs_of_two_threads_do_not_mix_their_logs(tmp_path):
         assert str(tmp_path / other) not in text and text.count("step 20 of 20") == 1
 
 
-def test_a_library_is_quiet(tmp_path, capfd):
+def test_a_library_is_quiet(tmp_path, capfd, monkeypatch):
+    log = logging.getLogger("genjax")  # as it is in a new process
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(log, "level", logging.NOTSET)
+    log.manager._clear_cache()
     handler = logging.StreamHandler()  # as of logging.basicConfig
     logging.getLogger().addHandler(handler)
     try:

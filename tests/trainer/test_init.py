@@ -151,6 +151,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(run, tmp_path, monkeypatch):
 
 
 def test_each_start_records_its_step_and_what_changed(run, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="genjax")
     result = genjax.train(RECIPE, tmp_path / "run")
     folder = RunFolder(result.run)
     recipe = folder.read_config().recipe

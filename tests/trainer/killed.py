@@ -1,6 +1,6 @@
 """Runs that are killed at random times, in training and in saves, and resumed each time.
 
-    python -m tests.training.killed FOLDER KILLS FAMILY...
+    python -m tests.trainer.killed FOLDER KILLS FAMILY...
 
 For each family a run is trained without interruption, and others of the same recipe are killed by
 SIGKILL until there were so many kills. Each life is a process of its own, forked before jax

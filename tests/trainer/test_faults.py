@@ -36,7 +36,7 @@ def test_killed_at_random_times_a_run_ends_as_if_it_never_was(tmp_path, name):
     ours = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     kills = int(os.environ.get("GENJAX_TEST_KILLS", "20"))
-    (counts,) = _run("tests.training.killed", tmp_path, kills, name, **environment).values()
+    (counts,) = _run("tests.trainer.killed", tmp_path, kills, name, **environment).values()
     print(name, counts)
     assert counts["kills"] == kills
     assert counts["most steps lost"] <= 10  # its save interval

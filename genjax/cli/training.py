@@ -29,8 +29,7 @@ def print_outcome(call: Call) -> int:
     except Stopped as stop:
         if stop.result is None:
             raise
-        end = stop.result
-        _tell(f"stopped and saved at step {end.step}; to go on: genjax resume {end.run}")
+        _tell(stop.outcome)
         return 128 + stop.signal
     _tell(
         as_text(sample(result.run, 16)),

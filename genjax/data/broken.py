@@ -74,3 +74,9 @@ def _in_place_of_an_image(data: bytes) -> str:
     begin = data[:100].lstrip().lower()
     words = (words for start, words in _BEGINNINGS.items() if begin.startswith(start.lower()))
     return next(words, "not an image of a known format")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

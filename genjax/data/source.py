@@ -267,10 +267,22 @@ class Unnamed:
         return f"image {index}"
 
 
+def sampled(count: int) -> list[int]:
+    """Return the indices of up to `SAMPLED_IMAGES` of `count` images, spread over all."""
+    chosen = np.linspace(0, count - 1, min(count, SAMPLED_IMAGES)).astype(int)
+    found: list[int] = np.unique(chosen).tolist()
+    return found
+
+
+def other_size(found: Sequence[int], wanted: Sequence[int]) -> str:
+    """Say that an image has another (height, width) than the others."""
+    (height, width), (common, other) = found, wanted
+    return f"{height}x{width} pixels, and others have {common}x{other}: --size scales all"
+
+
 def fingerprints(source: Source, full: bool) -> dict[str, str]:
     """Return `Source.contents` as one entry, which reads some images or all."""
-    count = len(source) if full else min(len(source), SAMPLED_IMAGES)
-    indices = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
+    indices = list(range(len(source))) if full else sampled(len(source))
     examples = (e for e in source.read(indices) if not isinstance(e, BrokenImage))
     read = fingerprint(image.tobytes() + str(label).encode() for image, label in examples)
     return {"images": f"{len(source)} - {read}"}

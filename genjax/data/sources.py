@@ -27,7 +27,7 @@ from etils import epath
 from PIL import Image
 
 from genjax.console import printable
-from genjax.data.broken import BrokenImage, cause_of
+from genjax.data.broken import BrokenImage, cause_of, first_line
 from genjax.data.digest import by_digest, fingerprint
 from genjax.data.images import (
     converted_mode,
@@ -55,6 +55,7 @@ from genjax.data.source import (
     Unnamed,
     fingerprints,
     fit_array,
+    other_size,
     with_border,
     with_labels,
 )
@@ -390,9 +391,7 @@ class FileSource:
     def _to_array(self, image: Image.Image) -> np.ndarray:
         height, width, _ = self.spec.shape
         if not self._resized and (found := upright_size(image)) != (height, width):
-            raise UsageError(
-                f"{found[0]}x{found[1]} pixels, and others have {height}x{width}: --size scales all"
-            )
+            raise UsageError(other_size(found, (height, width)))
         return to_array(image, self.spec.shape, self._fit, RESAMPLE, self._bit_depth)
 
     def contents(self, full: bool) -> dict[str, str]:
@@ -652,7 +651,7 @@ def _tfds_builder(name: str, options: DataOptions) -> Any:
         raise UsageError(f"tensorflow-datasets knows no data set {name!r}") from error
     except Exception as error:
         raise UsageError(
-            f"tfds:{name} cannot be opened ({_first_line(error)}); {_by_hand(name, options)}"
+            f"tfds:{name} cannot be opened ({first_line(error)}); {_by_hand(name, options)}"
         ) from error
 
 
@@ -674,7 +673,7 @@ def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
         except Exception as error:  # downloaders and a missing TensorFlow raise errors of all kinds
             raise UsageError(
                 f"tfds:{name} is not in {builder.data_path} and could not be downloaded and "
-                f"prepared here ({_first_line(error)}); {by_hand}"
+                f"prepared here ({first_line(error)}); {by_hand}"
             ) from error
     try:
         return builder.as_data_source(split=options.split), builder.info.features
@@ -685,8 +684,3 @@ def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
     except (ValueError, AssertionError) as error:
         splits = ", ".join(builder.info.splits)
         raise UsageError(f"tfds:{name} has no split {options.split!r}; it has {splits}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -14,13 +14,12 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from genjax.data.broken import BrokenImage, cause_of
+from genjax.data.broken import BrokenImage, cause_of, first_line
 from genjax.data.digest import digest_of
 from genjax.data.images import converted_mode, to_array, upright_size
 from genjax.data.paths import is_remote
 from genjax.data.source import (
     RESAMPLE,
-    SAMPLED_IMAGES,
     ArraySource,
     DataOptions,
     Derived,
@@ -31,6 +30,8 @@ from genjax.data.source import (
     Unnamed,
     fingerprints,
     fit_array,
+    other_size,
+    sampled,
     with_labels,
 )
 from genjax.types import MAX_SIDE, ImageSpec, UsageError
@@ -41,8 +42,10 @@ ARRAYS = (".npz", ".npy")
 # Arrays of no more bytes than this are read whole for their digest.
 DIGESTED_BYTES = 2**31
 # What images, labels and splits are called in an .npz: here, in Keras' files, and in MedMNIST's.
-IMAGE_NAMES = ("images", "arr_0", "x")
 LABEL_NAMES = {"images": "labels", "arr_0": "arr_1", "x": "y"}
+SPLIT_NAMES = {"train": ("{}", "{}_train", "train_{}")} | {
+    split: (f"{{}}_{split}", f"{split}_{{}}") for split in ("val", "test")
+}
 
 _given: weakref.WeakValueDictionary[str, Source] = weakref.WeakValueDictionary()
 
@@ -180,8 +183,7 @@ class IndexedSource(Unnamed):
         count = len(dataset)
         if not count:
             raise UsageError("the data set has no images")
-        places = np.unique(np.linspace(0, count - 1, min(count, SAMPLED_IMAGES)).astype(int))
-        some = [self._picture(int(place)) for place in places]
+        some = [self._picture(place) for place in sampled(count)]
         self.sizes = collections.Counter(upright_size(each) for each in some)
         is_gray = all(converted_mode(each.mode) == "L" for each in some)
         (height, width), _ = self.sizes.most_common(1)[0]
@@ -299,8 +301,7 @@ class Fitted(Derived):
             return example
         image, label = example
         if image.shape[:2] != self.spec.shape[:2] and not self._resized:
-            (height, width), (common, other) = image.shape[:2], self.spec.shape[:2]
-            cause = f"{height}x{width} pixels, and others have {common}x{other}: --size scales all"
+            cause = other_size(image.shape[:2], self.spec.shape[:2])
             return BrokenImage(self.name(index), cause)
         return fit_array(image, self.spec, self._fit), label
 
@@ -317,9 +318,10 @@ def open_arrays(path: epath.Path, split: str) -> Source:
         if path.suffix.lower() == ".npy":
             if split != "train":
                 raise UsageError(f"{path} has no split {split!r}: wanted 'train'")
-            where = path if is_remote(path) else None
-            array = np.load(where.open("rb")) if where else np.load(path, mmap_mode="r")
-            return arrays(checked_images(str(path), array))
+            if not is_remote(path):
+                return arrays(checked_images(str(path), np.load(path, mmap_mode="r")))
+            with path.open("rb") as file:
+                return arrays(checked_images(str(path), np.load(file)))
         with path.open("rb") as file, np.load(file) as found:
             names = list(found)
             by_split = _splits(names)
@@ -338,16 +340,11 @@ def open_arrays(path: epath.Path, split: str) -> Source:
 def _splits(names: Sequence[str]) -> dict[str, tuple[str, str | None]]:
     """Find the names of images and labels by split: `images`, `x_train`, `test_images`, ..."""
     found: dict[str, tuple[str, str | None]] = {}
-    for image in IMAGE_NAMES:
-        label = LABEL_NAMES[image]
-        for split in ("", "train", "val", "test"):
-            pairs = [(image, label)] if not split else []
-            if split:
-                pairs = [(f"{image}_{split}", f"{label}_{split}")]
-                pairs += [(f"{split}_{image}", f"{split}_{label}")]
-            for one, other in pairs:
+    for image, label in LABEL_NAMES.items():
+        for split, forms in SPLIT_NAMES.items():
+            for one, other in ((form.format(image), form.format(label)) for form in forms):
                 if one in names:
-                    found.setdefault(split or "train", (one, other if other in names else None))
+                    found.setdefault(split, (one, other if other in names else None))
     return found
 
 
@@ -391,9 +388,7 @@ def open_hub(name: str, split: str) -> Source:
             path, _, config = name.partition(":")
             found = datasets.load_dataset(path, config or None, split=split)
     except Exception as error:  # of every class, of its builders, of the network and of files
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        raise UsageError(f"hf:{name} cannot be opened: {reason:.300}") from error
+        raise UsageError(f"hf:{name} cannot be opened: {first_line(error):.300}") from error
     kinds = {key: type(feature).__name__ for key, feature in found.features.items()}
     images = [key for key, kind in kinds.items() if kind == "Image"]
     if not images:

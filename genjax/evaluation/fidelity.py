@@ -15,6 +15,7 @@ import tyro
 from genjax.data.paths import is_remote
 from genjax.data.source import DataOptions, Source
 from genjax.data.sources import STACKED, open_source
+from genjax.data.values import checked_images
 from genjax.evaluation.distances import MIN_IMAGES, distances
 from genjax.evaluation.evaluate import (
     MOST_SAMPLES,
@@ -143,7 +144,7 @@ def _name(images: Images) -> str:
 def _open(images: Images, options: DataOptions, checkpoint: Checkpoint) -> Side:
     """Open one side."""
     if isinstance(images, np.ndarray):
-        return _checked_images("the array", images)
+        return checked_images("the array", images)
     if isinstance(images, (Result, Trained)):
         return load(images, checkpoint)
     if str(images).startswith(DATA):  # its path, if it has one, follows
@@ -168,14 +169,14 @@ def _read_arrays(path: Path) -> np.ndarray | Statistics:
         raise UsageError(f"{path}: there is no such file")
     try:
         if path.suffix == ".npy":
-            return _checked_images(str(path), np.load(path, mmap_mode="r"))
+            return checked_images(str(path), np.load(path, mmap_mode="r"))
         with path.open("rb") as file, np.load(file) as found:
             names = list(found)
             if {"mu", "sigma"} <= set(names):
                 return _checked_statistics(path, dict(found))
             image_arrays = [name for name in ("images", "arr_0") if name in names]
             if image_arrays:
-                return _checked_images(str(path), found[image_arrays[0]])
+                return checked_images(str(path), found[image_arrays[0]])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, UsageError):
             raise
@@ -184,16 +185,6 @@ def _read_arrays(path: Path) -> np.ndarray | Statistics:
         f"{path}: has the arrays {', '.join(names)}; wanted images, named images or arr_0, or "
         "statistics, named mu and sigma"
     )
-
-
-def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
-    images = images[..., None] if images.ndim == 3 else images
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise UsageError(
-            f"{name}: has {images.dtype} {list(images.shape)}; wanted images uint8 [N, H, W] or "
-            "[N, H, W, C], C 1 or 3"
-        )
-    return images
 
 
 def _checked_statistics(path: Path, arrays: dict[str, np.ndarray]) -> Statistics:

@@ -122,8 +122,8 @@ def _with_data(trained: Trained, data: str | Source) -> Trained:
     """Return a model with its data at another place, or given again."""
     name, before = absolute(name_of(data)), trained.recipe.data
     if is_value(before):
-        source = open_source(name, DataOptions()) if isinstance(data, str) else data
-        if before != (found := name_of(source)):
+        found = name if is_value(name) else name_of(open_source(name, DataOptions()))
+        if before != found:
             raise UsageError(
                 f"data = {name}: its images are not those that the run was made from ({found}, not "
                 f"{before})"

@@ -20,13 +20,15 @@ class Stopped(KeyboardInterrupt):
     Attributes:
         signal: The signal.
         result: The end of the training; None before the first step, when there is nothing to save.
+        outcome: The same in words, without the signal.
     """
 
     def __init__(self, signal: Signals, result: Result | None = None):
-        where = "before the first step"
+        self.outcome = "stopped before the first step"
         if result is not None:
-            where = f"and saved at step {result.step}; to go on: genjax resume {result.run}"
-        super().__init__(f"{signal.name}: stopped {where}")
+            step, run = result.step, result.run
+            self.outcome = f"stopped and saved at step {step}; to go on: genjax resume {run}"
+        super().__init__(f"{signal.name}: {self.outcome}")
         self.signal, self.result = signal, result
 
 

@@ -22,15 +22,14 @@ SHORT = ["--steps", "4", "--batch-size", "8", "--log-interval", "2", "--save-int
 
 
 @pytest.fixture(autouse=True)
-def _forget(monkeypatch):
+def _forget():
     """Forget after each test what it registers, as a new process does."""
     known, files = dict(FAMILIES), dict(models._files)
     yield
+    _new_process()
     for kept, now in ((known, FAMILIES), (files, models._files)):
         now.clear()
         now.update(kept)
-    for name in [name for name in sys.modules if name.startswith("genjax_recipe_")]:
-        del sys.modules[name]
 
 
 def _new_process():

@@ -27,6 +27,8 @@ from jax.scipy import stats
 from jax.scipy.special import gammaln
 from jax.typing import ArrayLike
 
+from genjax.linear import linear_call
+
 Params = Any
 Noise = Any
 
@@ -271,7 +273,7 @@ Layer = Callable[[Any], Bijection]
 def log_det(f: Callable[[Any], Any]) -> Callable[[Any], jax.Array]:
     """Return the function `log |det df/dx|`, by the whole Jacobian: a check of small bijections.
 
-    The Jacobian is taken in reverse mode, which also passes through functions with a `custom_vjp`.
+    The Jacobian is taken in reverse mode, which passes through functions with a `custom_vjp` too.
     Its cost is cubic in the size of an example.
 
     Args:
@@ -543,8 +545,7 @@ def reversible(layers: dict[str, Layer], params: Mapping[str, Any]) -> Bijection
     one layer at a time (Gomez et al. 2017, algorithm 1). The gradients equal those of `scanned` up
     to the rounding of the inversion, and cost one more run of the chain.
 
-    Forward mode, and with it `jax.hessian`, wants `scanned`, of the same arguments: a `custom_vjp`
-    has reverse mode only. The Hessian in reverse mode is `jax.jacrev(jax.jacrev(f))`.
+    Forward mode (`jax.jvp`, `jax.hessian`) is that of `scanned`.
 
     Args:
         layers: The layers of one step by name, in order. Values that they close over get no
@@ -567,16 +568,21 @@ def _inverted(layer: Layer) -> Layer:
 def _reversible_run(layers: dict[str, Layer]) -> Callable[[Any, Any], tuple[Any, jax.Array]]:
     """Return `(params, x) -> (y, log_det)` with a backward pass that starts from y."""
 
-    @jax.custom_vjp
+    @jax.custom_jvp
     def run(params: Any, x: Any) -> tuple[Any, jax.Array]:
         return scanned(layers, params).forward(x)
 
-    def forward(params: Any, x: Any) -> tuple[Any, Any]:
-        y, log_det = run(params, x)
-        return (y, log_det), (params, y)
+    @run.defjvp
+    def jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        y, log_det = run(*primals)
+
+        def tangent(saved: Any, tangents: Any) -> Any:
+            return jax.jvp(lambda p, x: scanned(layers, p).forward(x), saved[:2], tangents)[1]
+
+        return (y, log_det), linear_call(tangent, backward, (*primals, y), tangents)
 
     def backward(saved: Any, cotangents: Any) -> tuple[Any, Any]:
-        params, y = saved
+        params, _, y = saved
         y_bar, log_det_bar = cotangents  # log_det is a sum, so each of its terms has this gradient
 
         def one(carry: Any, step_params: Any) -> tuple[Any, Any]:
@@ -595,5 +601,4 @@ def _reversible_run(layers: dict[str, Layer]) -> Callable[[Any, Any], tuple[Any,
         (_, x_bar), grads = lax.scan(one, (y, y_bar), params, reverse=True)
         return grads, x_bar
 
-    run.defvjp(forward, backward)
     return run

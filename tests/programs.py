@@ -8,7 +8,16 @@ from jax import lax
 from jax.extend import core
 
 # Instructions that hold a program of their own, which is evaluated in their place.
-CALLS = ("jit", "pjit", "closed_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call")
+CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "checkpoint",
+    "remat2",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "linear",
+)
 
 
 def instructions(program: Any, around: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

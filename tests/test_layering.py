@@ -11,7 +11,7 @@ import genjax
 
 # From the top; packages of one layer do not import each other either.
 LAYERS = [
-    ["console", "types"],
+    ["console", "linear", "types"],
     ["transforms"],
     ["nn"],
     ["objectives"],

@@ -4,11 +4,11 @@ StyleGAN2 blurs whenever it changes the size (Karras et al. 2020, appendix B; Zh
 binomial filter [1, 3, 3, 1].
 
 The transpose of the operation is of the same kind, with the filter flipped and `up` and `down`
-swapped. A `custom_vjp` uses this, so that reverse-mode gradients of every order run on the same
-code. It has two forms, of which experiments/BENCHMARKS.md has the costs. As a convolution, with the
-same filter for each channel, a TPU moves fewer bytes in bfloat16; as a sum of shifted slices a CPU
-is several times faster. A GPU has the slices too, which XLA fuses into one pass, until both have
-been measured there.
+swapped, so that gradients of every order run on the same code (`linear`). It has two forms, of
+which experiments/BENCHMARKS.md has the costs. As a convolution, with the same filter for each
+channel, a TPU moves fewer bytes in bfloat16; as a sum of shifted slices a CPU is several times
+faster. A GPU has the slices too, which XLA fuses into one pass, until both have been measured
+there.
 """
 
 import functools
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from genjax.linear import linear_call
 from genjax.nn.precision import exact
 
 # [1, 3, 3, 1], scaled to sum 1.
@@ -164,8 +165,17 @@ def _upfirdn(
     return _filter(geometry, form, x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _filter(geometry: Geometry, form: Form | None, x: jax.Array) -> jax.Array:
+    y: jax.Array = linear_call(
+        lambda _, x: _of_form(geometry, form, x),
+        lambda _, y: _filter(geometry.transposed, form, y),
+        (),
+        x,
+    )
+    return y
+
+
+def _of_form(geometry: Geometry, form: Form | None, x: jax.Array) -> jax.Array:
     if form is not None or x.dtype != jnp.bfloat16:
         return (form or as_slices)(geometry, x)
     return lax.platform_dependent(
@@ -173,12 +183,6 @@ def _filter(geometry: Geometry, form: Form | None, x: jax.Array) -> jax.Array:
         tpu=functools.partial(as_convolution, geometry),
         default=functools.partial(as_slices, geometry),
     )
-
-
-_filter.defvjp(
-    lambda geometry, form, x: (_filter(geometry, form, x), None),
-    lambda geometry, form, _, y: (_filter(geometry.transposed, form, y),),
-)
 
 
 def as_convolution(geometry: Geometry, x: jax.Array) -> jax.Array:

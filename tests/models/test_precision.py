@@ -225,7 +225,7 @@ def test_perceptual_path_lengths_are_those_of_an_exact_network(monkeypatch):
 
 
 def test_the_gradients_of_an_exact_convolution_are_exact():
-    """They are traced after the context has ended, by the rules of a `custom_vjp`."""
+    """They are traced after the context has ended, by rules for derivatives."""
 
     def loss(x, w):
         return jnp.sum(jnp.sin(exact()(conv)(x, w, padding=1)))

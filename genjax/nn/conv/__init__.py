@@ -7,10 +7,8 @@ call, which their derivatives keep); each is linear in both arguments:
     _input_grad(y, w) -> x      its transpose in x: the transposed convolution
     _kernel_grad(x, y) -> w     its transpose in w
 
-The derivatives of each are the other two, so their `custom_vjp`s call only each other. Gradients of
-any order in reverse mode (a gradient penalty needs the second) use nothing else. Forward mode
-(`jax.jvp`, `jax.jacfwd`, `jax.hessian`) is not supported, as with every `custom_vjp`; the
-Hessian in reverse mode is `jax.jacrev(jax.jacrev(f))`.
+The derivative of each in one argument is itself, of the tangent, and its transposes are the other
+two, so that gradients of any order use nothing else, in forward and in reverse mode (`linear`).
 
 XLA's own transposes of a convolution (`xla`) are fast on GPU and TPU and are used there. They are
 slow on a CPU, where each function has other forms (`cpu`).
@@ -18,11 +16,15 @@ slow on a CPU, where each function has other forms (`cpu`).
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
+from genjax.linear import linear_call
 from genjax.nn.conv import cpu, xla
 from genjax.nn.conv.geometry import Geometry
 from genjax.nn.precision import current
@@ -124,17 +126,17 @@ class ConvTranspose(Conv):
     function = staticmethod(conv_transpose)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _conv(geometry: Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     return _by_platform(geometry, cpu.conv, xla.conv, x, w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _input_grad(geometry: Geometry, y: jax.Array, w: jax.Array) -> jax.Array:
     return _by_platform(geometry, cpu.input_grad, xla.input_grad, y, w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
     return _by_platform(geometry, cpu.kernel_grad, xla.kernel_grad, x, y)
 
@@ -153,24 +155,46 @@ def _by_platform(
         )
 
 
-_conv.defvjp(
-    lambda geometry, x, w: (_conv(geometry, x, w), (x, w)),
-    lambda geometry, saved, y: (
-        _input_grad(geometry, y, saved[1]),
-        _kernel_grad(geometry, saved[0], y),
-    ),
-)
-_input_grad.defvjp(
-    lambda geometry, y, w: (_input_grad(geometry, y, w), (y, w)),
-    lambda geometry, saved, x: (
-        _conv(geometry, x, saved[1]),
-        _kernel_grad(geometry, x, saved[0]),
-    ),
-)
-_kernel_grad.defvjp(
-    lambda geometry, x, y: (_kernel_grad(geometry, x, y), (x, y)),
-    lambda geometry, saved, w: (
-        _input_grad(geometry, saved[1], w),
-        _conv(geometry, saved[0], w),
-    ),
+def _differentiate(
+    function: Any,
+    first_grad: Callable[..., jax.Array],
+    second_grad: Callable[..., jax.Array],
+) -> None:
+    """Define the derivative of one of the three, `function(geometry, a, b)`.
+
+    Args:
+        function: The function.
+        first_grad: `(geometry, y, b) -> a`, its transpose in a.
+        second_grad: `(geometry, a, y) -> b`, its transpose in b.
+    """
+
+    def jvp(geometry: Geometry, primals: Any, tangents: Any) -> tuple[Any, Any]:
+        (a, b), (a_dot, b_dot) = primals, tangents
+        y = function(geometry, a, b)
+        y_dot = jnp.zeros_like(y)
+        if not isinstance(a_dot, SymbolicZero):
+            y_dot = linear_call(
+                lambda b, a: function(geometry, a, b),
+                lambda b, y: first_grad(geometry, y, b),
+                b,
+                a_dot,
+            )
+        if not isinstance(b_dot, SymbolicZero):
+            y_dot += linear_call(
+                lambda a, b: function(geometry, a, b),
+                lambda a, y: second_grad(geometry, a, y),
+                a,
+                b_dot,
+            )
+        return y, y_dot
+
+    function.defjvp(jvp, symbolic_zeros=True)
+
+
+_differentiate(_conv, _input_grad, _kernel_grad)
+_differentiate(_input_grad, _conv, lambda geometry, y, x: _kernel_grad(geometry, x, y))
+_differentiate(
+    _kernel_grad,
+    lambda geometry, w, y: _input_grad(geometry, y, w),
+    _conv,
 )

@@ -133,6 +133,10 @@ class ImageSpec:
             raise ValueError(f"empty_classes: should be some of {self.classes} classes, not all")
         return self
 
+    def __str__(self) -> str:
+        classes = f", {self.classes} classes" if self.classes else ""
+        return f"{self.height}x{self.width}x{self.channels} pixels{classes}"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""

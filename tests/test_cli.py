@@ -283,6 +283,16 @@ def test_bad_input_gets_one_line_and_an_exit_code(
     assert all(text.startswith(("reading", "10 classes: ")) for text in progress)
 
 
+def test_a_hub_that_cannot_be_reached_gets_one_line(tmp_path):
+    environment = _environment(tmp_path) | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    path = "hf://owner/repository/model.safetensors"
+    process = commands.start("sample", path, "-n", "2", environment=environment)
+    _, err = process.communicate(timeout=300)
+    (line,) = err.strip().splitlines()
+    assert process.returncode == 1
+    assert line.startswith("genjax: error: a bucket or hub cannot be read or written: Connect")
+
+
 def _environment(tmp_path):
     """Return the variable for a cache of compiled programs that processes share."""
     return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}

@@ -36,6 +36,11 @@ from genjax.types import UsageError, describe
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
 HELP = ("-h", "--help")
+# Packages of buckets and hubs, whose errors are of many kinds.
+STORES = {
+    *("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "httpcore", "httpx", "httpx2"),
+    *("huggingface_hub", "requests", "s3fs"),
+}
 # Columns of a terminal for which help is laid out.
 FEWEST_COLUMNS = 40
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
@@ -154,6 +159,11 @@ def run_and_exit(run: Callable[[list[str]], int] = run, is_heard: bool = False) 
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in STORES:
+            raise
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        _fail(f"a bucket or hub cannot be read or written: {text:.300}", 1)
     except Stopped as stop:
         _fail(str(stop), 128 + stop.signal)
     except KeyboardInterrupt as error:

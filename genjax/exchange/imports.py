@@ -17,19 +17,19 @@ from genjax.interop.files import HoldsCode, read_arrays
 from genjax.interop.formats import FORMATS
 from genjax.run.model_file import SUFFIX, Card, output_path, write_model
 from genjax.run.options import Output, check_choice
-from genjax.run.recipe import Recipe
+from genjax.run.recipe import UNKNOWN, Recipe
+from genjax.run.states import abstract_state
 from genjax.types import ImageSpec, UsageError, describe
 
 # Names of state dicts in files, the better ones first: averaged weights before others.
-AVERAGED = ("g_ema", "G_ema", "netG_ema", "generator_ema", "model_ema", "ema")
-WHOLE = ("state_dict", "model_state_dict", "model")
+OF_ANY = ("model_ema", "ema_model", "ema", "state_dict_ema", "ema_state_dict", "params_ema")
+AVERAGED = ("g_ema", "G_ema", "netG_ema", "generator_ema", *OF_ANY, "shadow")
+WHOLE = ("state_dict", "model_state_dict", "model", "params")
 KNOWN = {
     "G.": (*AVERAGED, "generator", "netG", "G", "g", *WHOLE),
     "D.": ("discriminator", "critic", "netD", "D", "d", *WHOLE),
-    "": ("model_ema", "ema", *WHOLE),
+    "": (*OF_ANY, "shadow", *WHOLE),
 }
-# The data in the recipe of an imported model: no name that is known.
-UNKNOWN = "unknown"
 
 # What gets a state dict out of files that hold code, in Python.
 UNPACK = 'torch.save(torch.load("FILE", weights_only=False).state_dict(), "weights.pth")'
@@ -67,10 +67,12 @@ def import_model(
     Args:
         family: The family that the weights are of.
         files: A state dict in a .pth or the like, .npz or .safetensors. Of a GAN: that of G, and if
-            there is one that of D, which training needs to go on; the same file may hold both.
+            there is one that of D, which training needs to start from it; a file that holds both is
+            named twice.
         output: The .safetensors to write.
-        key: For each file that holds several state dicts, the name of the one to take. Empty:
-            averaged weights such as g_ema if there are any, or else by other names in use.
+        key: For each file that holds several state dicts, the name of the one to take; a.b is b in
+            the dict a. Empty: averaged weights such as g_ema if there are any, or else by other
+            names in use.
         size: Height and width of images, where the arrays do not say them: of glow, and of an
             MLP's images that are not square.
         classes: dcgan, wgan, wgan_gp: number of classes, if G is conditional and there is no D.
@@ -102,9 +104,11 @@ def import_model(
     try:
         recipe, spec = _infer(family, format, arrays, given)
         variables = format.load(recipe.model, spec, arrays)
+        abstract_state(recipe, spec)  # raises if the family has no such images
     except (UsageError, ValidationError) as error:
         names = ", ".join(map(str, files))
-        raise UsageError(f"{names} as {family}: {describe(error)}") from error
+        hint = "; those of D come second" if format.is_gan and _fit(format, arrays, given) else ""
+        raise UsageError(f"{names} as {family}: {describe(error)}{hint}") from error
     state = format.to_state(recipe.model, spec, variables)
     is_whole = format.is_gan and "discriminator" in variables
     card = Card(
@@ -114,10 +118,22 @@ def import_model(
         license=license,
         is_whole=is_whole,
     )
-    log.info("%s of %dx%dx%d pixels, %d classes", family, *spec.shape, spec.classes)
+    log.info("%s of %s", family, spec)
     _tell(format, recipe.model, given)
     write_model(path, card, state if is_whole else state.for_sampling(), None)
     return Path(path)
+
+
+def _fit(format: Format, arrays: Mapping[str, Array], given: Mapping[str, Any]) -> bool:
+    """Return whether a GAN's arrays fit if those of G and D are swapped."""
+    swap = {"G.": "D.", "D.": "G."}
+    swapped = {swap[name[:2]] + name[2:]: array for name, array in arrays.items()}
+    try:
+        config, spec = format.infer(swapped, given)
+        format.load(config, spec, swapped)
+    except (UsageError, ValidationError):
+        return False
+    return True
 
 
 def _check(
@@ -154,8 +170,8 @@ def _read(
         except HoldsCode as error:
             unpack = UNPACK_STYLEGAN2 if family == "stylegan2" else UNPACK
             raise UsageError(
-                f"{error}; in Python, where the code that it needs can be imported, this gets its "
-                f"weights out: {unpack}"
+                f"{error}; if you trust the file, which may run any code, and can import what it "
+                f"needs, this gets its weights out in Python: {unpack}"
             ) from error
         found |= {f"{player}{name}": array for name, array in arrays.items()}
     whole = {name: array for name, array in found.items() if array.dtype.kind in "iub"}

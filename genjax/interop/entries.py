@@ -206,6 +206,8 @@ def flat_images(values: int, options: Mapping[str, Any], classes: int = 0) -> Im
         UsageError: No images of 1 or 3 channels have that many.
     """
     size = options.get("size")
+    if values == 1:
+        raise UsageError("G draws one number: are these arrays of D? Those of G come first")
     for channels in (1, 3):
         side = math.isqrt(values // channels)
         height, width = size or (side, side)
@@ -220,9 +222,13 @@ def class_count(options: Mapping[str, Any], found: int | None) -> int:
     """Return the number of classes, which arrays say, or else the option `classes`.
 
     Raises:
-        UsageError: They say different numbers.
+        UsageError: They say different numbers, or could mean another thing.
     """
     given: int | None = options.get("classes")
     if found is not None and (found < 0 or given not in (None, found)):
         raise UsageError(f"classes = {given}: the arrays of D are for {found}")
+    if found == 2 and given is None:  # a D of colors beside a G of gray values looks the same
+        raise UsageError(
+            "D sees 2 channels more than G draws: if they are classes, say --classes 2"
+        )
     return given or 0 if found is None else found

@@ -15,13 +15,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from genjax.data.names import some
 from genjax.types import UsageError
 
 # Arrays take at most this many times the bytes of their file, or else fewer than `SMALL`; a file
 # that says more would only fill the memory.
 MOST_UNPACKED, SMALL = 20, 2**26
-# What PyTorch's DataParallel puts before each name.
-PARALLEL = "module."
+# What PyTorch's DataParallel and AveragedModel, and torch.compile put before each name; and the
+# count of averaged states, which is beside those of an AveragedModel.
+WRAPPERS, COUNT = ("module.", "_orig_mod."), "n_averaged"
 # Dicts in dicts that are looked into for a state dict.
 DEEPEST = 3
 # The number at the beginning of PyTorch's older files, which are not zip archives.
@@ -32,6 +34,8 @@ OTHER_OBJECTS = (
     *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER),  # the first is filled with zeros before it is read
 )
+# What files are by their endings; and the shortest reason of an error that says anything.
+KINDS, SHORTEST = {".safetensors": "a .safetensors", ".npz": "a .npz"}, 5
 DTYPES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -66,13 +70,14 @@ def read_arrays(
         path: A `.safetensors`, a `.npz`, or a state dict saved by `torch.save`, in its old or new
             format.
         key: For a file that holds a dict of state dicts and more, the name of the state dict in
-            it, such as "g_ema"; or what stands before its names, as in "g_ema.conv.weight". None:
-            the first of `known` that there is, or else the file is a state dict.
+            it, such as "g_ema", or "ema.shadow" for one in a dict; or what stands before its names,
+            as in "g_ema.conv.weight". None: the first of `known` that there is, or else the file
+            is a state dict.
         known: Names of state dicts in files, the better ones first.
 
     Returns:
-        The arrays by name, of any shapes [...], as in the file; without the `module.` that
-        PyTorch's DataParallel puts before each.
+        The arrays by name, of any shapes [...], as in the file; without the `module.` or
+        `_orig_mod.` that PyTorch's DataParallel, AveragedModel and compile put before each.
 
     Raises:
         UsageError: There is no such file, it is of another kind, or it holds more than arrays;
@@ -89,17 +94,29 @@ def read_arrays(
         arrays = _only_arrays(path, _choose(path, values, key, known), is_chosen=key is not None)
     except FileNotFoundError as error:
         raise UsageError(f"no file {path}") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder: wanted a file") from error
     # A damaged pickle can fail in any of these ways.
     except (
         *(OSError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError),
         *(struct.error, ValueError, LookupError, TypeError, AttributeError, AssertionError),
         *(MemoryError, OverflowError, RuntimeError, zlib.error),
     ) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0]
+        if len(reason) < SHORTEST:  # a key, or nothing
+            reason = "empty, damaged, or of another kind"
         kind = HoldsCode if isinstance(error, _Refused) else UsageError
-        raise kind(f"{path} cannot be read: {reason:.300}") from error
-    if all(name.startswith(PARALLEL) for name in arrays):
-        return {name.removeprefix(PARALLEL): array for name, array in arrays.items()}
+        what = KINDS.get(path.suffix, "what torch.save wrote")
+        raise kind(f"{path} cannot be read as {what}: {reason:.300}") from error
+    return _unwrapped(arrays)
+
+
+def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a module's arrays without what wrappers put before all names."""
+    inner = {name: array for name, array in arrays.items() if name != COUNT}
+    for wrapper in WRAPPERS:
+        if inner and all(name.startswith(wrapper) for name in inner):
+            return _unwrapped({name.removeprefix(wrapper): x for name, x in inner.items()})
     return arrays
 
 
@@ -145,21 +162,24 @@ def _choose(path: Path, values: Any, key: str | None, known: Sequence[str]) -> A
         names = list(values) if isinstance(values, dict) else []
         found = _under(values, key)
         if found is None and key not in names:
-            raise ValueError(f"it has no key {key!r}: {', '.join(map(str, names[:5]))}")
+            raise ValueError(f"it has no key {key!r}: {some(list(map(str, names)), 5)}")
         values = values[key] if found is None else found
     for _ in range(DEEPEST):  # a dict may hold itself
         name = next((name for name in known if _under(values, name) is not None), None)
         if name is None:
             break
-        others = [other for other in known if other != name and _under(values, other) is not None]
+        others = [str(k) for k, v in values.items() if k != name and isinstance(v, dict) and v]
         if others:
-            log.info("%s: %s is taken, not %s (--key)", path, name, ", ".join(others))
+            log.info("%s: %s is taken, not %s (--key)", path, name, some(others, 5))
         values = _under(values, name)
     return values
 
 
 def _under(values: Any, key: str) -> dict[str, Any] | None:
-    """Return the dict that a dict holds under a key, or its items with `key.` before the name."""
+    """Return the dict that a dict holds under a key, or its items with `key.` before the name.
+
+    A key `a.b` is also that of a dict b in a dict a.
+    """
     if not isinstance(values, dict):
         return None
     found = values.get(key)
@@ -167,7 +187,8 @@ def _under(values: Any, key: str) -> dict[str, Any] | None:
         return found
     start = f"{key}."
     flat = {str(k).removeprefix(start): v for k, v in values.items() if str(k).startswith(start)}
-    return flat or None
+    outer, _, inner = key.partition(".")
+    return flat or (_under(values.get(outer), inner) if inner else None)
 
 
 def _only_arrays(path: Path, values: Any, is_chosen: bool) -> dict[str, np.ndarray]:
@@ -175,10 +196,13 @@ def _only_arrays(path: Path, values: Any, is_chosen: bool) -> dict[str, np.ndarr
     if not isinstance(values, dict):
         raise ValueError("it holds no state dict")
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    if not values:
+        raise ValueError("it holds no arrays")
     if len(arrays) < len(values):
         others = [str(name) for name in values if name not in arrays]
-        choice = "" if is_chosen else ", of which key can choose one"
-        raise ValueError(f"it holds more than arrays: {', '.join(others[:5])}{choice}")
+        dicts = [str(name) for name, value in values.items() if isinstance(value, dict)]
+        choice = f"; key can choose {some(dicts, 5)}" if dicts and not is_chosen else ""
+        raise ValueError(f"it holds more than arrays: {some(others, 5)}{choice}")
     size = sum(array.nbytes for array in arrays.values())
     if size > _most(path):  # many tensors over one storage
         raise ValueError(f"it has {path.stat().st_size:,} bytes, and its tensors {size:,}")

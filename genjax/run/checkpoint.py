@@ -150,6 +150,7 @@ class Checkpoints:
         run: The id of the run.
         keep: Number of latest checkpoints that are kept.
         best: Name of the metric that decides which one is the best; lower is better.
+        since: The step up to which the metric was that of other data.
         writable: Whether checkpoints will be written. If so, all are verified now, damaged ones are
             moved into `damaged/` beside the folder, and unfinished ones are deleted. If not,
             `find` verifies the one that is wanted.
@@ -159,7 +160,15 @@ class Checkpoints:
             ones or `writable` is false.
     """
 
-    def __init__(self, folder: Path | epath.Path, run: str, keep: int, best: str, writable: bool):
+    def __init__(
+        self,
+        folder: Path | epath.Path,
+        run: str,
+        keep: int,
+        best: str,
+        writable: bool,
+        since: int = 0,
+    ):
         # Orbax wants an absolute path; epath's `resolve` would spoil the path of a bucket.
         self.folder = epath.Path(folder) if is_remote(folder) else epath.Path(folder).resolve()
         if misread := re.search(MISREAD, os.fspath(self.folder)):
@@ -168,6 +177,7 @@ class Checkpoints:
                 f"{misread[0][-4:]!r}; wanted another name"
             )
         self._run, self._keep, self._best, self._writable = run, keep, best, writable
+        self.since = since
         # The metrics of each good checkpoint, by its step; good at first sight if not writable.
         self._good: dict[int, dict[str, float]] = dict(run_on_first(self._check))
         aside = self.folder.parent / "damaged"
@@ -215,7 +225,9 @@ class Checkpoints:
     def best(self) -> int | None:
         """Step of the best good checkpoint, or the latest if none has the metric."""
         scores = {step: metrics.get(self._best, math.nan) for step, metrics in self._good.items()}
-        measured = [step for step, score in scores.items() if math.isfinite(score)]
+        measured = [
+            step for step, score in scores.items() if math.isfinite(score) and step > self.since
+        ]
         return min(measured, key=lambda step: (scores[step], step), default=self.latest)
 
     def metrics(self, step: int) -> dict[str, float]:

@@ -60,6 +60,9 @@ class RunConfig:
     """The digest of the data when the run began, from `digest_of`."""
     init: Origin | None = None
     """The trained model that its first weights come from."""
+    same_data_since: Annotated[int, Field(ge=0)] = 0
+    """The step from which on it trains on the data that it has now: checkpoints of before were
+    measured against others, so that none of them is the best."""
 
 
 class RunFolder:

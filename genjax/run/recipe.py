@@ -50,6 +50,8 @@ MIRROR_KEY = 2**31 - 1
 # A program counts in int32, and heeds no signal within a call.
 INT32, MOST_IN_A_CALL = 2**31, 100_000
 
+# The data in the recipe of weights that were imported, which do not say what they learned from.
+UNKNOWN = "unknown"
 # The metric by which a checkpoint is the best; lower is better.
 Quality = Literal["auto", "frechet_distance", "energy_distance", "eval_nll", "latest"]
 # The most rows and columns of images that a small classifier judges in little time, and whose

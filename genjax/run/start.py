@@ -77,9 +77,10 @@ def unpack(path: epath.Path) -> RunFolder:
     card = trained.card
     assert card is not None
     if not card.is_whole or card.images is None or card.data_digest is None:
+        what = "was imported" if card.is_whole else "holds what samples need, no more"
         raise UsageError(
-            f"{path} holds what samples need, no more: to start from it: genjax train RECIPE "
-            f"--init {path}"
+            f"{path} {what}: there is no training to go on with; to start from it: genjax train "
+            f"RECIPE --init {path}"
         )
     folder = create_run_folder(None, path.stem)
     config = RunConfig(

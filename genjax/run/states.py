@@ -10,7 +10,7 @@ import numpy as np
 from genjax.data.names import some
 from genjax.data.source import DataOptions, MissingData, Source
 from genjax.data.sources import STACKED, open_source
-from genjax.run.recipe import Recipe
+from genjax.run.recipe import UNKNOWN, Recipe
 from genjax.types import ImageSpec, State, UsageError
 
 
@@ -50,6 +50,8 @@ def open_split(recipe: Recipe, options: DataOptions, spec: ImageSpec | None = No
     Raises:
         UsageError: The data are no longer there, or their images have another shape.
     """
+    if recipe.data == UNKNOWN:
+        raise UsageError("what data the weights were trained on is not known: wanted --data DATA")
     try:
         source = open_source(recipe.data, options)
     except MissingData as error:

@@ -183,7 +183,9 @@ def _from_folder(folder: RunFolder, checkpoint: Checkpoint) -> Trained:
     recipe = config.recipe
     like = abstract_state(recipe, config.spec)
     checkpoints = Checkpoints(
-        folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=False
+        *(folder.checkpoints, config.id, recipe.keep, recipe.quality),
+        writable=False,
+        since=config.same_data_since,
     )
     step = checkpoints.find(checkpoint)
     state = checkpoints.restore(step, like)

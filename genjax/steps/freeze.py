@@ -13,9 +13,16 @@ MOST_NAMES = 20
 
 
 def is_frozen(name: str, patterns: Sequence[str]) -> bool:
-    """Return whether a leaf of a state is a network's parameter whose name fits a pattern."""
+    """Return whether a leaf of a state is a network's parameter that fits a pattern, as in a shell.
+
+    A pattern fits a name, or what stands before a dot of it: a layer, or a network.
+    """
     is_parameter = name.split(".")[1:2] == ["params"] and not name.startswith("ema.")
-    return is_parameter and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return is_parameter and any(
+        fnmatch.fnmatchcase(name, each)
+        for pattern in patterns
+        for each in (pattern, f"{pattern}.*")
+    )
 
 
 def check_frozen(patterns: Sequence[str], state: State) -> None:
@@ -28,7 +35,7 @@ def check_frozen(patterns: Sequence[str], state: State) -> None:
             known = list({n.rpartition(".")[0]: None for n in names if is_frozen(n, ["*"])})
             more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
             raise UsageError(
-                f"freeze = {pattern}: fits no parameter of {', '.join(known[:MOST_NAMES])}{more}"
+                f"freeze = {pattern}: fits none of {', '.join(known[:MOST_NAMES])}{more}"
             )
 
 

@@ -229,9 +229,8 @@ def _go_on(
         changed = _data_change(folder, config, source, contents)
         if changed and not accept_changed_data:
             raise UsageError(
-                f"{recipe.data} has changed: {changed}; to go on with the data as they are now: "
-                f"genjax resume {folder.path} --accept-changed-data; with those of before, if they "
-                "are elsewhere: --data DATA"
+                f"{recipe.data} has changed: {changed}; to go on with these data, add "
+                "--accept-changed-data; with those of before, if they are elsewhere: --data DATA"
             )
         config = dataclasses.replace(config, recipe=recipe)
         if not changed:
@@ -394,14 +393,24 @@ def _train(
         if is_first():
             stack.enter_context(log_to(folder.to_append(folder.log)))
         checkpoints = Checkpoints(
-            folder.checkpoints, config.id, recipe.keep, recipe.quality, writable=True
+            *(folder.checkpoints, config.id, recipe.keep, recipe.quality),
+            writable=True,
+            since=config.same_data_since,
         )
         stack.callback(checkpoints.close)
         stack.enter_context(checkpoints.explaining())
         start = checkpoints.latest or 0
         if start >= recipe.steps:
-            log.info("%s is at step %d already; --steps says how far to go", folder.path, start)
+            others = _changes(folder.read_config().recipe, recipe).keys() - {"steps"}
+            ignored = f", and nothing has changed: {', '.join(sorted(others))}" if others else ""
+            log.info(
+                "%s is at step %d already%s; --steps says how far to go",
+                *(folder.path, start, ignored),
+            )
             return Result(folder.path, start, data)
+        if contents is not None:
+            config = dataclasses.replace(config, same_data_since=start)
+            checkpoints.since = start
         init_key, step_key, sample_key = jax.random.split(jax.random.key(recipe.seed), 3)
         batches = _open_batches(source, recipe)
         steps = _compile(recipe, batches, source.spec, step_key)

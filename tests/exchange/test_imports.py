@@ -174,7 +174,7 @@ def test_sizes_are_inferred_and_weights_are_the_same(family, tmp_path):
         without = genjax.load(path)
         chex.assert_trees_all_equal(without.state, found.state.for_sampling())
         assert without.recipe.model.generator == config.generator
-    with pytest.raises(UsageError, match="data 'unknown' is unknown: wanted digits"):
+    with pytest.raises(UsageError, match="what data .* is not known: wanted --data DATA"):
         genjax.evaluate(found, n=10)
 
 
@@ -188,8 +188,8 @@ def test_a_checkpoint_of_pytorch_on_the_command_line(tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO, "genjax")
     assert run(["import", "dcgan", str(CHECKPOINT), "-o", str(path), "--license", "MIT"]) == 0
     assert capsys.readouterr().out.strip() == str(path)
-    assert "g_ema is taken, not state_dict (--key)" in caplog.text
-    assert "dcgan of 8x8x1 pixels, 0 classes" in caplog.text
+    assert "g_ema is taken, not state_dict, optimizer, check (--key)" in caplog.text
+    assert "dcgan of 8x8x1 pixels" in caplog.text
     card = read_card(path)
     digest = hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
     assert card.origin == f"imported from torch_checkpoint.pth (sha256 {digest})"
@@ -292,6 +292,11 @@ def test_mistakes_are_named(tmp_path):
     _fail("it has no key 'ema'", "dcgan", files[0], key=("ema",))
     _fail(r"G\.npz as vae: there is no fc1\.weight among 11 arrays", "vae", files[0])
     _fail(r"as biggan: G has 0 blocks", "biggan", files[0])
+    _fail(r"those of D come second$", "dcgan", *files[::-1], classes=2)
+    _fail(r"channels more than G draws: if they are classes, say --classes 2$", "dcgan", *files)
+    (tmp_path / "gan").mkdir()
+    of_digits = _write("gan", _state("gan"), tmp_path / "gan")
+    _fail("draws one number: are these arrays of D", "gan", *of_digits[::-1])
     arrays = read_arrays(files[0])
     arrays["main.1.bias"][2] = np.inf
     np.savez(tmp_path / "inf.npz", **arrays)
@@ -341,9 +346,11 @@ def test_networks_that_no_config_describes_are_refused(tmp_path):
 def test_a_file_that_holds_code_says_how_to_get_its_weights_out(tmp_path):
     path = tmp_path / "network.pkl"
     path.write_bytes(pickle.dumps({"G_ema": argparse.Namespace(z_dim=512)}))
-    unpack = r'this gets its weights out: torch\.save\(legacy\.load_network_pkl\(.*\["G_ema"\]'
+    unpack = (
+        r'this gets its weights out in Python: torch\.save\(legacy\.load_network_pkl\(.*\["G_ema"\]'
+    )
     _fail(rf"argparse\.Namespace is refused.*{unpack}", "stylegan2", path)
-    _fail(r"is refused.*out: torch\.save\(torch\.load\(", "dcgan", path)
+    _fail(r"if you trust the file.*: torch\.save\(torch\.load\(", "dcgan", path)
 
 
 def test_names_and_types_of_other_files(tmp_path):

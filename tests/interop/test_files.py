@@ -130,13 +130,43 @@ def test_a_state_dict_among_others_is_chosen_by_its_key(tmp_path):
     one = _tensor(6, 0, (2,), (1,))[2:-1]  # without its protocol and end
     pickled = b"\x80\x02}X\x05\x00\x00\x00g_ema" + one + b"sX\x04\x00\x00\x00argsK\x01s."
     path = _archive(tmp_path / "x.pth", pickled, {"0": data})
-    with pytest.raises(UsageError, match="more than arrays: g_ema, args, of which key can choose"):
+    with pytest.raises(UsageError, match=r"more than arrays: g_ema, args; key can choose g_ema$"):
         read_arrays(path)
     np.testing.assert_array_equal(read_arrays(path, "g_ema")["a"], [0, 1])
     with pytest.raises(UsageError, match="it has no key 'g': g_ema, args"):
         read_arrays(path, "g")
     with pytest.raises(UsageError, match="it holds no state dict"):
         read_arrays(path, "args")
+
+
+def _pickled(content):
+    """A pickle of dicts, whose one array is [0, 1]."""
+    if content is None:
+        return _tensor(6, 0, (2,), (1,))[9:-2]  # without its dict and key
+    items = (
+        b"X" + struct.pack("<I", len(k)) + k.encode() + _pickled(v) for k, v in content.items()
+    )
+    return b"}(" + b"".join(items) + b"u"
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "known"),
+    [
+        ({"ema": {"shadow": {"a": None}}}, "ema.shadow", ()),
+        ({"ema": {"shadow": {"a": None}}}, None, ("ema", "shadow")),
+        ({"ema": {"shadow.a": None}, "x.y": {"b": None}}, "ema.shadow", ()),
+        ({"module.a": None, "n_averaged": None}, None, ()),
+        ({"_orig_mod.module.a": None}, None, ()),
+        ({"model": {"module._orig_mod.a": None, "n_averaged": None}}, None, ("model",)),
+    ],
+    ids=str,
+)
+def test_state_dicts_in_dicts_and_wrapped_ones(tmp_path, content, key, known):
+    data = np.arange(6, dtype=np.float32).tobytes()
+    path = _archive(tmp_path / "x.pth", b"\x80\x02" + _pickled(content) + b".", {"0": data})
+    found = read_arrays(path, key, known)
+    assert list(found) == ["a"]
+    np.testing.assert_array_equal(found["a"], [0, 1])
 
 
 def test_other_files_are_refused(tmp_path):
@@ -152,8 +182,17 @@ def test_other_files_are_refused(tmp_path):
         read_arrays(tmp_path / "cut.pth")
     with pytest.raises(UsageError, match="holds no state dict"):
         read_arrays(_archive(tmp_path / "list.pth", pickle.dumps([1])))
-    with pytest.raises(UsageError, match="holds more than arrays: epoch"):
+    with pytest.raises(UsageError, match=r"holds more than arrays: epoch$"):
         read_arrays(_archive(tmp_path / "more.pth", pickle.dumps({"epoch": 3})))
+    with pytest.raises(UsageError, match="holds no arrays"):
+        read_arrays(_archive(tmp_path / "none.pth", pickle.dumps({})))
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "text.pth").write_text("<html>")
+    for name in ("empty", "text"):
+        with pytest.raises(UsageError, match=r"what torch.save wrote: .*empty, damaged, or of an"):
+            read_arrays(tmp_path / f"{name}.pth")
+    with pytest.raises(UsageError, match="is a folder: wanted a file"):
+        read_arrays(tmp_path)
 
 
 def _legacy(tensor, keys=b"]X\x01\x00\x00\x000a."):
@@ -277,7 +316,7 @@ def test_a_file_that_would_fill_the_memory_is_refused_in_one_line(tmp_path):
     *lines, mib = found.stdout.splitlines()
     assert len(lines) == len(paths), found.stdout
     for path, line in zip(paths, lines, strict=True):
-        assert line.startswith(f"{path} cannot be read: "), line
+        assert line.startswith(f"{path} cannot be read as "), line
         assert len(line) < 500
     assert int(mib) < 100
 

@@ -61,6 +61,8 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
     again = _open(tmp_path, writable=False)
     assert (again.steps, again.best, again.latest) == ([2, 4, 5], 2, 5)
     chex.assert_trees_all_equal(_restore(again, 2), _state(2))
+    of_other_data = Checkpoints(tmp_path / "checkpoints", RUN, 2, "score", False, since=2)
+    assert of_other_data.best == 5
 
 
 def test_without_a_score_the_latest_is_the_best(tmp_path):

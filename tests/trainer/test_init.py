@@ -119,7 +119,12 @@ def test_frozen_layers_stay(run, tmp_path):
     assert not np.array_equal(
         *(jax.tree.leaves(each.generator.params)[0] for each in (before, after))
     )
-    with pytest.raises(UsageError, match=r"freeze = D\.\*: fits no parameter of .*tor\.params"):
+    part = dataclasses.replace(recipe, freeze=("discriminator.params.hidden_0",))
+    genjax.train(part, tmp_path / "part", init=run)
+    before, after = (load(each, "latest").state.discriminator for each in (run, tmp_path / "part"))
+    chex.assert_trees_all_equal(after.params["hidden_0"], before.params["hidden_0"])
+    assert not np.array_equal(after.params["output"]["kernel"], before.params["output"]["kernel"])
+    with pytest.raises(UsageError, match=r"freeze = D\.\*: fits none of .*tor\.params"):
         genjax.train(dataclasses.replace(recipe, freeze=("D.*",)), tmp_path / "other")
     with pytest.raises(UsageError, match=r"freeze = \*: nothing is left to train"):
         genjax.train(dataclasses.replace(recipe, freeze=("*",)), tmp_path / "other")
@@ -135,7 +140,9 @@ def test_a_file_with_all_goes_on_as_the_run(run, tmp_path, monkeypatch):
     mine, other = (load(each, "latest").state for each in (result, tmp_path / "whole"))
     chex.assert_trees_all_equal(mine, other)
     slim = genjax.export(run, tmp_path / "slim.safetensors")
-    with pytest.raises(UsageError, match=r"slim.safetensors holds what samples need, no more: to"):
+    with pytest.raises(
+        UsageError, match=r"slim.safetensors holds what samples need, no more: there is no"
+    ):
         genjax.resume(slim)
 
 
@@ -159,6 +166,8 @@ def test_each_start_records_its_step_and_what_changed(run, tmp_path, caplog):
     assert "another run" not in caplog.text
     genjax.resume(result, recipe=dataclasses.replace(recipe, steps=8, keep=2, batch_size=8))
     assert "batch_size = 8 (was 16); another run from here on" in caplog.text
+    genjax.resume(result, recipe=dataclasses.replace(recipe, steps=8, batch_size=4, keep=2))
+    assert "at step 8 already, and nothing has changed: batch_size; --steps" in caplog.text
     starts = [json.loads(line) for line in folder.environment.read_text().splitlines()]
     assert [start["step"] for start in starts] == [0, 4, 6]
     assert starts[1]["changes"] == ["steps = 6 (was 4)", "keep = 2 (was 3)"]

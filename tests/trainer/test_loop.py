@@ -288,6 +288,23 @@ def test_data_that_changed_are_refused(tmp_path):
     assert config["recipe"]["steps"] == 10
 
 
+def test_the_best_is_among_those_of_the_data_as_they_are_now(tmp_path):
+    """Not a checkpoint of before, however near its samples were to other images."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(20):
+        Image.new("L", (8, 8), 128).save(images / f"{i}.png")
+    recipe = dataclasses.replace(RECIPE, data=f"folder:{images}", steps=10, save_interval=5)
+    genjax.train(recipe, tmp_path / "run")
+    for i in range(20):
+        Image.new("L", (8, 8), 255).save(images / f"{i}.png")
+    genjax.resume(tmp_path / "run", steps=15, accept_changed_data=True)
+    assert load(tmp_path / "run").step == 15
+    assert RunFolder(tmp_path / "run").read_config().same_data_since == 10
+    genjax.resume(tmp_path / "run", steps=20)
+    assert load(tmp_path / "run").step in (15, 20)
+
+
 def test_what_is_left_out_and_taken_for_a_class_is_in_the_log(tmp_path):
     for name in ("a/0.png", "a/1.png", "b/0.png", "b/.1.png", "stray.png"):
         path = tmp_path / "images" / name
@@ -447,7 +464,7 @@ def test_changed_data_can_be_accepted_and_moved_data_named(tmp_path):
     )
     genjax.resume(tmp_path / "run", recipe=moved)
     _folder(tmp_path / "moved", 21)
-    with pytest.raises(genjax.UsageError, match=r"genjax resume .*run --accept-changed-data"):
+    with pytest.raises(genjax.UsageError, match=r"add --accept-changed-data"):
         genjax.resume(tmp_path / "run", steps=15)
     genjax.resume(tmp_path / "run", steps=15, accept_changed_data=True)
     assert json.loads((tmp_path / "run/config.json").read_text())["images"] == 21

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from genjax.linear import linear_call
 
-transposed = []
+transposed: list[object] = []
 
 
 def _product(w, x):

@@ -44,8 +44,9 @@ class Classification(NamedTuple):
 
     Attributes:
         metrics: For `by Bayes` and `classifier`: `accuracy`; `nll`, the mean negative logarithm of
-            the true class's probability, in nats; `calibration_error`; and `wrong`, the number of
-            images that it gets wrong.
+            the true class's probability, in nats; the standard errors of both, `accuracy_error` and
+            `nll_error`; `calibration_error`, in 15 bins; and `wrong`, the number of images that it
+            gets wrong.
         log_probs: Their `log p(y|x)`, float64 [N, K] each.
         labels: The true classes, int32 [N].
         names: The images' names.
@@ -160,21 +161,35 @@ def _log_shares(recipe: Recipe, spec: ImageSpec) -> np.ndarray:
 
 def _metrics(log_probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     is_wrong = log_probs.argmax(axis=1) != labels
+    nll = _nll(log_probs, labels)
+    root = math.sqrt(len(labels))
     return {
         "accuracy": float(1 - np.mean(is_wrong)),
-        "nll": float(-np.mean(log_probs[np.arange(len(labels)), labels])),
+        "accuracy_error": float(np.std(is_wrong) / root),
+        "nll": float(np.mean(nll)),
+        "nll_error": float(np.std(nll) / root),
         "calibration_error": calibration_error(np.exp(log_probs), labels),
         "wrong": int(np.sum(is_wrong)),
     }
 
 
+def _nll(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the negative logarithm of the true class's probability, in nats, [N]."""
+    found: np.ndarray = -log_probs[np.arange(len(labels)), labels]
+    return found
+
+
 def to_text(found: Classification) -> str:
     """Format a table with a row for each classifier."""
     count = len(found.labels)
-    lines = [f"{'':12}{'accuracy':>10}{'nll, nats':>12}{'calibration error':>20}{'wrong':>8}"]
+    lines = [f"{'':12}{'accuracy':>18}{'nll, nats':>18}{'calibration error':>20}{'wrong':>8}"]
     for name, metrics in found.metrics.items():
+        accuracy, nll = (
+            f"{metrics[each]:9.4f} +- {metrics[f'{each}_error']:.4f}"
+            for each in ("accuracy", "nll")
+        )
         lines.append(
-            f"{name:12}{metrics['accuracy']:10.4f}{metrics['nll']:12.4f}"
+            f"{name:12}{accuracy:>18}{nll:>18}"
             f"{metrics['calibration_error']:20.4f}{metrics['wrong']:8} of {count:,}"
         )
     return "\n".join(lines)
@@ -193,6 +208,7 @@ def _rows(found: Classification) -> list[dict[str, Any]]:
         for who, log_probs in found.log_probs.items():
             row[who] = found.class_names[log_probs[i].argmax()]
             row[f"probability {who}"] = f"{np.exp(log_probs[i].max()):.6g}"
+            row[f"nll {who}"] = f"{-log_probs[i, found.labels[i]]:.6g}"
         rows.append(row)
     return rows
 
@@ -203,7 +219,7 @@ def to_figure(found: Classification) -> bytes:
     from matplotlib.figure import Figure
 
     most = max(len(images) for images in found.wrong.values())
-    figure = Figure(figsize=(12, 1.5 + math.ceil(most / COLUMNS)), layout="constrained")
+    figure = Figure(figsize=(12, 1 + math.ceil(most / COLUMNS)), layout="constrained")
     FigureCanvasAgg(figure)
     for place, (name, images) in enumerate(found.wrong.items(), start=1):
         count = int(found.metrics[name]["wrong"])
@@ -222,7 +238,7 @@ def to_figure(found: Classification) -> bytes:
             true, taken = (found.class_names[each[wrong]] for each in (found.labels, predicted))
             corner = (i % COLUMNS + 0.05) * width, (i // COLUMNS + 0.95) * height
             axes.text(*corner, f"{true}: {taken}", color="white", va="bottom", fontsize=9)
-    figure.supxlabel("true class: the class that it was taken for")
+    figure.suptitle("below each image: its class: the class that it was taken for", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()

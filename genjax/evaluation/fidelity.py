@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import logging
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,9 @@ Images = Annotated[
 ]
 # What names of data begin with that are no paths by themselves.
 DATA = ("folder:", "tfds:", f"{STACKED}:")
+
+
+log = logging.getLogger("genjax")
 
 
 class Statistics(NamedTuple):
@@ -127,6 +131,10 @@ def fidelity(
         return {"metrics": {"frechet_distance": distance}, "protocol": protocol}
     assert n is not None
     chosen, others = _choose(real, n, seed)
+    counts = [len(each) for each in (fake, real)]
+    log.info("%s images of each side are compared, of %s and %s", *(f"{x:,}" for x in (n, *counts)))
+    if others is None:
+        log.info("no floor of these distances: it takes %s images of the reference", f"{2 * n:,}")
     return {
         "metrics": distances(_choose(fake, n, seed)[0], chosen, others, seed),
         "protocol": protocol,

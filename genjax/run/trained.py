@@ -1,6 +1,7 @@
 """Trained models: what a run folder, the result of a training, or a model file is loaded to."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from etils import epath
 
+from genjax.data.digest import digest_of
 from genjax.data.paths import to_path
 from genjax.data.source import DataOptions, Source
 from genjax.data.sources import absolute, open_source
@@ -21,6 +23,8 @@ from genjax.run.recipe import Recipe, trained_paths
 from genjax.run.records import read_records
 from genjax.run.states import abstract_state
 from genjax.types import ImageSpec, State, UsageError
+
+log = logging.getLogger("genjax")
 
 # A checkpoint of a run: the best by its quality metric, the latest, or that of a step.
 Checkpoint = Literal["best", "latest"] | int
@@ -129,7 +133,18 @@ def _with_data(trained: Trained, data: str | Source) -> Trained:
                 f"{before})"
             )
     recipe = dataclasses.replace(trained.recipe, data=name)
+    if not is_value(before) and (known := _digest_of_data(trained)) is not None:
+        source = open_source(name, recipe.data_options)
+        if digest_of(source.contents(recipe.data_options.digest == "full")) != known:
+            log.warning("%s: these are not the images that %s was trained on", name, trained.origin)
     return dataclasses.replace(trained, recipe=recipe, data=None if isinstance(data, str) else data)
+
+
+def _digest_of_data(trained: Trained) -> str | None:
+    """Return the digest of the data that a model was trained on, if it is known."""
+    if trained.folder is not None:
+        return trained.folder.read_config().data_digest
+    return trained.card.data_digest if trained.card is not None else None
 
 
 def path_of(what: Model) -> epath.Path:

@@ -1,5 +1,6 @@
 """Tests of the comparison of any two sets of images."""
 
+import logging
 from pathlib import Path
 
 import jax
@@ -29,7 +30,8 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_run_and_its_data_have_the_numbers_of_an_evaluation(run):
+def test_a_run_and_its_data_have_the_numbers_of_an_evaluation(run, caplog):
+    caplog.set_level(logging.INFO, logger="genjax")
     evaluated = genjax.evaluate(run, n=100)["metrics"]
     found = genjax.fidelity(run, "digits", n=100)
     assert {name: found["metrics"][name] for name in SHARED} == {
@@ -37,7 +39,10 @@ def test_a_run_and_its_data_have_the_numbers_of_an_evaluation(run):
     }
     assert "frechet_distance_floor" in found["metrics"]  # of a hundred more of the 360
     assert found["protocol"]["images"] == 100
+    assert "100 images of each side are compared, of 100 and 360" in caplog.text
+    assert "no floor" not in caplog.text
     assert genjax.fidelity(run, "digits")["protocol"]["images"] == 360
+    assert "no floor of these distances: it takes 720 images of the reference" in caplog.text
 
 
 def test_files_folders_and_arrays_of_the_same_images_have_the_same_numbers(run, tmp_path):

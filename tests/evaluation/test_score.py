@@ -183,7 +183,12 @@ def test_classes_by_bayes_beside_a_classifiers(trained, tmp_path, capsys):
         metrics = found.metrics[name]
         assert metrics["accuracy"] == pytest.approx(right.mean())
         assert metrics["wrong"] == (~right).sum()
-        assert metrics["nll"] == pytest.approx(-log_probs[np.arange(360), labels].mean())
+        nll = -log_probs[np.arange(360), labels]
+        assert metrics["nll"] == pytest.approx(nll.mean())
+        assert metrics["nll_error"] == pytest.approx(nll.std() / 360**0.5)
+        share = right.mean()
+        assert metrics["accuracy_error"] == pytest.approx((share * (1 - share) / 360) ** 0.5)
+        np.testing.assert_allclose([float(row[f"nll {name}"]) for row in rows], nll, rtol=1e-5)
         assert [row[name] == row["label"] for row in rows] == right.tolist()
         assert len(found.wrong[name]) == min(48, metrics["wrong"])
     # A little training is enough to be right more often than one time in ten.

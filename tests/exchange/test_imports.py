@@ -174,7 +174,7 @@ def test_sizes_are_inferred_and_weights_are_the_same(family, tmp_path):
         without = genjax.load(path)
         chex.assert_trees_all_equal(without.state, found.state.for_sampling())
         assert without.recipe.model.generator == config.generator
-    with pytest.raises(UsageError, match="what data .* is not known: wanted --data DATA"):
+    with pytest.raises(UsageError, match=r"what data .* is not known: wanted --data DATA"):
         genjax.evaluate(found, n=10)
 
 

@@ -289,7 +289,7 @@ def test_numbers_without_bound_are_refused_before_the_work(vae, gan):
             call()
 
 
-def test_data_that_have_moved_are_taken_from_their_new_place(folders, tmp_path):
+def test_data_that_have_moved_are_taken_from_their_new_place(folders, tmp_path, caplog):
     run = folders / "run"
     before = genjax.reconstruct(run, n=3)[0]
     (folders / "broken").rename(tmp_path / "elsewhere")
@@ -299,6 +299,9 @@ def test_data_that_have_moved_are_taken_from_their_new_place(folders, tmp_path):
                 call(run)
         moved = genjax.reconstruct(run, n=3, data=f"folder:{tmp_path}/elsewhere")[0]
         np.testing.assert_array_equal(moved, before)
+        assert "not the images" not in caplog.text
+        genjax.reconstruct(run, n=3, data="digits")
+        assert "digits: these are not the images that" in caplog.text
         assert genjax.evaluate(run, importance_samples=1, data=f"folder:{tmp_path}/elsewhere")[
             "metrics"
         ]

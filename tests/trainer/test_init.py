@@ -141,7 +141,7 @@ def test_a_file_with_all_goes_on_as_the_run(run, tmp_path, monkeypatch):
     chex.assert_trees_all_equal(mine, other)
     slim = genjax.export(run, tmp_path / "slim.safetensors")
     with pytest.raises(
-        UsageError, match=r"slim.safetensors holds what samples need, no more: there is no"
+        UsageError, match=r"slim.safetensors holds what samples need, no more: there"
     ):
         genjax.resume(slim)
 

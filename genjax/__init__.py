@@ -120,6 +120,22 @@ if TYPE_CHECKING:
     __version__: str
 else:  # or a name that does not exist would have a type
 
+    def _for_help(function):
+        """Let `help` show a function's types without what the command line knows of them."""
+        import inspect
+        import typing
+
+        if inspect.isfunction(function) and not hasattr(function, "__signature__"):
+            hints, signature = typing.get_type_hints(function), inspect.signature(function)
+            function.__signature__ = signature.replace(
+                parameters=[
+                    each.replace(annotation=hints.get(each.name, each.annotation))
+                    for each in signature.parameters.values()
+                ],
+                return_annotation=hints.get("return", signature.return_annotation),
+            )
+        return function
+
     def __getattr__(name):
         from importlib.util import find_spec
 
@@ -128,7 +144,7 @@ else:  # or a name that does not exist would have a type
 
             return version("genjax-models")
         if name in _PLACES:
-            return getattr(importlib.import_module(f"genjax.{_PLACES[name]}"), name)
+            return _for_help(getattr(importlib.import_module(f"genjax.{_PLACES[name]}"), name))
         if find_spec(f"genjax.{name}"):
             return importlib.import_module(f"genjax.{name}")
         raise AttributeError(f"module 'genjax' has no attribute {name!r}")

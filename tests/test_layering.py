@@ -1,6 +1,7 @@
 """The layout: modules import only from their package and the layers above; functions are short."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,10 @@ def test_public_names_are_found_and_listed():
     for name in genjax.__all__:
         found = getattr(genjax, name)
         assert getattr(found, "__module__", found.__name__).startswith("genjax.")
+        if inspect.isfunction(found):  # help shows types, and nothing of the command line
+            assert "tyro" not in str(inspect.signature(found)), name
+            assert "Config" not in str(inspect.signature(found)), name
+    assert str(inspect.signature(genjax.history)).startswith("(run: str | pathlib.Path | genjax.")
     assert genjax.models.FAMILIES
     with pytest.raises(AttributeError, match="'genjax' has no attribute 'nothing'"):
         genjax.nothing  # noqa: B018

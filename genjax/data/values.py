@@ -17,6 +17,7 @@ from PIL import Image
 from genjax.data.broken import BrokenImage, cause_of, first_line
 from genjax.data.digest import digest_of
 from genjax.data.images import converted_mode, to_array, upright_size
+from genjax.data.names import some
 from genjax.data.paths import is_remote
 from genjax.data.source import (
     RESAMPLE,
@@ -113,6 +114,8 @@ def arrays(images: Any, labels: Any = None, class_names: Sequence[str] = ()) -> 
     """
     array = checked_images("images", images)
     if labels is None:
+        if len(class_names):
+            raise UsageError("class_names: are those of labels, which there are none of")
         return _WholeArray(array, np.zeros(len(array), np.int32), (), DataOptions())
     numbers, names = _classes(np.asarray(labels), class_names)
     if len(numbers) != len(array):
@@ -127,12 +130,13 @@ def checked_images(where: str, images: Any) -> np.ndarray:
         UsageError: They are no such images.
     """
     array = np.asarray(images)
-    shaped = array[..., None] if array.ndim == 3 else array
+    is_one = array.ndim == 3 and array.shape[2] in (1, 3)  # or gray images of so few columns
+    shaped = array[..., None] if array.ndim == 3 and not is_one else array
     if shaped.ndim == 4 and len(shaped) and shaped.dtype == np.uint8 and shaped.shape[3] in (1, 3):
         if max(shaped.shape[1:3]) > MAX_SIDE or not min(shaped.shape[1:3]):
             raise UsageError(f"{where}: sides of 1 to {MAX_SIDE} pixels are read")
         return shaped
-    hint = ""
+    hint = "; a single image is images[None]" if is_one else ""
     if shaped.ndim == 4 and shaped.shape[3] not in (1, 3) and shaped.shape[1] in (1, 3):
         hint = "; channels come last: images.transpose(0, 2, 3, 1)"
     elif array.dtype != np.uint8 and array.dtype.kind in "fiub" and array.size:
@@ -150,9 +154,12 @@ def checked_images(where: str, images: Any) -> np.ndarray:
 
 def _classes(labels: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
     """Return the numbers of classes int32 [N], and the names of all classes."""
+    names = [class_names] if isinstance(class_names, str) else [str(each) for each in class_names]
+    if len(set(names)) < len(names) or isinstance(class_names, str):
+        raise UsageError(f"class_names: {some(names)}: wanted a list of different names")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim == 1 and labels.dtype.kind in "US":
-        names = [str(name) for name in (class_names or np.unique(labels).tolist())]
+        names = names or [str(name) for name in np.unique(labels).tolist()]
         number = {name: i for i, name in enumerate(names)}
         if unknown := sorted({str(label) for label in labels} - number.keys()):
             raise UsageError(f"labels: {unknown[0]!r} is none of class_names")
@@ -162,7 +169,7 @@ def _classes(labels: np.ndarray, class_names: Sequence[str]) -> tuple[np.ndarray
             f"labels: has {labels.dtype} {list(labels.shape)}; wanted numbers from 0, or names, [N]"
         )
     last = int(labels.max(initial=0))
-    names = [str(name) for name in class_names] or [str(i) for i in range(last + 1)]
+    names = names or [str(i) for i in range(last + 1)]
     if labels.min(initial=0) < 0 or last >= len(names):
         raise UsageError(
             f"labels: from {labels.min(initial=0)} to {last}, wanted 0 to {len(names) - 1}, the "
@@ -179,13 +186,20 @@ class IndexedSource(Unnamed):
     """
 
     def __init__(self, dataset: Any, image: str | int, label: str | int | None):
+        if isinstance(dataset, Mapping):
+            raise UsageError("the data set is a dict: of arrays, give them to genjax.data.arrays")
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise UsageError(
+                f"the data set, {type(dataset).__name__}, has no len and []: of what can only be "
+                "iterated over, take list(dataset)"
+            )
         self._dataset, self._image, self._label = dataset, image, label
         count = len(dataset)
         if not count:
             raise UsageError("the data set has no images")
-        some = [self._picture(place) for place in sampled(count)]
-        self.sizes = collections.Counter(upright_size(each) for each in some)
-        is_gray = all(converted_mode(each.mode) == "L" for each in some)
+        pictures = [self._picture(place) for place in sampled(count)]
+        self.sizes = collections.Counter(upright_size(each) for each in pictures)
+        is_gray = all(converted_mode(each.mode) == "L" for each in pictures)
         (height, width), _ = self.sizes.most_common(1)[0]
         numbers, self.class_names = self._labels()
         self.labels = numbers
@@ -212,7 +226,10 @@ class IndexedSource(Unnamed):
             return BrokenImage(self.name(index), cause_of(error))
 
     def _get(self, index: int, key: str | int) -> Any:
-        example = self._dataset[index]
+        try:
+            example = self._dataset[index]
+        except Exception as error:  # of every class, as data sets and decoders raise them
+            raise UsageError(f"example {index}: {cause_of(error)}") from error
         if isinstance(example, Mapping):
             if key in example:
                 return example[key]
@@ -230,7 +247,8 @@ class IndexedSource(Unnamed):
         found = self._get(index, self._image)
         if isinstance(found, Image.Image):
             return found
-        (array,) = checked_images(f"image {index}", np.asarray(found)[None])
+        where = f"image {index} of the data set, which is wanted without a transform"
+        (array,) = checked_images(where, np.asarray(found)[None])
         return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
     def _labels(self) -> tuple[np.ndarray, Sequence[str]]:

@@ -2,3 +2,7 @@
 
 The caller reduces.
 """
+
+from genjax.objectives import adversarial, likelihood, penalties
+
+__all__ = ["adversarial", "likelihood", "penalties"]

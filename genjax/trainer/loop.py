@@ -87,8 +87,8 @@ class Diverged(ArithmeticError):
 def train(
     recipe: Annotated[Recipe | str | Path, tyro.conf.arg(name="", constructor=Recipe)],
     run: str | Path | None = None,
-    init: Init = None,
     data: Data = None,
+    init: Init = None,
 ) -> Result:
     """Train from the beginning.
 
@@ -98,11 +98,11 @@ def train(
         recipe: A recipe, or the name or file of one, as `load_recipe` takes it.
         run: A new run folder, local or in a bucket, gs:// or s3://; all processes must share it.
             None: the first free one of `runs/FAMILY_DATA`, `runs/FAMILY_DATA-2`, ...
+        data: Data in place of the recipe's: a name as the recipe takes it, or a source, such as
+            `genjax.data.arrays` makes of arrays. None: those of the recipe.
         init: A run folder (its best checkpoint) or a model file whose weights and statistics to
             start with, where names and shapes are those of the recipe's model; the log names the
             others, which are fresh, as are optimizers and schedules. None: all are fresh.
-        data: Data in place of the recipe's: a name as the recipe takes it, or a source, such as
-            `genjax.data.arrays` makes of arrays. None: those of the recipe.
 
     Raises:
         UsageError: The recipe, the data or `init` have a mistake, or the folder is in use.

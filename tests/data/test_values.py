@@ -52,6 +52,7 @@ def test_arrays_are_data():
         (GRAY / 127.5 - 1, None, r"np.uint8\(np.round\(\(images \+ 1\) / 2 \* 255\)\)"),
         (COLOUR.transpose(0, 3, 1, 2), None, r"channels come last: images.transpose\(0, 2, 3, 1\)"),
         (GRAY[0], None, r"uint8 \[6, 5\]; wanted"),
+        (COLOUR[0], None, r"uint8 \[6, 5, 3\].*; a single image is images\[None\]"),
         (GRAY[:0], None, "wanted images uint8"),
         ([1, "a"], None, "wanted images uint8"),
         (GRAY, LABELS[:5], "labels: 5, and there are 20 images"),
@@ -69,6 +70,11 @@ def test_a_label_without_a_class_is_refused():
         genjax.data.arrays(GRAY, LABELS, ["a", "b"])
     with pytest.raises(UsageError, match=r"'b' is none of class_names"):
         genjax.data.arrays(GRAY, ["a", "b"] * 10, ["a", "c"])
+    with pytest.raises(UsageError, match=r"class_names: are those of labels"):
+        genjax.data.arrays(GRAY, class_names=["a"])
+    for names in (["a", "b", "a", "d"], "abcd"):
+        with pytest.raises(UsageError, match=r"class_names: .*wanted a list of different names"):
+            genjax.data.arrays(GRAY, LABELS, names)
 
 
 class Torch:
@@ -96,13 +102,24 @@ def test_what_has_len_and_items_is_data():
     _assert_holds(genjax.data.indexed(dicts, "digit", "kind"), COLOUR, LABELS, names)
 
 
+class Gone(list):
+    def __getitem__(self, index):
+        raise OSError("no such disk")
+
+
 def test_an_item_that_is_no_image_is_named():
     with pytest.raises(UsageError, match=r"'image' is none of an example's: picture"):
         genjax.data.indexed([{"picture": GRAY[0]}])
-    with pytest.raises(UsageError, match=r"image 0: has float64 \[1, 6, 5\]"):
+    with pytest.raises(UsageError, match=r"image 0 .*without a transform: has float64 \[1, 6, 5\]"):
         genjax.data.indexed([(GRAY[0] / 255, 0)])
     with pytest.raises(UsageError, match=r"has no images"):
         genjax.data.indexed([])
+    with pytest.raises(UsageError, match=r"generator, has no len and \[\]: .*take list"):
+        genjax.data.indexed(image for image in GRAY)
+    with pytest.raises(UsageError, match=r"is a dict: .*genjax.data.arrays"):
+        genjax.data.indexed({"image": GRAY})
+    with pytest.raises(UsageError, match=r"example 0: .*no such disk"):
+        genjax.data.indexed(Gone(GRAY))
     source = genjax.data.indexed([GRAY[0]] * 2 + [None] + [GRAY[0]] * 300, label=None)
     assert isinstance(source.read([2])[0], BrokenImage)
 

@@ -26,6 +26,7 @@ from PIL import Image
 from genjax.data.batches import Batches, open_batches, read_some
 from genjax.data.digest import change, digest_of
 from genjax.data.paths import is_remote
+from genjax.data.names import some
 from genjax.data.processes import (
     ProcessLost,
     all_gather,
@@ -259,11 +260,15 @@ def _data_change(
 ) -> str:
     """Say how data differ from those of the run; empty if no difference is known."""
     found = change(folder.read_contents() or contents, contents)
-    if found is None and (source.spec, len(source)) == (config.spec, config.images):
+    names, numbers = tuple(map(str, source.class_names)), map(str, range(len(source.class_names)))
+    has_names = names in (config.class_names, tuple(numbers))  # or numbers in their place
+    if found is None and has_names and (source.spec, len(source)) == (config.spec, config.images):
         return ""
     parts = [f"{len(source)} images, {config.images} when the run began"]
     if source.spec != config.spec:
         parts.append(f"{source.spec}, were {config.spec}")
+    if not has_names:
+        parts.append(f"classes {some(names)}, were {some(config.class_names)}")
     return ": ".join(parts + ([str(found)] if found else []))
 
 

@@ -133,6 +133,9 @@ def test_a_run_of_an_array_wants_the_same_again(tmp_path):
     other = genjax.data.arrays(IMAGES[::-1], np.arange(40) % 2)
     with pytest.raises(genjax.UsageError, match=r"has changed: .*accept-changed-data"):
         genjax.resume(tmp_path / "run", steps=30, data=other)
+    named = genjax.data.arrays(IMAGES, np.arange(40) % 2, ["cat", "cow"])
+    with pytest.raises(genjax.UsageError, match=r"classes cat, cow, were 0, 1; to go on"):
+        genjax.resume(tmp_path / "run", steps=30, data=named)
     with pytest.raises(genjax.UsageError, match=r"not those that the run was made from"):
         genjax.evaluate(tmp_path / "run", data=other)
     np.savez(tmp_path / "same.npz", images=IMAGES, labels=np.arange(40) % 2)

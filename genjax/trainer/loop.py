@@ -25,8 +25,8 @@ from PIL import Image
 
 from genjax.data.batches import Batches, open_batches, read_some
 from genjax.data.digest import change, digest_of
-from genjax.data.paths import is_remote
 from genjax.data.names import some
+from genjax.data.paths import is_remote
 from genjax.data.processes import (
     ProcessLost,
     all_gather,

@@ -139,7 +139,7 @@ def test_a_run_of_an_array_wants_the_same_again(tmp_path):
     with pytest.raises(genjax.UsageError, match=r"not those that the run was made from"):
         genjax.evaluate(tmp_path / "run", data=other)
     np.savez(tmp_path / "same.npz", images=IMAGES, labels=np.arange(40) % 2)
-    del source, result
+    del source, result, named
     with pytest.raises(genjax.UsageError, match="were given in Python, and have to be given"):
         genjax.resume(tmp_path / "run", steps=30)
     assert genjax.resume(tmp_path / "run", 30, data=str(tmp_path / "same.npz")).step == 30

@@ -381,7 +381,7 @@ def _refuse_split(
 
 
 def open_hub(name: str, split: str) -> Source:
-    """Open a split of a data set of Hugging Face: on the hub, or a folder on disk.
+    """Open a split of a data set of Hugging Face: on the hub, or a folder or parquet file on disk.
 
     Raises:
         UsageError: `datasets` is not installed, it cannot open it, or it has no images.
@@ -394,7 +394,11 @@ def open_hub(name: str, split: str) -> Source:
         ) from error
     folder = epath.Path(name)
     try:
-        if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
+        if not name:
+            raise UsageError("wanted a name or a path")
+        if folder.suffix == ".parquet":
+            found = datasets.load_dataset("parquet", data_files=name, split=split)
+        elif (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
             found = datasets.load_from_disk(name)
             if isinstance(found, Mapping):
                 if split not in found:

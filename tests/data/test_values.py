@@ -167,6 +167,11 @@ def test_data_sets_of_hugging_face_are_data(hub, kind, monkeypatch, tmp_path):
     assert len(open_source(data, DataOptions(split="train[:40%]"))) == 6
     with pytest.raises(UsageError, match=f"hf:.*{kind} cannot be opened: "):
         open_source(data, DataOptions(split="valid"))
+    if kind == "parquet":
+        file = hub / "parquet/data/test-00000-of-00001.parquet"
+        _assert_holds(open_source(f"hf:{file}", DataOptions()), GRAY[15:], LABELS[15:], names)
+    with pytest.raises(UsageError, match="wanted a name or a path"):
+        open_source("hf:", DataOptions())
     monkeypatch.chdir(hub)
     assert absolute(f"hf:{kind}") == data
 

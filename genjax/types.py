@@ -213,11 +213,15 @@ class Family:
 
     Attributes:
         config: The class of its config, which holds each default once.
-        init: `init(config, key, spec) -> state`.
+        init: `init(config, key, spec) -> state`. A state is a pytree whose `step`, int32 [], counts
+            the steps taken, whose `spec` is static, and whose `weights`, `with_weights` and
+            `for_sampling` say what a model file holds: a `GanState` or `DensityState` of
+            `genjax.steps.state`, or one that is like them.
         step: `step(config, state, batch, key) -> (state, metrics)`, pure, written for the global
             batch: it can be jitted, scanned, sharded, and mapped over replicas of the batch axis.
         sample: `sample(config, state, key, labels) -> images`, float32 [n, H, W, C] in [-1, 1], one
-            for each label, int32 [n]. An unconditional model uses the number of labels only.
+            for each label, int32 [n]. An unconditional model uses the number of labels only, as
+            `labels.shape[0]`: in an exported program it is no number yet.
             Models that have them take `temperature`, `truncation` or `truncation_cutoff` as
             further arguments.
         paper: The authors and the year of its paper.

@@ -27,7 +27,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.gelu(nn.Dense(WIDTH)(x.reshape(len(x), -1)))
+        x = nn.gelu(nn.Dense(WIDTH)(x.reshape(x.shape[0], -1)))
         return nn.Dense(math.prod(self.shape))(x).reshape(-1, *self.shape)
 
 
@@ -69,7 +69,8 @@ def decode(config, state, latents, labels):
 
 
 def sample(config, state, key, labels):
-    return decode(config, state, jax.random.normal(key, (len(labels), config.latent_size)), labels)
+    z = jax.random.normal(key, (labels.shape[0], config.latent_size))
+    return decode(config, state, z, labels)
 
 
 family = genjax.Family(LsganConfig, init, step, sample, "Mao et al. 2017", decode=decode)

@@ -30,7 +30,7 @@ class Mlp(nnx.Module):
         self.shape = shape
 
     def __call__(self, x):
-        x = nnx.gelu(self.first(x.reshape(len(x), -1)))
+        x = nnx.gelu(self.first(x.reshape(x.shape[0], -1)))
         return self.last(x).reshape(-1, *self.shape)
 
 
@@ -87,7 +87,8 @@ def decode(config, state, latents, labels):
 
 
 def sample(config, state, key, labels):
-    return decode(config, state, jax.random.normal(key, (len(labels), config.latent_size)), labels)
+    z = jax.random.normal(key, (labels.shape[0], config.latent_size))
+    return decode(config, state, z, labels)
 
 
 family = genjax.Family(LsganConfig, init, step, sample, "Mao et al. 2017", decode=decode)

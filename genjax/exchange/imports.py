@@ -71,8 +71,7 @@ def import_model(
             named twice.
         output: The .safetensors to write.
         key: For each file that holds several state dicts, the name of the one to take; a.b is b in
-            the dict a. Empty: averaged weights such as g_ema if there are any, or else by other
-            names in use.
+            the dict a. Empty: averaged weights such as g_ema, or else by other names in use.
         size: Height and width of images, where the arrays do not say them: of glow, and of an
             MLP's images that are not square.
         classes: dcgan, wgan, wgan_gp: number of classes, if G is conditional and there is no D.
@@ -104,11 +103,10 @@ def import_model(
     try:
         recipe, spec = _infer(family, format, arrays, given)
         variables = format.load(recipe.model, spec, arrays)
-        abstract_state(recipe, spec)  # raises if the family has no such images
     except (UsageError, ValidationError) as error:
-        names = ", ".join(map(str, files))
         hint = "; those of D come second" if format.is_gan and _fit(format, arrays, given) else ""
-        raise UsageError(f"{names} as {family}: {describe(error)}{hint}") from error
+        text = f"{', '.join(map(str, files))} as {family}: {describe(error)}{hint}"
+        raise UsageError(text) from error
     state = format.to_state(recipe.model, spec, variables)
     is_whole = format.is_gan and "discriminator" in variables
     card = Card(
@@ -143,6 +141,8 @@ def _check(
     format = FORMATS.get(family)
     if format is None:
         raise UsageError(f"family {family!r}: wanted {', '.join(FORMATS)}")
+    if isinstance(files, (str, Path)):
+        raise UsageError(f"files = {files}: wanted a list of them")
     most = 2 if format.is_gan else 1
     if not 1 <= len(files) <= most:
         wanted = "that of G, and perhaps that of D" if format.is_gan else "one"
@@ -193,7 +193,10 @@ def _infer(
         raise UsageError(f"size = {size}: the arrays are of images of {spec.height}x{spec.width}")
     fields = {name: value for name, value in given.items() if hasattr(config, name)}
     config = dataclasses.replace(config, **fields)
-    return Recipe(family=family, model=config, data=UNKNOWN), spec
+    recipe = Recipe(family=family, model=config, data=UNKNOWN)
+    if "size" in given:
+        abstract_state(recipe, spec)  # raises if the family has no such images
+    return recipe, spec
 
 
 def _digest(file: str | Path) -> str:

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from genjax.data.broken import first_line
 from genjax.figures.sample import SampleOptions, prepared
 from genjax.run.trained import Trained
+from genjax.types import UsageError
 
 SUFFIX = ".stablehlo"
 # What a program runs on; for a CPU it has other convolutions inside.
@@ -38,4 +40,10 @@ def to_program(trained: Trained, options: SampleOptions) -> bytes:
 
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     labels = jax.ShapeDtypeStruct(export.symbolic_shape("n"), jnp.int32)
-    return bytes(export.export(program, platforms=PLATFORMS)(key, labels).serialize())
+    try:
+        return bytes(export.export(program, platforms=PLATFORMS)(key, labels).serialize())
+    except Exception as error:  # of every class, from a family's functions
+        raise UsageError(
+            f"family {recipe.family!r}: its sample cannot be exported for any number of images, "
+            f"such as labels.shape[0] is (len wants a number): {first_line(error):.200}"
+        ) from error

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import dataclasses
 import importlib.metadata
+import logging
 import re
 from collections.abc import Iterator, Mapping
 
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Family] = {
     "glow": glow.FAMILY,
 }
 ENTRY_POINTS = "genjax.families"
+log = logging.getLogger("genjax")
 _OWN = frozenset(FAMILIES)
 
 
@@ -57,7 +59,7 @@ def register(name: str, family: Family) -> None:
     Raises:
         UsageError: The name is another's, or the family lacks what its contract asks for.
     """
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+    if not re.fullmatch("[a-z][a-z0-9_]*", str(name)):
         raise UsageError(f"family {name!r}: wanted small letters, digits and underscores")
     if name in _OWN:
         raise UsageError(f"family {name!r}: is genjax's own; wanted another name")
@@ -65,6 +67,8 @@ def register(name: str, family: Family) -> None:
         raise UsageError(f"family {name!r}: is a {type(family).__name__}; wanted a genjax.Family")
     if not (isinstance(family.config, type) and issubclass(family.config, Config)):
         raise UsageError(f"family {name!r}: its config is no subclass of genjax.Config")
+    if "__dataclass_fields__" not in vars(family.config):
+        raise UsageError(f"family {name!r}: its config wants the decorator genjax.checked")
     for part in ("init", "step", "sample"):
         if not callable(getattr(family, part)):
             raise UsageError(f"family {name!r}: its {part} is no function")
@@ -104,7 +108,10 @@ def find_family(name: str) -> Family | None:
 
 
 def all_families() -> Mapping[str, Family]:
-    """Return all families, those of packages too."""
+    """Return all families, those of packages too; warn of one that cannot be imported."""
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        find_family(point.name)
+        try:
+            find_family(point.name)
+        except UsageError as error:
+            log.warning("%s", error)
     return FAMILIES

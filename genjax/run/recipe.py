@@ -241,12 +241,16 @@ def trained_paths() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped("trained").glob("*.safetensors"))}
 
 
-def load_recipe(name: str | Path) -> Recipe:
+def load_recipe(name: str | Path | Recipe) -> Recipe:
     """Load a recipe by its name in `recipe_paths()`, or from a Python file that sets `recipe`.
+
+    A recipe itself is returned.
 
     Raises:
         UsageError: There is no such recipe or file, or the file sets no recipe.
     """
+    if isinstance(name, Recipe):
+        return name
     if not isinstance(name, (str, Path)):
         raise UsageError(f"recipe = {shown(name)}: wanted a genjax.Recipe, a name, or a .py file")
     paths, name = recipe_paths(), str(name)

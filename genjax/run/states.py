@@ -19,6 +19,10 @@ def initial_state(recipe: Recipe, spec: ImageSpec, key: jax.Array) -> State:
     return jax.jit(recipe.functions.init, static_argnums=(0, 2))(recipe.model, key, spec)
 
 
+# What is asked of a state, beside being a pytree; see `Family`.
+ATTRIBUTES = ("step", "spec", "weights", "with_weights", "for_sampling")
+
+
 @functools.lru_cache(maxsize=8)
 def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
     """Return shapes and types of a state on this process's first device, to restore into.
@@ -35,6 +39,11 @@ def abstract_state(recipe: Recipe, spec: ImageSpec) -> State:
     except (OverflowError, MemoryError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"no {recipe.family} can have these sizes: {reason:.200}") from error
+    if lacks := [name for name in ATTRIBUTES if not hasattr(shapes, name)]:
+        raise UsageError(
+            f"family {recipe.family!r}: its state, of type {type(shapes).__name__}, has no "
+            f"{', '.join(lacks)}: wanted one of genjax.steps.state, or one that is like them"
+        )
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 

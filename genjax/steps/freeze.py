@@ -28,7 +28,7 @@ def is_frozen(name: str, patterns: Sequence[str]) -> bool:
 def check_frozen(patterns: Sequence[str], state: State) -> None:
     """Raise a `UsageError` if a pattern fits no parameter, or all are frozen."""
     names = list(named_leaves(state))
-    if all(is_frozen(name, patterns) for name in names if is_frozen(name, ["*"])):
+    if patterns and all(is_frozen(name, patterns) for name in names if is_frozen(name, ["*"])):
         raise UsageError(f"freeze = {' '.join(patterns)}: nothing is left to train")
     for pattern in patterns:
         if not any(is_frozen(name, [pattern]) for name in names):

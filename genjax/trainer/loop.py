@@ -299,6 +299,13 @@ def _tell_changes(folder: RunFolder, recipe: Recipe, start: int, has_other_data:
     _write_environment(folder, start, texts)
 
 
+def _tell_end(folder: RunFolder, recipe: Recipe, start: int) -> None:
+    """Log that a run has made all its steps, and which settings it ignores."""
+    others = _changes(folder.read_config().recipe, recipe).keys() - {"steps"}
+    ignored = f", and nothing has changed: {', '.join(sorted(others))}" if others else ""
+    log.info("%s is at step %d already%s; --steps says how far to go", folder.path, start, ignored)
+
+
 def _first_state(config: RunConfig, spec: ImageSpec, key: jax.Array) -> State:
     """Return the state that a run begins with: fresh, or with the weights of a trained model."""
     state = initial_state(config.recipe, spec, key)
@@ -406,12 +413,7 @@ def _train(
         stack.enter_context(checkpoints.explaining())
         start = checkpoints.latest or 0
         if start >= recipe.steps:
-            others = _changes(folder.read_config().recipe, recipe).keys() - {"steps"}
-            ignored = f", and nothing has changed: {', '.join(sorted(others))}" if others else ""
-            log.info(
-                "%s is at step %d already%s; --steps says how far to go",
-                *(folder.path, start, ignored),
-            )
+            _tell_end(folder, recipe, start)
             return Result(folder.path, start, data)
         if contents is not None:
             config = dataclasses.replace(config, same_data_since=start)

@@ -56,6 +56,7 @@ def test_an_example_is_a_family_like_the_others(tmp_path, monkeypatch, capsys, n
     _new_process()
     assert command(["resume", run, "--steps", "6", f"--recipe={file}"]) == 0
     assert command(["interpolate", run]) == 0
+    assert genjax.export(run, "model.stablehlo").exists()
     model = genjax.export(run, "model.safetensors")
     _new_process()
     with pytest.raises(genjax.UsageError, match=r"model.safetensors: family .* --recipe"):
@@ -111,6 +112,8 @@ def test_a_recipe_that_is_no_file_is_refused():
         ("mine", {"config": dict}, "no subclass of genjax.Config"),
         ("mine", {"config": genjax.Config}, "wants a latent_size"),
         ("mine", {"step": None}, "its step is no function"),
+        ("mine", {"config": type("Plain", (GanConfig,), {})}, "wants the decorator genjax.checked"),
+        (3, gan.FAMILY, "family 3: wanted small letters"),
     ],
 )
 def test_what_is_no_family_is_refused(name, family, message):
@@ -131,7 +134,26 @@ def test_a_family_of_a_notebook(tmp_path):
         genjax.sample(tmp_path / "run", 2)
 
 
-def test_packages_offer_families(monkeypatch):
+def test_a_state_without_what_is_asked_of_it_is_named(tmp_path):
+    family = dataclasses.replace(gan.FAMILY, init=lambda config, key, spec: {"step": 0})
+    genjax.register("mine", family)
+    with pytest.raises(genjax.UsageError, match="'mine': its state, of type dict, has no step, "):
+        genjax.train(genjax.Recipe("mine", GanConfig()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_that_wants_a_number_cannot_be_exported(tmp_path):
+    def sample(config, state, key, labels):
+        return gan.FAMILY.sample(config, state, key, np.zeros(len(labels), np.int32))
+
+    genjax.register("mine", dataclasses.replace(gan.FAMILY, sample=sample))
+    recipe = genjax.Recipe("mine", GanConfig(), steps=2, log_interval=2, save_interval=2)
+    run = genjax.train(recipe, tmp_path / "run")
+    with pytest.raises(genjax.UsageError, match=r"'mine': .*len wants a number"):
+        genjax.export(run, tmp_path / "x.stablehlo")
+
+
+def test_packages_offer_families(monkeypatch, caplog):
     point = importlib.metadata.EntryPoint("theirs", "their_package:FAMILY", models.ENTRY_POINTS)
     broken = importlib.metadata.EntryPoint("broken", "no_such_package", models.ENTRY_POINTS)
     their_package = types.ModuleType("their_package")
@@ -146,3 +168,5 @@ def test_packages_offer_families(monkeypatch):
     assert genjax.Recipe("theirs", GanConfig()).functions is gan.FAMILY
     with pytest.raises(genjax.UsageError, match=r"'broken' of the package no_such_package: No"):
         models.find_family("broken")
+    assert "theirs" in models.all_families()
+    assert "'broken' of the package no_such_package: No module" in caplog.text

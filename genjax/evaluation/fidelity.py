@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeGuard
 
@@ -15,7 +15,7 @@ import tyro
 
 from genjax.data.paths import is_remote
 from genjax.data.source import DataOptions, Source
-from genjax.data.sources import STACKED, open_source
+from genjax.data.sources import STACKED, absolute, open_source
 from genjax.data.values import checked_images
 from genjax.evaluation.distances import MIN_IMAGES, distances
 from genjax.evaluation.evaluate import (
@@ -32,6 +32,7 @@ from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance
 from genjax.run.checkpoint import write_atomically
 from genjax.run.options import AnyPath, Flat, N, check_seed
+from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Result, Trained, is_trained, load, path_of
 from genjax.types import Batch, UsageError
 
@@ -84,7 +85,8 @@ def fidelity(
         reference: The images that they are compared with.
         n: Number of images of each side, chosen by the seed. None: as many as both have, at most
             50,000.
-        options: How data are read. Beside a run, by default as its test images are.
+        options: How data are read. Beside a run, by default as its test images are; other data
+            than the run's with all of their training split.
         seed: Seed of all draws.
         checkpoint: That of a run; see `genjax evaluate`.
         extractor: The feature net. None: a classifier of the run's data or, without a run,
@@ -106,39 +108,73 @@ def fidelity(
     weights_path(extractor, weights)  # before any work
     if save_statistics is not None and Path(save_statistics).suffix != ".npz":
         raise UsageError(f"save_statistics {save_statistics}: should end in .npz")
-    sides = [_open(images, options, checkpoint) for images in (samples, reference)]
+    given = [_full_name(images) for images in (samples, reference)]
+    sides = [_open(images, options, checkpoint) for images in given]
+    how = [options, options]
     models = [side for side in sides if isinstance(side, Trained)]
     if models and options == DataOptions():
-        trained = models[0].recipe.data_options.for_test
-        options = dataclasses.replace(trained, border=0)
-        sides = [_open(images, options, checkpoint) for images in (samples, reference)]
+        how = [_as_a_run(models[0].recipe, images) for images in given]
+        sides = [_open(*each, checkpoint) for each in zip(given, how, strict=True)]
     _check_shapes(sides)
     n = _size(sides, n)
-    net, identity = _feature_net(sides, samples, reference, options, extractor, weights)
-    measured = [_measure(net, identity, side, options, n or MOST_SAMPLES, seed) for side in sides]
+    stored = [side for side in sides if isinstance(side, Statistics)]
+    if len(stored) == 2:
+        return _of_statistics(stored[0], stored[1], _protocol(samples, reference, None, None, seed))
+    net, identity = _feature_net(sides, given, options, extractor, weights)
+    measured = [
+        _measure(net, identity, side, each, n or MOST_SAMPLES, seed)
+        for side, each in zip(sides, how, strict=True)
+    ]
     if save_statistics is not None:
         _save_statistics(Path(save_statistics), measured[1].moments, identity)
-    protocol = {
-        "samples": _name(samples),
-        "reference": _name(reference),
-        "images": n,
-        "extractor": identity,
-        "seed": seed,
-    }
+    protocol = _protocol(samples, reference, n, identity, seed)
     fake, real = measured
     if isinstance(fake, Statistics) or isinstance(real, Statistics):
-        distance = frechet_distance(fake.moments, real.moments)
-        return {"metrics": {"frechet_distance": distance}, "protocol": protocol}
+        return _of_statistics(fake, real, protocol)
     assert n is not None
     chosen, others = _choose(real, n, seed)
     counts = [len(each) for each in (fake, real)]
     log.info("%s images of each side are compared, of %s and %s", *(f"{x:,}" for x in (n, *counts)))
     if others is None:
         log.info("no floor of these distances: it takes %s images of the reference", f"{2 * n:,}")
-    return {
-        "metrics": distances(_choose(fake, n, seed)[0], chosen, others, seed),
-        "protocol": protocol,
-    }
+    compared, _ = _choose(fake, n, seed, in_order=isinstance(sides[0], Trained))
+    return {"metrics": distances(compared, chosen, others, seed), "protocol": protocol}
+
+
+def _protocol(
+    samples: Images, reference: Images, n: int | None, identity: dict[str, Any] | None, seed: int
+) -> dict[str, Any]:
+    names = {"samples": _name(samples), "reference": _name(reference)}
+    return {**names, "images": n, "extractor": identity, "seed": seed}
+
+
+def _of_statistics(
+    fake: FeatureSet | Statistics, real: FeatureSet | Statistics, protocol: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what can be told of two sides of which statistics are all that is known of one."""
+    found = [each.extractor for each in (fake, real) if isinstance(each, Statistics)]
+    if len(found) == 2:
+        if None not in found and found[0] != found[1]:
+            raise UsageError(f"the statistics are of {found[0]} and of {found[1]}: wanted one")
+        protocol = protocol | {"extractor": found[0] or found[1]}
+    distance = frechet_distance(fake.moments, real.moments)
+    return {"metrics": {"frechet_distance": distance}, "protocol": protocol}
+
+
+def _full_name(images: Images) -> Images:
+    """Return images, a folder of them with its name as data."""
+    if isinstance(images, (np.ndarray, Result, Trained)) or str(images).startswith(DATA):
+        return images
+    path = path_of(images)
+    return f"folder:{path}" if path.is_dir() and not is_trained(path) else images
+
+
+def _as_a_run(recipe: Recipe, images: Images) -> DataOptions:
+    """Return how data beside a run are read: as its test images, but all that are not its own."""
+    options = dataclasses.replace(recipe.data_options.for_test, border=0)
+    if isinstance(images, str) and absolute(images) == recipe.data:
+        return options
+    return dataclasses.replace(options, split=DataOptions().split)
 
 
 def _is_source(side: Side) -> TypeGuard[Source]:
@@ -162,8 +198,6 @@ def _open(images: Images, options: DataOptions, checkpoint: Checkpoint) -> Side:
         return load(images, checkpoint)
     if not is_remote(str(images)) and path.suffix in (".npy", ".npz"):
         return _read_arrays(path)
-    if path.is_dir():
-        return open_source(f"folder:{path}", options)
     return open_source(str(images), options)
 
 
@@ -251,8 +285,7 @@ def _size(sides: list[Side], n: int | None) -> int | None:
 
 def _feature_net(
     sides: list[Side],
-    samples: Any,
-    reference: Any,
+    given: Sequence[Any],
     options: DataOptions,
     extractor: ExtractorKind | None,
     weights: str | Path | None,
@@ -262,7 +295,7 @@ def _feature_net(
     models = [side for side in sides if isinstance(side, Trained)]
     with_classes = [
         name
-        for side, name in zip(sides[::-1], (reference, samples), strict=True)
+        for side, name in zip(sides[::-1], given[::-1], strict=True)
         if _is_source(side) and side.spec.classes > 1
     ]
     if extractor is None:
@@ -324,8 +357,14 @@ def _blocks(images: np.ndarray) -> Iterator[Batch]:
         yield Batch(some, np.zeros(len(some), np.int32))
 
 
-def _choose(images: FeatureSet, n: int, seed: int) -> tuple[FeatureSet, FeatureSet | None]:
-    """Return `n` images, and as many others; None if there are not as many."""
+def _choose(
+    images: FeatureSet, n: int, seed: int, in_order: bool = True
+) -> tuple[FeatureSet, FeatureSet | None]:
+    """Return `n` images, and as many others; None if there are not as many.
+
+    Files are often sorted by their class, which an Inception Score of parts of them would see.
+    """
     order = np.random.default_rng(seed).permutation(len(images))
-    chosen, others = (images.take(np.sort(rows)) for rows in (order[:n], order[n : 2 * n]))
+    rows = [np.sort(each) if in_order else each for each in (order[:n], order[n : 2 * n])]
+    chosen, others = (images.take(each) for each in rows)
     return chosen, others if len(others) == n else None

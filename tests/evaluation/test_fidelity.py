@@ -86,6 +86,21 @@ def test_stored_statistics_stand_for_the_images(run, tmp_path):
         genjax.fidelity("digits", file, options=DataOptions(split="train[:50%]"))
     with pytest.raises(UsageError, match=r"the statistics are of .*, a classifier: wanted a run"):
         genjax.fidelity(samples, file)
+    assert genjax.fidelity(file, file)["metrics"]["frechet_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_folder_of_ones_own_is_compared_whole_and_in_any_order(run, tmp_path):
+    """All of it, though the run is tested on a part of its data; the names sort it by class."""
+    images, labels, _ = read_all(open_source("digits", DataOptions()))
+    for i, (image, label) in enumerate(zip(images[:400], labels, strict=False)):
+        path = tmp_path / f"own/{label}/{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    found = genjax.fidelity(run, tmp_path / "own")
+    assert found["protocol"]["images"] == 400
+    found = genjax.fidelity(tmp_path / "own", "digits", n=400)["metrics"]
+    assert found["inception_score"] > 6
+    assert genjax.fidelity(tmp_path / "own", tmp_path / "own")["metrics"]["precision"] == 1
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(run, tmp_path):

@@ -157,6 +157,9 @@ def _of_statistics(
         if None not in found and found[0] != found[1]:
             raise UsageError(f"the statistics are of {found[0]} and of {found[1]}: wanted one")
         protocol = protocol | {"extractor": found[0] or found[1]}
+    for each in (fake, real):
+        if isinstance(each, FeatureSet):
+            protocol = protocol | {"images": len(each)}
     distance = frechet_distance(fake.moments, real.moments)
     return {"metrics": {"frechet_distance": distance}, "protocol": protocol}
 

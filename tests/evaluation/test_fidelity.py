@@ -66,7 +66,7 @@ def test_stored_statistics_stand_for_the_images(run, tmp_path):
     file = tmp_path / "digits.npz"
     genjax.fidelity(run, "digits", n=10, options=OPTIONS, save_statistics=file)
     found = genjax.fidelity(run, file, n=300)
-    assert set(found["metrics"]) == {"frechet_distance"}
+    assert set(found["metrics"]) == {"frechet_distance"} and found["protocol"]["images"] == 300
     model = load(run)
     recipe, state = model.recipe, model.state
     samples = sample_state(recipe, state, jax.random.split(jax.random.key(0))[0], 300)

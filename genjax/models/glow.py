@@ -372,10 +372,14 @@ def scale(config: GlowConfig, levels: jax.Array) -> jax.Array:
 
 
 def _to_images(config: GlowConfig, x: jax.Array) -> jax.Array:
-    """Round x, in [-1/2, 1/2), down to its gray level, and scale to float32 in [-1, 1]."""
+    """Round x, in [-1/2, 1/2), down to its gray level, and scale to float32 in [-1, 1].
+
+    Gradients pass as if nothing were rounded (Bengio et al. 2013, straight-through).
+    """
     highest = 2**config.bits - 1
     x = jnp.nan_to_num(x)  # gray where the inverse overflowed, which `health` reports
-    levels = jnp.clip(jnp.floor((x + 0.5) * 2**config.bits), 0, highest)
+    levels = (x + 0.5) * 2**config.bits
+    levels = jnp.clip(levels + jax.lax.stop_gradient(jnp.floor(levels) - levels), 0, highest)
     return jnp.clip(levels * (2 / highest) - 1, -1, 1)  # it may round to above 1
 
 

@@ -225,6 +225,17 @@ def test_reconstructions_are_exact(bits):
     np.testing.assert_array_equal(levels, batch.images // 2 ** (8 - bits))
 
 
+@pytest.mark.parametrize("bits", [8, 5])
+def test_gradients_pass_the_rounding_of_images(bits):
+    config = dataclasses.replace(SMALL, bits=bits)
+    x = jnp.linspace(-0.49, 0.49, 9)
+    images = glow._to_images(config, x)
+    levels = (np.asarray(images) + 1) / 2 * (2**bits - 1)
+    np.testing.assert_allclose(levels, np.floor((x + 0.5) * 2**bits), atol=1e-4)
+    slopes = jax.grad(lambda x: jnp.sum(glow._to_images(config, x)))(x)
+    np.testing.assert_allclose(slopes, 2 ** (bits + 1) / (2**bits - 1), rtol=1e-6)
+
+
 def test_temperature_is_the_spread_of_the_latents():
     state = _state(SMALL)
     sample = jax.jit(functools.partial(glow.sample, SMALL))

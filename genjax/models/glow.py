@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from pydantic import Field
 
 from genjax import transforms
@@ -378,9 +379,10 @@ def _to_images(config: GlowConfig, x: jax.Array) -> jax.Array:
     """
     highest = 2**config.bits - 1
     x = jnp.nan_to_num(x)  # gray where the inverse overflowed, which `health` reports
-    levels = (x + 0.5) * 2**config.bits
-    levels = jnp.clip(levels + jax.lax.stop_gradient(jnp.floor(levels) - levels), 0, highest)
-    return jnp.clip(levels * (2 / highest) - 1, -1, 1)  # it may round to above 1
+    below = np.nextafter(np.float32(highest + 1), np.float32(0))
+    levels = jnp.clip((x + 0.5) * 2**config.bits, 0, below)
+    images = (levels + lax.stop_gradient(jnp.floor(levels) - levels)) * (2 / highest) - 1
+    return images - lax.stop_gradient(jnp.maximum(images - 1, 0))  # it may round to above 1
 
 
 def _noise(

@@ -67,6 +67,9 @@ def checked(cls: type[T]) -> type[T]:
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **fields: Any) -> None:
+        if unknown := sorted(fields.keys() - set(names)):
+            known = ", ".join(names)
+            raise UsageError(f"{cls.__name__} has no {', '.join(unknown)}: wanted {known}")
         try:  # messages name the fields, also of arguments that are given by their places
             init(self, *args[len(names) :], **dict(zip(names, args, strict=False)), **fields)
         except ValidationError as error:

@@ -121,7 +121,7 @@ MISTAKES = {
     "import no_such_package": "line 2: ModuleNotFoundError: No module named 'no_such_package'",
     "def f(): return missing\nf()": "line 2: NameError: name 'missing' is not defined",
     "recipe = genjax.Recipe(family='gan')": "line 2: model is missing",
-    "genjax.ImageSpec(8, 8, 1, colors=3)": "ImageSpec has no colors: wanted height, width, channels",
+    "genjax.ImageSpec(8, 8, 1, colors=3)": "ImageSpec has no colors: wanted height, width, ",
     "\0": "source code string cannot contain null bytes",
 }
 

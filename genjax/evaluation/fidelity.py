@@ -16,7 +16,7 @@ import tyro
 from genjax.data.paths import is_remote
 from genjax.data.source import DataOptions, Source
 from genjax.data.sources import STACKED, absolute, open_source
-from genjax.data.values import checked_images
+from genjax.data.values import checked_images, name_of
 from genjax.evaluation.distances import MIN_IMAGES, distances
 from genjax.evaluation.evaluate import (
     MOST_SAMPLES,
@@ -27,6 +27,7 @@ from genjax.evaluation.evaluate import (
 )
 from genjax.evaluation.extractor import ExtractorKind, create_extractor, weights_path
 from genjax.evaluation.features import FeatureSet, block_size, data_features, measure
+from genjax.figures.output import check_file
 from genjax.figures.sample import is_conditional
 from genjax.metrics.features import FeatureNet
 from genjax.metrics.frechet import Moments, frechet_distance
@@ -37,10 +38,12 @@ from genjax.run.trained import Checkpoint, Result, Trained, is_trained, load, pa
 from genjax.types import Batch, UsageError
 
 Images = Annotated[
-    str | Path | Result | Trained | np.ndarray,
+    str | Path | Result | Trained | Source | np.ndarray,
     tyro.conf.Positional,
     tyro.conf.arg(constructor=str, metavar="IMAGES"),
 ]
+# The same, with data by their name.
+Named = str | Path | Result | Trained | np.ndarray
 # What names of data begin with that are no paths by themselves.
 DATA = ("folder:", "tfds:", f"{STACKED}:")
 
@@ -78,7 +81,8 @@ def fidelity(
 
     Each is a run folder or a model file (its samples), a folder of images, `digits`, `tfds:NAME`, a
     `.zip` or `.array_record`, a `.npy` or `.npz` of images, an array of them (uint8 [N, H, W] or
-    [N, H, W, C]), or a `.npz` with the statistics `mu` and `sigma` that tools for FID exchange.
+    [N, H, W, C]) or other data as a value (`genjax.data`), or a `.npz` with the statistics `mu` and
+    `sigma` that tools for FID exchange.
 
     Args:
         samples: The samples.
@@ -106,14 +110,14 @@ def fidelity(
     """
     check_seed(seed)
     weights_path(extractor, weights)  # before any work
-    if save_statistics is not None and Path(save_statistics).suffix != ".npz":
-        raise UsageError(f"save_statistics {save_statistics}: should end in .npz")
+    if save_statistics is not None:
+        check_file(Path(save_statistics), ".npz")
     given = [_full_name(images) for images in (samples, reference)]
     sides = [_open(images, options, checkpoint) for images in given]
     how = [options, options]
     models = [side for side in sides if isinstance(side, Trained)]
-    if models and options == DataOptions():
-        how = [_as_a_run(models[0].recipe, images) for images in given]
+    if models:
+        how = [_as_a_run(models[0].recipe, images, options) for images in given]
         sides = [_open(*each, checkpoint) for each in zip(given, how, strict=True)]
     _check_shapes(sides)
     n = _size(sides, n)
@@ -131,9 +135,12 @@ def fidelity(
     fake, real = measured
     if isinstance(fake, Statistics) or isinstance(real, Statistics):
         return _of_statistics(fake, real, protocol)
-    assert n is not None
-    chosen, others = _choose(real, n, seed)
     counts = [len(each) for each in (fake, real)]
+    n = min(n or MOST_SAMPLES, *counts)  # fewer where files are broken
+    if n < MIN_IMAGES:
+        raise UsageError(f"{n} images can be read: wanted at least {MIN_IMAGES} on each side")
+    protocol = _protocol(samples, reference, n, identity, seed)
+    chosen, others = _choose(real, n, seed)
     log.info("%s images of each side are compared, of %s and %s", *(f"{x:,}" for x in (n, *counts)))
     if others is None:
         log.info("no floor of these distances: it takes %s images of the reference", f"{2 * n:,}")
@@ -164,20 +171,30 @@ def _of_statistics(
     return {"metrics": {"frechet_distance": distance}, "protocol": protocol}
 
 
-def _full_name(images: Images) -> Images:
-    """Return images, a folder of them with its name as data."""
-    if isinstance(images, (np.ndarray, Result, Trained)) or str(images).startswith(DATA):
+def _full_name(images: Images) -> Named:
+    """Return images, a folder of them or data as a value by their name."""
+    if not isinstance(images, (str, Path, Result, Trained, np.ndarray)):
+        return name_of(images)
+    if not isinstance(images, (str, Path)) or str(images).startswith(DATA):
         return images
     path = path_of(images)
     return f"folder:{path}" if path.is_dir() and not is_trained(path) else images
 
 
-def _as_a_run(recipe: Recipe, images: Images) -> DataOptions:
-    """Return how data beside a run are read: as its test images, but all that are not its own."""
-    options = dataclasses.replace(recipe.data_options.for_test, border=0)
-    if isinstance(images, str) and absolute(images) == recipe.data:
-        return options
-    return dataclasses.replace(options, split=DataOptions().split)
+def _as_a_run(recipe: Recipe, images: Named, options: DataOptions) -> DataOptions:
+    """Return how data beside a run are read: as its test images, but all that are not its own.
+
+    Options that are given, which are not the defaults, take the place of the run's.
+    """
+    found = dataclasses.replace(recipe.data_options.for_test, border=0)
+    if not (isinstance(images, str) and absolute(images) == recipe.data):
+        found = dataclasses.replace(found, split=DataOptions().split)
+    given = {
+        field.name: value
+        for field in dataclasses.fields(options)
+        if (value := getattr(options, field.name)) != getattr(DataOptions(), field.name)
+    }
+    return dataclasses.replace(found, **given)
 
 
 def _is_source(side: Side) -> TypeGuard[Source]:
@@ -185,10 +202,14 @@ def _is_source(side: Side) -> TypeGuard[Source]:
 
 
 def _name(images: Images) -> str:
-    return "array" if isinstance(images, np.ndarray) else str(path_of(images))
+    if isinstance(images, np.ndarray):
+        return "array"
+    if isinstance(images, (str, Path, Result, Trained)):
+        return str(path_of(images))
+    return name_of(images)
 
 
-def _open(images: Images, options: DataOptions, checkpoint: Checkpoint) -> Side:
+def _open(images: Named, options: DataOptions, checkpoint: Checkpoint) -> Side:
     """Open one side."""
     if isinstance(images, np.ndarray):
         return checked_images("the array", images)
@@ -199,37 +220,30 @@ def _open(images: Images, options: DataOptions, checkpoint: Checkpoint) -> Side:
     path = Path(path_of(images))
     if is_trained(path_of(images)):
         return load(images, checkpoint)
-    if not is_remote(str(images)) and path.suffix in (".npy", ".npz"):
-        return _read_arrays(path)
+    if not is_remote(str(images)) and path.suffix == ".npz":
+        statistics = _read_statistics(path)
+        if statistics is not None:
+            return statistics
     return open_source(str(images), options)
 
 
-def _read_arrays(path: Path) -> np.ndarray | Statistics:
-    """Read images or statistics.
+def _read_statistics(path: Path) -> Statistics | None:
+    """Read the statistics of a file; None if it has none.
 
     Raises:
-        UsageError: The file has neither.
+        UsageError: It cannot be read.
     """
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
     try:
-        if path.suffix == ".npy":
-            return checked_images(str(path), np.load(path, mmap_mode="r"))
         with path.open("rb") as file, np.load(file) as found:
-            names = list(found)
-            if {"mu", "sigma"} <= set(names):
+            if {"mu", "sigma"} <= set(found):
                 return _checked_statistics(path, dict(found))
-            image_arrays = [name for name in ("images", "arr_0") if name in names]
-            if image_arrays:
-                return checked_images(str(path), found[image_arrays[0]])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path}: cannot be read as arrays: {error}".splitlines()[0]) from error
-    raise UsageError(
-        f"{path}: has the arrays {', '.join(names)}; wanted images, named images or arr_0, or "
-        "statistics, named mu and sigma"
-    )
+    return None
 
 
 def _checked_statistics(path: Path, arrays: dict[str, np.ndarray]) -> Statistics:

@@ -101,6 +101,14 @@ def test_a_folder_of_ones_own_is_compared_whole_and_in_any_order(run, tmp_path):
     found = genjax.fidelity(tmp_path / "own", "digits", n=400)["metrics"]
     assert found["inception_score"] > 6
     assert genjax.fidelity(tmp_path / "own", tmp_path / "own")["metrics"]["precision"] == 1
+    np.savez(tmp_path / "large.npz", images=np.kron(images[:80], np.ones((1, 2, 2, 1), np.uint8)))
+    named = DataOptions(size=(8,))  # beside the options of the run
+    assert genjax.fidelity(run, tmp_path / "large.npz", options=named)["protocol"]["images"] == 80
+    values = genjax.data.arrays(images[:90], labels[:90])
+    assert genjax.fidelity(values, run)["protocol"]["images"] == 90
+    (tmp_path / "own/0/broken.png").write_bytes(b"no image")
+    found = genjax.fidelity(tmp_path / "own", "digits")
+    assert found["protocol"]["images"] == 400
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(run, tmp_path):
@@ -112,7 +120,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(run, tmp_path):
     images = np.zeros((20, 8, 8, 1), np.uint8)
     arrays = {
         "floats.npy": np.zeros((9, 8, 8, 1)),
-        "odd.npz": {"x": images},
+        "odd.npz": {"weights": images},
         "mu.npz": {"mu": np.zeros(3), "sigma": np.zeros((3, 2))},
         "nan.npz": {"mu": np.full(2, np.nan), "sigma": np.zeros((2, 2))},
         "object.npy": np.array([{}]),
@@ -130,7 +138,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(run, tmp_path):
         r"the array: has float64 \[9, 8, 8, 1\]; wanted images uint8", np.zeros((9, 8, 8, 1)), run
     )
     refused(r"floats.npy: has float64", tmp_path / "floats.npy", "digits")
-    refused("odd.npz: has the arrays x; wanted images", tmp_path / "odd.npz", "digits")
+    refused("odd.npz: has the arrays weights; wanted images", tmp_path / "odd.npz", "digits")
     refused(r"mu.npz: .* wanted floats \[D\] and \[D, D\]", images, tmp_path / "mu.npz")
     refused("nan.npz: not all numbers are finite", images, tmp_path / "nan.npz")
     for name in ("object.npy", "broken.npz"):
@@ -139,6 +147,4 @@ def test_what_cannot_be_compared_is_refused_in_one_line(run, tmp_path):
     refused("data 'nothing' is unknown", "nothing", "digits")
     refused("no side has classes", images, images, extractor="classifier")
     refused("no Inception weights", images, images)
-    refused(
-        "save_statistics a.csv: should end in .npz", run, "digits", save_statistics=Path("a.csv")
-    )
+    refused("output a.csv: should end in .npz", run, "digits", save_statistics=Path("a.csv"))

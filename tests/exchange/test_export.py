@@ -215,7 +215,7 @@ def test_damaged_foreign_and_newer_files_are_named(run, tmp_path):
         "its card has format None": [with_card(format=None)],
         "step = -1": [with_card(step=-1)],
         "recipe = 3: should be an object": [with_card(recipe=3)],
-        "surprise = 1": [with_card(surprise=1)],
+        "Card has no surprise: wanted recipe, ": [with_card(surprise=1)],
     }
     path = tmp_path / "x.safetensors"
     for message, files in cases.items():

@@ -42,8 +42,8 @@ Images = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(constructor=str, metavar="IMAGES"),
 ]
-# The same, with data by their name.
-Named = str | Path | Result | Trained | np.ndarray
+# The same, with data by their name and models loaded.
+Named = str | Path | Trained | np.ndarray
 # What names of data begin with that are no paths by themselves.
 DATA = ("folder:", "tfds:", f"{STACKED}:")
 
@@ -112,13 +112,10 @@ def fidelity(
     weights_path(extractor, weights)  # before any work
     if save_statistics is not None:
         check_file(Path(save_statistics), ".npz")
-    given = [_full_name(images) for images in (samples, reference)]
-    sides = [_open(images, options, checkpoint) for images in given]
-    how = [options, options]
-    models = [side for side in sides if isinstance(side, Trained)]
-    if models:
-        how = [_as_a_run(models[0].recipe, images, options) for images in given]
-        sides = [_open(*each, checkpoint) for each in zip(given, how, strict=True)]
+    given = [_named(images, checkpoint) for images in (samples, reference)]
+    models = [each for each in given if isinstance(each, Trained)]
+    how = [_as_a_run(models[0].recipe, each, options) if models else options for each in given]
+    sides = [_open(*each) for each in zip(given, how, strict=True)]
     _check_shapes(sides)
     n = _size(sides, n)
     stored = [side for side in sides if isinstance(side, Statistics)]
@@ -131,21 +128,20 @@ def fidelity(
     ]
     if save_statistics is not None:
         _save_statistics(Path(save_statistics), measured[1].moments, identity)
-    protocol = _protocol(samples, reference, n, identity, seed)
     fake, real = measured
     if isinstance(fake, Statistics) or isinstance(real, Statistics):
-        return _of_statistics(fake, real, protocol)
+        return _of_statistics(fake, real, _protocol(samples, reference, n, identity, seed))
     counts = [len(each) for each in (fake, real)]
     n = min(n or MOST_SAMPLES, *counts)  # fewer where files are broken
     if n < MIN_IMAGES:
         raise UsageError(f"{n} images can be read: wanted at least {MIN_IMAGES} on each side")
-    protocol = _protocol(samples, reference, n, identity, seed)
     chosen, others = _choose(real, n, seed)
     log.info("%s images of each side are compared, of %s and %s", *(f"{x:,}" for x in (n, *counts)))
     if others is None:
         log.info("no floor of these distances: it takes %s images of the reference", f"{2 * n:,}")
     compared, _ = _choose(fake, n, seed, in_order=isinstance(sides[0], Trained))
-    return {"metrics": distances(compared, chosen, others, seed), "protocol": protocol}
+    metrics = distances(compared, chosen, others, seed)
+    return {"metrics": metrics, "protocol": _protocol(samples, reference, n, identity, seed)}
 
 
 def _protocol(
@@ -171,14 +167,20 @@ def _of_statistics(
     return {"metrics": {"frechet_distance": distance}, "protocol": protocol}
 
 
-def _full_name(images: Images) -> Named:
-    """Return images, a folder of them or data as a value by their name."""
-    if not isinstance(images, (str, Path, Result, Trained, np.ndarray)):
+def _named(images: Images, checkpoint: Checkpoint) -> Named:
+    """Return images, a folder of them or data as a value by their name, and a model loaded."""
+    if isinstance(images, (Result, Trained)):
+        return load(images, checkpoint)
+    if isinstance(images, np.ndarray):
+        return images
+    if not isinstance(images, (str, Path)):
         return name_of(images)
-    if not isinstance(images, (str, Path)) or str(images).startswith(DATA):
+    if str(images).startswith(DATA):  # its path, if it has one, follows
         return images
     path = path_of(images)
-    return f"folder:{path}" if path.is_dir() and not is_trained(path) else images
+    if is_trained(path):
+        return load(images, checkpoint)
+    return f"folder:{path}" if path.is_dir() else images
 
 
 def _as_a_run(recipe: Recipe, images: Named, options: DataOptions) -> DataOptions:
@@ -209,19 +211,14 @@ def _name(images: Images) -> str:
     return name_of(images)
 
 
-def _open(images: Named, options: DataOptions, checkpoint: Checkpoint) -> Side:
+def _open(images: Named, options: DataOptions) -> Side:
     """Open one side."""
+    if isinstance(images, Trained):
+        return images
     if isinstance(images, np.ndarray):
         return checked_images("the array", images)
-    if isinstance(images, (Result, Trained)):
-        return load(images, checkpoint)
-    if str(images).startswith(DATA):  # its path, if it has one, follows
-        return open_source(str(images), options)
-    path = Path(path_of(images))
-    if is_trained(path_of(images)):
-        return load(images, checkpoint)
-    if not is_remote(str(images)) and path.suffix == ".npz":
-        statistics = _read_statistics(path)
+    if str(images).endswith(".npz") and not str(images).startswith(DATA):
+        statistics = None if is_remote(str(images)) else _read_statistics(Path(path_of(images)))
         if statistics is not None:
             return statistics
     return open_source(str(images), options)

@@ -18,7 +18,6 @@ from genjax import Recipe, UsageError
 from genjax.data.paths import to_path
 from genjax.data.source import DataOptions
 from genjax.data.sources import open_source
-from genjax.evaluation import fidelity
 from genjax.exchange.export import describe
 from genjax.figures.grid import to_picture, to_png
 from genjax.figures.sample import CHUNK, sample_state
@@ -327,6 +326,6 @@ def test_a_hub_holds_model_files_runs_and_data(run, monkeypatch):
         picture = to_png(to_picture(np.full((8, 8, 1), 80 * i, np.uint8)))
         to_path(f"hf://datasets/me/images/{name}").write_bytes(picture)
     source = open_source("folder:hf://datasets/me/images", DataOptions())
-    side = fidelity._open("folder:hf://datasets/me/images", DataOptions(), "best")
-    assert len(side) == 3
+    with pytest.raises(UsageError, match="3 images"):  # opened, and too few
+        genjax.fidelity("hf://datasets/me/images", "folder:hf://datasets/me/images")
     assert (len(source), source.spec.shape, source.class_names) == (3, (8, 8, 1), ["a", "b"])

@@ -40,7 +40,10 @@ FUNCTIONS = {
     **{
         f"{name} {player}": (loss, [(B,)] * count, (B,))
         for name, pair in adversarial.ADVERSARIAL_LOSSES.items()
-        for player, loss, count in (("d", pair[0], 2), ("g", pair[1], 1))
+        for player, loss, count in (
+            ("d", pair.discriminator_loss, 2),
+            ("g", pair.generator_loss, 2 if pair.is_relativistic else 1),
+        )
     },
     "wasserstein d": (adversarial.wasserstein_critic_loss, [(B,), (B,)], (B,)),
     "norm": (functools.partial(penalties.input_gradient_norm, _critic), [IMAGE], (B,)),

@@ -129,6 +129,8 @@ CASES: dict[str, Callable[[_Draws], Case]] = {
     "hinge_discriminator_loss": _of_pair(adversarial.hinge_discriminator_loss),
     "wasserstein_critic_loss": _of_pair(adversarial.wasserstein_critic_loss),
     "wasserstein_generator_loss": _of_one(adversarial.wasserstein_generator_loss),
+    "relativistic_discriminator_loss": _of_pair(adversarial.relativistic_discriminator_loss),
+    "relativistic_generator_loss": _of_pair(adversarial.relativistic_generator_loss),
     "input_gradient_norm": _penalty(penalties.input_gradient_norm),
     "r1_penalty": _penalty(penalties.r1_penalty),
     "gradient_penalty": _penalty(penalties.gradient_penalty),

@@ -46,8 +46,16 @@ from genjax.steps.augment import (
     real_sign,
     with_probability,
 )
-from genjax.steps.diagnostics import discriminator_metrics
-from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
+from genjax.steps.gan import (
+    PenaltyConfig,
+    create_gan_state,
+    game_metrics,
+    init_networks,
+    mask_penalties,
+    real_images,
+    update_generator,
+    zero_centered_penalties,
+)
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState, SpectralPlayer
 from genjax.steps.update import (
@@ -101,7 +109,7 @@ class PlayerConfig(OptimizerConfig):
 
 
 @checked
-class BigganConfig(AugmentConfig):
+class BigganConfig(PenaltyConfig, AugmentConfig):
     """The config of BigGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 120
@@ -417,9 +425,9 @@ def discriminator_step(
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss`, `d_grad_norm`, those of
-        `discriminator_metrics` and `real_sign`, `logit_gap` (the mean logit of real images minus
-        that of generated ones: the hinge asks for 2), and `d_max_singular_value`, over the weights
-        of all layers.
+        `game_metrics`, `zero_centered_penalties` and `real_sign`, `logit_gap` (the mean logit of
+        real images minus that of generated ones: the hinge asks for 2), and `d_max_singular_value`,
+        over the weights of all layers.
     """
     generator, discriminator = networks(config, state.spec)
     opponent = state.generator
@@ -433,20 +441,26 @@ def discriminator_step(
         ]
         images = jnp.concatenate(seen)
         both = None if labels is None else jnp.concatenate([labels, labels])
-        logits, carried = apply_network(discriminator, params, carried, images, both)
+        logits, carried_on = apply_network(discriminator, params, carried, images, both)
         real_logits, fake_logits = jnp.split(logits, 2)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
-        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
-        metrics |= real_sign(config, real_logits)
+        loss, metrics = game_metrics(losses, real_logits, fake_logits, real, fake)
+        metrics |= real_sign(config, losses, real_logits, fake_logits)
         metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
-        return loss, (carried, metrics)
+        penalty, found = zero_centered_penalties(
+            config,
+            state.step,
+            lambda images: apply_network(discriminator, params, carried, images, labels)[0],
+            *seen,
+        )
+        return loss + penalty, (carried_on, metrics | found)
 
     batch = (real, z, labels)
     optimizer = create_optimizer(config.discriminator, state.step)
     player, metrics = update_player(
         loss_fn, state.discriminator, batch, optimizer, config, "d_grad_norm"
     )
+    metrics = mask_penalties(config, state.step, metrics)
     metrics |= largest_singular_value("d_max_singular_value", player)
     return dataclasses.replace(state, discriminator=player), metrics
 
@@ -457,6 +471,7 @@ def generator_step(
     z: jax.Array,
     labels: jax.Array | None,
     key: jax.Array | None = None,
+    real: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take one step of G against the state's discriminator, and update the moving average.
 
@@ -466,6 +481,7 @@ def generator_step(
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
         key: The PRNG key of augmentations; None without any.
+        real: Real images, float32 [B, H, W, C] in [-1, 1], which a relativistic loss needs.
 
     Returns:
         The state with the new generator, and the metrics `g_loss`, `g_grad_norm`, and
@@ -474,9 +490,9 @@ def generator_step(
     """
     player, metrics = update_generator(
         networks(config, state.spec),
-        adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss,
+        adversarial.ADVERSARIAL_LOSSES[config.loss],
         state,
-        (z, labels),
+        (z, labels, real),
         create_optimizer(config.generator, state.step),
         config,
         penalty=lambda params: orthogonal_loss(config, params),
@@ -515,7 +531,8 @@ def step(
     )
 
     def update(state: GanState) -> tuple[GanState, Metrics]:
-        return generator_step(config, state, batch_noise(g_key, shape), labels, g_augment_key)
+        z = batch_noise(g_key, shape)
+        return generator_step(config, state, z, labels, g_augment_key, real)
 
     is_due = (state.step + 1) % config.discriminator_steps == 0
     names = ["g_loss", "g_grad_norm", *["g_max_singular_value"] * config.generator.spectral_norm]

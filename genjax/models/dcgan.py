@@ -34,8 +34,17 @@ from genjax.steps.augment import (
     real_sign,
     with_probability,
 )
-from genjax.steps.diagnostics import discriminator_metrics, standard_deviation
-from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
+from genjax.steps.diagnostics import standard_deviation
+from genjax.steps.gan import (
+    PenaltyConfig,
+    create_gan_state,
+    game_metrics,
+    init_networks,
+    mask_penalties,
+    real_images,
+    update_generator,
+    zero_centered_penalties,
+)
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
@@ -63,10 +72,12 @@ class PlayerConfig(OptimizerConfig):
 
     features: Annotated[int, Field(gt=0)] = 64
     """Channels of the layer next to the image; they double with each halving of its size."""
+    batch_norm: bool = True
+    """Whether the network has batch norm; without it, its convolutions have a bias."""
 
 
 @checked
-class DcganConfig(AugmentConfig):
+class DcganConfig(PenaltyConfig, AugmentConfig):
     """The config of DCGAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 100
@@ -92,6 +103,7 @@ class Generator(nn.Module):
 
     spec: ImageSpec
     features: int
+    batch_norm: bool = True
     dtype: str = "float32"
 
     @nn.compact
@@ -108,13 +120,15 @@ class Generator(nn.Module):
         x = project(append_labels(z, labels, self.spec.classes))
         x = x.reshape(-1, height, width, widths[0])
         for i, features in enumerate((*widths[1:], self.spec.channels)):
-            x = nn.relu(BatchNorm(scale_init=scale_init, name=f"norm_{i}")(x, train))
+            if self.batch_norm:
+                x = BatchNorm(scale_init=scale_init, name=f"norm_{i}")(x, train)
+            x = nn.relu(x)
             up = ConvTranspose(
                 features,
                 kernel_size=4,
                 stride=2,
                 padding=1,
-                use_bias=False,
+                use_bias=not self.batch_norm,
                 kernel_init=WEIGHTS,
                 dtype=self.dtype,
                 name=f"up_{i}",
@@ -160,9 +174,10 @@ class Discriminator(nn.Module):
 
 def networks(config: DcganConfig, spec: ImageSpec) -> tuple[Generator, Discriminator]:
     """Return the generator and the discriminator that `config` describes."""
+    generator, discriminator, dtype = config.generator, config.discriminator, config.dtype
     return (
-        Generator(spec, config.generator.features, config.dtype),
-        Discriminator(spec, config.discriminator.features, dtype=config.dtype),
+        Generator(spec, generator.features, generator.batch_norm, dtype),
+        Discriminator(spec, discriminator.features, discriminator.batch_norm, dtype),
     )
 
 
@@ -210,8 +225,8 @@ def discriminator_step(
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm`, those
-        of `discriminator_metrics` and `real_sign`, and with DRAGAN `gradient_penalty` (without its
-        weight).
+        of `game_metrics`, `zero_centered_penalties` and `real_sign`, and with DRAGAN
+        `gradient_penalty` (without its weight).
     """
     _, discriminator = networks(config, state.spec)
     std = standard_deviation(real)
@@ -225,20 +240,20 @@ def discriminator_step(
         real_logits, carried = apply_network(discriminator, params, carried, seen_real, labels)
         fake_logits, carried = apply_network(discriminator, params, carried, seen_fake, labels)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
-        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
-        metrics |= real_sign(config, real_logits)
+        loss, metrics = game_metrics(losses, real_logits, fake_logits, real, fake)
+        metrics |= real_sign(config, losses, real_logits, fake_logits)
+
+        # Penalties need a D that treats each image on its own: with running statistics.
+        def logits(images: jax.Array) -> jax.Array:
+            running = state.discriminator.collections
+            return apply_network(discriminator, params, running, images, labels, False)[0]
+
+        penalty, found = zero_centered_penalties(config, state.step, logits, seen_real, seen_fake)
         if config.dragan_weight:
             points = perturb(real, std, batch_noise(key, real.shape, jax.random.uniform))
-
-            # The penalty needs a D that treats each image on its own: with running statistics.
-            def logits(images: jax.Array) -> jax.Array:
-                running = state.discriminator.collections
-                return apply_network(discriminator, params, running, images, labels, False)[0]
-
-            metrics["gradient_penalty"] = jnp.mean(gradient_penalty(logits, points))
-            loss += config.dragan_weight * metrics["gradient_penalty"]
-        return loss, (carried, metrics)
+            found["gradient_penalty"] = jnp.mean(gradient_penalty(logits, points))
+            penalty += config.dragan_weight * found["gradient_penalty"]
+        return loss + penalty, (carried, metrics | found)
 
     player, metrics = update_player(
         loss_fn,
@@ -248,6 +263,7 @@ def discriminator_step(
         config,
         "d_grad_norm",
     )
+    metrics = mask_penalties(config, state.step, metrics)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
@@ -257,6 +273,7 @@ def generator_step(
     z: jax.Array,
     labels: jax.Array | None,
     key: jax.Array | None = None,
+    real: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take one step of G against the state's discriminator, and update the moving average.
 
@@ -266,16 +283,16 @@ def generator_step(
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
         key: The PRNG key of augmentations; None without any.
+        real: Real images, float32 [B, H, W, C] in [-1, 1], which a relativistic loss needs.
 
     Returns:
         The state with the new generator, and the metrics `g_loss` (nats) and `g_grad_norm`.
     """
-    loss = adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss
     player, metrics = update_generator(
         networks(config, state.spec),
-        loss,
+        adversarial.ADVERSARIAL_LOSSES[config.loss],
         state,
-        (z, labels),
+        (z, labels, real),
         create_optimizer(config.generator, state.step),
         config,
         augment=functools.partial(augment_images, config, state, key),
@@ -300,7 +317,7 @@ def step(
     fake, _ = apply_network(generator, player.params, player.collections, z, labels)
     state, d_metrics = discriminator_step(config, state, real, fake, labels, penalty_key)
     augment_key = jax.random.fold_in(z_key, 0)
-    state, g_metrics = generator_step(config, state, z, labels, augment_key)
+    state, g_metrics = generator_step(config, state, z, labels, augment_key, real)
     state, p_metrics = adapt_probability(config, state, d_metrics, batch_size(real))
     metrics = {**d_metrics, **g_metrics, **p_metrics}
     return dataclasses.replace(state, step=state.step + 1), metrics

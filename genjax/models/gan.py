@@ -9,6 +9,7 @@ G: 64 -> 256 -> H*W*C, tanh. D: H*W*C -> 128 -> 1, a logit. Each has its own opt
 """
 
 import dataclasses
+import functools
 from typing import Annotated, Any, Literal
 
 import chex
@@ -20,13 +21,19 @@ from pydantic import Field
 from genjax.nn.batch import batch_noise
 from genjax.nn.mlp import hidden_layers
 from genjax.objectives import adversarial
-from genjax.steps.diagnostics import discriminator_metrics
-from genjax.steps.gan import create_gan_state, real_images
+from genjax.steps.gan import (
+    PenaltyConfig,
+    create_gan_state,
+    game_metrics,
+    mask_penalties,
+    real_images,
+    zero_centered_penalties,
+)
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
-    GradientConfig,
     create_player,
+    update_ema,
     update_player,
 )
 from genjax.types import Batch, Family, ImageSpec, Metrics, checked
@@ -43,13 +50,15 @@ class PlayerConfig(OptimizerConfig):
 
 
 @checked
-class GanConfig(GradientConfig):
+class GanConfig(PenaltyConfig):
     """The config of the MLP GAN."""
 
     latent_size: Annotated[int, Field(gt=0)] = 64
     """Size of the noise vector z."""
     loss: adversarial.AdversarialLossName = "non_saturating"
     """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of G that is sampled from; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; parameters, losses and updates stay float32."""
     generator: PlayerConfig = PlayerConfig()
@@ -113,7 +122,7 @@ def from_params(config: GanConfig, spec: ImageSpec, params: dict) -> GanState:
     discriminator = create_player(
         {"params": params["discriminator"]}, create_optimizer(config.discriminator, 0)
     )
-    return create_gan_state(generator, discriminator, spec, has_ema=False)
+    return create_gan_state(generator, discriminator, spec, config.ema_decay > 0)
 
 
 def init(config: GanConfig, key: jax.Array, spec: ImageSpec) -> GanState:
@@ -135,43 +144,58 @@ def discriminator_step(
     """Take one step of D on real and generated images, float32 [B, H, W, C] in [-1, 1].
 
     Returns:
-        The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm` and
-        those of `discriminator_metrics`.
+        The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm`, and
+        those of `game_metrics` and `zero_centered_penalties`.
     """
     _, discriminator = networks(config, state.spec)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake = part
-        real_logits = apply(discriminator, params, real)
-        fake_logits = apply(discriminator, params, fake)
+        logits = functools.partial(apply, discriminator, params)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
-        loss = jnp.mean(losses.discriminator_loss(real_logits, fake_logits))
-        metrics = {"d_loss": loss, **discriminator_metrics(real_logits, fake_logits, real, fake)}
-        return loss, (carried, metrics)
+        loss, metrics = game_metrics(losses, logits(real), logits(fake), real, fake)
+        penalty, found = zero_centered_penalties(config, state.step, logits, real, fake)
+        return loss + penalty, (carried, metrics | found)
 
     optimizer = create_optimizer(config.discriminator, state.step)
     player, metrics = update_player(
         loss_fn, state.discriminator, (real, fake), optimizer, config, "d_grad_norm"
     )
+    metrics = mask_penalties(config, state.step, metrics)
     return dataclasses.replace(state, discriminator=player), metrics
 
 
-def generator_step(config: GanConfig, state: GanState, z: jax.Array) -> tuple[GanState, Metrics]:
-    """Take one step of G against the state's discriminator, from noise [B, latent_size].
+def generator_step(
+    config: GanConfig, state: GanState, z: jax.Array, real: jax.Array | None = None
+) -> tuple[GanState, Metrics]:
+    """Take one step of G against the state's discriminator, and update the moving average.
+
+    Args:
+        config: The model.
+        state: The state before the step.
+        z: Noise, [B, latent_size].
+        real: Real images, float32 [B, H, W, C] in [-1, 1], which a relativistic loss needs.
 
     Returns:
         The state with the new generator, and the metrics `g_loss` (nats) and `g_grad_norm`.
     """
     generator, discriminator = networks(config, state.spec)
+    losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
 
-    def loss_fn(params: Any, carried: Any, z: jax.Array) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        fake_logits = apply(discriminator, state.discriminator.params, apply(generator, params, z))
-        loss = jnp.mean(adversarial.ADVERSARIAL_LOSSES[config.loss].generator_loss(fake_logits))
+    def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        z, *real = part
+        images = (*real, apply(generator, params, z))
+        logits = [apply(discriminator, state.discriminator.params, each) for each in images]
+        loss = jnp.mean(losses.generator_loss(*logits))
         return loss, (carried, {"g_loss": loss})
 
     optimizer = create_optimizer(config.generator, state.step)
-    player, metrics = update_player(loss_fn, state.generator, z, optimizer, config, "g_grad_norm")
-    return dataclasses.replace(state, generator=player), metrics
+    batch = (z, real) if losses.is_relativistic else (z,)
+    player, metrics = update_player(
+        loss_fn, state.generator, batch, optimizer, config, "g_grad_norm"
+    )
+    ema = update_ema(state.ema, player.variables, config.ema_decay, state.step)
+    return dataclasses.replace(state, generator=player, ema=ema), metrics
 
 
 def update_players(
@@ -195,7 +219,7 @@ def update_players(
     generator, _ = networks(config, state.spec)
     fake = apply(generator, state.generator.params, z)
     state, d_metrics = discriminator_step(config, state, real, fake)
-    state, g_metrics = generator_step(config, state, z)
+    state, g_metrics = generator_step(config, state, z, real)
     return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
 
 
@@ -210,7 +234,10 @@ def step(
 
 
 def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.Array) -> jax.Array:
-    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1]; ignores labels."""
+    """Map latents [n, latent_size] to images, float32 [n, H, W, C] in [-1, 1]; ignores labels.
+
+    This uses the moving average of the generator if there is one.
+    """
     del labels
     generator, _ = networks(config, state.spec)
     return apply(generator, state.sampling_variables["params"], latents)

@@ -32,15 +32,29 @@ from genjax.nn.mlp import hidden_layers
 from genjax.nn.norm import BatchNorm
 from genjax.nn.residual import ResidualBlock
 from genjax.nn.resolution import base_resolution
-from genjax.objectives.adversarial import wasserstein_critic_loss, wasserstein_generator_loss
+from genjax.objectives.adversarial import (
+    ADVERSARIAL_LOSSES,
+    AdversarialLoss,
+    AdversarialLossName,
+    wasserstein_critic_loss,
+    wasserstein_generator_loss,
+)
 from genjax.objectives.penalties import input_gradient_norm, interpolate
 from genjax.steps import gan
 from genjax.steps.diagnostics import diversity
-from genjax.steps.gan import create_gan_state, init_networks, real_images, update_generator
+from genjax.steps.gan import (
+    PenaltyConfig,
+    create_gan_state,
+    game_metrics,
+    init_networks,
+    mask_penalties,
+    real_images,
+    update_generator,
+    zero_centered_penalties,
+)
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
 from genjax.steps.update import (
-    GradientConfig,
     apply_network,
     create_player,
     update_ema,
@@ -65,14 +79,22 @@ class PlayerConfig(OptimizerConfig):
     """Units of each hidden layer (mlp)."""
 
 
+CRITIC_LOSSES = {
+    "wasserstein": AdversarialLoss(wasserstein_critic_loss, wasserstein_generator_loss),
+    **ADVERSARIAL_LOSSES,
+}
+
 # The players of the two papers.
 WGAN_PLAYER = PlayerConfig(rule="rmsprop", learning_rate=5e-5, beta1=0.0, beta2=0.99)
 WGAN_GP_PLAYER = PlayerConfig(learning_rate=1e-4, beta1=0.0, beta2=0.9)
 
 
 @checked
-class WganBaseConfig(GradientConfig):
+class WganBaseConfig(PenaltyConfig):
     """The fields that WGAN and WGAN-GP share."""
+
+    loss: Literal["wasserstein", AdversarialLossName] = "wasserstein"
+    """Pair of losses: the papers', or another one on the same networks."""
 
     network: Literal["mlp", "dcgan", "resnet"] = "dcgan"
     """Architecture of both players; the critic's has no batch norm."""
@@ -109,7 +131,7 @@ class WganGpConfig(WganBaseConfig):
     """The config of WGAN-GP: gradient penalty, and by default Adam."""
 
     gradient_penalty_weight: Annotated[float, Field(ge=0)] = 10.0
-    """Weight of the gradient penalty (the paper's lambda)."""
+    """Weight of the gradient penalty (the paper's lambda); 0 for none."""
     generator: PlayerConfig = WGAN_GP_PLAYER
     """The generator."""
     critic: PlayerConfig = WGAN_GP_PLAYER
@@ -236,7 +258,7 @@ def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Mod
         )
     if config.network == "dcgan":
         return (
-            dcgan.Generator(spec, generator.features, dtype),
+            dcgan.Generator(spec, generator.features, dtype=dtype),
             dcgan.Discriminator(spec, critic.features, batch_norm=False, dtype=dtype),
         )
     return (
@@ -288,8 +310,9 @@ def critic_step(
             gradient: between augmented images, if they are.
 
     Returns:
-        The state with the new critic, and the metrics `d_loss`, `d_grad_norm`,
-        `wasserstein_estimate` (of the distance, `E f(x) - E f(G(z))`), `diversity`, and for WGAN-GP
+        The state with the new critic, and the metrics `d_loss`, `d_grad_norm`, `diversity`; with
+        the papers' loss `wasserstein_estimate` (of the distance, `E f(x) - E f(G(z))`), with
+        another those of `game_metrics`; those of `zero_centered_penalties`; and for WGAN-GP
         `gradient_penalty` (without its weight) and `input_grad_norm` (the mean norm of f's gradient
         with respect to its input; 1 when the penalty is 0).
     """
@@ -305,15 +328,23 @@ def critic_step(
             augmented(config.augment, jax.random.fold_in(key, i), images)
             for i, images in enumerate((real, fake))
         )
-        distance = -jnp.mean(wasserstein_critic_loss(value(seen_real), value(seen_fake)))
-        if isinstance(config, WganConfig):
-            return -distance, (carried, {"d_loss": -distance, "wasserstein_estimate": distance})
-        alpha = batch_noise(key, (real.shape[0],), jax.random.uniform)
-        slope = input_gradient_norm(value, interpolate(seen_real, seen_fake, alpha))
-        penalty = jnp.mean((slope - 1) ** 2)
-        loss = -distance + config.gradient_penalty_weight * penalty
-        metrics = {"d_loss": loss, "wasserstein_estimate": distance, "gradient_penalty": penalty}
-        return loss, (carried, {**metrics, "input_grad_norm": jnp.mean(slope)})
+        values = (value(seen_real), value(seen_fake))
+        if config.loss == "wasserstein":
+            loss = jnp.mean(wasserstein_critic_loss(*values))
+            metrics = {"wasserstein_estimate": -loss}
+        else:
+            loss, metrics = game_metrics(ADVERSARIAL_LOSSES[config.loss], *values, real, fake)
+        penalty, found = zero_centered_penalties(config, state.step, value, seen_real, seen_fake)
+        if isinstance(config, WganGpConfig) and config.gradient_penalty_weight:
+            alpha = batch_noise(key, (real.shape[0],), jax.random.uniform)
+            slope = input_gradient_norm(value, interpolate(seen_real, seen_fake, alpha))
+            found |= {
+                "gradient_penalty": jnp.mean((slope - 1) ** 2),
+                "input_grad_norm": jnp.mean(slope),
+            }
+            penalty += config.gradient_penalty_weight * found["gradient_penalty"]
+        loss += penalty
+        return loss, (carried, {"d_loss": loss, **metrics, **found})
 
     optimizer = create_optimizer(config.critic, state.step)
     player, metrics = update_player(
@@ -324,6 +355,7 @@ def critic_step(
             lambda w: jnp.clip(w, -config.weight_clip, config.weight_clip), player.params
         )
         player = dataclasses.replace(player, params=clipped)
+    metrics = mask_penalties(config, state.step, metrics)
     metrics["diversity"] = diversity(real, fake)
     return dataclasses.replace(state, discriminator=player), metrics
 
@@ -334,6 +366,7 @@ def generator_step(
     z: jax.Array,
     labels: jax.Array | None,
     key: jax.Array | None = None,
+    real: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take one step of G against the state's critic, and update the moving average.
 
@@ -343,6 +376,7 @@ def generator_step(
         z: Noise, [B, latent_size].
         labels: int32 [B] if conditional, else None.
         key: The PRNG key of augmentations; None without any.
+        real: Real images, float32 [B, H, W, C] in [-1, 1], which a relativistic loss needs.
 
     Returns:
         The state with the new generator, and the metrics `g_loss` and `g_grad_norm`.
@@ -350,9 +384,9 @@ def generator_step(
     optimizer = create_optimizer(config.generator, state.step)
     player, metrics = update_generator(
         networks(config, state.spec),
-        wasserstein_generator_loss,
+        CRITIC_LOSSES[config.loss],
         state,
-        (z, labels),
+        (z, labels, real),
         optimizer,
         config,
         augment=functools.partial(augmented, config.augment, key),
@@ -392,7 +426,7 @@ def update_players(
     def update(state: GanState) -> tuple[GanState, Metrics]:
         augment_key = jax.random.fold_in(generator_key, 0)
         z = batch_noise(generator_key, shape)
-        return generator_step(config, state, z, labels, augment_key)
+        return generator_step(config, state, z, labels, augment_key, real)
 
     is_due = (state.step + 1) % config.n_critic == 0
     state, g_metrics = when(is_due, update, state, ["g_loss", "g_grad_norm"])

@@ -3,8 +3,7 @@
 Each is elementwise, from logits of any shape [...] to losses of that shape and type: [B] for a
 discriminator with one logit an image, [B, H, W] for one of patches, [] under `jax.vmap`; the caller
 takes the mean. The logits of real and of generated images have one shape, and are paired place by
-place; other pairings, such as relativistic ones, are made before, and only the logits' differences
-come here.
+place; for other pairings the caller arranges them before.
 
 Equations without a source are those of Goodfellow et al. 2014, with `D(x) = sigmoid(logit)`. Their
 losses go through softplus, `log(1 + exp(x))`, which neither overflows nor loses the tail, so that
@@ -134,16 +133,54 @@ def wasserstein_generator_loss(fake_scores: jax.Array) -> jax.Array:
     return -fake_scores
 
 
+def relativistic_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    """Compute `-log sigmoid(D(x) - D(G(z)))`, D's loss in the relativistic pairing game.
+
+    D says which image of a pair is the real one, and only differences of its logits count. With
+    R1 and R2 the game converges locally (Huang et al. 2024, proposition 2).
+
+    Source: Jolicoeur-Martineau 2019, equation 3; Sun et al. 2020; Huang et al. 2024, equation 2.
+
+    Args:
+        real_logits: D's logits of real images, [...].
+        fake_logits: D's logits of generated images, [...].
+
+    Returns:
+        Loss per pair, in nats, [...]; log 2 where both logits are equal.
+    """
+    chex.assert_equal_shape([real_logits, fake_logits])
+    return jax.nn.softplus(fake_logits - real_logits)
+
+
+def relativistic_generator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    """Compute `-log sigmoid(D(G(z)) - D(x))`, G's loss in the relativistic pairing game.
+
+    It is D's with both images exchanged. A sample is held against the real image of its pair, so
+    that G gains nothing by moving all samples to the one place that D likes best.
+
+    Args:
+        real_logits: D's logits of real images, [...].
+        fake_logits: D's logits of generated images, [...].
+
+    Returns:
+        Loss per pair, in nats, [...].
+    """
+    return relativistic_discriminator_loss(fake_logits, real_logits)
+
+
 class AdversarialLoss(NamedTuple):
     """The losses of both players; each maps D's logits [...] to losses [...].
 
     Attributes:
         discriminator_loss: Function of the logits of real and of generated images.
-        generator_loss: Function of the logits of generated images.
+        generator_loss: Function of the logits of generated images; if relativistic, of those of
+            real and of generated images.
+        is_relativistic: Whether only the difference of a pair's logits has a meaning.
     """
 
     discriminator_loss: Callable[[jax.Array, jax.Array], jax.Array]
-    generator_loss: Callable[[jax.Array], jax.Array]
+    generator_loss: Callable[..., jax.Array]
+    is_relativistic: bool = False
 
 
 # The losses for a discriminator that classifies, by the names that configs use.
@@ -154,5 +191,10 @@ ADVERSARIAL_LOSSES = {
         least_squares_discriminator_loss, least_squares_generator_loss
     ),
     "hinge": AdversarialLoss(hinge_discriminator_loss, wasserstein_generator_loss),
+    "relativistic": AdversarialLoss(
+        relativistic_discriminator_loss, relativistic_generator_loss, is_relativistic=True
+    ),
 }
-AdversarialLossName = Literal["non_saturating", "saturating", "least_squares", "hinge"]
+AdversarialLossName = Literal[
+    "non_saturating", "saturating", "least_squares", "hinge", "relativistic"
+]

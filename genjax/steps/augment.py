@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from genjax.nn.augment import OperationName, ada, augmented
+from genjax.objectives.adversarial import AdversarialLoss
 from genjax.steps.state import GanState
 from genjax.steps.update import GradientConfig
 from genjax.types import Metrics, State, checked
@@ -85,12 +86,18 @@ def augment_images(
     return ada(key, images, state.augment_p, config.augment_operations)
 
 
-def real_sign(config: AugmentConfig, real_logits: jax.Array) -> Metrics:
+def real_sign(
+    config: AugmentConfig, loss: AdversarialLoss, real_logits: jax.Array, fake_logits: jax.Array
+) -> Metrics:
     """Return, with `ada`, the metric that decides: the mean sign of the logits [B] of real images.
 
-    It is near 1 when D knows them by heart (equation 1).
+    It is near 1 when D knows them by heart (equation 1). With a relativistic loss, whose logits
+    have no sign of their own, it is that of a pair's difference.
     """
-    return {"real_sign": jnp.mean(jnp.sign(real_logits))} if config.augment == "ada" else {}
+    if config.augment != "ada":
+        return {}
+    logits = real_logits - fake_logits if loss.is_relativistic else real_logits
+    return {"real_sign": jnp.mean(jnp.sign(logits))}
 
 
 def adapt(

@@ -1,16 +1,98 @@
 """What GANs share whose networks see a noise vector or images, and labels."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import Field
 
+from genjax.objectives.adversarial import AdversarialLoss
+from genjax.objectives.penalties import Critic, r1_penalty
+from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import GradientConfig, apply_network, update_player
-from genjax.types import Batch, ImageSpec, Metrics, images_of
+from genjax.types import Batch, ImageSpec, MaskedMetric, Metrics, checked, images_of
+
+
+@checked
+class PenaltyConfig(GradientConfig):
+    """The config of penalties on D's gradient with respect to the images it sees.
+
+    With both, the relativistic loss has no other need: it finds every mode (Huang et al. 2024).
+    """
+
+    r1_gamma: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of R1, `gamma / 2 |grad D(x)|^2` at real images (Mescheder et al. 2018); 0 for
+    none."""
+    r2_gamma: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of R2, the same at generated images; 0 for none."""
+    penalty_interval: Annotated[int, Field(gt=0)] = 1
+    """Steps of D from one R1 and R2 to the next, which weigh that many times as much."""
+
+
+def zero_centered_penalties(
+    config: PenaltyConfig, step: jax.Array, critic: Critic, real: jax.Array, fake: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """Compute R1 and R2 where they are asked for, and due at a step.
+
+    Args:
+        config: The weights, and the interval.
+        step: Number of steps taken before this one, [].
+        critic: D, from images [B, H, W, C] to logits [B], that treats each image on its own.
+        real: Real images, [B, H, W, C].
+        fake: Generated images, [B, H, W, C].
+
+    Returns:
+        What to add to the loss, [], and the metrics `r1_penalty` and `r2_penalty`, without their
+        weights; of no meaning where none is due: see `mask_penalties`.
+    """
+    points = {"r1_penalty": (config.r1_gamma, real), "r2_penalty": (config.r2_gamma, fake)}
+    points = {name: point for name, point in points.items() if point[0]}
+
+    def compute() -> dict[str, jax.Array]:
+        return {name: jnp.mean(r1_penalty(critic, at)) for name, (_, at) in points.items()}
+
+    def skip() -> dict[str, jax.Array]:
+        return {name: jnp.zeros(()) for name in points}
+
+    if config.penalty_interval == 1 or not points:
+        found = compute()
+    else:
+        found = jax.lax.cond(step % config.penalty_interval == 0, compute, skip)
+    weighted = [gamma * found[name] for name, (gamma, _) in points.items()]
+    return config.penalty_interval * sum(weighted, jnp.zeros(())), found
+
+
+def mask_penalties(config: PenaltyConfig, step: jax.Array, metrics: Metrics) -> Metrics:
+    """Mask the metrics of `zero_centered_penalties` at steps at which they are not due."""
+    if config.penalty_interval == 1:
+        return metrics
+    is_due = step % config.penalty_interval == 0
+    return {
+        name: MaskedMetric(value, is_due) if name in ("r1_penalty", "r2_penalty") else value
+        for name, value in metrics.items()
+    }
+
+
+def game_metrics(
+    loss: AdversarialLoss,
+    real_logits: jax.Array,
+    fake_logits: jax.Array,
+    real: jax.Array,
+    fake: jax.Array,
+) -> tuple[jax.Array, Metrics]:
+    """Compute D's mean loss, [], and the metrics `d_loss` and those of `discriminator_metrics`.
+
+    Of a relativistic loss these are of the differences in each pair: `d_real` is the mean
+    probability that D gives to the right answer, and `d_fake` that of the wrong one.
+    """
+    mean = jnp.mean(loss.discriminator_loss(real_logits, fake_logits))
+    if loss.is_relativistic:
+        real_logits, fake_logits = real_logits - fake_logits, fake_logits - real_logits
+    return mean, {"d_loss": mean, **discriminator_metrics(real_logits, fake_logits, real, fake)}
 
 
 def create_gan_state(
@@ -76,9 +158,9 @@ def decode(
 
 def update_generator(
     networks: tuple[nn.Module, nn.Module],
-    generator_loss: Callable[[jax.Array], jax.Array],
+    adversarial_loss: AdversarialLoss,
     state: GanState,
-    batch: tuple[jax.Array, jax.Array | None],
+    batch: tuple[jax.Array, jax.Array | None, jax.Array | None],
     optimizer: optax.GradientTransformation,
     config: GradientConfig,
     penalty: Callable[[Any], jax.Array] | None = None,
@@ -88,27 +170,35 @@ def update_generator(
 
     Args:
         networks: G and D, as in `init_networks`.
-        generator_loss: Function from D's logits of generated images, [B], to G's losses, [B].
+        adversarial_loss: The losses of both players.
         state: The state before the step.
-        batch: Noise, [B, latent_size], and labels, int32 [B] or None.
+        batch: Noise, [B, latent_size]; labels, int32 [B] or None; and the real images with those
+            labels, [B, H, W, C], which only a relativistic loss looks at, or None.
         optimizer: G's optimizer.
         config: The model's config.
         penalty: Function from G's parameters to a penalty that is added to the loss; None for none.
-        augment: Function from generated images to what D sees of them.
+        augment: Function from images to what D sees of them.
 
     Returns:
         G after the step, and the metrics `g_loss`, without the penalty, and `g_grad_norm`.
     """
     generator, discriminator = networks
     opponent = state.discriminator
+    z, labels, real = batch
+    batch = (z, labels, real if adversarial_loss.is_relativistic else None)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
-        z, labels = part
+        z, labels, real = part
+
+        def logits(images: jax.Array) -> jax.Array:
+            seen = augment(images)
+            return apply_network(
+                discriminator, opponent.params, opponent.collections, seen, labels
+            )[0]
+
         fake, carried = apply_network(generator, params, carried, z, labels)
-        logits, _ = apply_network(
-            discriminator, opponent.params, opponent.collections, augment(fake), labels
-        )
-        loss = jnp.mean(generator_loss(logits))
+        pair = (logits(real), logits(fake)) if real is not None else (logits(fake),)
+        loss = jnp.mean(adversarial_loss.generator_loss(*pair))
         total = loss if penalty is None else loss + penalty(params)
         return total, (carried, {"g_loss": loss})
 

@@ -45,6 +45,8 @@ def test_values_and_gradients_are_finite_at_any_logit(logit):
         "discriminator": lambda x: adversarial.minimax_discriminator_loss(x / 2, -x / 2),
         "non_saturating": adversarial.non_saturating_generator_loss,
         "saturating": adversarial.saturating_generator_loss,
+        "relativistic D": lambda x: adversarial.relativistic_discriminator_loss(x / 2, -x / 2),
+        "relativistic G": lambda x: adversarial.relativistic_generator_loss(x / 2, -x / 2),
     }
     for name, loss in losses.items():
         value, grad = jax.value_and_grad(lambda x, loss=loss: jnp.mean(loss(x)))(x)
@@ -63,9 +65,9 @@ def test_only_the_non_saturating_loss_teaches_when_d_wins():
 @pytest.mark.parametrize("name", adversarial.ADVERSARIAL_LOSSES)
 def test_a_loss_of_patches_is_that_of_each_logit(name):
     """Logits [B, H, W] of patches, [] under vmap, and [B]: one function of numbers."""
-    of_d, of_g = adversarial.ADVERSARIAL_LOSSES[name]
+    of_d, of_g, is_relativistic = adversarial.ADVERSARIAL_LOSSES[name]
     real, fake = jax.random.normal(jax.random.key(0), (2, 4, 3, 2))
-    for loss, args in ((of_d, (real, fake)), (of_g, (fake,))):
+    for loss, args in ((of_d, (real, fake)), (of_g, (real, fake) if is_relativistic else (fake,))):
         found = loss(*args)
         chex.assert_shape(found, (4, 3, 2))
         flat = [arg.ravel() for arg in args]
@@ -73,7 +75,18 @@ def test_a_loss_of_patches_is_that_of_each_logit(name):
         np.testing.assert_array_equal(found.ravel(), jax.vmap(loss)(*flat))
 
 
-def test_relativistic_pairings_are_made_of_differences():
+def test_the_relativistic_losses_are_of_the_difference_in_a_pair():
+    real, fake = jnp.asarray(LOGITS, jnp.float32), jnp.asarray(LOGITS[::-1] / 3, jnp.float32)
+    difference = LOGITS - LOGITS[::-1] / 3
+    of_d = adversarial.relativistic_discriminator_loss(real, fake)
+    of_g = adversarial.relativistic_generator_loss(real, fake)
+    np.testing.assert_allclose(of_d, np.log1p(np.exp(-difference)), rtol=1e-5)
+    np.testing.assert_allclose(of_g, np.log1p(np.exp(difference)), rtol=1e-5)
+    moved = adversarial.relativistic_discriminator_loss(real + 8, fake + 8)
+    np.testing.assert_allclose(moved, of_d, rtol=1e-5)
+
+
+def test_other_relativistic_pairings_are_made_of_differences():
     """Each real with each fake (Jolicoeur-Martineau 2018, section 4), and with the others' mean."""
     real, fake = LOGITS[::40] / 5, LOGITS[1::40] / 3
     pairs = adversarial.non_saturating_generator_loss(jnp.float32(real[:, None] - fake[None]))

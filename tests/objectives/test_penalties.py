@@ -9,6 +9,7 @@ from genjax.objectives.penalties import (
     input_gradient_norm,
     interpolate,
     perturb,
+    r1_penalty,
 )
 
 POINTS = jax.random.normal(jax.random.key(0), (6, 2, 3, 2))
@@ -40,7 +41,8 @@ def test_gradient_of_a_flat_critic_is_finite():
     np.testing.assert_allclose(grad(1.0), 6 * 2 * (12**0.5 - 1) * 12**0.5, rtol=1e-5)
 
 
-def test_parameter_gradient_by_finite_differences():
+@pytest.mark.parametrize("penalty", [gradient_penalty, r1_penalty])
+def test_parameter_gradient_by_finite_differences(penalty):
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(1), 3)
         points = jax.random.normal(keys[0], (4, 3))
@@ -49,7 +51,7 @@ def test_parameter_gradient_by_finite_differences():
         @jax.jit
         def loss(params):
             first, second = params
-            return jnp.mean(gradient_penalty(lambda x: jnp.tanh(x @ first) @ second, points))
+            return jnp.mean(penalty(lambda x: jnp.tanh(x @ first) @ second, points))
 
         assert loss(params).dtype == jnp.float64
         check_grads(loss, (params,), order=1, modes=["rev"], eps=1e-6, rtol=1e-7, atol=1e-7)

@@ -46,15 +46,16 @@ from genjax.steps.augment import (
     real_sign,
     with_probability,
 )
+from genjax.steps.diagnostics import standard_deviation
 from genjax.steps.gan import (
     PenaltyConfig,
     create_gan_state,
     game_metrics,
+    gradient_penalties,
     init_networks,
     mask_penalties,
     real_images,
     update_generator,
-    zero_centered_penalties,
 )
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState, SpectralPlayer
@@ -421,16 +422,16 @@ def discriminator_step(
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         z: Noise for the generated images, [B, latent_size].
         labels: int32 [B] of both real and generated images if conditional, else None.
-        key: The PRNG key of augmentations; None without any.
+        key: The PRNG key of augmentations and of DRAGAN's noise; None without any.
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss`, `d_grad_norm`, those of
-        `game_metrics`, `zero_centered_penalties` and `real_sign`, `logit_gap` (the mean logit of
+        `game_metrics`, `gradient_penalties` and `real_sign`, `logit_gap` (the mean logit of
         real images minus that of generated ones: the hinge asks for 2), and `d_max_singular_value`,
         over the weights of all layers.
     """
     generator, discriminator = networks(config, state.spec)
-    opponent = state.generator
+    opponent, std = state.generator, standard_deviation(real)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, z, labels = part
@@ -447,11 +448,12 @@ def discriminator_step(
         loss, metrics = game_metrics(losses, real_logits, fake_logits, real, fake)
         metrics |= real_sign(config, losses, real_logits, fake_logits)
         metrics["logit_gap"] = jnp.mean(real_logits) - jnp.mean(fake_logits)
-        penalty, found = zero_centered_penalties(
+        penalty, found = gradient_penalties(
             config,
             state.step,
             lambda images: apply_network(discriminator, params, carried, images, labels)[0],
-            *seen,
+            (seen[0], seen[1]),
+            (key, std),
         )
         return loss + penalty, (carried_on, metrics | found)
 

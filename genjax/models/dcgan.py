@@ -25,7 +25,6 @@ from genjax.nn.norm import BatchNorm
 from genjax.nn.remat import end_of_block
 from genjax.nn.resolution import base_resolution
 from genjax.objectives import adversarial
-from genjax.objectives.penalties import gradient_penalty, perturb
 from genjax.steps import gan
 from genjax.steps.augment import (
     AugmentConfig,
@@ -39,11 +38,11 @@ from genjax.steps.gan import (
     PenaltyConfig,
     create_gan_state,
     game_metrics,
+    gradient_penalties,
     init_networks,
     mask_penalties,
     real_images,
     update_generator,
-    zero_centered_penalties,
 )
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
@@ -84,8 +83,6 @@ class DcganConfig(PenaltyConfig, AugmentConfig):
     """Size of the noise vector z."""
     loss: adversarial.AdversarialLossName = "non_saturating"
     """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
-    dragan_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of DRAGAN's gradient penalty on D (its paper: 10); 0 for none."""
     conditional: bool = False
     """Whether both players see the class label: G beside z, D as planes beside the image."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -225,8 +222,7 @@ def discriminator_step(
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm`, those
-        of `game_metrics`, `zero_centered_penalties` and `real_sign`, and with DRAGAN
-        `gradient_penalty` (without its weight).
+        of `game_metrics`, `gradient_penalties` and `real_sign`.
     """
     _, discriminator = networks(config, state.spec)
     std = standard_deviation(real)
@@ -248,11 +244,9 @@ def discriminator_step(
             running = state.discriminator.collections
             return apply_network(discriminator, params, running, images, labels, False)[0]
 
-        penalty, found = zero_centered_penalties(config, state.step, logits, seen_real, seen_fake)
-        if config.dragan_weight:
-            points = perturb(real, std, batch_noise(key, real.shape, jax.random.uniform))
-            found["gradient_penalty"] = jnp.mean(gradient_penalty(logits, points))
-            penalty += config.dragan_weight * found["gradient_penalty"]
+        penalty, found = gradient_penalties(
+            config, state.step, logits, (seen_real, seen_fake), (key, std)
+        )
         return loss + penalty, (carried, metrics | found)
 
     player, metrics = update_player(

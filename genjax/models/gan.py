@@ -21,13 +21,14 @@ from pydantic import Field
 from genjax.nn.batch import batch_noise
 from genjax.nn.mlp import hidden_layers
 from genjax.objectives import adversarial
+from genjax.steps.diagnostics import standard_deviation
 from genjax.steps.gan import (
     PenaltyConfig,
     create_gan_state,
     game_metrics,
+    gradient_penalties,
     mask_penalties,
     real_images,
-    zero_centered_penalties,
 )
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
@@ -139,22 +140,35 @@ def init(config: GanConfig, key: jax.Array, spec: ImageSpec) -> GanState:
 
 
 def discriminator_step(
-    config: GanConfig, state: GanState, real: jax.Array, fake: jax.Array
+    config: GanConfig,
+    state: GanState,
+    real: jax.Array,
+    fake: jax.Array,
+    key: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
-    """Take one step of D on real and generated images, float32 [B, H, W, C] in [-1, 1].
+    """Take one step of D.
+
+    Args:
+        config: The model.
+        state: The state before the step.
+        real: Real images, float32 [B, H, W, C] in [-1, 1].
+        fake: Generated images, float32 [B, H, W, C] in [-1, 1].
+        key: The PRNG key of DRAGAN's noise; None without it.
 
     Returns:
         The state with the new discriminator, and the metrics `d_loss` (nats), `d_grad_norm`, and
-        those of `game_metrics` and `zero_centered_penalties`.
+        those of `game_metrics` and `gradient_penalties`.
     """
     _, discriminator = networks(config, state.spec)
+    std = standard_deviation(real)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake = part
         logits = functools.partial(apply, discriminator, params)
         losses = adversarial.ADVERSARIAL_LOSSES[config.loss]
         loss, metrics = game_metrics(losses, logits(real), logits(fake), real, fake)
-        penalty, found = zero_centered_penalties(config, state.step, logits, real, fake)
+        images, noise = (real, fake), (key, std)
+        penalty, found = gradient_penalties(config, state.step, logits, images, noise)
         return loss + penalty, (carried, metrics | found)
 
     optimizer = create_optimizer(config.discriminator, state.step)
@@ -199,7 +213,11 @@ def generator_step(
 
 
 def update_players(
-    config: GanConfig, state: GanState, real: jax.Array, z: jax.Array
+    config: GanConfig,
+    state: GanState,
+    real: jax.Array,
+    z: jax.Array,
+    key: jax.Array | None = None,
 ) -> tuple[GanState, Metrics]:
     """Take a step of D, then one of G against the new D (algorithm 1 with k = 1).
 
@@ -210,6 +228,7 @@ def update_players(
         state: The state before the steps.
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         z: Noise, [B, latent_size].
+        key: The PRNG key of DRAGAN's noise; None without it.
 
     Returns:
         The state after both steps, and their metrics.
@@ -218,7 +237,7 @@ def update_players(
     chex.assert_shape(z, (real.shape[0], config.latent_size))
     generator, _ = networks(config, state.spec)
     fake = apply(generator, state.generator.params, z)
-    state, d_metrics = discriminator_step(config, state, real, fake)
+    state, d_metrics = discriminator_step(config, state, real, fake, key)
     state, g_metrics = generator_step(config, state, z, real)
     return dataclasses.replace(state, step=state.step + 1), {**d_metrics, **g_metrics}
 
@@ -228,9 +247,8 @@ def step(
 ) -> tuple[GanState, Metrics]:
     """Take a step of each player on uint8 images [B, H, W, C]; see `update_players`."""
     real = real_images(batch, state.spec)
-    return update_players(
-        config, state, real, batch_noise(key, (real.shape[0], config.latent_size))
-    )
+    z = batch_noise(key, (real.shape[0], config.latent_size))
+    return update_players(config, state, real, z, jax.random.fold_in(key, 0))
 
 
 def decode(config: GanConfig, state: GanState, latents: jax.Array, labels: jax.Array) -> jax.Array:

@@ -41,16 +41,16 @@ from genjax.objectives.adversarial import (
 )
 from genjax.objectives.penalties import input_gradient_norm, interpolate
 from genjax.steps import gan
-from genjax.steps.diagnostics import diversity
+from genjax.steps.diagnostics import diversity, standard_deviation
 from genjax.steps.gan import (
     PenaltyConfig,
     create_gan_state,
     game_metrics,
+    gradient_penalties,
     init_networks,
     mask_penalties,
     real_images,
     update_generator,
-    zero_centered_penalties,
 )
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import GanState
@@ -306,17 +306,18 @@ def critic_step(
         real: Real images, float32 [B, H, W, C] in [-1, 1].
         fake: Generated images of the same labels, float32 [B, H, W, C] in [-1, 1].
         labels: int32 [B] if conditional, else None.
-        key: The PRNG key of augmentations, and of the points at which WGAN-GP penalizes the
-            gradient: between augmented images, if they are.
+        key: The PRNG key of augmentations, and of the points at which the gradient is penalized:
+            between or around augmented images, if they are.
 
     Returns:
         The state with the new critic, and the metrics `d_loss`, `d_grad_norm`, `diversity`; with
         the papers' loss `wasserstein_estimate` (of the distance, `E f(x) - E f(G(z))`), with
-        another those of `game_metrics`; those of `zero_centered_penalties`; and for WGAN-GP
+        another those of `game_metrics`; those of `gradient_penalties`; and for WGAN-GP
         `gradient_penalty` (without its weight) and `input_grad_norm` (the mean norm of f's gradient
         with respect to its input; 1 when the penalty is 0).
     """
     _, critic = networks(config, state.spec)
+    std = standard_deviation(real)
 
     def loss_fn(params: Any, carried: Any, part: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         real, fake, labels = part
@@ -334,7 +335,9 @@ def critic_step(
             metrics = {"wasserstein_estimate": -loss}
         else:
             loss, metrics = game_metrics(ADVERSARIAL_LOSSES[config.loss], *values, real, fake)
-        penalty, found = zero_centered_penalties(config, state.step, value, seen_real, seen_fake)
+        penalty, found = gradient_penalties(
+            config, state.step, value, (seen_real, seen_fake), (key, std)
+        )
         if isinstance(config, WganGpConfig) and config.gradient_penalty_weight:
             alpha = batch_noise(key, (real.shape[0],), jax.random.uniform)
             slope = input_gradient_norm(value, interpolate(seen_real, seen_fake, alpha))

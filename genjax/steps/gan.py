@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
+from genjax.nn.batch import batch_noise
 from genjax.objectives.adversarial import AdversarialLoss
-from genjax.objectives.penalties import Critic, r1_penalty
+from genjax.objectives.penalties import Critic, gradient_penalty, perturb, r1_penalty
 from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import GradientConfig, apply_network, update_player
@@ -19,60 +20,81 @@ from genjax.types import Batch, ImageSpec, MaskedMetric, Metrics, checked, image
 
 @checked
 class PenaltyConfig(GradientConfig):
-    """The config of penalties on D's gradient with respect to the images it sees.
-
-    With both, the relativistic loss has no other need: it finds every mode (Huang et al. 2024).
-    """
+    """The config of penalties on D's gradient with respect to the images that it sees."""
 
     r1_gamma: Annotated[float, Field(ge=0)] = 0.0
     """Weight of R1, `gamma / 2 |grad D(x)|^2` at real images (Mescheder et al. 2018); 0 for
     none."""
     r2_gamma: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of R2, the same at generated images; 0 for none."""
+    """Weight of R2, the same at generated images; 0 for none. R1 and R2 go well with the
+    relativistic loss (Huang et al. 2024)."""
+    dragan_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of DRAGAN's penalty, `(|grad D| - 1)^2` around real images (its paper: 10); 0 for
+    none."""
     penalty_interval: Annotated[int, Field(gt=0)] = 1
-    """Steps of D from one R1 and R2 to the next, which weigh that many times as much."""
+    """Steps of D from one of these penalties to the next, which weighs that many times as much."""
 
 
-def zero_centered_penalties(
-    config: PenaltyConfig, step: jax.Array, critic: Critic, real: jax.Array, fake: jax.Array
+PENALTIES = {"r1_penalty": "r1_gamma", "r2_penalty": "r2_gamma", "dragan_penalty": "dragan_weight"}
+
+
+def gradient_penalties(
+    config: PenaltyConfig,
+    step: jax.Array,
+    critic: Critic,
+    images: tuple[jax.Array, jax.Array],
+    noise: tuple[jax.Array | None, jax.Array],
 ) -> tuple[jax.Array, Metrics]:
-    """Compute R1 and R2 where they are asked for, and due at a step.
+    """Compute the penalties that are asked for, where they are due.
 
     Args:
         config: The weights, and the interval.
         step: Number of steps taken before this one, [].
         critic: D, from images [B, H, W, C] to logits [B], that treats each image on its own.
-        real: Real images, [B, H, W, C].
-        fake: Generated images, [B, H, W, C].
+        images: Real and generated images, [B, H, W, C] each.
+        noise: For DRAGAN a PRNG key, and the standard deviation of the real images, [].
 
     Returns:
-        What to add to the loss, [], and the metrics `r1_penalty` and `r2_penalty`, without their
-        weights; of no meaning where none is due: see `mask_penalties`.
+        What to add to the loss, [], and the metrics `r1_penalty`, `r2_penalty` and
+        `dragan_penalty`, without their weights; of no meaning where not due: see `mask_penalties`.
     """
-    points = {"r1_penalty": (config.r1_gamma, real), "r2_penalty": (config.r2_gamma, fake)}
-    points = {name: point for name, point in points.items() if point[0]}
+    real, fake = images
+    key, std = noise
+
+    def dragan() -> jax.Array:
+        assert key is not None
+        points = perturb(real, std, batch_noise(key, real.shape, jax.random.uniform))
+        return gradient_penalty(critic, points)
+
+    functions = {
+        "r1_penalty": lambda: r1_penalty(critic, real),
+        "r2_penalty": lambda: r1_penalty(critic, fake),
+        "dragan_penalty": dragan,
+    }
+    weights = {name: getattr(config, field) for name, field in PENALTIES.items()}
+    weights = {name: weight for name, weight in weights.items() if weight}
 
     def compute() -> dict[str, jax.Array]:
-        return {name: jnp.mean(r1_penalty(critic, at)) for name, (_, at) in points.items()}
+        return {name: jnp.mean(functions[name]()) for name in weights}
 
     def skip() -> dict[str, jax.Array]:
-        return {name: jnp.zeros(()) for name in points}
+        return {name: jnp.zeros(()) for name in weights}
 
-    if config.penalty_interval == 1 or not points:
+    if config.penalty_interval == 1 or not weights:
         found = compute()
     else:
         found = jax.lax.cond(step % config.penalty_interval == 0, compute, skip)
-    weighted = [gamma * found[name] for name, (gamma, _) in points.items()]
-    return config.penalty_interval * sum(weighted, jnp.zeros(())), found
+    total = sum((weights[name] * found[name] for name in weights), jnp.zeros(()))
+    return config.penalty_interval * total, found
 
 
 def mask_penalties(config: PenaltyConfig, step: jax.Array, metrics: Metrics) -> Metrics:
-    """Mask the metrics of `zero_centered_penalties` at steps at which they are not due."""
+    """Mask the metrics of `gradient_penalties` at steps at which they are not due."""
     if config.penalty_interval == 1:
         return metrics
     is_due = step % config.penalty_interval == 0
     return {
-        name: MaskedMetric(value, is_due) if name in ("r1_penalty", "r2_penalty") else value
+        name: MaskedMetric(value, is_due) if name in PENALTIES else value
         for name, value in metrics.items()
     }
 

@@ -146,7 +146,7 @@ def test_labels_reach_both_players():
 def test_dragan_adds_its_penalty():
     _, _, plain = _stepped(_config())
     _, _, metrics = _stepped(_config(dragan_weight=10.0))
-    assert metrics["gradient_penalty"] > 0
+    assert metrics["dragan_penalty"] > 0
     np.testing.assert_allclose(metrics["d_loss"], plain["d_loss"], rtol=1e-5)
     assert metrics["d_grad_norm"] != plain["d_grad_norm"]
 

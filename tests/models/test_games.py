@@ -1,4 +1,4 @@
-"""Tests of what the plain games share: the relativistic loss, and the penalties R1 and R2."""
+"""Tests of what the plain games share: the relativistic loss, and penalties on gradients."""
 
 import dataclasses
 import functools
@@ -18,9 +18,8 @@ from tests.float64 import in_float64, to_float64
 from tests.states import drawn_state
 
 SPEC = ImageSpec(8, 8, 1, 10)
-PLAYER = {"features": 4}
-NARROW: Any = {"generator": dcgan.PlayerConfig(**PLAYER), "discriminator": {"features": 4}}
-CRITIC: Any = {"generator": wgan.PlayerConfig(**PLAYER), "critic": wgan.PlayerConfig(**PLAYER)}
+NARROW: Any = {"generator": {"features": 4}, "discriminator": {"features": 4}}
+CRITIC: Any = {"generator": wgan.PlayerConfig(features=4), "critic": wgan.PlayerConfig(features=4)}
 GAMES = {
     "gan": (gan.FAMILY, gan.GanConfig()),
     "dcgan": (dcgan.FAMILY, dcgan.DcganConfig(conditional=True, **NARROW)),
@@ -34,8 +33,8 @@ GAMES = {
         biggan.BigganConfig(
             discriminator_steps=1,
             orthogonal_weight=0.0,
-            generator=biggan.PlayerConfig(**PLAYER),
-            discriminator=biggan.PlayerConfig(**PLAYER),
+            generator=biggan.PlayerConfig(features=4),
+            discriminator=biggan.PlayerConfig(features=4),
         ),
     ),
 }
@@ -100,14 +99,15 @@ def test_penalties_are_added_by_their_weights(name):
     plain, _ = moved()
     r1, metrics = moved(r1_gamma=1.0)
     r2, other = moved(r2_gamma=1.0)
-    both, _ = moved(r1_gamma=2.0, r2_gamma=3.0)
+    all_three, _ = moved(r1_gamma=2.0, r2_gamma=3.0, dragan_weight=4.0)
+    dragan, third = moved(dragan_weight=1.0)
     assert {*metrics} - {*other} == {"r1_penalty"}
+    assert {*third} - {*metrics} == {"dragan_penalty"}
     assert {*other} - {*metrics} == {"r2_penalty"}
     assert np.abs(r1 - plain).max() > 1e-9
     assert np.abs(r2 - plain).max() > 1e-9
-    np.testing.assert_allclose(
-        both - plain, 2 * (r1 - plain) + 3 * (r2 - plain), atol=1e-9 * np.abs(both).max()
-    )
+    expected = 2 * (r1 - plain) + 3 * (r2 - plain) + 4 * (dragan - plain)
+    np.testing.assert_allclose(all_three - plain, expected, atol=1e-9 * np.abs(expected).max())
 
 
 def test_r1_is_that_of_the_network_at_the_real_images():
@@ -151,9 +151,7 @@ def test_the_moving_average_of_the_mlp_gan_is_what_is_sampled():
 
 @pytest.mark.parametrize("player", ["generator", "discriminator"])
 def test_a_player_of_dcgan_without_batch_norm_has_biases(player):
-    players = {"generator": dcgan.PlayerConfig(**PLAYER), "discriminator": {"features": 4}}
-    players[player] = dcgan.PlayerConfig(features=4, batch_norm=False)
-    config = dcgan.DcganConfig(**players)
+    config = dcgan.DcganConfig(**NARROW | {player: {"features": 4, "batch_norm": False}})
     state = dcgan.init(config, jax.random.key(0), SPEC)
     assert not getattr(state, player).stats
     layer = "up_0" if player == "generator" else "down_0"

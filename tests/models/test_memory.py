@@ -206,7 +206,7 @@ def test_the_penalty_around_the_data_is_that_of_the_whole_batch():
         )
         for parts in (1, 2)
     ]
-    one, two = (metrics["gradient_penalty"] for _, metrics in penalties)
+    one, two = (metrics["dragan_penalty"] for _, metrics in penalties)
     assert abs(one - 1) > 0.1
     np.testing.assert_allclose(one, two, rtol=1e-5)
 

@@ -25,7 +25,7 @@ import numpy as np
 from genjax.metrics.watch import Watch
 from genjax.models import gan, wgan
 from genjax.run.sharding import as_array
-from genjax.types import Config, Family, ImageSpec, Metrics, State
+from genjax.types import Family, ImageSpec, Metrics, State
 
 SPEC = ImageSpec(1, 2, 1)
 BATCH = 128
@@ -62,7 +62,7 @@ class Contender:
 
     name: str
     family: Family
-    config: Config
+    config: Any
 
     @property
     def steps_a_turn(self) -> int:
@@ -181,7 +181,8 @@ def train(
         return jax.vmap(draw, in_axes=(axes, 0))(states, sample_keys)
 
     steps *= contender.steps_a_turn
-    watches, warnings = [Watch() for _ in range(seeds)], [[] for _ in range(seeds)]
+    watches = [Watch() for _ in range(seeds)]
+    warnings: list[list[str]] = [[] for _ in range(seeds)]
     snapshots = []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
         states, metrics = run(states)

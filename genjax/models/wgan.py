@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from genjax.models import dcgan
+from genjax.models import dcgan, r3gan
 from genjax.nn.augment import AugmentName, augmented
 from genjax.nn.batch import batch_noise
 from genjax.nn.conv import Conv
@@ -74,7 +74,7 @@ class PlayerConfig(OptimizerConfig):
     """The network and the optimizer of one player."""
 
     features: Annotated[int, Field(gt=0)] = 64
-    """Channels of the layer next to the image (dcgan, resnet)."""
+    """Channels of the layer next to the image (dcgan, resnet, r3gan)."""
     hidden_sizes: tuple[Annotated[int, Field(gt=0)], ...] = (512, 512, 512)
     """Units of each hidden layer (mlp)."""
 
@@ -96,8 +96,9 @@ class WganBaseConfig(PenaltyConfig):
     loss: Literal["wasserstein", AdversarialLossName] = "wasserstein"
     """Pair of losses: the papers', or another one on the same networks."""
 
-    network: Literal["mlp", "dcgan", "resnet"] = "dcgan"
-    """Architecture of both players; the critic's has no batch norm."""
+    network: Literal["mlp", "dcgan", "resnet", "r3gan"] = "dcgan"
+    """Architecture of both players; the critic's has no batch norm. The residual networks are those
+    of WGAN-GP (resnet) and of R3GAN, which is for loss = relativistic with R1 and R2."""
     latent_size: Annotated[int, Field(gt=0)] = 128
     """Size of the noise vector z."""
     n_critic: Annotated[int, Field(gt=0)] = 5
@@ -255,6 +256,11 @@ def networks(config: WganConfig | WganGpConfig, spec: ImageSpec) -> tuple[nn.Mod
         return (
             MlpGenerator(spec, generator.hidden_sizes, dtype),
             MlpCritic(spec, critic.hidden_sizes, dtype),
+        )
+    if config.network == "r3gan":
+        return (
+            r3gan.Generator(spec, generator.features, dtype),
+            r3gan.Discriminator(spec, critic.features, dtype),
         )
     if config.network == "dcgan":
         return (

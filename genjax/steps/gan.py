@@ -175,7 +175,7 @@ def decode(
     """
     generator, _ = networks
     images: Any = generator.apply(state.sampling_variables, latents, labels, train=False)
-    return images
+    return jnp.clip(images, -1, 1)  # not all end in a tanh
 
 
 def update_generator(

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax.metrics.watch import Watch
+from genjax.metrics.watch import RULES, Watch
 from genjax.models import gan, wgan
 from genjax.run.sharding import as_array
 from genjax.types import Family, ImageSpec, Metrics, State
@@ -40,13 +40,6 @@ class Mixture:
     modes: np.ndarray
     std: float
 
-
-# The warnings of the watch, and words by which to recognize them.
-SIGNS = {
-    "D wins": "discriminator wins",
-    "collapse": "mode collapse",
-    "edges": "wider than the data",
-}
 
 RING = np.arange(8) * np.pi / 4
 GRID = np.linspace(-0.8, 0.8, 5)
@@ -224,8 +217,8 @@ def row(contender: Contender, mixture: Mixture, found: np.ndarray, warned: list[
     modes = " ".join(str(covered) for covered, _ in results)
     good = " ".join(f"{100 * share:.0f}" for _, share in results)
     said = {
-        sign: sum(any(text in each for each in warnings) for warnings in warned)
-        for sign, text in SIGNS.items()
+        rule.name: sum(any(rule.warning in each for each in warnings) for warnings in warned)
+        for rule in RULES
     }
     counts = ", ".join(f"{sign} {count}" for sign, count in said.items() if count) or "none"
     return f"| {mixture.name} | {contender.name} | {modes} | {good} | {counts} |"

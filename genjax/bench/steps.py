@@ -46,10 +46,10 @@ log = logging.getLogger("genjax")
 
 # A recipe of each family that two CPU cores can train.
 RECIPES = (
-    "gan_mnist",
-    "dcgan_mnist",
+    "gan_mnist_paper",
+    "dcgan_mnist_paper",
     "wgan_digits",
-    "wgan_gp_mnist",
+    "wgan_gp_mnist_paper",
     "vae_mnist",
     "glow_mnist",
     "biggan_digits",

@@ -29,6 +29,7 @@ class Rule(NamedTuple):
     """A sign of trouble in the metrics of a log record, and its warning.
 
     Attributes:
+        name: A few words for it.
         needs: Names of the metrics that it reads.
         holds: Function from the metrics to whether they show the sign.
         patience: Number of consecutive records that must show it.
@@ -36,6 +37,7 @@ class Rule(NamedTuple):
         improves: A metric whose rise starts the count anew; None if there is none.
     """
 
+    name: str
     needs: tuple[str, ...]
     holds: Callable[[Mapping[str, float]], bool]
     patience: int
@@ -45,6 +47,7 @@ class Rule(NamedTuple):
 
 RULES = (
     Rule(
+        "D wins",
         ("accuracy_real", "accuracy_fake", "d_fake"),
         lambda m: min(m["accuracy_real"], m["accuracy_fake"]) > 0.9 and m["d_fake"] < 0.15,
         PATIENCE,
@@ -52,6 +55,7 @@ RULES = (
         "generator learns little from that. Try a lower discriminator.learning_rate",
     ),
     Rule(
+        "collapse",
         ("diversity",),
         lambda m: m["diversity"] < 0.8,
         PATIENCE,
@@ -59,6 +63,7 @@ RULES = (
         improves="diversity",
     ),
     Rule(
+        "edges",
         ("diversity",),
         lambda m: m["diversity"] > 1.15,
         PATIENCE,
@@ -66,6 +71,7 @@ RULES = (
         "discriminator may be too strong: try a lower discriminator.learning_rate",
     ),
     Rule(
+        "by heart",
         ("real_sign",),
         lambda m: m["real_sign"] > 0.9,
         PATIENCE,
@@ -73,6 +79,7 @@ RULES = (
         "that it knows by heart. Try --augment ada, a smaller ada_target, or a larger r1_gamma",
     ),
     Rule(
+        "posterior collapse",
         ("active_units", "active_fraction"),
         lambda m: m["active_units"] < 1 or m["active_fraction"] < 0.1,
         PATIENCE,
@@ -81,6 +88,7 @@ RULES = (
         improves="active_fraction",
     ),
     Rule(
+        "not invertible",
         ("round_trip_error",),
         # A quarter of the width of one of 256 gray levels.
         lambda m: m["round_trip_error"] > 1e-3,
@@ -90,6 +98,7 @@ RULES = (
         "lower optimizer.learning_rate, or look at condition_number",
     ),
     Rule(
+        "overflow",
         ("overflow_fraction",),
         lambda m: m["overflow_fraction"] > 0.01,
         PATIENCE_DISTANCE,
@@ -97,6 +106,7 @@ RULES = (
         "--temperature below 1, or train for longer",
     ),
     Rule(
+        "explosion",
         ("g_max_singular_value", "g_max_singular_value_before"),
         lambda m: m["g_max_singular_value"] > 2 * m["g_max_singular_value_before"],
         PATIENCE_SIGMA,
@@ -105,6 +115,7 @@ RULES = (
         "kept; resume from there with lower learning rates",
     ),
     Rule(
+        "worse",
         (ENERGY_DISTANCE, "best"),
         lambda m: m[ENERGY_DISTANCE] > 3 * m["best"] > 0,
         PATIENCE_DISTANCE,

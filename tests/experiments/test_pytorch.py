@@ -30,17 +30,17 @@ def test_without_pytorch_its_installation_is_told(monkeypatch):
     monkeypatch.delitem(sys.modules, "experiments.studies.benchmarks.pytorch.gan", raising=False)
     monkeypatch.delitem(sys.modules, "experiments.studies.benchmarks.pytorch.common", raising=False)
     with pytest.raises(UsageError, match="PyTorch is not installed: pip install"):
-        bench_beside_pytorch(["gan_digits"])
+        bench_beside_pytorch(["gan_digits_paper"])
 
 
 @needs_torch
 @pytest.mark.parametrize(
     "name",
     [
-        "gan_digits",
-        "dcgan_digits",
+        "gan_digits_paper",
+        "dcgan_digits_paper",
         "wgan_digits",
-        "wgan_gp_digits",
+        "wgan_gp_digits_paper",
         "vae_digits",
         "vae_mnist_iwae",
         "glow_digits",
@@ -76,7 +76,7 @@ def test_pytorch_computes_the_same(name):
 def test_pytorch_that_computes_something_else_is_noticed(monkeypatch):
     from experiments.studies.benchmarks.pytorch import gan
 
-    recipe = load_recipe("gan_digits")
+    recipe = load_recipe("gan_digits_paper")
     spec = expected_spec(recipe.data, recipe.data_options)
     monkeypatch.setattr(gan.gan, "LEAKY_SLOPE", 0.5)  # read by their network when it is made
     networks = gan.networks(recipe.model, spec)
@@ -88,7 +88,7 @@ def test_pytorch_that_computes_something_else_is_noticed(monkeypatch):
 
 @needs_torch
 def test_a_config_that_pytorch_has_not_is_named():
-    recipe = load_recipe("dcgan_digits")
+    recipe = load_recipe("dcgan_digits_paper")
     spec = expected_spec(recipe.data, recipe.data_options)
     with pytest.raises(UsageError, match="loss = 'hinge': its PyTorch counterpart has"):
         find("dcgan")(dataclasses.replace(recipe.model, loss="hinge"), spec, 8, False)

@@ -70,14 +70,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "stylegan2_ffhq256",
         {"batch_size": 16, "model.minibatch_std_group_size": 4},
     ),
-    "gan_mnist": ("gan_mnist", {}),
+    "gan_mnist_paper": ("gan_mnist_paper", {}),
     "stylegan2_cifar10": ("stylegan2_cifar10", {}),
     "vae_mnist": ("vae_mnist", {}),
     "stylegan_mnist": ("stylegan_mnist", {}),
     "wgan_gp_cifar10": ("wgan_gp_cifar10", {}),
 }
 SMALL_CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gan_digits": ("gan_digits", {}),
+    "gan_digits_paper": ("gan_digits_paper", {}),
     "vae_digits": ("vae_digits", {"batch_size": 32}),
 }
 
@@ -213,7 +213,7 @@ def run_tests(rehearse: bool, folder: Path) -> dict[str, Any]:
 def trainings(given: argparse.Namespace) -> dict[str, list[str]]:
     """Return the arguments of `genjax train` for each training."""
     if given.rehearse:
-        return {"gan": ["gan_digits", "--steps", "200", "--save-interval", "100"]}
+        return {"gan": ["gan_digits_paper", "--steps", "200", "--save-interval", "100"]}
     found = {}
     if given.data_dir:
         data = ["--data-dir", given.data_dir]

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from experiments.studies.benchmarks.pytorch.common import (
     DEVICE,
+    NO_PENALTIES,
     Average,
     Counterpart,
     Optimizer,
@@ -292,7 +293,7 @@ def counterpart(
     config: biggan.BigganConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
     """Make the counterpart of a conditional config that is not deep and has the hinge loss."""
-    require(config, deep=False, loss="hinge", conditional=True, ema_start=0)
+    require(config, deep=False, loss="hinge", conditional=True, ema_start=0, **NO_PENALTIES)
     generator, discriminator = map(place, (Generator(config, spec), Discriminator(config, spec)))
     trainer = Trainer(config, generator, discriminator, compiled)
 

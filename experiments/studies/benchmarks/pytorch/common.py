@@ -29,6 +29,10 @@ class Counterpart(NamedTuple):
     step: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+# What no counterpart of a GAN has.
+NO_PENALTIES = {"r1_gamma": 0.0, "r2_gamma": 0.0, "dragan_weight": 0.0}
+
+
 def require(config: Any, **values: Any) -> None:
     """Raise a `UsageError` if the config asks for something that the counterpart does not have."""
     for name, value in values.items():

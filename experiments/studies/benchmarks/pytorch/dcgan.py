@@ -10,6 +10,7 @@ from torch import nn
 
 from experiments.studies.benchmarks.pytorch.common import (
     DEVICE,
+    NO_PENALTIES,
     Counterpart,
     assert_losses_agree,
     draw_images,
@@ -75,7 +76,9 @@ def counterpart(
     config: dcgan.DcganConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
     """Make the counterpart of an unconditional config, non-saturating and without penalty."""
-    require(config, loss="non_saturating", dragan_weight=0.0, conditional=False)
+    require(config, loss="non_saturating", conditional=False, **NO_PENALTIES)
+    for player in (config.generator, config.discriminator):
+        require(player, batch_norm=True)
     generator, discriminator = map(place, networks(config, spec))
     take_steps = PlayerSteps(config, generator, discriminator, compiled)
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from experiments.studies.benchmarks.pytorch.common import (
     DEVICE,
+    NO_PENALTIES,
     Average,
     Counterpart,
     Optimizer,
@@ -82,7 +83,7 @@ def counterpart(
     config: gan.GanConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
     """Make the counterpart of a config with the non-saturating loss."""
-    require(config, loss="non_saturating")
+    require(config, loss="non_saturating", **NO_PENALTIES)
     generator, discriminator = map(place, networks(config, spec))
     take_steps = PlayerSteps(config, generator, discriminator, compiled)
 

@@ -15,6 +15,7 @@ from torch import nn
 from experiments.studies.benchmarks.pytorch import dcgan
 from experiments.studies.benchmarks.pytorch.common import (
     DEVICE,
+    NO_PENALTIES,
     Average,
     Counterpart,
     Optimizer,
@@ -115,7 +116,7 @@ class Trainer:
 
 def counterpart(config: Config, spec: ImageSpec, batch_size: int, compiled: bool) -> Counterpart:
     """Make the counterpart of an unconditional config."""
-    require(config, conditional=False)
+    require(config, loss="wasserstein", conditional=False, **NO_PENALTIES)
     generator, critic = map(place, networks(config, spec))
     trainer = Trainer(config, generator, critic, compiled)
 

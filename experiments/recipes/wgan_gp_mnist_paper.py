@@ -1,6 +1,6 @@
 """WGAN-GP on MNIST, 28x28, with DCGAN's networks at half their width.
 
-    genjax train wgan_gp_mnist
+    genjax train wgan_gp_mnist_paper
 
 Hardware: 2 CPU cores, 30 to 40 minutes; 15,000 steps of the critic are 3,000 of the generator.
 Expected: energy_distance about 0.03 (1,000 samples against 1,000 training images in [-1, 1]),

@@ -11,7 +11,7 @@ that begin high and fall to 0. The paper's own game is `dcgan_digits_paper`.
 from genjax import DataOptions, Recipe
 from genjax.models.dcgan import DcganConfig, PlayerConfig
 
-STEPS = 2_000
+STEPS = 4_000
 
 
 def player(batch_norm: bool) -> PlayerConfig:
@@ -19,7 +19,7 @@ def player(batch_norm: bool) -> PlayerConfig:
     return PlayerConfig(
         features=16,
         batch_norm=batch_norm,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="linear",
         decay_steps=STEPS,
     )

@@ -19,7 +19,7 @@ def player(batch_norm: bool) -> PlayerConfig:
     return PlayerConfig(
         features=16,
         batch_norm=batch_norm,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         schedule="linear",
         decay_steps=STEPS,
     )

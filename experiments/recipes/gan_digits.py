@@ -13,7 +13,7 @@ classifier of the data would take as long as the whole training.
 from genjax import DataOptions, Recipe
 from genjax.models.gan import GanConfig, PlayerConfig
 
-STEPS = 12_000
+STEPS = 16_000
 
 
 def player(*hidden_sizes: int) -> PlayerConfig:
@@ -34,9 +34,10 @@ recipe = Recipe(
         r2_gamma=1.0,
         ema_decay=0.999,
         generator=player(256, 256, 256),
-        discriminator=player(256, 256),
+        discriminator=player(512, 256),
     ),
     steps=STEPS,
-    save_interval=3000,
+    batch_size=64,
+    save_interval=2000,
     quality="energy_distance",
 )

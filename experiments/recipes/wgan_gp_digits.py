@@ -5,16 +5,16 @@
 Hardware: 2 CPU cores, one to two minutes. Expected: TODO
 
 DCGAN's networks at a quarter of their width, a step of G for each of the critic, and rates that
-begin ten times as high as the paper's and fall to 0. Its own are in `wgan_gp_digits_paper`.
+begin thirty times as high as the paper's and fall to 0. Its own are in `wgan_gp_digits_paper`.
 """
 
 from genjax import DataOptions, Recipe
 from genjax.models.wgan import PlayerConfig, WganGpConfig
 
-STEPS = 3_000
+STEPS = 5_000
 PLAYER = PlayerConfig(
     features=16,
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     beta1=0.0,
     beta2=0.9,
     schedule="linear",

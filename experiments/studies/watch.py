@@ -38,7 +38,7 @@ def games() -> dict[str, Recipe]:
             model=dataclasses.replace(recipe.model, **changed),
             steps=steps,
             save_interval=steps // 8,
-            log_interval=min(recipe.log_interval, steps // 100),
+            log_interval=steps // 80,
             quality="frechet_distance",
         )
 

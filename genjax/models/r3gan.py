@@ -75,10 +75,11 @@ class Blocks(nn.Module):
         inside = _normal(GAIN * self.depth**-0.25)
         for i in range(BLOCKS):
             h = Conv(expanded, 1, kernel_init=inside, dtype=self.dtype, name=f"expand_{i}")(x)
-            grouped = nn.Conv(
+            grouped = Conv(
                 expanded,
-                (3, 3),
-                feature_group_count=max(1, expanded // GROUP),
+                3,
+                padding=1,
+                groups=max(1, expanded // GROUP),
                 kernel_init=inside,
                 dtype=self.dtype,
                 name=f"grouped_{i}",

@@ -55,6 +55,37 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> 
     return _conv(geometry, x, kernel)
 
 
+def grouped_conv(
+    x: jax.Array, kernel: jax.Array, groups: int, stride: int = 1, padding: int = 0
+) -> jax.Array:
+    """Convolve each of `groups` equal shares of the channels apart, like `conv2d` with groups.
+
+    Args:
+        x: Images [B, H, W, I].
+        kernel: Kernel [KH, KW, I / groups, O]; its outputs are those of the groups in turn.
+        groups: Number of groups; it divides I and O.
+        stride: Stride of both axes.
+        padding: Number of zeros added to each side of both axes.
+
+    Returns:
+        As `conv` does, [B, H', W', O].
+
+    Raises:
+        ValueError: The shapes do not fit, or the output would be empty.
+    """
+    inputs, outputs = x.shape[-1], kernel.shape[-1]
+    if inputs % groups or outputs % groups:
+        raise ValueError(
+            f"{groups} groups of {inputs} inputs and {outputs} outputs: should divide both"
+        )
+    if groups == 1:
+        return conv(x, kernel, stride, padding)
+    shares = (array.reshape(*array.shape[:3], groups, -1) for array in (x, kernel))
+    one = functools.partial(conv, stride=stride, padding=padding)
+    y = jax.vmap(one, in_axes=(3, 3), out_axes=3)(*shares)
+    return y.reshape(*y.shape[:3], outputs)
+
+
 def conv_transpose(
     x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, output_padding: int = 0
 ) -> jax.Array:
@@ -98,7 +129,10 @@ def conv_transpose(
 
 
 class Conv(nn.Module):
-    """Convolution with a square kernel: [B, H, W, I] -> [B, H', W', features]; see `conv`."""
+    """Convolution with a square kernel: [B, H, W, I] -> [B, H', W', features]; see `conv`.
+
+    With `groups`, each of these equal shares of the channels is convolved apart.
+    """
 
     features: int
     kernel_size: int
@@ -107,23 +141,29 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: str = "float32"
-    function = staticmethod(conv)
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        y: jax.Array = self.function(x.astype(self.dtype), kernel, self.stride, self.padding)
+        y = self.apply_kernel(x.astype(self.dtype), kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
 
+    def apply_kernel(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolve x, [B, H, W, I], with the kernel."""
+        return grouped_conv(x, kernel, self.groups, self.stride, self.padding)
+
 
 class ConvTranspose(Conv):
     """Transposed convolution: [B, H, W, I] -> [B, H', W', features]; see `conv_transpose`."""
 
-    function = staticmethod(conv_transpose)
+    def apply_kernel(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Apply the transposed convolution of x, [B, H, W, I], by the kernel."""
+        return conv_transpose(x, kernel, self.stride, self.padding)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -1,4 +1,4 @@
-"""The energy distance: a number for the quality of samples that needs no network."""
+"""Distances of pixels, which need no network: the energy distance, and how near copies are."""
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,33 @@ def energy_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     within_x = jnp.sum(_distances(x, x), where=~jnp.eye(n, dtype=bool)) / max(1, n * (n - 1))
     within_y = jnp.sum(_distances(y, y), where=~jnp.eye(m, dtype=bool)) / max(1, m * (m - 1))
     return 2 * jnp.mean(_distances(x, y)) - within_x - within_y
+
+
+@exact()
+def nearest_ratio(samples: jax.Array, images: jax.Array) -> jax.Array:
+    """Compute how far samples are from the nearest image, as a fraction of how far images are.
+
+    This is the mean distance from a sample to the nearest image, divided by that from an image to
+    the nearest other one. It is far below 1 where samples are copies of images.
+
+    Args:
+        samples: [N, ...].
+        images: [M, ...], M at least 2.
+
+    Returns:
+        [], float32 or of the samples' type if that is wider; infinite if all images have a copy.
+
+    Raises:
+        UsageError: The examples have not one shape, or there is but one image.
+    """
+    if not (samples.shape and len(images) > 1) or samples.shape[1:] != images.shape[1:]:
+        raise UsageError(
+            f"nearest_ratio of {samples.shape} and {images.shape}: wants [N, ...] and [M, ...], "
+            "M at least 2"
+        )
+    x, y = (widened(a.reshape(len(a), -1)) for a in (samples, images))
+    own = jnp.where(jnp.eye(len(y), dtype=bool), jnp.inf, _distances(y, y))
+    return jnp.mean(jnp.min(_distances(x, y), axis=1)) / jnp.mean(jnp.min(own, axis=1))
 
 
 def _distances(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -9,8 +9,9 @@ below 0.75 or rises to 1.3, as the samples move to the edges of the data.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-# The metric of the samples' quality; lower is better.
-ENERGY_DISTANCE = "energy_distance"
+# Metrics of samples at each save; lower is better, but for the last, which is of copies below 1.
+ENERGY_DISTANCE, FRECHET_DISTANCE = "energy_distance", "frechet_distance"
+PIXEL_MEMORIZATION = "pixel_memorization"
 
 # Consecutive log records that must show a sign before there is a warning: the first steps often
 # show one for a while.
@@ -45,6 +46,11 @@ class Rule(NamedTuple):
     improves: str | None = None
 
 
+AFRESH = (
+    "The best checkpoint is kept. Try fewer --steps, rates that fall (--generator.schedule linear "
+    "--generator.decay-steps STEPS, and for the other player), or a lower learning rate"
+)
+
 RULES = (
     Rule(
         "D wins",
@@ -52,14 +58,17 @@ RULES = (
         lambda m: min(m["accuracy_real"], m["accuracy_fake"]) > 0.9 and m["d_fake"] < 0.15,
         PATIENCE,
         "the discriminator wins: it tells nearly every generated image from a real one, and the "
-        "generator learns little from that. Try a lower discriminator.learning_rate",
+        "generator learns little from that. Try --loss relativistic --r1-gamma 1 --r2-gamma 1, or "
+        "a lower --discriminator.learning-rate",
     ),
     Rule(
         "collapse",
         ("diversity",),
         lambda m: m["diversity"] < 0.8,
         PATIENCE,
-        "mode collapse: the samples are much more alike than the data. Try lower learning rates",
+        "mode collapse: the samples are much more alike than the data. Try --loss relativistic "
+        "--r1-gamma 1 --r2-gamma 1, or a lower learning rate (--generator.learning-rate, "
+        "--discriminator.learning-rate or --critic.learning-rate)",
         improves="diversity",
     ),
     Rule(
@@ -68,7 +77,8 @@ RULES = (
         lambda m: m["diversity"] > 1.15,
         PATIENCE,
         "the samples are spread wider than the data: they keep to its edges, or are noise. The "
-        "discriminator may be too strong: try a lower discriminator.learning_rate",
+        "discriminator may be too strong. Try --loss relativistic --r1-gamma 1 --r2-gamma 1, or a "
+        "lower --discriminator.learning-rate or --critic.learning-rate",
     ),
     Rule(
         "by heart",
@@ -76,7 +86,7 @@ RULES = (
         lambda m: m["real_sign"] > 0.9,
         PATIENCE,
         "the discriminator is sure of nearly every real image (real_sign), as it is of images "
-        "that it knows by heart. Try --augment ada, a smaller ada_target, or a larger r1_gamma",
+        "that it knows by heart. Try --augment ada, a smaller --ada-target, or a larger --r1-gamma",
     ),
     Rule(
         "posterior collapse",
@@ -84,7 +94,7 @@ RULES = (
         lambda m: m["active_units"] < 1 or m["active_fraction"] < 0.1,
         PATIENCE,
         "posterior collapse: few or none of the latents carry anything of the image. Try a KL "
-        "warm-up (kl_warmup_steps), free_bits, a lower beta, or a weaker decoder",
+        "warm-up (--kl-warmup-steps), --free-bits, a lower --beta, or a weaker decoder",
         improves="active_fraction",
     ),
     Rule(
@@ -95,7 +105,7 @@ RULES = (
         1,
         "the flow can hardly be inverted: an image comes back with an error of over a quarter of a "
         "gray level (round_trip_error), so samples are not what the likelihood speaks of. Try a "
-        "lower optimizer.learning_rate, or look at condition_number",
+        "lower --optimizer.learning-rate, or look at condition_number",
     ),
     Rule(
         "overflow",
@@ -112,14 +122,33 @@ RULES = (
         PATIENCE_SIGMA,
         "the generator's largest singular value explodes (g_max_singular_value): it is over "
         "twice its recent mean, the sign of a training that collapses. The best checkpoint is "
-        "kept; resume from there with lower learning rates",
+        "kept. Try a new run with --init RUN, which begins with its weights, and a lower "
+        "--generator.learning-rate",
     ),
     Rule(
         "worse",
-        (ENERGY_DISTANCE, "best"),
-        lambda m: m[ENERGY_DISTANCE] > 3 * m["best"] > 0,
+        (FRECHET_DISTANCE, "best_frechet_distance"),
+        lambda m: m[FRECHET_DISTANCE] > 2 * m["best_frechet_distance"] > 0,
         PATIENCE_DISTANCE,
-        f"the samples get worse: {ENERGY_DISTANCE} is over three times its best",
+        f"the samples get worse: {FRECHET_DISTANCE} is over twice its best. {AFRESH}",
+    ),
+    Rule(
+        "worse",
+        (ENERGY_DISTANCE, "best_energy_distance"),
+        # In noise, or beside a distance that tells more, it says little.
+        lambda m: (
+            m[ENERGY_DISTANCE] > 3 * m["best_energy_distance"] > 0 and FRECHET_DISTANCE not in m
+        ),
+        PATIENCE_DISTANCE,
+        f"the samples get worse: {ENERGY_DISTANCE} is over three times its best. {AFRESH}",
+    ),
+    Rule(
+        "copies",
+        (PIXEL_MEMORIZATION,),
+        lambda m: m[PIXEL_MEMORIZATION] < 0.8,
+        PATIENCE_DISTANCE,
+        "the samples are copies of training images: they are nearer to them than these are to one "
+        f"another ({PIXEL_MEMORIZATION}). Try more images, --augment diff or ada, or fewer --steps",
     ),
 )
 
@@ -130,13 +159,14 @@ class Watch:
     def __init__(self) -> None:
         self._held = [0] * len(RULES)
         self._began = [0.0] * len(RULES)
-        self._best = float("inf")
+        self._best = {name: float("inf") for name in (ENERGY_DISTANCE, FRECHET_DISTANCE)}
         self._sigma: float | None = None
 
     def __call__(self, record: Mapping[str, float]) -> list[str]:
         """Take in a log record and return the warnings that it triggers, each once an episode."""
-        self._best = min(self._best, record.get(ENERGY_DISTANCE, self._best))
-        metrics = {**record, "best": self._best}
+        metrics = dict(record)
+        for name, best in self._best.items():
+            self._best[name] = metrics[f"best_{name}"] = min(best, record.get(name, best))
         if "g_max_singular_value" in record:
             if self._sigma is None:
                 self._sigma = record["g_max_singular_value"]

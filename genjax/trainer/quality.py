@@ -9,22 +9,22 @@ from genjax.data.source import Source
 from genjax.evaluation.evaluate import feature_net, measure_samples, sample_labels
 from genjax.evaluation.features import data_features
 from genjax.figures.sample import sample_state
-from genjax.metrics.energy import energy_distance
+from genjax.metrics.energy import energy_distance, nearest_ratio
 from genjax.metrics.frechet import frechet_distance
-from genjax.metrics.watch import ENERGY_DISTANCE
+from genjax.metrics.watch import ENERGY_DISTANCE, FRECHET_DISTANCE, PIXEL_MEMORIZATION
 from genjax.run.recipe import MOST_JUDGED, Recipe
 from genjax.types import State
 
 # Number of samples, and of images, for the distance of pixels.
 QUALITY_IMAGES = 1000
-FRECHET_DISTANCE = "frechet_distance"
 
 
 class SampleQuality:
     """Distances from samples to the training data, lower is better.
 
     The energy distance is measured of images up to 64 pixels, and where it picks the best
-    checkpoint; the Frechet distance where it does. Its feature net, and the features of the data,
+    checkpoint, and with it how near samples are to training images; the Frechet distance where it
+    does. Its feature net, and the features of the data,
     are made first, which takes a while if they are not in the cache folder.
 
     Args:
@@ -41,6 +41,7 @@ class SampleQuality:
         is_small = max(source.spec.shape[:2]) <= MOST_JUDGED
         self._has_energy = is_small or recipe.quality == ENERGY_DISTANCE
         self._energy = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
+        self._nearest = jax.jit(lambda x, y: nearest_ratio(x / 127.5, y / 127.5))
         self._has_frechet = recipe.quality == FRECHET_DISTANCE
         if self._has_frechet:
             weights = recipe.quality_weights
@@ -59,6 +60,9 @@ class SampleQuality:
         if self._has_energy:
             samples = sample_state(self._recipe, state, key, QUALITY_IMAGES)
             metrics[ENERGY_DISTANCE] = float(self._energy(samples, self._images))
+            ratio = float(self._nearest(samples, self._images)) if len(self._images) > 1 else 1.0
+            if math.isfinite(ratio):  # images that all have a copy are no measure
+                metrics[PIXEL_MEMORIZATION] = ratio
         if self._has_frechet:
             fake = measure_samples(self._recipe, state, self._net, key, self._labels, {})
             distance = (

@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from genjax.metrics.energy import energy_distance
+from genjax.metrics.energy import energy_distance, nearest_ratio
+from genjax.types import UsageError
 
 DISTANCE = jax.jit(energy_distance)
 
@@ -44,3 +46,18 @@ def test_of_one_example_there_are_no_pairs():
     within = np.linalg.norm(flat[:, None] - flat[None], axis=-1).sum() / (20 * 19)
     np.testing.assert_allclose(DISTANCE(x, x[:1]), 2 * to_one - within, rtol=1e-4)
     assert DISTANCE(x[:1], x[:1]) == 0
+
+
+def test_copies_are_nearer_than_images_are_to_one_another():
+    images = jax.random.normal(jax.random.key(0), (200, 4, 4, 1))
+    others = jax.random.normal(jax.random.key(1), (200, 4, 4, 1))
+    np.testing.assert_allclose(nearest_ratio(others, images), 1, atol=0.05)
+    assert nearest_ratio(images[:50] + 0.05 * others[:50], images) < 0.1
+    x, y = (np.asarray(a, np.float64).reshape(200, -1) for a in (others, images))
+    distances = np.linalg.norm(x[:, None] - y[None], axis=2)
+    own = np.linalg.norm(y[:, None] - y[None], axis=2) + np.diag(np.full(200, np.inf))
+    expected = distances.min(axis=1).mean() / own.min(axis=1).mean()
+    np.testing.assert_allclose(nearest_ratio(others, images), expected, rtol=1e-5)
+    assert nearest_ratio(others, jnp.zeros((2, 4, 4, 1))) == jnp.inf
+    with pytest.raises(UsageError, match="M at least 2"):
+        nearest_ratio(others, images[:1])

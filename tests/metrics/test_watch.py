@@ -1,4 +1,6 @@
-from genjax.metrics.watch import PATIENCE, Watch
+import re
+
+from genjax.metrics.watch import PATIENCE, RULES, Watch
 
 HEALTHY = {"accuracy_real": 0.7, "accuracy_fake": 0.7, "d_fake": 0.4, "diversity": 0.95}
 D_WINS = {"accuracy_real": 1.0, "accuracy_fake": 1.0, "d_fake": 0.001, "diversity": 0.95}
@@ -76,6 +78,30 @@ def test_samples_that_get_worse_are_said():
     assert _warnings(records) == []
     (warning,) = _warnings([*records, {"energy_distance": 0.5}, *[HEALTHY] * 9])
     assert "get worse" in warning
+
+
+def test_the_frechet_distance_is_heard_before_that_of_pixels():
+    """Records are of a GAN of ten times the rates on the digits, which is at its best early on."""
+    distances = (40.1, 24.5, 19.6, 26.0, 37.4, 47.9, 61.8, 78.2)
+    records = [{"frechet_distance": value, "energy_distance": 0.1} for value in distances]
+    (warning,) = _warnings(records)
+    assert "frechet_distance is over twice its best" in warning
+    assert _warnings(records[:-1]) == []
+    # What the distance of pixels says beside it is not heard.
+    noise = (0.001, 0.1, 0.2, 0.3, 0.4)
+    assert _warnings([{"frechet_distance": 8.0, "energy_distance": each} for each in noise]) == []
+
+
+def test_copies_of_training_images_are_said():
+    healthy = [{"pixel_memorization": value} for value in (1.4, 1.1, 1.0, 0.95)] * 3
+    assert _warnings(healthy) == []
+    (warning,) = _warnings([*healthy, *[{"pixel_memorization": 0.7}] * 5])
+    assert "copies" in warning
+
+
+def test_each_warning_says_what_to_try_by_the_name_of_an_option():
+    for rule in RULES:
+        assert re.search(r"[Tt]ry .*--[a-z]|sample with a --temperature", rule.warning), rule.name
 
 
 def test_thresholds_on_recorded_runs():

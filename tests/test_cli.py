@@ -187,7 +187,7 @@ def test_help_says_what_an_option_does_and_its_default(genjax_command):
     text = " ".join(out.replace("│", " ").split())
     assert "--steps INT Training steps. (default: 16000)" in text
     assert "--generator.learning-rate FLOAT Step size: the largest, if the schedule" in text
-    assert "--loss {non_saturating,saturating,least_squares,hinge}" in text
+    assert "--loss {non_saturating,saturating,least_squares,hinge,relativistic}" in text
 
 
 def test_help_breaks_lines_where_the_terminal_ends_only(genjax_command, monkeypatch):
@@ -255,7 +255,7 @@ BAD = {
     "evaluate /no/such/run": "is not a run folder",
     "reconstruct RUN": "family 'gan' has no encoder",
     "traverse RUN": "family 'gan' has no encoder",
-    "manifold RUN": "latent_size = 64; a manifold is drawn of 2",
+    "manifold RUN": "latent_size = 16; a manifold is drawn of 2",
     "score RUN": "family 'gan' has no likelihood; wanted a run of vae, glow",
     "classify RUN": "family 'gan' has no likelihood",
     "encode RUN": "family 'gan' has no encoder",
@@ -402,7 +402,7 @@ def test_resume_takes_the_options_of_the_run(genjax_command, tmp_path):
     assert code == 2 and "generator.hidden_sizes = [32] (was [24])" in err and "genjax train" in err
     changes = ["--batch-size", "32", "--generator.learning-rate", "5e-5", "--log-interval", "1"]
     code, _, err = genjax_command("resume", run, "--steps", 15, *changes)
-    assert code == 0 and "from step 10 on: generator.learning_rate = 5e-05 (was 0.0002)" in err
+    assert code == 0 and "from step 10 on: generator.learning_rate = 5e-05 (was 0.001)" in err
     recipe = json.loads((run / "config.json").read_text())["recipe"]
     assert (recipe["batch_size"], recipe["steps"]) == (32, 15)
     assert recipe["model"]["generator"] == {

@@ -83,7 +83,7 @@ def test_saturating_loss_is_an_option():
 def test_pixels_reach_the_game_as_minus_one_to_one(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        gan, "update_players", lambda config, state, real, z: seen.update(real=real, z=z)
+        gan, "update_players", lambda config, state, real, z, key: seen.update(real=real, z=z)
     )
     images = np.zeros((2, *SPEC.shape), np.uint8)
     images[0], images[1] = 0, 255

@@ -1,6 +1,6 @@
 """R3GAN on CIFAR-10, with the paper's networks: 20.7 million parameters each.
 
-    genjax train r3gan_cifar10
+    genjax train wgan_gp_cifar10_r3gan
 
 Hardware: a GPU or a TPU slice; a step of 512 images takes minutes on 2 CPU cores. Expected: the
 paper reports an FID of 1.96 after about 200 million images, with labels (Huang et al. 2024, section
@@ -33,7 +33,6 @@ recipe = Recipe(
         critic=PLAYER,
     ),
     steps=400_000,
-    mirror=True,
     batch_size=512,
     save_interval=2000,
 )

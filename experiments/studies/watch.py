@@ -66,19 +66,18 @@ def sick(recipe: Recipe) -> dict[str, Recipe]:
         return {player: dataclasses.replace(config, learning_rate=rate)}
 
     tiny = {"hidden_sizes": (2,)} if recipe.family == "gan" else {"features": 1}
-    without: dict[str, Any] = faster("generator")
-    name = "G's rate x 10"
+    name, loosened = f"{judge[0].upper()}'s rate x 10", faster(judge)
     if recipe.family == "wgan":
-        name, without = "no penalty", {"weight_clip": 1e6}
+        name, loosened = "no penalty", {"weight_clip": 1e6}
     elif recipe.family == "wgan_gp":
-        name, without = "no penalty", {"gradient_penalty_weight": 0.0}
+        name, loosened = "no penalty", {"gradient_penalty_weight": 0.0}
     elif model.r1_gamma:
-        name, without = "no penalty", {"r1_gamma": 0.0, "r2_gamma": 0.0}
+        name, loosened = "no penalty", {"r1_gamma": 0.0, "r2_gamma": 0.0}
     options = dataclasses.replace(recipe.data_options, split=TINY_DATA)
     return {
         "rates x 10": change(**faster("generator"), **faster(judge)),
-        f"{judge[0].upper()}'s rate x 10": change(**faster(judge)),
-        name: change(**without),
+        "G's rate x 10": change(**faster("generator")),
+        name: change(**loosened),
         f"tiny {judge[0].upper()}": change(
             **{judge: dataclasses.replace(getattr(model, judge), **tiny)}
         ),

@@ -139,7 +139,7 @@ def relativistic_discriminator_loss(real_logits: jax.Array, fake_logits: jax.Arr
     D says which image of a pair is the real one, and only differences of its logits count. With
     R1 and R2 the game converges locally (Huang et al. 2024, proposition 2).
 
-    Source: Jolicoeur-Martineau 2019, equation 3; Sun et al. 2020; Huang et al. 2024, equation 2.
+    Source: Jolicoeur-Martineau 2019, section 4; Sun et al. 2020; Huang et al. 2024, equation 2.
 
     Args:
         real_logits: D's logits of real images, [...].

@@ -10,7 +10,16 @@ from jax import lax
 from jax.test_util import check_grads
 
 from genjax.nn import conv as conv_module
-from genjax.nn.conv import Conv, ConvTranspose, conv, conv_transpose, cpu, winograd, xla
+from genjax.nn.conv import (
+    Conv,
+    ConvTranspose,
+    conv,
+    conv_transpose,
+    cpu,
+    grouped_conv,
+    winograd,
+    xla,
+)
 from genjax.nn.conv.geometry import Geometry
 
 # (height, width), kernel, stride, padding: DCGAN's, odd sizes, kernels that the stride does not
@@ -385,3 +394,39 @@ def test_large_images_are_seen_in_bands(
     found = jax.jit(functools.partial(cpu.kernel_grad, geometry))(x, y)
     expected = xla.kernel_grad(geometry, x, y)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 1, 1), (1, 1, 0), (4, 2, 1)])
+def test_groups_see_their_own_channels_alone(kernel_size, stride, padding):
+    """Values and second-order gradients are those of XLA's convolution in groups."""
+    x, kernel = arrays((6, 8), (kernel_size, kernel_size), 6, 9)
+    kernel = kernel[:, :, :2]
+
+    def ours(x, kernel):
+        return grouped_conv(x, kernel, 3, stride, padding)
+
+    def theirs(x, kernel):
+        pads = [(padding, padding)] * 2
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )
+
+    def slope(function):
+        def squared(kernel, x):
+            grad = jax.grad(lambda x: jnp.sum(jnp.tanh(function(x, kernel))))(x)
+            return jnp.sum(grad**2)
+
+        return jax.jit(jax.grad(squared))(kernel, x)
+
+    np.testing.assert_allclose(ours(x, kernel), theirs(x, kernel), atol=1e-4)
+    np.testing.assert_allclose(slope(ours), slope(theirs), rtol=1e-3, atol=1e-3)
+    module = Conv(9, kernel_size, stride, padding, groups=3)
+    params = {"params": {"kernel": kernel, "bias": jnp.ones(9)}}
+    np.testing.assert_allclose(module.apply(params, x), ours(x, kernel) + 1, atol=1e-5)
+    with pytest.raises(ValueError, match="4 groups of 6 inputs and 9 outputs"):
+        grouped_conv(x, kernel, 4)

@@ -145,7 +145,7 @@ RULES = (
     Rule(
         "copies",
         (PIXEL_MEMORIZATION,),
-        lambda m: m[PIXEL_MEMORIZATION] < 0.8,
+        lambda m: m[PIXEL_MEMORIZATION] < 0.9,
         PATIENCE_DISTANCE,
         "the samples are copies of training images: they are nearer to them than these are to one "
         f"another ({PIXEL_MEMORIZATION}). Try more images, --augment diff or ada, or fewer --steps",

@@ -52,7 +52,7 @@ from genjax.run.start import origin_of, start_from, unpack
 from genjax.run.states import abstract_state, initial_state, open_split
 from genjax.run.trained import Model, Result, Trained, load, path_of
 from genjax.steps.freeze import check_frozen
-from genjax.steps.optim import GIVEN
+from genjax.steps.optim import GIVEN, optimizers_of
 from genjax.trainer.background import Background
 from genjax.trainer.iterator import ModelAt, Record, Running, Training, drain
 from genjax.trainer.log import log_to
@@ -436,7 +436,7 @@ def _train(
         background = stack.enter_context(Background())
         recorder = _Recorder(writer, background)
         saver = _Saver(recipe.quality, checkpoints, background, steps, evaluate, writer.report)
-        _tell_start(folder, start)
+        _tell_start(folder, recipe, start)
         length = call_length(recipe, batches.max_steps)
         stop.begin()
         step = start
@@ -510,8 +510,15 @@ class _Saver:
         self.background.start([*writes, self.report])
 
 
-def _tell_start(folder: RunFolder, start: int) -> None:
+def _tell_start(folder: RunFolder, recipe: Recipe, start: int) -> None:
     log.info("training in %s from step %d", folder.path, start)
+    for name, config in optimizers_of(recipe.model):
+        if 0 < config.decay_steps < recipe.steps:
+            log.warning(
+                "the step size of %s is 0 from step %d on, and training goes on to step %d: "
+                "wanted --%s.decay-steps %d?",
+                *(name, config.decay_steps, recipe.steps, name, recipe.steps),
+            )
     if jax.process_count() > 1:
         log.info(
             "%d processes: should one be lost the others end; to go on: genjax resume %s",

@@ -97,6 +97,16 @@ def test_resumed_is_uninterrupted_bit_for_bit(trained, tmp_path):
     _assert_same_run(trained, tmp_path / "run")
 
 
+def test_steps_after_the_rate_has_fallen_are_told(tmp_path, caplog):
+    falling = dataclasses.replace(RECIPE.model.generator, schedule="linear", decay_steps=10)
+    model = dataclasses.replace(RECIPE.model, generator=falling)
+    genjax.train(dataclasses.replace(RECIPE, model=model, steps=10), tmp_path / "run")
+    assert "step size" not in caplog.text
+    genjax.resume(tmp_path / "run", steps=20)
+    (told,) = (line for line in caplog.text.splitlines() if "step size of generator" in line)
+    assert "0 from step 10 on" in told and "--generator.decay-steps 20?" in told
+
+
 @pytest.mark.slow
 def test_an_adapted_augmentation_goes_on_bit_for_bit(tmp_path):
     player = dcgan.PlayerConfig(features=4)

@@ -68,7 +68,7 @@ def test_counterparts_alternate_with_a_recipe(found):
     [
         (["nope"], {}, (1,), "no recipe 'nope'"),
         (["gan_digits"], {"rounds": 0}, (1,), "rounds = 0: should be at least 1"),
-        (["gan_digits"], {}, (3,), "devices = 3: should divide the batch_size of gan_digits, 128"),
+        (["gan_digits"], {}, (3,), "devices = 3: should divide the batch_size of gan_digits, 64"),
         (["gan_digits"], {"dtype": "float16"}, (1,), "dtype"),
     ],
 )
@@ -78,7 +78,7 @@ def test_wrong_options_are_named(recipes, options, devices, message):
 
 
 def test_data_that_are_not_here_leave_the_loop_out(tmp_path, caplog):
-    recipe = load_recipe("gan_mnist")
+    recipe = load_recipe("gan_mnist_paper")
     options = dataclasses.replace(recipe.data_options, data_dir=str(tmp_path / "no"), size=(28,))
     recipe = dataclasses.replace(recipe, data=str(tmp_path / "no.zip"), data_options=options)
     assert steps.loop_seconds(recipe, 10) is None
@@ -133,7 +133,7 @@ def test_a_profile_tells_of_each_operation_of_a_step(devices, monkeypatch, tmp_p
     monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     monkeypatch.setattr(profiling, "measure_limits", lambda dtypes: LIMITS)
     monkeypatch.setattr(steps, "STEPS", (16,))
-    recipe = dataclasses.replace(load_recipe("gan_digits"), batch_size=16 * devices)
+    recipe = dataclasses.replace(load_recipe("gan_digits_paper"), batch_size=16 * devices)
     found = profile(recipe, tmp_path / "trace")
     seconds = [each.seconds for each in found.operations]
     assert seconds == sorted(seconds, reverse=True)

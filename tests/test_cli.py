@@ -185,7 +185,7 @@ def test_help_in_a_narrow_terminal_comes_to_an_end(genjax_command, monkeypatch, 
 def test_help_says_what_an_option_does_and_its_default(genjax_command):
     _, out, _ = genjax_command("train", "--help")
     text = " ".join(out.replace("│", " ").split())
-    assert "--steps INT Training steps. (default: 16000)" in text
+    assert "--steps INT Training steps. (default: 12000)" in text
     assert "--generator.learning-rate FLOAT Step size: the largest, if the schedule" in text
     assert "--loss {non_saturating,saturating,least_squares,hinge,relativistic}" in text
 

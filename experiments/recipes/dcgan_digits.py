@@ -41,5 +41,5 @@ recipe = Recipe(
     batch_size=64,
     log_interval=50,
     save_interval=500,
-    quality="energy_distance",
+    quality="latest",
 )

@@ -30,5 +30,5 @@ recipe = Recipe(
     batch_size=64,
     log_interval=50,
     save_interval=1000,
-    quality="energy_distance",
+    quality="latest",
 )

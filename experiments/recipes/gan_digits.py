@@ -7,7 +7,7 @@ Hardware: 2 CPU cores, one to two minutes. Expected: TODO
 The 8x8 originals are enlarged to 16x16, where a person reads them more easily. Deeper networks than
 those of 2014, in `gan_digits_paper`, the relativistic loss with R1 and R2, a moving average, and
 rates that begin high and fall to 0 make the difference. So the last checkpoint is the best one, and
-no classifier of the data is trained to find it, which would take half as long as the whole training.
+no classifier of the data, which would take half as long as the training, is needed to find it.
 """
 
 from genjax import DataOptions, Recipe

@@ -5,7 +5,7 @@
 Hardware: 2 CPU cores, TODO minutes. Expected: TODO
 
 The networks are those of `gan_mnist_paper`. The relativistic loss with R1 and R2 allows for rates
-that begin fifteen times as high and fall to 0; a moving average is sampled.
+that begin five times as high and fall to 0; a moving average is sampled.
 """
 
 from genjax import DataOptions, Recipe
@@ -17,7 +17,7 @@ STEPS = 200_000
 def player(hidden_size: int) -> PlayerConfig:
     """Return a player's config; both have the same rate."""
     return PlayerConfig(
-        hidden_sizes=(hidden_size,), learning_rate=3e-3, schedule="linear", decay_steps=STEPS
+        hidden_sizes=(hidden_size,), learning_rate=1e-3, schedule="linear", decay_steps=STEPS
     )
 
 
@@ -27,8 +27,8 @@ recipe = Recipe(
     data_options=DataOptions(test_split="test"),
     model=GanConfig(
         loss="relativistic",
-        r1_gamma=1.0,
-        r2_gamma=1.0,
+        r1_gamma=3.0,
+        r2_gamma=3.0,
         ema_decay=0.999,
         generator=player(256),
         discriminator=player(128),

@@ -241,6 +241,18 @@ def test_two_devices_with_less_memory_give_the_numbers_of_one(name):
 
 
 @pytest.mark.parametrize("parallel", get_args(Parallel))
+def test_pairs_and_penalties_are_those_of_the_whole_batch(parallel):
+    family = FAMILIES["gan"]
+    penalties: Any = {"r1_gamma": 1.0, "r2_gamma": 2.0, "dragan_weight": 3.0}
+    config = dataclasses.replace(
+        _config(family), loss="relativistic", penalty_interval=2, **penalties
+    )
+    parts = dataclasses.replace(config, gradient_accumulation_steps=2)
+    found = _in_float64(family, parts, parallel, 2, SEEDS[:1])
+    _assert_same(found, _in_float64(family, config, "jit", 1, SEEDS[:1]), by_parts=True)
+
+
+@pytest.mark.parametrize("parallel", get_args(Parallel))
 @each_family("gan", slow=("vae", "wgan_gp"))
 def test_eight_devices_give_the_numbers_of_one(name, parallel):
     family = FAMILIES[name]

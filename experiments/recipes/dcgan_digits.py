@@ -11,7 +11,7 @@ that begin high and fall to 0. The paper's own game is `dcgan_digits_paper`.
 from genjax import DataOptions, Recipe
 from genjax.models.dcgan import DcganConfig, PlayerConfig
 
-STEPS = 4_000
+STEPS = 12_000
 
 
 def player(batch_norm: bool) -> PlayerConfig:
@@ -40,6 +40,6 @@ recipe = Recipe(
     steps=STEPS,
     batch_size=64,
     log_interval=50,
-    save_interval=500,
+    save_interval=1000,
     quality="latest",
 )

@@ -11,7 +11,7 @@ begin thirty times as high as the paper's and fall to 0. Its own are in `wgan_gp
 from genjax import DataOptions, Recipe
 from genjax.models.wgan import PlayerConfig, WganGpConfig
 
-STEPS = 5_000
+STEPS = 15_000
 PLAYER = PlayerConfig(
     features=16,
     learning_rate=3e-3,

@@ -2,10 +2,13 @@
 
     genjax train wgan_gp_mnist
 
-Hardware: 2 CPU cores, TODO minutes. Expected: TODO
+Hardware: 2 CPU cores, 15 to 25 minutes. Expected: a Frechet distance of 1.1 +- 0.2 by `genjax
+evaluate` (floor 0.5), 1.8 of 2,000 samples at step 8,000; clean strokes of every weight and slant,
+nine of ten digits readable at once.
 
-DCGAN's networks at a quarter of their width, a step of G for each of the critic, and rates that
-begin thirty times as high as the paper's and fall to 0. Its own are in `wgan_gp_mnist_paper`.
+The border lets DCGAN's networks halve three times, to 4x4 pixels. They have a quarter of the
+paper's width, G takes a step for each of the critic, and rates begin thirty times as high as the
+paper's and fall to 0. Those of the paper are in `wgan_gp_mnist_paper`.
 """
 
 from genjax import DataOptions, Recipe

@@ -30,7 +30,7 @@ def found():
         rounds=2,
         counterparts={"slow": counterparts.slow, "absent": counterparts.absent},
     )
-    return steps.bench_steps(["gan_digits"], options, devices=(1, 2))
+    return steps.bench_steps(["gan_digits_paper"], options, devices=(1, 2))
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_rows_say_what_was_measured(found):
     floor = 2 * 32 * (2 * g + 6 * d)
     assert floor < one["flops"] < 1.5 * floor
     text = results.table(found.rows, steps.columns(found.limits))
-    assert "gan_digits" in text and "images/s" in text
+    assert "gan_digits_paper" in text and "images/s" in text
     markdown = results.table(found.rows, steps.columns(found.limits), markdown=True)
     assert markdown.count("\n") == 3
 
@@ -60,7 +60,7 @@ def test_counterparts_alternate_with_a_recipe(found):
         assert steps.ratio("slow", row) == said
         assert (row["absent_note"], steps.ratio("absent", row)) == (counterparts.REASON, "none")
         assert steps.ratio("unknown", row) == ""
-    assert results.notes(found.rows)[0] == f"gan_digits: absent: {counterparts.REASON}"
+    assert results.notes(found.rows)[0] == f"gan_digits_paper: absent: {counterparts.REASON}"
 
 
 @pytest.mark.parametrize(

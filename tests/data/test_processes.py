@@ -48,7 +48,7 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     run, alone = tmp_path / "run", tmp_path / "alone"
 
     # A signal to one process saves once, at the same step on all.
-    workers = _start_two("train", "gan_digits", "--steps", 10**6, "--run", run, *OPTIONS)
+    workers = _start_two("train", "gan_digits_paper", "--steps", 10**6, "--run", run, *OPTIONS)
     commands.wait_for(_checkpoint(run, 20), *workers)
     workers[1].send_signal(signal.SIGTERM)
     (out, _), (silence, _) = (worker.communicate(timeout=commands.PATIENCE) for worker in workers)
@@ -79,7 +79,7 @@ def test_two_processes_train_stop_lose_one_and_one_goes_on(tmp_path):
     _, errors = worker.communicate(timeout=commands.PATIENCE)
     assert worker.returncode == 0, errors
     options = {"steps": steps, "log_interval": 10, "save_interval": 20, "batch_size": 32}
-    genjax.train(dataclasses.replace(genjax.load_recipe("gan_digits"), **options), alone)
+    genjax.train(dataclasses.replace(genjax.load_recipe("gan_digits_paper"), **options), alone)
     found, wanted = (read_records(RunFolder(folder)) for folder in (run, alone))
     assert [record["step"] for record in found] == list(range(10, steps + 1, 10))
     for one, other in zip(found, wanted, strict=True):

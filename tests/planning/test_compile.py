@@ -192,7 +192,7 @@ def test_of_branches_the_one_that_moves_most_counts():
 
 @pytest.fixture(scope="module")
 def recipe():
-    return dataclasses.replace(load_recipe("gan_digits"), batch_size=64)
+    return dataclasses.replace(load_recipe("gan_digits_paper"), batch_size=64)
 
 
 def _parameter_bytes(recipe):

@@ -31,7 +31,7 @@ def _take_away(process, run):
 )
 def test_a_disk_that_fails_ends_a_training_in_one_line(tmp_path, kind, vanish):
     run = tmp_path / "run"
-    process = commands.start("train", "gan_digits", *OPTIONS, "--run", run, environment={})
+    process = commands.start("train", "gan_digits_paper", *OPTIONS, "--run", run, environment={})
     commands.wait_for(run / "checkpoints/00000040", process)
     vanish(process, run)
     _, errors = process.communicate(timeout=commands.PATIENCE)

@@ -113,11 +113,11 @@ main()
     ("module", "arguments"),
     [
         ("genjax.cli.run", ["--help"]),
-        ("jax", ["train", "gan_digits"]),
+        ("jax", ["train", "gan_digits_paper"]),
         ("numpy._core._multiarray_umath", ["sample", "run"]),  # an extension module
         ("pydantic", ["--help"]),
         ("genjax.trainer.loop", ["sample", "run"]),
-        ("sklearn.datasets", ["train", "gan_digits"]),  # when the data are read
+        ("sklearn.datasets", ["train", "gan_digits_paper"]),  # when the data are read
     ],
 )
 def test_ctrl_c_while_modules_are_imported_ends_in_one_line(tmp_path, module, arguments):
@@ -179,7 +179,7 @@ def _on_a_terminal(command):
 def test_a_closed_terminal_saves_and_stops(tmp_path):
     run = tmp_path / "run"
     process, terminal = _on_a_terminal(
-        commands.genjax("train", "gan_digits", *ENDLESS, "--run", run)
+        commands.genjax("train", "gan_digits_paper", *ENDLESS, "--run", run)
     )
     _wait_for_records(run, 2, process)
     os.close(terminal)
@@ -193,7 +193,7 @@ def test_a_terminal_that_is_gone_under_nohup_does_not_end_a_training(tmp_path):
     run = tmp_path / "run"
     nohup = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
     process, terminal = _on_a_terminal(
-        [*nohup, *commands.genjax("train", "gan_digits", *ENDLESS, "--run", run)]
+        [*nohup, *commands.genjax("train", "gan_digits_paper", *ENDLESS, "--run", run)]
     )
     _wait_for_records(run, 2, process)
     os.close(terminal)
@@ -219,7 +219,7 @@ def test_closed_full_or_ascii_streams_do_not_end_a_training(tmp_path, kind):
     run = tmp_path / "größe"
     options = ["--size", 8, "--batch-size", 16, "--steps", 20, "--log-interval", 10]
     options += ["--save-interval", 10, "--generator.learning-rate", 0.1]  # with warnings
-    command = commands.genjax("train", "gan_digits", *options, "--run", run)
+    command = commands.genjax("train", "gan_digits_paper", *options, "--run", run)
     process = subprocess.run(
         ["sh", "-c", f'"$@" {STREAMS[kind]}', "sh", *command],
         env=os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},

@@ -39,7 +39,11 @@ GAMES = {
     ),
 }
 GAMMAS: Any = {"loss": "relativistic", "r1_gamma": 2.0, "r2_gamma": 3.0}
-every_game = pytest.mark.parametrize("name", GAMES)
+# BigGAN's steps take long to compile.
+every_game = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "biggan")) for n in GAMES],
+)
 
 
 def _batch():

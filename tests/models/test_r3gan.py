@@ -89,7 +89,7 @@ def test_variances_are_kept_through_the_networks():
     assert 0.1 < np.std(discriminator.apply(of_d, images, None, True)) < 1.5
 
 
-@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("conditional", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_trains(conditional):
     config = dataclasses.replace(CONFIG, conditional=conditional)
     state = jax.jit(wgan.init, static_argnums=(0, 2))(config, jax.random.key(0), SPEC)

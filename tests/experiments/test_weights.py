@@ -54,7 +54,7 @@ def _dcgan(folder: Path) -> tuple[list[str], list[str]]:
     files = [folder / "netG_epoch_24.pth", folder / "netD_epoch_24.pth"]
     for file, module in zip(files, (generator, discriminator), strict=True):
         torch.save(module.state_dict(), file)
-    return ["dcgan", *map(str, files)], ["dcgan_digits", "--border", "0"]
+    return ["dcgan", *map(str, files)], ["dcgan_digits_paper", "--border", "0"]
 
 
 def _stylegan2(folder: Path) -> tuple[list[str], list[str]]:

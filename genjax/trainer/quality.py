@@ -19,13 +19,22 @@ from genjax.types import State
 QUALITY_IMAGES = 1000
 
 
+def _pixel_metrics(samples: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+    """Compute the metrics of pixels in one program, which computes their distances once."""
+    x, y = samples / 127.5, images / 127.5
+    found = {ENERGY_DISTANCE: energy_distance(x, y)}
+    if len(images) > 1:
+        found[PIXEL_MEMORIZATION] = nearest_ratio(x, y)
+    return found
+
+
 class SampleQuality:
     """Distances from samples to the training data, lower is better.
 
     The energy distance is measured of images up to 64 pixels, and where it picks the best
     checkpoint, and with it how near samples are to training images; the Frechet distance where it
-    does. Its feature net, and the features of the data,
-    are made first, which takes a while if they are not in the cache folder.
+    does. Its feature net, and the features of the data, are made first, which takes a while if they
+    are not in the cache folder.
 
     Args:
         recipe: The recipe.
@@ -40,8 +49,7 @@ class SampleQuality:
         self._recipe, self._images = recipe, images
         is_small = max(source.spec.shape[:2]) <= MOST_JUDGED
         self._has_energy = is_small or recipe.quality == ENERGY_DISTANCE
-        self._energy = jax.jit(lambda x, y: energy_distance(x / 127.5, y / 127.5))
-        self._nearest = jax.jit(lambda x, y: nearest_ratio(x / 127.5, y / 127.5))
+        self._pixels = jax.jit(_pixel_metrics)
         self._has_frechet = recipe.quality == FRECHET_DISTANCE
         if self._has_frechet:
             weights = recipe.quality_weights
@@ -56,13 +64,12 @@ class SampleQuality:
 
     def __call__(self, state: State, key: jax.Array) -> dict[str, float]:
         """Measure samples of a state; a covariance of one training image is NaN."""
-        metrics = {}
+        metrics: dict[str, float] = {}
         if self._has_energy:
             samples = sample_state(self._recipe, state, key, QUALITY_IMAGES)
-            metrics[ENERGY_DISTANCE] = float(self._energy(samples, self._images))
-            ratio = float(self._nearest(samples, self._images)) if len(self._images) > 1 else 1.0
-            if math.isfinite(ratio):  # images that all have a copy are no measure
-                metrics[PIXEL_MEMORIZATION] = ratio
+            found = {k: float(v) for k, v in self._pixels(samples, self._images).items()}
+            # Images that all have a copy are no measure.
+            metrics |= {k: v for k, v in found.items() if k != PIXEL_MEMORIZATION or v < math.inf}
         if self._has_frechet:
             fake = measure_samples(self._recipe, state, self._net, key, self._labels, {})
             distance = (

@@ -48,7 +48,7 @@ log = logging.getLogger("genjax")
 RECIPES = (
     "gan_mnist_paper",
     "dcgan_mnist_paper",
-    "wgan_digits",
+    "wgan_digits_paper",
     "wgan_gp_mnist_paper",
     "vae_mnist",
     "glow_mnist",

@@ -88,7 +88,7 @@ def test_data_that_are_not_here_leave_the_loop_out(tmp_path, caplog):
 @pytest.mark.slow
 def test_operations_of_a_step_are_counted_where_it_is_known_what_is_due():
     """The generator trains at one step in five; the mean cost counts it a fifth."""
-    recipe = load_recipe("wgan_digits")
+    recipe = load_recipe("wgan_digits_paper")
     spec = expected_spec(recipe.data, recipe.data_options)
     trainer = steps.Trainer(recipe, spec, 1, LIMITS)
     step = functools.partial(recipe.functions.step, recipe.model)

@@ -39,7 +39,7 @@ def test_without_pytorch_its_installation_is_told(monkeypatch):
     [
         "gan_digits_paper",
         "dcgan_digits_paper",
-        "wgan_digits",
+        "wgan_digits_paper",
         "wgan_gp_digits_paper",
         "vae_digits",
         "vae_mnist_iwae",

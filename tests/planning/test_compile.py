@@ -225,7 +225,7 @@ def test_devices_reduce_the_gradients_and_split_the_state_by_fsdp(recipe):
 @pytest.mark.parametrize(
     "name",
     [
-        "wgan_digits",
+        "wgan_digits_paper",
         pytest.param("wgan_gp_digits", marks=pytest.mark.slow),
         pytest.param("biggan_digits", marks=pytest.mark.exhaustive),
     ],
@@ -312,7 +312,7 @@ def test_pmap_has_no_program_to_show(recipe):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 def test_a_slice_that_is_not_there():
-    recipe = load_recipe("wgan_digits")  # whose generator is due at some steps only
+    recipe = load_recipe("wgan_digits_paper")  # whose generator is due at some steps only
     program = compile_step(recipe, "v5e:2x2")
     assert program.fits and program.devices == 4
     assert 0 < program.step_seconds < 1e-3

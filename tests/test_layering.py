@@ -13,7 +13,7 @@ import genjax
 # From the top; packages of one layer do not import each other either.
 LAYERS = [
     ["console", "linear", "types"],
-    ["transforms"],
+    ["samplers", "transforms"],
     ["nn"],
     ["objectives"],
     ["steps"],

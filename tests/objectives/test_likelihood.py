@@ -153,3 +153,16 @@ def test_the_bound_rises_with_samples_to_the_evidence():
 def test_bits_per_dim():
     # One bit a value: the uniform distribution over two levels.
     assert likelihood.bits_per_dim(784 * math.log(2), 784) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.3, 0.01), (-5.0, 0.1), (0.0, 1.0), (0.9, 1e-3)])
+def test_discretized_normal_probabilities_sum_to_one(mean, scale):
+    levels = jnp.linspace(-1, 1, 256).reshape(256, 1, 1, 1)
+    log_prob = likelihood.discretized_normal_log_likelihood(
+        levels, jnp.full_like(levels, mean), jnp.full((1, 1, 1, 1), math.log(scale))
+    )
+    assert np.all(np.isfinite(log_prob))
+    np.testing.assert_allclose(np.sum(np.exp(log_prob)), 1, rtol=1e-5)
+    edges = np.append(-np.inf, np.append(np.arange(-254, 255, 2) / 255, np.inf))
+    wanted = np.diff(stats.norm.cdf(edges, mean, scale))
+    np.testing.assert_allclose(np.exp(log_prob), wanted, rtol=1e-3, atol=1e-7)  # 2**-24 over scale

@@ -36,6 +36,7 @@ from tests.states import drawn_state
 # this folder) is the innermost of ours, or of linen's, that it was traced in; others are exact.
 LAYERS = (
     "linen/linear.py: Dense.__call__",
+    "nn/attention.py: AttentionBlock.__call__",
     "nn/attention.py: SelfAttention.__call__",
     "nn/conv/",
     "nn/equalized.py: Dense.__call__",

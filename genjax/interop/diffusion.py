@@ -1,0 +1,203 @@
+"""The U-Net of diffusion models in Hugging Face's diffusers, `UNet2DModel`.
+
+Names such as `down_blocks.0.resnets.1.conv1.weight`. Their `up_blocks` begin with the smallest
+size, our levels with the full one. Attention is `to_q`, `to_k`, `to_v`, `to_out.0`; files of before
+mid-2023 have `query`, `key`, `value`, `proj_attn`, also as 1x1 convolutions.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from genjax.interop.entries import (
+    Entry,
+    conv_kernel,
+    dump_entries,
+    linear,
+    load_entries,
+    numbers,
+    same,
+    shape_of,
+)
+from genjax.nn.unet import UNetConfig, check_size
+from genjax.types import ImageSpec, UsageError
+
+# The layers of attention here, there, and in old files.
+ATTENTION = (
+    ("query", "to_q", "query"),
+    ("key", "to_k", "key"),
+    ("value", "to_v", "value"),
+    ("output", "to_out.0", "proj_attn"),
+)
+# What the arrays do not say, beside `size`.
+OPTIONS = (
+    *("groups", "head_size", "dropout", "epsilon"),
+    *("frequency_shift", "cosine_first", "symmetric_padding"),
+)
+
+Path = tuple[str, ...]
+
+
+def _conv(name: str, path: Path, size: int, channels: int, features: int) -> Iterator[Entry]:
+    yield conv_kernel(name, path, (size, size, channels, features))
+    yield same(f"{name}.bias", (*path, "bias"), (features,))
+
+
+def _norm(name: str, path: Path, channels: int) -> Iterator[Entry]:
+    yield same(f"{name}.weight", (*path, "scale"), (channels,))
+    yield same(f"{name}.bias", (*path, "bias"), (channels,))
+
+
+def _linear(name: str, path: Path, inputs: int, outputs: int) -> Iterator[Entry]:
+    yield from linear(name, path, np.arange(inputs), np.arange(outputs))
+
+
+def _block(name: str, path: Path, inputs: int, features: int, embedding: int) -> Iterator[Entry]:
+    yield from _norm(f"{name}.norm1", (*path, "norm_0"), inputs)
+    yield from _conv(f"{name}.conv1", (*path, "conv_0"), 3, inputs, features)
+    yield from _linear(f"{name}.time_emb_proj", (*path, "time"), embedding, features)
+    yield from _norm(f"{name}.norm2", (*path, "norm_1"), features)
+    yield from _conv(f"{name}.conv2", (*path, "conv_1"), 3, features, features)
+    if inputs != features:
+        yield from _conv(f"{name}.conv_shortcut", (*path, "shortcut"), 1, inputs, features)
+
+
+def _attention(name: str, path: Path, channels: int) -> Iterator[Entry]:
+    yield from _norm(f"{name}.group_norm", (*path, "norm"), channels)
+    for ours, theirs, _ in ATTENTION:
+        yield from _linear(f"{name}.{theirs}", (*path, ours), channels, channels)
+
+
+def _levels(config: UNetConfig, spec: ImageSpec) -> Iterator[Entry]:
+    """Iterate over the entries of the way down, then of the way up."""
+    first, last = config.features[0], len(config.features) - 1
+    attended = [spec.height >> level in config.attention_sizes for level in range(last + 1)]
+    channels, skips = first, [first]
+    for level, features in enumerate(config.features):
+        theirs, ours = f"down_blocks.{level}", f"down_{level}"
+        for i in range(config.blocks):
+            path = ("params", f"{ours}_block_{i}")
+            yield from _block(f"{theirs}.resnets.{i}", path, channels, features, 4 * first)
+            if attended[level]:
+                path = ("params", f"{ours}_attention_{i}")
+                yield from _attention(f"{theirs}.attentions.{i}", path, features)
+            channels = features
+            skips.append(channels)
+        if level < last:
+            path = ("params", f"{ours}_conv")
+            yield from _conv(f"{theirs}.downsamplers.0.conv", path, 3, channels, channels)
+            skips.append(channels)
+    for level in range(last, -1, -1):
+        features = config.features[level]
+        theirs, ours = f"up_blocks.{last - level}", f"up_{level}"
+        for i in range(config.blocks + 1):
+            path, seen = ("params", f"{ours}_block_{i}"), channels + skips.pop()
+            yield from _block(f"{theirs}.resnets.{i}", path, seen, features, 4 * first)
+            if attended[level]:
+                path = ("params", f"{ours}_attention_{i}")
+                yield from _attention(f"{theirs}.attentions.{i}", path, features)
+            channels = features
+        if level > 0:
+            path = ("params", f"{ours}_conv")
+            yield from _conv(f"{theirs}.upsamplers.0.conv", path, 3, features, features)
+
+
+def _entries(config: UNetConfig, spec: ImageSpec) -> Iterator[Entry]:
+    """Iterate over all entries; with classes the embedding has a row for each."""
+    check_size(config, spec)
+    first, last = config.features[0], config.features[-1]
+    width = 4 * first
+    yield from _conv("conv_in", ("params", "conv_in"), 3, spec.channels, first)
+    yield from _linear("time_embedding.linear_1", ("params", "time_0"), first, width)
+    yield from _linear("time_embedding.linear_2", ("params", "time_1"), width, width)
+    if spec.classes:
+        table = ("params", "class_embedding", "embedding")
+        yield same("class_embedding.weight", table, (spec.classes, width))
+    yield from _levels(config, spec)
+    for i in range(2):
+        path = ("params", f"middle_block_{i}")
+        yield from _block(f"mid_block.resnets.{i}", path, last, last, width)
+    yield from _attention("mid_block.attentions.0", ("params", "middle_attention"), last)
+    yield from _norm("conv_norm_out", ("params", "norm_out"), first)
+    yield from _conv("conv_out", ("params", "conv_out"), 3, first, spec.channels)
+
+
+def _renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays with today's names and shapes of attention."""
+    old = {before: now for _, now, before in ATTENTION}
+    found: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        part = re.fullmatch(r"(.*attentions\.\d+\.)(\w+|to_out\.0)(\.(?:weight|bias))", name)
+        if part:
+            now = f"{part[1]}{old.get(part[2], part[2])}{part[3]}"
+            name = name if now in arrays else now  # of two of one meaning the old is unknown
+            is_conv = np.shape(array)[2:] == (1, 1)
+            array = np.asarray(array)[:, :, 0, 0] if is_conv else array
+        found[name] = array
+    return found
+
+
+def load(config: UNetConfig, spec: ImageSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Convert their arrays to `{"params": ...}`.
+
+    Args:
+        config: The network.
+        spec: The shape of its images; the network sees as many classes, or none.
+        arrays: `conv_in.weight`, ..., `conv_out.bias`, by today's names or older ones.
+
+    Raises:
+        UsageError: An entry is missing, unknown or misshapen (the message sums them up), or images
+            do not fit the config.
+    """
+    return load_entries(_entries(config, spec), _renamed(arrays))
+
+
+def dump(
+    config: UNetConfig, spec: ImageSpec, variables: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Convert variables to their names, those of today, and layouts: the inverse of `load`."""
+    return dump_entries(_entries(config, spec), variables)
+
+
+def infer(
+    arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[UNetConfig, ImageSpec]:
+    """Infer the network, but for its options `size` and `OPTIONS`, such as `groups`.
+
+    Raises:
+        UsageError: An option is not given, or sizes cannot be inferred.
+    """
+    _, channels, _, _ = shape_of(arrays, "conv_in.weight", 4)
+    outputs, _, _, _ = shape_of(arrays, "conv_out.weight", 4)
+    if outputs != channels:
+        raise UsageError(
+            f"conv_out.weight gives {outputs} channels for images of {channels}: interop reads "
+            "networks that give as many"
+        )
+    levels = numbers(arrays, r"down_blocks\.(\d+)\.")
+    names = [f"down_blocks.{level}.resnets.0.conv1.weight" for level in range(len(levels))]
+    features = tuple(shape_of(arrays, name, 4)[0] for name in names)
+    groups = options.get("groups", UNetConfig.groups)
+    missing = [] if "size" in options else ["--size HEIGHT WIDTH"]
+    if "groups" not in options and any(size % groups for size in features):
+        missing.append(f"--groups N, which divides features {features} ({groups} does not)")
+    if missing:
+        raise UsageError(f"the arrays do not say all sizes: say {', '.join(missing)}")
+    config = UNetConfig(
+        features=features,
+        blocks=len(numbers(arrays, r"down_blocks\.0\.resnets\.(\d+)\.")),
+        attention_sizes=(),
+        **{name: options[name] for name in OPTIONS if name in options},
+    )
+    classes = 0
+    if "class_embedding.weight" in arrays:
+        classes, _ = shape_of(arrays, "class_embedding.weight", 2)
+    height, width = options["size"]
+    spec = ImageSpec(height, width, channels, classes)
+    check_size(config, spec)
+    attended = numbers(arrays, r"down_blocks\.(\d+)\.attentions\.")
+    heights = tuple(height >> level for level in attended)
+    return dataclasses.replace(config, attention_sizes=heights), spec

@@ -1,10 +1,15 @@
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from genjax.nn.batch import BATCH_AXIS
-from genjax.nn.norm import BatchNorm
+from genjax.nn.norm import BatchNorm, GroupNorm
+
+KEY = jax.random.key(0)
 
 
 def _x(seed=0):
@@ -71,3 +76,35 @@ def test_bfloat16_input_is_normalized_in_float32():
     assert y.dtype == jnp.bfloat16
     expected, _ = _apply(_init(), x.astype(jnp.float32), True)
     np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_groups_of_channels_of_an_image_are_normalized_in_float32(dtype):
+    x = np.random.default_rng(0).normal(1000, 3 * np.arange(1, 7), (2, 3, 4, 6)).astype(dtype)
+    scale, bias = jnp.arange(1.0, 7), jnp.arange(6.0)
+    y = GroupNorm(3).apply({"params": {"scale": scale, "bias": bias}}, jnp.asarray(x))
+    groups = x.astype(np.float64).reshape(2, 12, 3, 2)
+    groups = groups - groups.mean((1, 3), keepdims=True)
+    groups /= np.sqrt(np.square(groups).mean((1, 3), keepdims=True) + 1e-6)
+    expected = groups.reshape(x.shape) * np.asarray(scale) + np.asarray(bias)
+    assert y.dtype == x.dtype
+    rtol = 1e-2 if dtype == "bfloat16" else 2e-4
+    np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=rtol, atol=rtol)
+
+
+def test_gradients_of_group_norm_are_those_of_flax():
+    x, y = (jax.random.normal(key, (2, 3, 4, 6)) for key in jax.random.split(KEY))
+    params = {"scale": jnp.arange(1.0, 7), "bias": jnp.arange(6.0)}
+
+    def grads(norm):
+        def loss_fn(params, x):
+            return jnp.sum(y * jnp.sin(norm.apply({"params": params}, x)))
+
+        return jax.jit(jax.grad(loss_fn, argnums=(0, 1)))(params, x)
+
+    expected = grads(nn.GroupNorm(3, epsilon=1e-6))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        grads(GroupNorm(3)),
+        expected,
+    )

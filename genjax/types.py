@@ -225,8 +225,8 @@ class Family:
         sample: `sample(config, state, key, labels) -> images`, float32 [n, H, W, C] in [-1, 1], one
             for each label, int32 [n]. An unconditional model uses the number of labels only, as
             `labels.shape[0]`: in an exported program it is no number yet.
-            Models that have them take `temperature`, `truncation` or `truncation_cutoff` as
-            further arguments.
+            Models that have them take `temperature`, `truncation`, `truncation_cutoff`, `guidance`,
+            or the static `sampler` and `sampling_steps`, as further arguments.
         paper: The authors and the year of its paper.
         decode: `decode(config, state, latents, labels) -> images`, from latents [n, Z] and labels
             int32 [n], which an unconditional model ignores; None where latents are not vectors.

@@ -32,7 +32,10 @@ log = logging.getLogger("genjax")
 # The parts of a protocol that must be equal for a comparison; and those that may differ, because
 # they belong to the model, and are rows of the table.
 SHARED = ("data", "split", "images", "content", "shape", "resized", "samples", "extractor", "seed")
-OWN = ("temperature", "truncation", "truncation_cutoff", "importance_samples")
+OWN = (
+    *("temperature", "truncation", "truncation_cutoff", "importance_samples"),
+    *("sampler", "sampling_steps", "guidance"),
+)
 # The figures that `evaluate` writes, and their captions.
 FIGURES = {
     "samples": "Samples",

@@ -48,6 +48,7 @@ from genjax.figures.sample import (
 )
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
+from genjax.models.diffusion import Sampler
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.options import AnyData, N, check_choice, check_seed
@@ -306,6 +307,9 @@ def evaluate(
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
+    sampler: Sampler | None = None,
+    sampling_steps: int | None = None,
+    guidance: float | None = None,
     labels: ClassShares = "data",
     per_class: bool = False,
     extractor: ExtractorKind | None = None,
@@ -328,6 +332,9 @@ def evaluate(
         temperature: That of the samples; see `genjax sample`.
         truncation: Likewise.
         truncation_cutoff: Likewise.
+        sampler: Likewise.
+        sampling_steps: Likewise.
+        guidance: Likewise.
         labels: Classes of the samples of a conditional model: as often as in the training data, or
             each as often as the others.
         per_class: Whether each class is compared alone too, for conditional models.
@@ -354,7 +361,8 @@ def evaluate(
     trained = load(run, checkpoint, data)
     recipe, spec, state = trained.recipe, trained.spec, trained.state
     draws = checked_draws(importance_samples, recipe.functions.importance_samples)
-    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    how: dict[str, Any] = dict(sampler=sampler, sampling_steps=sampling_steps, guidance=guidance)
+    how |= dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     sampling = sample_options(recipe, **how)
     _check_classes(recipe, spec, labels, per_class)
     weights_path(extractor, weights)  # before any work

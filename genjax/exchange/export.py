@@ -11,6 +11,7 @@ from genjax.data.paths import is_remote
 from genjax.evaluation.compare import latest_evaluation, trained_for
 from genjax.exchange import program
 from genjax.figures.sample import sample_options
+from genjax.models.diffusion import Sampler
 from genjax.run.checkpoint import write_atomically
 from genjax.run.model_file import SUFFIX, Card, is_model_file, output_path, read_arrays, write_model
 from genjax.run.options import Output, check_choice
@@ -34,6 +35,9 @@ def export(
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
+    sampler: Sampler | None = None,
+    sampling_steps: int | None = None,
+    guidance: float | None = None,
 ) -> Path | epath.Path:
     """Write a trained model to a file of its own, to keep, share, and draw from.
 
@@ -53,6 +57,9 @@ def export(
         temperature: In a .stablehlo, as in genjax sample: the program's temperature.
         truncation: In a .stablehlo, as in genjax sample: the program's truncation.
         truncation_cutoff: In a .stablehlo, as in genjax sample: the program's truncation cutoff.
+        sampler: In a .stablehlo, as in genjax sample: the program's sampler.
+        sampling_steps: In a .stablehlo, as in genjax sample: its steps.
+        guidance: In a .stablehlo, as in genjax sample: the program's guidance.
 
     Returns:
         The file.
@@ -62,7 +69,8 @@ def export(
             for, an option that the kind of file or the family does not have, or the file cannot be
             written there.
     """
-    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    how: dict[str, Any] = dict(sampler=sampler, sampling_steps=sampling_steps, guidance=guidance)
+    how |= dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     check_choice("dtype", dtype, Literal["float16", "bfloat16"])
     path = _checked(output, how, dict(all=all or None, dtype=dtype, license=license))
     trained = load(run, checkpoint)

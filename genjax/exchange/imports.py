@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,12 +58,14 @@ def import_model(
     spectral_epsilon: float | None = None,
     conv_clamp: float | None = None,
     mapping_lr_multiplier: float | None = None,
+    config: str | Path | None = None,
     license: str | None = None,
 ) -> Path:
     """Turn the weights of another implementation into a model file, to draw from as from a run.
 
     Known are the MLP gan, dcgan and vae of PyTorch's examples, wgan and wgan_gp in these networks,
-    biggan (also deep) and stylegan2 of their authors' PyTorch code, and glow of rosinality.
+    biggan (also deep) and stylegan2 of their authors' PyTorch code, glow of rosinality, and
+    diffusion as UNet2DModel of diffusers.
 
     Args:
         family: The family that the weights are of.
@@ -72,8 +75,8 @@ def import_model(
         output: The .safetensors to write.
         key: For each file that holds several state dicts, the name of the one to take; a.b is b in
             the dict a. Empty: averaged weights such as g_ema, or else by other names in use.
-        size: Height and width of images, where the arrays do not say them: of glow, and of an
-            MLP's images that are not square.
+        size: Height and width of images, where the arrays do not say them: of glow and diffusion,
+            and of an MLP's images that are not square.
         classes: dcgan, wgan, wgan_gp: number of classes, if G is conditional and there is no D.
         bits: glow: bits of a gray value.
         activation: vae: activation of the hidden layers. None: relu.
@@ -81,6 +84,7 @@ def import_model(
         spectral_epsilon: biggan: its SN_eps. None: 1e-6.
         conv_clamp: stylegan2: its conv_clamp, 0 if it was None, as with --fp32. None: 256.
         mapping_lr_multiplier: stylegan2: the lr_multiplier of its mapping. None: 0.01.
+        config: diffusion: the config.json of the network. None: it is as DDPM's.
         license: The licence of the weights.
 
     Returns:
@@ -95,6 +99,7 @@ def import_model(
         **{"size": size, "classes": classes, "bits": bits, "activation": activation},
         **{"batch_norm_epsilon": batch_norm_epsilon, "spectral_epsilon": spectral_epsilon},
         **{"conv_clamp": conv_clamp, "mapping_lr_multiplier": mapping_lr_multiplier},
+        "config": config and _read_config(config),
     }
     given = {name: value for name, value in options.items() if value is not None}
     format = _check(family, files, key, given)
@@ -197,6 +202,17 @@ def _infer(
     if "size" in given:
         abstract_state(recipe, spec)  # raises if the family has no such images
     return recipe, spec
+
+
+def _read_config(path: str | Path) -> dict[str, Any]:
+    """Read the config.json of a network."""
+    try:
+        found = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"config {path}: cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"config {path}: is no object of names and values")
+    return found
 
 
 def _digest(file: str | Path) -> str:

@@ -1,5 +1,6 @@
 """Samples of a state or a run."""
 
+import dataclasses
 import functools
 import inspect
 import logging
@@ -16,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genjax.figures.grid import to_uint8
 from genjax.models import FAMILIES
+from genjax.models.diffusion import Sampler
 from genjax.run.options import AnyPath, N, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
@@ -31,13 +33,16 @@ GRID_IMAGES, ROW, MOST_ROWS = 64, 8, 20
 MAX_SAMPLES = CHUNK * (2**31 - 1)
 
 
-# Options that change how samples are drawn: temperature, truncation, truncation_cutoff.
+# Options that change how samples are drawn, by the names of `sample`'s arguments; and those that
+# change its program, which are fields of the config too.
 SampleOptions = dict[str, Any]
+OF_PROGRAM = ("sampler", "sampling_steps")
 
 
 @functools.lru_cache(maxsize=8)
 def _sampler(recipe: Recipe) -> Callable[..., jax.Array]:
-    return jax.jit(functools.partial(recipe.functions.sample, recipe.model))
+    sample = functools.partial(recipe.functions.sample, recipe.model)
+    return jax.jit(sample, static_argnames=_of_program(recipe.functions))
 
 
 @functools.lru_cache(maxsize=8)
@@ -54,8 +59,8 @@ def _chunk_sampler(recipe: Recipe, devices: int) -> Callable[..., jax.Array]:
     mesh = _mesh(devices)
     whole, spread = PartitionSpec(), PartitionSpec("chunk")
 
-    @jax.jit
-    def sampler(state: State, keys: jax.Array, labels: jax.Array, **options: float) -> jax.Array:
+    @functools.partial(jax.jit, static_argnames=_of_program(recipe.functions))
+    def sampler(state: State, keys: jax.Array, labels: jax.Array, **options: Any) -> jax.Array:
         def of_one(state: State, keys: jax.Array, labels: jax.Array) -> jax.Array:
             return recipe.functions.sample(recipe.model, state, keys[0], labels[0], **options)[None]
 
@@ -98,7 +103,11 @@ def accepts(functions: Family, option: str) -> bool:
     return option in inspect.signature(functions.sample).parameters
 
 
-def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
+def _of_program(functions: Family) -> tuple[str, ...]:
+    return tuple(name for name in OF_PROGRAM if accepts(functions, name))
+
+
+def sample_options(recipe: Recipe, **values: Any) -> SampleOptions:
     """Check options for `sample_state`, and return those that are not None.
 
     Raises:
@@ -111,6 +120,9 @@ def sample_options(recipe: Recipe, **values: float | None) -> SampleOptions:
             raise UsageError(
                 f"family {recipe.family!r} has no {name}; wanted a run of {', '.join(having)}"
             )
+        if hasattr(recipe.model, name):
+            dataclasses.replace(recipe.model, **{name: value})  # which checks the value
+            continue
         # Styles with truncation 0 are the mean style; noise with truncation 0 has no values left.
         is_open = name == "truncation" and recipe.functions.style is None
         if not math.isfinite(value):
@@ -283,6 +295,9 @@ def sample(
     temperature: float | None = None,
     truncation: float | None = None,
     truncation_cutoff: int | None = None,
+    sampler: Sampler | None = None,
+    sampling_steps: int | None = None,
+    guidance: float | None = None,
     label: str | int | None = None,
     styles: AnyPath = None,
 ) -> np.ndarray:
@@ -302,6 +317,10 @@ def sample(
             from 0 than this are drawn again; 0.5 for cleaner, less varied images. None: all kept.
         truncation_cutoff: For families with styles, number of layers that are truncated, from the
             coarsest. None: all.
+        sampler: For diffusion, how noise becomes images. None: as the recipe says.
+        sampling_steps: For diffusion, steps of the sampler. None: as the recipe says.
+        guidance: For conditional diffusion, scale of classifier-free guidance; above 1 for images
+            more typical of their class. None: as the recipe says.
         label: The class of all images, for conditional models: its name, or its number if no class
             has that for a name. None: all classes.
         styles: stylegan, stylegan2: a .npy of styles, as `genjax project --styles` writes it, to
@@ -314,7 +333,8 @@ def sample(
         UsageError: There is no run or no such good checkpoint, `n` is impossible, the model does
             not have an option, or `styles` are not of this model.
     """
-    how = dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
+    how: dict[str, Any] = dict(sampler=sampler, sampling_steps=sampling_steps, guidance=guidance)
+    how |= dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
     samples = open_samples(run, n, seed, checkpoint, label, styles, **how)
     check_memory(samples.size, samples.spec, f"n = {samples.size}")
     return np.concatenate([batch.images for batch in samples.batches])
@@ -327,7 +347,7 @@ def open_samples(
     checkpoint: Checkpoint,
     label: str | int | None,
     styles: AnyPath,
-    **how: float | None,
+    **how: Any,
 ) -> Samples:
     """Check the arguments of `sample`, load the model, and begin to draw."""
     check_seed(seed)

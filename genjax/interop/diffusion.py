@@ -5,7 +5,6 @@ size, our levels with the full one. Attention is `to_q`, `to_k`, `to_v`, `to_out
 mid-2023 have `query`, `key`, `value`, `proj_attn`, also as 1x1 convolutions.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from genjax.interop.entries import (
     Entry,
+    Format,
     conv_kernel,
     dump_entries,
     linear,
@@ -22,6 +22,7 @@ from genjax.interop.entries import (
     same,
     shape_of,
 )
+from genjax.models.diffusion import DiffusionConfig, from_params
 from genjax.nn.unet import UNetConfig, check_size
 from genjax.types import ImageSpec, UsageError
 
@@ -32,11 +33,30 @@ ATTENTION = (
     ("value", "to_v", "value"),
     ("output", "to_out.0", "proj_attn"),
 )
-# What the arrays do not say, beside `size`.
-OPTIONS = (
-    *("groups", "head_size", "dropout", "epsilon"),
-    *("frequency_shift", "cosine_first", "symmetric_padding"),
-)
+# What the arrays do not say, in diffusers' config.json: its name, and ours.
+SAID = {
+    "norm_num_groups": "groups",
+    "attention_head_dim": "head_size",
+    "norm_eps": "epsilon",
+    "dropout": "dropout",
+    "freq_shift": "frequency_shift",
+    "flip_sin_to_cos": "cosine_first",
+    "downsample_padding": "symmetric_padding",
+}
+# What it may say of what our network has in one way only.
+FIXED = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "class_embed_type": None,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2D",
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "attn_norm_num_groups": None,
+}
 
 Path = tuple[str, ...]
 
@@ -74,7 +94,8 @@ def _attention(name: str, path: Path, channels: int) -> Iterator[Entry]:
 def _levels(config: UNetConfig, spec: ImageSpec) -> Iterator[Entry]:
     """Iterate over the entries of the way down, then of the way up."""
     first, last = config.features[0], len(config.features) - 1
-    attended = [spec.height >> level in config.attention_sizes for level in range(last + 1)]
+    height = config.seen(spec).height
+    attended = [height >> level in config.attention_sizes for level in range(last + 1)]
     channels, skips = first, [first]
     for level, features in enumerate(config.features):
         theirs, ours = f"down_blocks.{level}", f"down_{level}"
@@ -110,7 +131,8 @@ def _entries(config: UNetConfig, spec: ImageSpec) -> Iterator[Entry]:
     check_size(config, spec)
     first, last = config.features[0], config.features[-1]
     width = 4 * first
-    yield from _conv("conv_in", ("params", "conv_in"), 3, spec.channels, first)
+    channels = config.seen(spec).channels
+    yield from _conv("conv_in", ("params", "conv_in"), 3, channels, first)
     yield from _linear("time_embedding.linear_1", ("params", "time_0"), first, width)
     yield from _linear("time_embedding.linear_2", ("params", "time_1"), width, width)
     if spec.classes:
@@ -122,7 +144,7 @@ def _entries(config: UNetConfig, spec: ImageSpec) -> Iterator[Entry]:
         yield from _block(f"mid_block.resnets.{i}", path, last, last, width)
     yield from _attention("mid_block.attentions.0", ("params", "middle_attention"), last)
     yield from _norm("conv_norm_out", ("params", "norm_out"), first)
-    yield from _conv("conv_out", ("params", "conv_out"), 3, first, spec.channels)
+    yield from _conv("conv_out", ("params", "conv_out"), 3, first, channels)
 
 
 def _renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -162,42 +184,75 @@ def dump(
     return dump_entries(_entries(config, spec), variables)
 
 
-def infer(
-    arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
-) -> tuple[UNetConfig, ImageSpec]:
-    """Infer the network, but for its options `size` and `OPTIONS`, such as `groups`.
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `UNetConfig` that a config.json says.
 
     Raises:
-        UsageError: An option is not given, or sizes cannot be inferred.
+        UsageError: It is of another network.
     """
+    for name, wanted in FIXED.items():
+        if config.get(name, wanted) != wanted:
+            raise UsageError(f"config: {name} = {config[name]!r}: should be {wanted!r}")
+    if config.get("downsample_padding", 1) not in (0, 1):
+        raise UsageError(f"config: downsample_padding = {config['downsample_padding']}: 0 or 1")
+    # What files leave out is as diffusers has it by default.
+    defaults = {"norm_eps": 1e-5, "freq_shift": 0, "flip_sin_to_cos": True, "downsample_padding": 1}
+    defaults |= {"attention_head_dim": 8}
+    values = {**defaults, **config}
+    said = {ours: values[theirs] for theirs, ours in SAID.items() if theirs in values}
+    said["symmetric_padding"] = bool(said["symmetric_padding"])
+    said["head_size"] = said["head_size"] or 0
+    return said
+
+
+def infer(
+    arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> tuple[DiffusionConfig, ImageSpec]:
+    """Infer the model: the network of DDPM, unless the option `config` says otherwise.
+
+    Raises:
+        UsageError: The size of images is not known, or it is another network.
+    """
+    said = options.get("config", {})
     _, channels, _, _ = shape_of(arrays, "conv_in.weight", 4)
     outputs, _, _, _ = shape_of(arrays, "conv_out.weight", 4)
     if outputs != channels:
         raise UsageError(
-            f"conv_out.weight gives {outputs} channels for images of {channels}: interop reads "
-            "networks that give as many"
+            f"conv_out.weight gives {outputs} channels for images of {channels}: wanted as many"
         )
+    size = options.get("size") or said.get("sample_size")
+    if size is None:
+        raise UsageError("the arrays do not say the size of images: say --size HEIGHT WIDTH")
+    height, width = (size, size) if isinstance(size, int) else size
     levels = numbers(arrays, r"down_blocks\.(\d+)\.")
     names = [f"down_blocks.{level}.resnets.0.conv1.weight" for level in range(len(levels))]
+    attended = numbers(arrays, r"down_blocks\.(\d+)\.attentions\.")
     features = tuple(shape_of(arrays, name, 4)[0] for name in names)
-    groups = options.get("groups", UNetConfig.groups)
-    missing = [] if "size" in options else ["--size HEIGHT WIDTH"]
-    if "groups" not in options and any(size % groups for size in features):
-        missing.append(f"--groups N, which divides features {features} ({groups} does not)")
-    if missing:
-        raise UsageError(f"the arrays do not say all sizes: say {', '.join(missing)}")
-    config = UNetConfig(
+    if not said and any(channels % UNetConfig.groups for channels in features):
+        raise UsageError(
+            f"the arrays do not say groups, and {UNetConfig.groups} do not divide features "
+            f"{features}: say --config config.json"
+        )
+    network = UNetConfig(
         features=features,
         blocks=len(numbers(arrays, r"down_blocks\.0\.resnets\.(\d+)\.")),
-        attention_sizes=(),
-        **{name: options[name] for name in OPTIONS if name in options},
+        attention_sizes=tuple(height >> level for level in attended),
+        **(_said(said) if said else {}),
     )
     classes = 0
     if "class_embedding.weight" in arrays:
         classes, _ = shape_of(arrays, "class_embedding.weight", 2)
-    height, width = options["size"]
     spec = ImageSpec(height, width, channels, classes)
-    check_size(config, spec)
-    attended = numbers(arrays, r"down_blocks\.(\d+)\.attentions\.")
-    heights = tuple(height >> level for level in attended)
-    return dataclasses.replace(config, attention_sizes=heights), spec
+    check_size(network, spec)
+    return DiffusionConfig(network=network, conditional=classes > 0), spec
+
+
+FORMAT = Format(
+    infer,
+    lambda config, spec, arrays: load(config.network, spec, arrays)["params"],
+    lambda config, spec, params: dump(config.network, spec, {"params": params}),
+    from_params,
+    ("size", "config"),
+    unsaid="that the network predicts the noise of DDPM's linear schedule",
+    is_gan=False,
+)

@@ -1,6 +1,6 @@
 """The implementations whose state dicts become models, by the family that they are of here."""
 
-from genjax.interop import biggan, dcgan, gan, glow, stylegan2, vae, wgan
+from genjax.interop import biggan, dcgan, diffusion, gan, glow, stylegan2, vae, wgan
 from genjax.interop.entries import Format
 
 FORMATS: dict[str, Format] = {
@@ -12,4 +12,5 @@ FORMATS: dict[str, Format] = {
     "stylegan2": stylegan2.FORMAT,
     "vae": vae.FORMAT,
     "glow": glow.FORMAT,
+    "diffusion": diffusion.FORMAT,
 }

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 
-from genjax.models import biggan, dcgan, gan, glow, stylegan, stylegan2, vae, wgan
+from genjax.models import biggan, dcgan, diffusion, gan, glow, stylegan, stylegan2, vae, wgan
 from genjax.types import Config, Family, UsageError
 
 FAMILIES: dict[str, Family] = {
@@ -25,6 +25,7 @@ FAMILIES: dict[str, Family] = {
     "stylegan2": stylegan2.FAMILY,
     "vae": vae.FAMILY,
     "glow": glow.FAMILY,
+    "diffusion": diffusion.FAMILY,
 }
 ENTRY_POINTS = "genjax.families"
 log = logging.getLogger("genjax")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import Field, model_validator
 
+from genjax import transforms
 from genjax.nn.attention import AttentionBlock
 from genjax.nn.batch import batch_noise
 from genjax.nn.conv import Conv
@@ -61,6 +62,16 @@ class UNetConfig(Config):
     symmetric_padding: bool = False
     """Whether zeros are added on all four sides before the size is halved, or below and at the
     right only."""
+    patches: bool = False
+    """Whether 2x2 pixels are one to the network, of four times the channels, which takes a quarter
+    of the time."""
+
+    def seen(self, spec: ImageSpec) -> ImageSpec:
+        """Return the shape of images as the first level has them."""
+        if not self.patches:
+            return spec
+        height, width = spec.height // 2, spec.width // 2
+        return ImageSpec(height, width, 4 * spec.channels, spec.classes, spec.empty_classes)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -86,13 +97,14 @@ class UNetConfig(Config):
 
 def check_size(config: UNetConfig, spec: ImageSpec) -> None:
     """Raise a `UsageError` unless images have a size that the levels and their attention fit."""
-    halvings = len(config.features) - 1
+    halvings = len(config.features) - 1 + config.patches
     if spec.height % 2**halvings or spec.width % 2**halvings:
         raise UsageError(
-            f"images of {spec.height}x{spec.width}: with features of {halvings + 1} levels height "
-            f"and width should be multiples of {2**halvings} (--size)"
+            f"images of {spec.height}x{spec.width}: with features of {len(config.features)} levels"
+            f"{' and patches' * config.patches} height and width should be multiples of "
+            f"{2**halvings} (--size, --border)"
         )
-    heights = [spec.height >> level for level in range(halvings + 1)]
+    heights = [config.seen(spec).height >> level for level in range(len(config.features))]
     unknown = [size for size in config.attention_sizes if size not in heights]
     if unknown:
         raise UsageError(
@@ -238,6 +250,8 @@ class UNet(nn.Module):
             return conv(features, stride=2, padding=padding, name=f"down_{level}_conv")(x)
 
         levels = range(len(config.features))
+        if config.patches:
+            x, _ = transforms.squeeze.forward(x)
         x = conv(config.features[0], padding=1, name="conv_in")(x)
         skips = [x]
         for level in levels:
@@ -255,7 +269,10 @@ class UNet(nn.Module):
             if level > 0:
                 x = conv(config.features[level], padding=1, name=f"up_{level}_conv")(upsample(x))
         x = nn.silu(GroupNorm(config.groups, config.epsilon, name="norm_out")(x))
-        x = conv(self.channels, padding=1, kernel_init=ZEROS, name="conv_out")(x)
+        features = self.channels * (4 if config.patches else 1)
+        x = conv(features, padding=1, kernel_init=ZEROS, name="conv_out")(x)
+        if config.patches:
+            x, _ = transforms.squeeze.inverse(x)
         return x.astype(jnp.float32)
 
 

@@ -22,7 +22,8 @@ from genjax import UsageError
 from genjax.cli.run import run
 from genjax.interop.files import read_arrays
 from genjax.interop.formats import FORMATS
-from genjax.models import FAMILIES, biggan, dcgan, gan, glow, stylegan2, vae, wgan
+from genjax.models import FAMILIES, biggan, dcgan, diffusion, gan, glow, stylegan2, vae, wgan
+from genjax.nn.unet import UNetConfig
 from genjax.run.model_file import read_card
 from genjax.run.states import abstract_state
 from genjax.types import ImageSpec
@@ -109,6 +110,11 @@ CASES: dict[str, tuple[Any, ImageSpec, dict[str, Any]]] = {
         ),
         ImageSpec(8, 4, 3),
         {"size": (8, 4), "bits": 5},
+    ),
+    "diffusion": (
+        diffusion.DiffusionConfig(network=UNetConfig(features=(32,), blocks=1, attention_sizes=())),
+        ImageSpec(6, 4, 3),
+        {"size": (6, 4)},
     ),
 }
 

@@ -168,14 +168,23 @@ def test_dump_and_load_are_inverse_and_the_arrays_say_the_network(case):
     arrays = interop.dump(config, spec, variables)
     assert arrays["conv_in.weight"].shape == (config.features[0], spec.channels, 3, 3)
     chex.assert_trees_all_equal(interop.load(config, spec, arrays), variables)
-    options = {
-        "size": (spec.height, spec.width),
-        "groups": config.groups,
-        "head_size": config.head_size,
+    said = {
+        "sample_size": [spec.height, spec.width],
+        "norm_num_groups": config.groups,
+        "attention_head_dim": config.head_size or None,
+        "norm_eps": config.epsilon,
+        "freq_shift": 1,
+        "flip_sin_to_cos": False,
+        "downsample_padding": 0,
+        "_class_name": "UNet2DModel",
     }
-    assert interop.infer(arrays, options) == (config, spec)
-    unlike = {"epsilon": 1e-5, "symmetric_padding": True}
-    assert interop.infer(arrays, options | unlike)[0] == dataclasses.replace(config, **unlike)
+    found, found_spec = interop.infer(arrays, {"config": said})
+    assert (found.network, found_spec) == (config, spec)
+    assert found.conditional == (spec.classes > 0)
+    theirs = {name: said[name] for name in ("norm_num_groups", "sample_size")}
+    found, _ = interop.infer(arrays, {"config": theirs | {"attention_head_dim": None}})
+    unlike = {"epsilon": 1e-5, "symmetric_padding": True, "frequency_shift": 0, "head_size": 0}
+    assert found.network == dataclasses.replace(config, cosine_first=True, **unlike)
 
 
 @pytest.mark.parametrize("shape", ["linear", "conv"])
@@ -222,13 +231,18 @@ def test_what_does_not_fit_is_named():
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({}, {}, r"say --size HEIGHT WIDTH, --groups N, which divides features \(4, 8\)"),
-        ({}, {"size": (8, 4)}, r"say --groups N, which divides features \(4, 8\) \(32 does not\)"),
-        ({}, {"size": (8, 4), "groups": 3}, "groups = 3: should divide features 4"),
-        ({}, {"size": (8, 5), "groups": 2}, "images of 8x5: .* multiples of 2"),
+        ({}, {}, "say --size HEIGHT WIDTH"),
+        ({}, {"size": (8, 4)}, r"32 do not divide features \(4, 8\): say --config config.json"),
+        ({}, {"size": (8, 4), "config": {"norm_num_groups": 3}}, "groups = 3: should divide"),
+        ({}, {"config": {"norm_num_groups": 2, "sample_size": [8, 5]}}, "8x5: .* multiples of 2"),
+        ({}, {"size": (8, 4), "config": {"act_fn": "gelu"}}, "act_fn = 'gelu': should be 'silu'"),
         ({"conv_in.weight": None}, {}, "there is no conv_in.weight among"),
         ({"conv_out.weight": np.zeros((2, 4, 3, 3))}, {}, "conv_out.weight gives 2 channels"),
-        ({"down_blocks.1.resnets.0.conv1.weight": None}, {}, "there is no down_blocks.1.resnets.0"),
+        (
+            {"down_blocks.1.resnets.0.conv1.weight": None},
+            {"size": (8, 4)},
+            "there is no down_blocks.1.resnets.0",
+        ),
     ],
 )
 def test_what_arrays_do_not_say_is_asked_for(changes, options, message):

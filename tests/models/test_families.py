@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from genjax.data.batches import Resident
-from genjax.models import FAMILIES, biggan, stylegan, stylegan2, wgan
+from genjax.models import FAMILIES, biggan, diffusion, stylegan, stylegan2, wgan
+from genjax.nn.unet import UNetConfig
 from genjax.run.sharding import Parallel, Steps, as_array
+from genjax.steps.optim import OptimizerConfig
 from genjax.types import Batch, ImageSpec, UsageError
 from tests.families import each_family
 from tests.float64 import in_float64, to_float64
@@ -25,8 +27,11 @@ SPEC = ImageSpec(16, 16, 1, 10)
 BATCH = 16
 
 # Kernels that are 0 at first on purpose: the last ones of Glow's networks, so that it begins as the
-# identity.
-ZEROS = ("coupling/net/output/kernel", "prior/net/kernel")
+# identity, and those of a U-Net's branches.
+ZEROS = (
+    *("coupling/net/output/kernel", "prior/net/kernel"),
+    *("conv_1/kernel", "conv_out/kernel", "middle_attention/output/kernel"),
+)
 
 # The default networks, or narrower ones if eight copies would be too much for a laptop. Three steps
 # include every player, penalty, augmentation and stage of growth.
@@ -55,6 +60,12 @@ CONFIGS = {name: family.config() for name, family in FAMILIES.items()} | {
         generator=stylegan2.PlayerConfig(architecture="skip", mapping_layers=2, **STYLEGAN_PLAYER),
         discriminator=stylegan2.PlayerConfig(mapping_layers=2, **STYLEGAN_PLAYER),
     ),
+    "diffusion": diffusion.DiffusionConfig(
+        sampling_steps=3,
+        ode_steps=3,
+        network=UNetConfig(features=(4, 8), blocks=1, attention_sizes=(), groups=2, dropout=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-3, beta1=0.9),
+    ),
 }
 STEPS = 3
 
@@ -71,11 +82,11 @@ every_family = pytest.mark.parametrize(
 # Families whose steps compile in seconds.
 SMALL = ("gan", "dcgan", "wgan", "wgan_gp", "vae")
 # Of the others those whose steps compile in less than a minute.
-LARGE = ("biggan", "glow")
+LARGE = ("biggan", "glow", "diffusion")
 
 
 # Smaller images for families that take long to compile, because they need fewer layers.
-SPECS = dict.fromkeys(("biggan", "stylegan", "stylegan2"), ImageSpec(8, 8, 1, 10))
+SPECS = dict.fromkeys(("biggan", "stylegan", "stylegan2", "diffusion"), ImageSpec(8, 8, 1, 10))
 
 
 def _batches(family) -> Resident:

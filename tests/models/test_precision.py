@@ -62,6 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in FAM
     "stylegan2": ("stylegan2", ADA),
     "stylegan2 without penalties": ("stylegan2", ADA | {"r1_gamma": 0, "path_length_weight": 0}),
     "glow": ("glow", {"dequantization": "variational", "remat": "blocks"}),
+    "diffusion": ("diffusion", {"conditional": True}),
     "glow rebuilt": ("glow", {"permutation": "plain", "reversible": True, "conditional": True}),
 }
 FAST = ("gan", "vae")

@@ -1,0 +1,558 @@
+"""Diffusion models and flow matching: DDPM (arXiv:2006.11239), DDIM, EDM (2206.00364), and others.
+
+Data y turns into noise n on a path `x(s) = alpha(s) y + sigma(s) n`, and a U-Net learns to tell the
+two apart at every s, by least squares. Three paths, and what papers predict on each:
+
+    circle:    x = cos(s) y + sin(s) n     noise, data or velocity (DDPM; Nichol and Dhariwal 2021;
+                                           Salimans and Ho 2022), at the angles of T time steps
+    straight:  x = s y + (1 - s) n         velocity (Liu et al. 2023; Lipman et al. 2023)
+    edm:       x = y + s n                 Karras et al. 2022, the network's values preconditioned
+
+With the two estimates each path is walked back from noise to data, by a stochastic sampler or by
+the differential equation `dx/ds = alpha' y + sigma' n`, which is a flow: latents are its noise, and
+it has an exact likelihood (Song et al. 2021, "Score-based generative modeling", section 4.3).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field, model_validator
+
+from genjax import samplers
+from genjax.nn.batch import batch_noise
+from genjax.nn.labels import check_conditional
+from genjax.nn.unet import UNet, UNetConfig, check_size
+from genjax.objectives.likelihood import (
+    discretized_normal_log_likelihood,
+    standard_normal_log_prob,
+)
+from genjax.objectives.paths import (
+    Level,
+    Prediction,
+    additive,
+    angles_of,
+    circle,
+    cosine_betas,
+    data_prediction,
+    estimates,
+    guided,
+    linear_betas,
+    min_snr_weight,
+    mix,
+    noise_prediction,
+    preconditioned,
+    squared_error,
+    straight,
+    velocity_prediction,
+)
+from genjax.steps.optim import OptimizerConfig, create_optimizer
+from genjax.steps.state import DensityState
+from genjax.steps.update import GradientConfig, create_player, update_ema, update_player
+from genjax.types import Batch, Family, ImageSpec, Likelihood, Metrics, checked, images_of
+
+Sampler = Literal["ancestral", "ddim", "euler", "heun"]
+Positive = Annotated[float, Field(gt=0)]
+PREDICTIONS = {
+    "linear": ("noise", "data", "velocity"),
+    "cosine": ("noise", "data", "velocity"),
+    "straight": ("velocity",),
+    "edm": ("preconditioned",),
+}
+# Time steps of each image for the estimate of the bound while the model trains.
+BOUND_DRAWS = 10
+
+
+@checked
+class DiffusionConfig(GradientConfig):
+    """The config of a diffusion model."""
+
+    path: Literal["linear", "cosine", "straight", "edm"] = "linear"
+    """Path from data to noise: on a circle with DDPM's linear schedule or the cosine one; straight,
+    as in flow matching; or EDM's, where noise is added to data that stay."""
+    prediction: Literal["noise", "data", "velocity", "preconditioned"] = "noise"
+    """What the network says of a noisy image: its noise, its data or its velocity on the path (a
+    straight path has this alone), or EDM's mixture (edm alone)."""
+    time_steps: Annotated[int, Field(gt=1, le=2**20)] = 1000
+    """linear, cosine: the number T of noise levels. Of all paths: that of the bound."""
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """linear: variance that the first time step adds."""
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """linear: variance that the last time step adds."""
+    time_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    """straight: how training draws s: evenly, or more in the middle (Esser et al. 2024, section
+    3.1)."""
+    sigma_data: Positive = 0.5
+    """edm: standard deviation of the data."""
+    sigma_min: Positive = 0.002
+    """edm: smallest noise level of the samplers."""
+    sigma_max: Positive = 80.0
+    """edm: their largest."""
+    rho: Positive = 7.0
+    """edm: the larger, the closer are small levels to one another."""
+    log_sigma_mean: float = -1.2
+    """edm: mean of the logarithm of the noise levels in training."""
+    log_sigma_std: Positive = 1.2
+    """edm: its standard deviation."""
+    min_snr: Annotated[float, Field(ge=0)] = 0.0
+    """Signal-to-noise ratio up to which the error of the data is weighted by that ratio, and above
+    by this (Hang et al. 2023, min-SNR: 5); 0 for equal weights of what the network says."""
+    sampler: Sampler = "ancestral"
+    """How samples are drawn: DDPM's ancestral sampling, DDIM, or the differential equation by
+    Euler's or Heun's method."""
+    sampling_steps: Annotated[int, Field(gt=0)] = 1000
+    """Steps of the sampler, each with one evaluation of the network, or two (heun)."""
+    variance: samplers.Variance = "small"
+    """ancestral: variance of a step."""
+    eta: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """ddim: fresh noise; 0 for none, 1 for as much as ancestral sampling has."""
+    clip: bool = True
+    """ancestral, ddim: whether estimates of the data are clipped to [-1, 1]."""
+    ode_steps: Annotated[int, Field(gt=0)] = 50
+    """Steps of Heun's method between images and latents, and for the likelihood."""
+    likelihood: Literal["ode", "bound"] = "ode"
+    """Likelihood of images: exact for the differential equation, up to its steps and the estimate
+    of divergences (ode), or the bound of ancestral sampling with all time steps."""
+    dequantization: Literal["none", "uniform"] = "none"
+    """Whether training adds uniform noise within a gray level, as the likelihood (ode) always
+    does."""
+    conditional: bool = False
+    """Whether the network sees the class label."""
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """conditional: share of labels that training hides, for guidance."""
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+    """conditional: scale of classifier-free guidance (Ho and Salimans 2022, where it is 1 + w); 1
+    for none."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    """Decay of the moving average of the weights, for samples and evaluation; 0 for none."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; parameters, losses and updates stay float32."""
+    network: UNetConfig = UNetConfig()
+    """The U-Net."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=2e-4, beta1=0.9, warmup_steps=5000, clip_norm=1.0
+    )
+    """The optimizer."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        possible = PREDICTIONS[self.path]
+        if self.prediction not in possible:
+            wanted = " or ".join(map(repr, possible))
+            raise ValueError(
+                f"prediction = {self.prediction!r}: with path = {self.path!r} it should be {wanted}"
+            )
+        if self.path in ("linear", "cosine") and self.sampling_steps > self.time_steps:
+            raise ValueError(
+                f"sampling_steps = {self.sampling_steps}: should be at most time_steps = "
+                f"{self.time_steps}"
+            )
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sigma_min = {self.sigma_min}: should be less than sigma_max = {self.sigma_max}"
+            )
+        if self.guidance != 1 and not (self.conditional and self.label_dropout):
+            raise ValueError(
+                f"guidance = {self.guidance}: wants a conditional model with label_dropout above 0"
+            )
+        return self
+
+
+PATHS = {"linear": circle, "cosine": circle, "straight": straight, "edm": additive}
+
+
+def angles(config: DiffusionConfig) -> np.ndarray:
+    """Return the angle s of each time step on the circle, float64 [T], rising."""
+    if config.path == "cosine":
+        return angles_of(cosine_betas(config.time_steps))
+    return angles_of(linear_betas(config.time_steps, config.beta_start, config.beta_end))
+
+
+def level_at(config: DiffusionConfig, s: Any) -> Level:
+    """Return the noise levels at positions s on the path, NumPy's in float64 or jax's, [...]."""
+    path, time = PATHS[config.path], 1000 * s
+    if path is additive:
+        functions = s.__array_namespace__()
+        time = functions.log(functions.maximum(s, 1e-12 + 0 * s)) / 4
+    elif path is circle:
+        interpolate = np.interp if isinstance(s, np.ndarray) else jnp.interp
+        time = interpolate(s, angles(config), np.arange(config.time_steps))
+    return Level(*path.position(s), *path.velocity(s), time)
+
+
+def draw_levels(config: DiffusionConfig, key: jax.Array, batch: int) -> Level:
+    """Draw the noise levels of a training step, [B]."""
+    if PATHS[config.path] is circle:
+        uniform = batch_noise(key, (batch,), jax.random.uniform)
+        steps = (uniform * config.time_steps).astype(jnp.int32)
+        return level_at(config, angles(config)).in_float32()(steps)
+    if config.path == "edm":
+        normal = batch_noise(key, (batch,))
+        return level_at(config, jnp.exp(config.log_sigma_mean + config.log_sigma_std * normal))
+    if config.time_sampling == "logit_normal":
+        return level_at(config, jax.nn.sigmoid(batch_noise(key, (batch,))))
+    return level_at(config, batch_noise(key, (batch,), jax.random.uniform))
+
+
+def sampling_grid(config: DiffusionConfig, steps: int) -> np.ndarray:
+    """Return the positions s of a sampler, from noise to clean data, float64 [steps + 1]."""
+    if config.path == "edm":
+        return samplers.karras_levels(steps, config.sigma_min, config.sigma_max, config.rho)
+    if config.path == "straight":
+        return np.linspace(0, 1, steps + 1)
+    times = samplers.time_steps(config.time_steps, steps, "trailing")
+    return np.append(angles(config)[times], 0.0)
+
+
+def ode_grid(config: DiffusionConfig) -> np.ndarray:
+    """Return positions s from data to noise, closer where there is less noise, float64 [N + 1].
+
+    They begin at the least noise that training sees.
+    """
+    steps = config.ode_steps + 1
+    if config.path == "straight":
+        return 1 - np.linspace(0, 1, steps) ** 2
+    if config.path == "edm":
+        return sampling_grid(config, steps)[-2::-1]
+    # The ratio of noise to data, which is EDM's noise level.
+    least, most = np.tan(angles(config)[[0, -1]])
+    return np.arctan(samplers.karras_levels(steps, least, most, config.rho)[-2::-1])
+
+
+def prediction_of(config: DiffusionConfig) -> Prediction:
+    """Return what the network predicts."""
+    return {
+        "noise": noise_prediction,
+        "data": data_prediction,
+        "velocity": velocity_prediction,
+        "preconditioned": preconditioned(config.sigma_data),
+    }[config.prediction]
+
+
+def network(config: DiffusionConfig, spec: ImageSpec) -> UNet:
+    """Return the U-Net that `config` describes."""
+    classes = spec.classes if config.conditional else 0
+    return UNet(config.network, spec.channels, classes, config.dtype)
+
+
+def apply(
+    config: DiffusionConfig,
+    spec: ImageSpec,
+    params: Any,
+    x: jax.Array,
+    level: Level,
+    labels: jax.Array,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Return what the network says of noisy images, float32 [B, H, W, C].
+
+    Args:
+        config: The model.
+        spec: The shape of the images.
+        params: The network's parameters.
+        x: Noisy images, [B, H, W, C].
+        level: Their noise levels, [B] or [].
+        labels: int32 [B], negative where no class is said; an unconditional model ignores them.
+        dropout_key: The PRNG key of dropout, for training.
+    """
+    if config.path == "edm":
+        spread = jnp.sqrt(level.over(x).sigma ** 2 + config.sigma_data**2)
+        x = x / spread
+    time = jnp.broadcast_to(level.time, x.shape[:1])
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    shown = labels if config.conditional else None
+    output: Any = network(config, spec).apply(
+        {"params": params}, x, time, shown, dropout_key is not None, rngs=rngs
+    )
+    return jnp.asarray(output)
+
+
+def init(config: DiffusionConfig, key: jax.Array, spec: ImageSpec) -> DensityState:
+    """Return the state at step 0, whose weights depend on `key` alone.
+
+    Raises:
+        UsageError: The U-Net does not fit the size of the images, or a conditional model gets data
+            without classes.
+    """
+    check_conditional(config.conditional, spec)
+    check_size(config.network, spec)
+    labels = jnp.zeros(1, jnp.int32) if config.conditional else None
+    x = jnp.zeros((1, *spec.shape))
+    variables = network(config, spec).init(key, x, jnp.zeros(1), labels, False)
+    return from_params(config, spec, variables["params"])
+
+
+def from_params(config: DiffusionConfig, spec: ImageSpec, params: Any) -> DensityState:
+    """Return the state at step 0 with the parameters of the U-Net."""
+    ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
+    model = create_player({"params": params}, create_optimizer(config.optimizer, 0))
+    return DensityState(jnp.zeros((), jnp.int32), model, spec, ema)
+
+
+def to_data(images: jax.Array, noise: jax.Array | float = 0.5) -> jax.Array:
+    """Scale uint8 images to [-1, 1], with noise in [0, 1) within each gray level; 0.5 for none."""
+    return (images.astype(jnp.float32) + (noise - 0.5)) / 127.5 - 1
+
+
+def step(
+    config: DiffusionConfig, state: DensityState, batch: Batch, key: jax.Array
+) -> tuple[DensityState, Metrics]:
+    """Take one step of the optimizer on uint8 images [B, H, W, C].
+
+    Returns:
+        The state after the step, and the metrics `loss` (the weighted squared error of a value of
+        the network) and `grad_norm`.
+    """
+    gray_key, level_key, noise_key, label_key, dropout_key = jax.random.split(key, 5)
+    prediction = prediction_of(config)
+
+    def loss_fn(params: Any, carried: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        images, labels = batch
+        within: jax.Array | float = 0.5
+        if config.dequantization == "uniform":
+            within = batch_noise(gray_key, images.shape, jax.random.uniform)
+        data = to_data(jnp.asarray(images), within)
+        noise = batch_noise(noise_key, data.shape)
+        level = draw_levels(config, level_key, len(data))
+        hidden = batch_noise(label_key, labels.shape, jax.random.uniform) < config.label_dropout
+        shown = jnp.where(hidden, -1, labels)
+        x = mix(level, data, noise)
+        output = apply(config, state.spec, params, x, level, shown, dropout_key)
+        errors = squared_error(prediction, level, output, data, noise)
+        if config.min_snr:
+            errors *= min_snr_weight(prediction, level, config.min_snr)
+        loss = jnp.mean(errors)
+        return loss, (carried, {"loss": loss})
+
+    whole = Batch(images_of(batch, state.spec), jnp.asarray(batch.labels))
+    optimizer = create_optimizer(config.optimizer, state.step)
+    model, metrics = update_player(loss_fn, state.model, whole, optimizer, config, "grad_norm")
+    ema = update_ema(state.ema, model.params, config.ema_decay, state.step)
+    return dataclasses.replace(state, step=state.step + 1, model=model, ema=ema), metrics
+
+
+def _estimator(
+    config: DiffusionConfig, state: DensityState, labels: jax.Array, guidance: Any = None
+) -> Callable[[jax.Array, Level], tuple[jax.Array, jax.Array]]:
+    """Return `estimate(x, level) -> (data, noise)`, with guidance if its scale is not None."""
+
+    def output_of(x: jax.Array, level: Level, labels: jax.Array) -> jax.Array:
+        return apply(config, state.spec, state.sampling_params, x, level, labels)
+
+    def estimate(x: jax.Array, level: Level) -> tuple[jax.Array, jax.Array]:
+        if guidance is None:
+            output = output_of(x, level, labels)
+        else:
+            both = jnp.concatenate([labels, jnp.full_like(labels, -1)])
+            with_class, without = jnp.split(output_of(jnp.concatenate([x, x]), level, both), 2)
+            output = guided(with_class, without, guidance)
+        return estimates(prediction_of(config), level, x, output)
+
+    return estimate
+
+
+def _velocity(
+    config: DiffusionConfig, estimate: Callable[[jax.Array, Level], tuple[jax.Array, jax.Array]]
+) -> samplers.Velocity:
+    """Return the velocity dx/ds on the path."""
+
+    def velocity(x: jax.Array, s: jax.Array) -> jax.Array:
+        level = level_at(config, s)
+        data, noise = estimate(x, level)
+        return level.alpha_rate * data + level.sigma_rate * noise
+
+    return velocity
+
+
+def _noise_scale(config: DiffusionConfig) -> float:
+    """Return the standard deviation of x where the samplers begin."""
+    return config.sigma_max if config.path == "edm" else 1.0
+
+
+def sample(
+    config: DiffusionConfig,
+    state: DensityState,
+    key: jax.Array,
+    labels: jax.Array,
+    sampler: Sampler | None = None,
+    sampling_steps: int | None = None,
+    guidance: float | None = None,
+) -> jax.Array:
+    """Draw images.
+
+    Args:
+        config: The model.
+        state: The state.
+        key: The PRNG key of all noise.
+        labels: int32 [n], one for each image; their classes are used if the model is conditional.
+        sampler: The sampler; None for that of the config.
+        sampling_steps: The number of its steps; likewise.
+        guidance: The scale of guidance; likewise.
+
+    Returns:
+        float32 [n, H, W, C] in [-1, 1].
+    """
+    sampler, steps = sampler or config.sampler, sampling_steps or config.sampling_steps
+    scale = guidance if guidance is not None or config.guidance == 1 else config.guidance
+    estimate = _estimator(config, state, labels, scale)
+    first_key, step_key = jax.random.split(key)
+    shape = (labels.shape[0], *state.spec.shape)
+    x = _noise_scale(config) * jax.random.normal(first_key, shape)
+    grid = sampling_grid(config, steps)
+    if sampler in ("euler", "heun"):
+        to_end = config.path == "straight"
+        x = samplers.integrate(_velocity(config, estimate), x, grid, sampler, to_end)
+        return jnp.clip(x, -1, 1)
+    exact = level_at(config, grid)
+    levels = exact.in_float32()
+    if sampler == "ancestral":
+        weights = samplers.ancestral(exact.alpha, exact.sigma, config.variance)
+    else:
+        weights = samplers.ddim(exact.alpha, exact.sigma, config.eta)
+    x = samplers.denoise(
+        lambda x, index: estimate(x, levels(index)),
+        x,
+        weights,
+        lambda index: jax.random.normal(jax.random.fold_in(step_key, index), shape),
+        1.0 if config.clip else None,
+    )
+    return jnp.clip(x, -1, 1)
+
+
+def encode(config: DiffusionConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:
+    """Map uint8 images to latents [B, H * W * C]: the noise where the differential equation ends.
+
+    Latents of training images are standard normal, as far as the model is right.
+    """
+    del key
+    x = to_data(images_of(batch, state.spec))
+    velocity = _velocity(config, _estimator(config, state, jnp.asarray(batch.labels)))
+    x = samplers.integrate(velocity, x, ode_grid(config)) / _noise_scale(config)
+    return x.reshape(x.shape[0], -1)
+
+
+def decode(
+    config: DiffusionConfig, state: DensityState, latents: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """Map latents [n, H * W * C] to images, float32 [n, H, W, C] in [-1, 1]."""
+    x = _noise_scale(config) * latents.reshape(-1, *state.spec.shape)
+    velocity = _velocity(config, _estimator(config, state, labels))
+    return jnp.clip(samplers.integrate(velocity, x, ode_grid(config)[::-1]), -1, 1)
+
+
+def ode_log_prob(
+    config: DiffusionConfig, state: DensityState, batch: Batch, key: jax.Array
+) -> jax.Array:
+    """Estimate the log probability of uint8 images under the differential equation, [B], in nats.
+
+    One draw of uniform noise within gray levels makes it a lower bound in the mean (Theis et al.
+    2016, section 3.1), and one of Hutchinson's probes leaves it unbiased.
+    """
+    gray_key, probe_key = jax.random.split(key)
+    images = images_of(batch, state.spec)
+    x = to_data(images, batch_noise(gray_key, images.shape, jax.random.uniform))
+    probe = batch_noise(probe_key, x.shape, jax.random.rademacher).astype(x.dtype)
+    velocity = _velocity(config, _estimator(config, state, jnp.asarray(batch.labels)))
+    flow = samplers.with_divergence(velocity, samplers.hutchinson(probe))
+    x, divergence = samplers.integrate(flow, (x, jnp.zeros(len(x))), ode_grid(config))
+    dimensions, scale = math.prod(state.spec.shape), _noise_scale(config)
+    prior = standard_normal_log_prob(x.reshape(len(x), -1) / scale)
+    return prior + divergence - dimensions * math.log(127.5 * scale)
+
+
+def bound(
+    config: DiffusionConfig,
+    state: DensityState,
+    batch: Batch,
+    key: jax.Array,
+    draws: int | None = None,
+) -> jax.Array:
+    """Compute the negative variational bound of uint8 images, [B], in nats.
+
+    It is that of ancestral sampling with all time steps and the small variance (Ho et al. 2020,
+    equation 5; in this form Kingma et al. 2021, equation 13), with one draw of noise at each.
+
+    Args:
+        config: The model.
+        state: The state.
+        batch: uint8 images [B, H, W, C] and labels.
+        key: The PRNG key of the noise.
+        draws: Number of time steps, drawn from as many equal parts of all; None for all.
+    """
+    exact = level_at(config, sampling_grid(config, config.time_steps)[:-1])
+    ratios = (exact.alpha / exact.sigma) ** 2
+    rises, count = np.diff(ratios), config.time_steps - 1
+    levels = exact.in_float32()
+    data = to_data(images_of(batch, state.spec))
+    estimate = _estimator(config, state, jnp.asarray(batch.labels))
+    draws = count if draws is None else min(draws, count)
+    last_key, place_key, noise_key = jax.random.split(key, 3)
+
+    def data_at(index: jax.Array, key: jax.Array) -> jax.Array:
+        level = levels(index)
+        return estimate(mix(level, data, batch_noise(key, data.shape)), level)[0]
+
+    def add(total: jax.Array, part: jax.Array) -> tuple[jax.Array, None]:
+        index = part
+        if draws < count:
+            place = jax.random.uniform(jax.random.fold_in(place_key, part))
+            index = ((part + place) * count / draws).astype(jnp.int32)
+        error = jnp.square(data - data_at(index, jax.random.fold_in(noise_key, part)))
+        found = jnp.asarray(rises, jnp.float32)[index] * jnp.sum(error, axis=(1, 2, 3)) / 2
+        return total + found * (count / draws), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros(len(data)), jnp.arange(draws))
+    # Where x is all noise: KL(q(x|y) || N(0, scale^2)).
+    alpha, scale = exact.alpha[0], _noise_scale(config)
+    variance = (exact.sigma[0] / scale) ** 2
+    means = jnp.sum(jnp.square(alpha / scale * data), axis=(1, 2, 3))
+    total += (means + data[0].size * (variance - 1 - math.log(variance))) / 2
+    log_scale = jnp.log(levels.sigma[-1] / levels.alpha[-1]).reshape(1, 1, 1, 1)
+    mean = data_at(jnp.asarray(count), last_key)
+    return total - discretized_normal_log_likelihood(data, mean, log_scale)
+
+
+def evaluate(
+    config: DiffusionConfig,
+    state: DensityState,
+    batch: Batch,
+    key: jax.Array,
+    samples: int | None = None,
+) -> Likelihood:
+    """Estimate the negative log-likelihood of uint8 images in nats.
+
+    Args:
+        config: The model.
+        state: The state.
+        batch: uint8 images and their labels.
+        key: The PRNG key of all noise.
+        samples: Number of draws, which are averaged; None for a quick estimate of the bound.
+
+    Returns:
+        `Likelihood` with `nll` in nats, [B], of which the config's `likelihood` says what it is.
+    """
+    if samples is None:
+        return Likelihood(bound(config, state, batch, key, BOUND_DRAWS))
+
+    def draw(key: jax.Array) -> jax.Array:
+        if config.likelihood == "bound":
+            return bound(config, state, batch, key)
+        return -ode_log_prob(config, state, batch, key)
+
+    return Likelihood(jnp.mean(jax.lax.map(draw, jax.random.split(key, samples)), axis=0))
+
+
+FAMILY = Family(
+    DiffusionConfig,
+    init,
+    step,
+    sample,
+    "Ho, Jain and Abbeel 2020",
+    decode=decode,
+    encode=encode,
+    evaluate=evaluate,
+)

@@ -239,7 +239,7 @@ BAD = {
     "evaluate RUN -n 10 --temperature 0.5": "family 'gan' has no temperature",
     "sample RUN --truncation 0.5": "family 'gan' has no truncation; wanted a run of biggan",
     "sample RUN --label 3": "the model is not conditional",
-    "tradeoff RUN": "family 'gan' has no truncation and no temperature",
+    "tradeoff RUN": "family 'gan' has no truncation, temperature, sampling_steps",
     "tradeoff RUN -o curve.jpg": "should end in .png",
     "train biggan_digits --latent-size 50": "latent_size = 50: should be a multiple of 3",
     "evaluate RUN --extractor inception": "no Inception weights at",

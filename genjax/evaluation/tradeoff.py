@@ -1,12 +1,13 @@
-"""Fidelity against diversity of samples, over truncations or temperatures."""
+"""Fidelity against diversity of samples, over an option of how they are drawn."""
 
 import csv
 import io
 import logging
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -20,19 +21,26 @@ from genjax.evaluation.evaluate import (
     real_sides,
 )
 from genjax.evaluation.extractor import ExtractorKind, weights_path
-from genjax.figures.sample import accepts, sample_options
+from genjax.figures.sample import CHUNK, SampleOptions, accepts, sample_options, sample_state
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import prdc
 from genjax.run.checkpoint import write_atomically
-from genjax.run.options import AnyData, N, check_seed
+from genjax.run.options import AnyData, N, check_choice, check_seed
+from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
-from genjax.types import UsageError
+from genjax.types import State, UsageError
 
 log = logging.getLogger("genjax")
 
-OPTIONS = ("truncation", "temperature")
-VALUES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
+Option = Literal["truncation", "temperature", "sampling_steps", "guidance"]
+FACTORS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
+VALUES: dict[Option, tuple[float, ...]] = {
+    "truncation": FACTORS,
+    "temperature": FACTORS,
+    "sampling_steps": (1, 2, 5, 10, 20, 50),
+    "guidance": (1, 1.5, 2, 3, 5),
+}
 SHOWN = ("precision", "recall", "density", "coverage")
 
 Row = dict[str, float]
@@ -40,7 +48,8 @@ Row = dict[str, float]
 
 def tradeoff(
     run: Model,
-    values: Sequence[float] = VALUES,
+    values: Sequence[float] | None = None,
+    option: Option | None = None,
     n: Annotated[int, N] = 2000,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
@@ -48,13 +57,14 @@ def tradeoff(
     weights: str | Path | None = None,
     data: AnyData = None,
 ) -> list[Row]:
-    """Measure fidelity and diversity of samples over truncations or temperatures.
+    """Measure fidelity and diversity of samples, and what they cost, over an option of theirs.
 
     See Brock et al. 2019, figure 17.
 
     Args:
-        run: The run folder, of a family with truncation or temperature.
-        values: Truncations or temperatures.
+        run: The run folder, of a family with such an option.
+        values: The option's values. None: some from small to large.
+        option: The option, as of `genjax sample`. None: the first that the family has.
         n: Number of samples for each value, and of test images to compare them with, at most as
             many as there are.
         seed: Seed of the latents.
@@ -64,41 +74,65 @@ def tradeoff(
         data: The run's data at another place. None: where they were in training.
 
     Returns:
-        A row for each value: `truncation` or `temperature`, `frechet_distance`, `inception_score`,
-        `precision`, `recall`, `density`, `coverage`.
+        A row for each value: the option by its name, `frechet_distance`, `inception_score`,
+        `precision`, `recall`, `density`, `coverage`, and `seconds`, the time to draw 1,000 images.
 
     Raises:
-        UsageError: There is no run, its family has neither, or a number is impossible.
+        UsageError: There is no run, its family has no such option, or a number is impossible.
     """
     check_seed(seed)
     weights_path(extractor, weights)  # before any work
     trained = load(run, checkpoint, data)
     recipe, state = trained.recipe, trained.state
-    names = [name for name in OPTIONS if accepts(recipe.functions, name)]
-    if not names:
-        raise UsageError(f"family {recipe.family!r} has no truncation and no temperature")
+    name = _option(recipe, option)
+    values = VALUES[name] if values is None else values
     if n < SPLITS or not values:
         raise UsageError(f"n = {n}, values = {values}: should be at least {SPLITS}, and one value")
-    samplings = [sample_options(recipe, **{names[0]: value}) for value in values]
+    samplings = [sample_options(recipe, **{name: value}) for value in values]
     test = open_as_trained(recipe, recipe.data_options.for_test, state.spec)
     n = min(n, compared_size(recipe, None, len(test)))
     net, identity = feature_net(recipe, extractor, weights)
     real = real_sides(recipe, state.spec, net, identity, n, seed).real
     moments = real.moments
-    log.info("%s samples for each %s, %s", f"{n:,}", names[0], trained)
+    log.info("%s samples for each %s, %s", f"{n:,}", name, trained)
     rows = []
     for value, sampling in zip(values, samplings, strict=True):
         fake = measure_samples(recipe, state, net, jax.random.key(seed), n, sampling)
         row = {
-            names[0]: value,
+            name: value,
             "frechet_distance": frechet_distance(fake.moments, moments),
             "inception_score": inception_score(fake.logits, SPLITS)[0],
         }
         found = prdc(real.features, fake.features)
-        row |= {name: getattr(found, name) for name in SHOWN}
+        row |= {each: getattr(found, each) for each in SHOWN}
+        row["seconds"] = _seconds(recipe, state, sampling)
         rows.append(row)
-        log.info("  ".join(f"{name} {number:.3g}" for name, number in row.items()))
+        log.info("  ".join(f"{each} {number:.3g}" for each, number in row.items()))
     return rows
+
+
+def _option(recipe: Recipe, option: Option | None) -> Option:
+    """Return the option, or the first that the model has.
+
+    Raises:
+        UsageError: The family has no such option.
+    """
+    if option is not None:
+        check_choice("option", option, Option)
+        if not accepts(recipe.functions, option):
+            sample_options(recipe, **{option: VALUES[option][0]})  # raises, and names who has it
+        return option
+    for name in VALUES:
+        if accepts(recipe.functions, name):
+            return name
+    raise UsageError(f"family {recipe.family!r} has no {', '.join(VALUES)}")
+
+
+def _seconds(recipe: Recipe, state: State, sampling: SampleOptions) -> float:
+    """Measure the time to draw 1,000 images, by one call of a program that is compiled already."""
+    key, start = jax.random.key(0), time.monotonic()
+    sample_state(recipe, state, key, CHUNK, sampling)
+    return (time.monotonic() - start) * 1000 / CHUNK
 
 
 def save(rows: Sequence[Row], output: Path) -> None:

@@ -121,7 +121,8 @@ def sample_options(recipe: Recipe, **values: Any) -> SampleOptions:
                 f"family {recipe.family!r} has no {name}; wanted a run of {', '.join(having)}"
             )
         if hasattr(recipe.model, name):
-            dataclasses.replace(recipe.model, **{name: value})  # which checks the value
+            # The config checks the value, and makes 5.0 steps 5.
+            options[name] = getattr(dataclasses.replace(recipe.model, **{name: value}), name)
             continue
         # Styles with truncation 0 are the mean style; noise with truncation 0 has no values left.
         is_open = name == "truncation" and recipe.functions.style is None

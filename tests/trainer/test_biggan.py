@@ -151,7 +151,9 @@ def test_the_tradeoff_of_truncations(trained):
     assert first.keys() == rows[0].keys()
     picture = Image.open(io.BytesIO(to_figure(rows)))
     assert np.ptp(np.asarray(picture.convert("L"))) > 200
-    assert rows == genjax.tradeoff(trained, values=(0.1, 1.0), n=60)
+    again = genjax.tradeoff(trained, values=(0.1, 1.0), option="truncation", n=60)
+    assert all(row.pop("seconds") > 0 for row in [*rows, *again])
+    assert rows == again
     with pytest.raises(genjax.UsageError, match="n = 5"):
         genjax.tradeoff(trained, n=5)
     assert json.loads(json.dumps(rows)) == rows

@@ -1,0 +1,44 @@
+"""Flow matching on the digits of scikit-learn: 1,797 real images, no download.
+
+    genjax train diffusion_digits
+
+Hardware: 2 CPU cores, MINUTES. Expected: EXPECTED.
+
+A U-Net of two levels that sees 2x2 pixels as one learns the velocity of the straight path, and
+Heun's method follows it in 20 steps.
+"""
+
+from genjax import DataOptions, Recipe
+from genjax.models.diffusion import DiffusionConfig
+from genjax.nn.unet import UNetConfig
+from genjax.steps.optim import OptimizerConfig
+
+STEPS = 6000
+
+recipe = Recipe(
+    family="diffusion",
+    data="digits",
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
+    model=DiffusionConfig(
+        path="straight",
+        prediction="velocity",
+        dequantization="uniform",
+        sampler="heun",
+        sampling_steps=20,
+        ema_decay=0.999,
+        network=UNetConfig(features=(32, 64), blocks=1, attention_sizes=(), groups=8, patches=True),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            beta1=0.9,
+            warmup_steps=100,
+            schedule="linear",
+            decay_steps=STEPS,
+            clip_norm=1.0,
+        ),
+    ),
+    steps=STEPS,
+    batch_size=64,
+    log_interval=50,
+    save_interval=1000,
+    quality="frechet_distance",
+)

@@ -1,0 +1,216 @@
+"""Diffusion: likelihoods known in closed form, samplers, guidance, and what a config may be.
+
+A U-Net begins with an output of 0, so that a new model's differential equation is linear in x.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from genjax.models import diffusion
+from genjax.nn.unet import UNetConfig
+from genjax.types import Batch, ImageSpec, UsageError
+from tests.states import drawn_state
+
+SPEC = ImageSpec(4, 6, 1, 3)
+NETWORK = UNetConfig(features=(4,), blocks=1, attention_sizes=(), groups=2)
+CONFIG = functools.partial(diffusion.DiffusionConfig, network=NETWORK, ema_decay=0.0)
+PATHS = {
+    "noise": CONFIG(ode_steps=400),
+    "velocity": CONFIG(path="cosine", prediction="velocity"),
+    "data": CONFIG(path="cosine", prediction="data", ode_steps=400),
+    "straight": CONFIG(path="straight", prediction="velocity"),
+    "edm": CONFIG(path="edm", prediction="preconditioned", ode_steps=200),
+}
+KEY = jax.random.key(0)
+
+
+def each(values, *fast):
+    """Parametrize by values, of which all but some are slow."""
+    return [v if v in fast else pytest.param(v, marks=pytest.mark.slow) for v in values]
+
+
+def _batch(count=5):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *SPEC.shape), np.uint8)
+    return Batch(jnp.asarray(images), jnp.arange(count) % 3)
+
+
+def _variance(name):
+    """Return the variance of all values under a new model."""
+    config = PATHS[name]
+    if name == "noise":  # dx/ds = -tan(s) x, which cos(s) solves
+        first, last = diffusion.angles(config)[[0, -1]]
+        return (math.cos(first) / math.cos(last)) ** 2
+    if name == "data":  # dx/ds = x / tan(s), which sin(s) solves
+        first, last = diffusion.angles(config)[[0, -1]]
+        return (math.sin(first) / math.sin(last)) ** 2
+    if name == "edm":  # dx/ds = s x / (s^2 + sigma_data^2), which the root of the latter solves
+        spread = config.sigma_data**2
+        least, most = config.sigma_min**2, config.sigma_max**2
+        return most * (least + spread) / (most + spread)
+    return 1.0
+
+
+@pytest.mark.parametrize("name", each(PATHS, "straight"))
+def test_the_likelihood_of_a_linear_equation_is_exact(name):
+    config, batch = PATHS[name], _batch()
+    state = diffusion.init(config, KEY, SPEC)
+    found = jax.jit(functools.partial(diffusion.evaluate, config, samples=1))(state, batch, KEY)
+    gray_key, _ = jax.random.split(jax.random.split(KEY, 1)[0])
+    x = diffusion.to_data(batch.images, jax.random.uniform(gray_key, batch.images.shape))
+    normal = stats.norm(scale=math.sqrt(_variance(name)))
+    wanted = -normal.logpdf(np.asarray(x, np.float64)).sum(axis=(1, 2, 3)) + 24 * math.log(127.5)
+    np.testing.assert_allclose(found.nll, wanted, rtol=2e-3)
+    assert found.elbo is None
+
+
+@pytest.mark.parametrize("name", each(PATHS, "velocity"))
+def test_latents_and_images_are_the_ends_of_one_path(name):
+    """`decode` inverts `encode`, and a new model's latents are images in other units."""
+    config, batch = PATHS[name], _batch()
+    config = dataclasses.replace(config, ode_steps=400)
+    state = diffusion.init(config, KEY, SPEC)
+    latents = jax.jit(functools.partial(diffusion.encode, config))(state, batch, KEY)
+    assert latents.shape == (5, 24)
+    x = diffusion.to_data(batch.images)
+    np.testing.assert_allclose(latents * math.sqrt(_variance(name)), x.reshape(5, 24), atol=5e-3)
+    images = jax.jit(functools.partial(diffusion.decode, config))(state, latents, batch.labels)
+    np.testing.assert_allclose(images, x, atol=5e-3)
+
+
+@pytest.mark.parametrize("sampler", each(("ancestral", "ddim", "euler", "heun"), "ancestral"))
+def test_samples_of_a_linear_equation(sampler):
+    """EDM's new model draws N(0, sigma_data^2), whatever the sampler."""
+    config = CONFIG(path="edm", prediction="preconditioned", clip=False, sigma_data=0.25)
+    state = diffusion.init(config, KEY, SPEC)
+    images = diffusion.sample(config, state, KEY, jnp.zeros(300), sampler, 100)
+    assert abs(float(jnp.std(images)) - 0.25) < 0.02
+    assert images.shape == (300, *SPEC.shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["noise", "straight", "edm"])
+def test_the_bound_is_estimated_without_bias_from_some_time_steps(name):
+    config = dataclasses.replace(
+        PATHS[name], time_steps=40, sampling_steps=40, likelihood="bound", beta_end=0.5
+    )
+    state, batch = drawn_state(diffusion.init, config, SPEC), _batch(2)
+    whole = diffusion.evaluate(config, state, batch, KEY, 100).nll
+    some = jax.jit(lambda key: diffusion.bound(config, state, batch, key, 5))
+    draws = jax.lax.map(some, jax.random.split(KEY, 2000))
+    error = np.std(draws, axis=0) / 2000**0.5
+    assert np.all(np.abs(np.mean(draws, axis=0) - whole) < 4 * error + 0.02 * np.abs(whole))
+
+
+def test_guidance_is_between_and_beyond_the_two_outputs():
+    config = CONFIG(path="straight", prediction="velocity", conditional=True, sampling_steps=3)
+    state = drawn_state(diffusion.init, config, SPEC)
+    draw = functools.partial(diffusion.sample, config, state, KEY, sampler="euler")
+    labels, nothing = jnp.array([0, 1, 2]), jnp.full(3, -1)
+    plain, unsaid = draw(labels), draw(nothing)
+    assert np.abs(plain - unsaid).max() > 1e-3
+    np.testing.assert_allclose(draw(labels, guidance=1.0), plain, atol=1e-5)
+    np.testing.assert_allclose(draw(labels, guidance=0.0), unsaid, atol=1e-5)
+    assert np.abs(draw(labels, guidance=3.0) - plain).max() > 1e-3
+    guided = dataclasses.replace(config, guidance=3.0)
+    found = diffusion.sample(guided, state, KEY, labels, sampler="euler")
+    np.testing.assert_allclose(found, draw(labels, guidance=3.0), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_labels_are_hidden_from_training_as_often_as_asked(monkeypatch):
+    config = CONFIG(conditional=True, label_dropout=0.25)
+    state = diffusion.init(config, KEY, SPEC)
+    seen = []
+    apply = diffusion.apply
+
+    def spy(*args, **kwargs):
+        jax.debug.callback(lambda labels: seen.extend(np.asarray(labels)), args[5])
+        return apply(*args, **kwargs)
+
+    monkeypatch.setattr(diffusion, "apply", spy)
+    batch = _batch(400)
+    diffusion.step(config, state, batch, KEY)
+    jax.effects_barrier()
+    hidden = np.array(seen) < 0
+    assert 0.15 < hidden.mean() < 0.35
+    assert set(np.array(seen)[~hidden]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prediction": "foo"}, "prediction = 'foo': should be 'noise', 'data', 'velocity' or"),
+        ({"path": "straight"}, "prediction = 'noise': with path = 'straight' it should be 'veloc"),
+        ({"path": "edm"}, "it should be 'preconditioned'"),
+        ({"sampling_steps": 1001}, "sampling_steps = 1001: should be at most time_steps = 1000"),
+        ({"sigma_min": 80.0}, "sigma_min = 80.0: should be less than sigma_max = 80.0"),
+        ({"guidance": 2.0}, "guidance = 2.0: wants a conditional model"),
+        ({"guidance": 2.0, "conditional": True, "label_dropout": 0.0}, "with label_dropout above"),
+    ],
+)
+def test_impossible_configs_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        CONFIG(**changes)
+
+
+def test_images_that_do_not_fit_are_refused():
+    config = CONFIG(network=UNetConfig(features=(4, 4), groups=2, attention_sizes=()))
+    with pytest.raises(UsageError, match=r"images of 5x6: .* multiples of 2"):
+        diffusion.init(config, KEY, ImageSpec(5, 6, 1))
+
+
+def test_the_published_size_of_the_network():
+    """35.7 million parameters for CIFAR-10 (Ho et al. 2020, appendix B)."""
+    init = functools.partial(diffusion.init, diffusion.DiffusionConfig())
+    state = jax.eval_shape(lambda key: init(key, ImageSpec(32, 32, 3)), KEY)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.model.params)) == 35_746_307
+
+
+@pytest.mark.parametrize("path", ["straight", "edm"])
+def test_training_draws_levels_as_its_papers_do(path):
+    prediction = "velocity" if path == "straight" else "preconditioned"
+    config = CONFIG(path=path, prediction=prediction, time_sampling="logit_normal")
+    level = diffusion.draw_levels(config, KEY, 20_000)
+    if path == "edm":
+        logs = np.log(level.sigma)
+        assert abs(logs.mean() + 1.2) < 0.05 and abs(logs.std() - 1.2) < 0.05
+        np.testing.assert_allclose(level.time, logs / 4, rtol=1e-4, atol=1e-6)
+    else:
+        logits = np.log(level.alpha / level.sigma)
+        assert abs(logits.mean()) < 0.05 and abs(logits.std() - 1) < 0.05
+        uniform = diffusion.draw_levels(
+            dataclasses.replace(config, time_sampling="uniform"), KEY, 99
+        )
+        assert 0 <= float(uniform.alpha.min()) < float(uniform.alpha.max()) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATHS)
+def test_a_model_learns(name):
+    """On a handful of images the loss falls well below that of an output of 0."""
+    config = dataclasses.replace(
+        PATHS[name],
+        network=UNetConfig(features=(16,), blocks=1, attention_sizes=(), groups=4),
+        optimizer=dataclasses.replace(PATHS[name].optimizer, learning_rate=3e-3, warmup_steps=0),
+    )
+    batch = Batch(jnp.tile(_batch(4).images, (16, 1, 1, 1)), jnp.zeros(64, jnp.int32))
+    state = diffusion.init(config, KEY, SPEC)
+
+    @jax.jit
+    def run(state):
+        return jax.lax.scan(
+            lambda state, key: diffusion.step(config, state, batch, key),
+            *(state, jax.random.split(KEY, 200)),
+        )
+
+    _, metrics = run(state)
+    losses = np.asarray(metrics["loss"])
+    assert np.mean(losses[-50:]) < 0.7 * np.mean(losses[:5])

@@ -16,11 +16,12 @@ from genjax.nn.unet import UNetConfig
 recipe = Recipe(
     family="diffusion",
     data="tfds:cifar10",
-    data_options=DataOptions(mirror=True, test_split="test"),
+    data_options=DataOptions(test_split="test"),
     model=DiffusionConfig(
         variance="large", sampler="ddim", sampling_steps=100, network=UNetConfig(dropout=0.1)
     ),
     steps=800_000,
+    mirror=True,
     batch_size=128,
     log_interval=100,
     save_interval=10_000,

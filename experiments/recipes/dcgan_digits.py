@@ -3,7 +3,7 @@
     genjax train dcgan_digits
 
 Hardware: 2 CPU cores, two to five minutes. Expected: a Frechet distance of 5.5 +- 2.3 by `genjax
-evaluate` (floor 3.7); four of five digits readable, as soft as the data are.
+evaluate` (floor 3.7); two of three digits readable, as soft as the data are.
 
 A quarter of the paper's width, no batch norm in D, the relativistic loss with R1 and R2, and rates
 that begin high and fall to 0. The paper's own game is `dcgan_digits_paper`.

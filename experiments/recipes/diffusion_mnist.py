@@ -4,7 +4,7 @@
 
 Hardware: 2 CPU cores, MINUTES. Expected: EXPECTED.
 
-As `diffusion_digits`. The border lets the U-Net, which sees 2x2 pixels as one, halve the size twice.
+As `diffusion_digits`. A border lets the U-Net, which sees 2x2 pixels as one, halve the size twice.
 """
 
 from genjax import DataOptions, Recipe

@@ -3,7 +3,7 @@
     genjax train gan_digits
 
 Hardware: 2 CPU cores, one to two minutes. Expected: a Frechet distance of 5.2 +- 2.2 by `genjax
-evaluate` (floor 3.7); nine of ten digits readable at once, of every class, on a clean background.
+evaluate` (floor 3.7); nearly nine of ten digits readable at once, of every class, background clean.
 
 The 8x8 originals are enlarged to 16x16, where a person reads them more easily. Deeper networks than
 those of 2014, in `gan_digits_paper`, the relativistic loss with R1 and R2, a moving average, and

@@ -3,7 +3,7 @@
     genjax train wgan_digits
 
 Hardware: 2 CPU cores, two to three minutes. Expected: a Frechet distance of 14.5 +- 3.1 by `genjax
-evaluate` (floor 3.7); two of three digits readable, as soft as the data are.
+evaluate` (floor 3.7); half of the digits readable, as soft as the data are.
 
 DCGAN's networks at a quarter of their width, a step of G for each of the critic, a clip three times
 as wide as the paper's, RMSProp with rates that begin twenty times as high and fall to 0, and a

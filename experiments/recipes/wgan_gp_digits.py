@@ -3,7 +3,7 @@
     genjax train wgan_gp_digits
 
 Hardware: 2 CPU cores, three to five minutes. Expected: a Frechet distance of 8.0 +- 2.9 by `genjax
-evaluate` (floor 3.7); four of five digits readable, as soft as the data are.
+evaluate` (floor 3.7); two of three digits readable, as soft as the data are.
 
 DCGAN's networks at a quarter of their width, a step of G for each of the critic, and rates that
 begin thirty times as high as the paper's and fall to 0. Its own are in `wgan_gp_digits_paper`.

@@ -144,7 +144,7 @@ def train(
     """Train with each seed.
 
     Returns:
-        Samples, [SNAPSHOTS, seeds, SAMPLES, 2], and for each seed the warnings of the watch.
+        Samples, [SNAPSHOTS, seeds, SAMPLES, 2], and for each seed the names of the alarms.
     """
     modes = jnp.asarray(mixture.modes, jnp.float32)
     each = jax.vmap(lambda key: jax.random.split(key, 3))
@@ -174,14 +174,15 @@ def train(
         return jax.vmap(draw, in_axes=(axes, 0))(states, sample_keys)
 
     steps *= contender.steps_a_turn
-    watches = [Watch() for _ in range(seeds)]
+    watches = [Watch(contender.config) for _ in range(seeds)]
     warnings: list[list[str]] = [[] for _ in range(seeds)]
     snapshots = []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):
         states, metrics = run(states)
         means = {name: np.mean(as_array(values), axis=0) for name, values in metrics.items()}
         for i, (watch, said) in enumerate(zip(watches, warnings, strict=True)):
-            said += watch({name: float(values[i]) for name, values in means.items()})
+            alarms = watch({name: float(values[i]) for name, values in means.items()})
+            said += [alarm.name for alarm in alarms]
         if step % (steps // SNAPSHOTS) == 0:
             snapshots.append(np.asarray(sample(states)).reshape(seeds, SAMPLES, 2))
     return np.stack(snapshots), warnings
@@ -202,7 +203,7 @@ def plot(snapshots: dict[str, np.ndarray], steps: int, mixture: Mixture, path: P
     figure = Figure(figsize=(2.2 * SNAPSHOTS, 2.2 * len(snapshots)), layout="constrained")
     axes = figure.subplots(len(snapshots), SNAPSHOTS, sharex=True, sharey=True, squeeze=False)
     for row, (name, series) in zip(axes, snapshots.items(), strict=True):
-        row[0].set_ylabel(name, fontsize=8)
+        row[0].set_ylabel(name, fontsize=6)
         for i, (each, samples) in enumerate(zip(row, series, strict=True), start=1):
             each.scatter(*samples[:1000].T, s=1, color="tab:blue")
             each.scatter(*mixture.modes.T, s=12, facecolors="none", edgecolors="tab:red")
@@ -216,10 +217,7 @@ def row(contender: Contender, mixture: Mixture, found: np.ndarray, warned: list[
     results = [covered_and_good(samples, mixture) for samples in found]
     modes = " ".join(str(covered) for covered, _ in results)
     good = " ".join(f"{100 * share:.0f}" for _, share in results)
-    said = {
-        rule.name: sum(any(rule.warning in each for each in warnings) for warnings in warned)
-        for rule in RULES
-    }
+    said = {rule.name: sum(rule.name in each for each in warned) for rule in RULES}
     counts = ", ".join(f"{sign} {count}" for sign, count in said.items() if count) or "none"
     return f"| {mixture.name} | {contender.name} | {modes} | {good} | {counts} |"
 
@@ -229,19 +227,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the plots")
     parser.add_argument("--seeds", type=int, default=10, help="runs of each")
-    parser.add_argument("--steps", type=int, default=9000, help="steps of the generator")
-    parser.add_argument("--only", nargs="*", help="names of contenders")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=9000,
+        help=f"steps of the generator, a multiple of {SNAPSHOTS * LOG_EVERY}",
+    )
+    parser.add_argument("--only", nargs="+", help="names of contenders")
     parser.add_argument("--latent", type=int, default=2, help="size of the noise")
     parser.add_argument("--hidden", type=int, default=128, help="units of each of 3 layers")
     arguments = parser.parse_args()
     steps = arguments.steps
-    if steps % (SNAPSHOTS * LOG_EVERY):
+    if steps < 1 or steps % (SNAPSHOTS * LOG_EVERY):
         parser.error(f"--steps {steps} should be a multiple of {SNAPSHOTS * LOG_EVERY}")
     every = contenders(arguments.latent, (arguments.hidden,) * 3, steps)
     names = [each.name for each in every]
     for name in arguments.only or ():
         if name not in names:
-            parser.error(f"--only {name}: should be of {', '.join(names)}")
+            parser.error(f"--only {name!r}: should be of {', '.join(map(repr, names))}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     print("| data | model | modes covered, each seed | good samples, % | warned | s |")
     print("|---|---|---|---|---|---|")
@@ -253,7 +256,7 @@ def main() -> None:
             start = time.monotonic()
             snapshots, warned = train(contender, mixture, arguments.seeds, steps)
             for seed in range(min(2, arguments.seeds)):
-                plotted[f"{contender.name}, seed {seed}"] = snapshots[:, seed]
+                plotted[f"{contender.name}\nseed {seed}"] = snapshots[:, seed]
             line = row(contender, mixture, snapshots[-1], warned)
             print(line, f"{time.monotonic() - start:.0f} |", flush=True)
         name = mixture.name.replace(" ", "_").lower()

@@ -69,8 +69,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000, help="a multiple of 1,000")
     parser.add_argument("--features", type=int, default=16, help="channels next to the image")
     parser.add_argument("--data-dir", help="where tensorflow-datasets has, or will have, MNIST")
-    parser.add_argument("--only", nargs="*", help="names of games")
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), help="games")
     arguments = parser.parse_args()
+    if arguments.steps < 1 or arguments.steps % 1000:
+        parser.error(f"--steps {arguments.steps} should be a multiple of 1,000")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print("| game | modes of 1,000 | KL |\n|---|---|---|", flush=True)
     for game, name in RECIPES.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 import genjax
 from genjax import Recipe
-from genjax.metrics.watch import RULES, Watch
+from genjax.metrics.watch import Watch
 
 HEALTHY = 5
 TINY_DATA = "train[:2%]"  # 36 images
@@ -97,9 +97,8 @@ def run(recipe: Recipe, folder: Path) -> tuple[float, list[str]]:
         except genjax.Diverged as error:
             text = str(error)
         ended.write_text(text)
-    watch, names = Watch(), {rule.warning: rule.name for rule in RULES}
-    records = list(genjax.history(folder))
-    alarms = [f"{names[each]} {r['step']}" for r in records for each in watch(r)]
+    watch, records = Watch(recipe.model), list(genjax.history(folder))
+    alarms = [f"{alarm.name} {r['step']}" for r in records for alarm in watch(r)]
     if ended.read_text():
         alarms.append("diverged")
     distances = [r["frechet_distance"] for r in records if "frechet_distance" in r]
@@ -110,7 +109,7 @@ def main() -> None:
     """Train all, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--only", nargs="*", help="names of games")
+    parser.add_argument("--only", nargs="+", choices=list(games()), help="games")
     arguments = parser.parse_args()
     print("| game | run | Frechet distance | warned of |\n|---|---|---|---|")
     counts = {"healthy": [0, 0], "sick": [0, 0]}

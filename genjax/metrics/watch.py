@@ -8,7 +8,7 @@ discriminator's learning rate `d_fake` falls below 0.1, and `diversity` falls be
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Metrics of samples at each save; lower is better, but for the last, which is of copies below 1.
 ENERGY_DISTANCE, FRECHET_DISTANCE = "energy_distance", "frechet_distance"
@@ -27,15 +27,21 @@ PATIENCE_SIGMA, MEMORY_SIGMA = 3, 30
 RISE = 0.05
 
 
+# What to try against a sign of trouble, by a model's config: options that it has, and that have not
+# been taken yet; None if there are none.
+Advice = Callable[[Any], str | None]
+
+
 class Rule(NamedTuple):
-    """A sign of trouble in the metrics of a log record, and its warning.
+    """A sign of trouble in the metrics of a log record, and what to say of it.
 
     Attributes:
         name: A few words for it.
         needs: Names of the metrics that it reads.
         holds: Function from the metrics to whether they show the sign.
         patience: Number of consecutive records that must show it.
-        warning: The text of the warning.
+        text: What is wrong.
+        advice: What to try.
         improves: A metric whose rise starts the count anew; None if there is none.
     """
 
@@ -43,13 +49,84 @@ class Rule(NamedTuple):
     needs: tuple[str, ...]
     holds: Callable[[Mapping[str, float]], bool]
     patience: int
-    warning: str
+    text: str
+    advice: tuple[Advice, ...]
     improves: str | None = None
 
+    def warning(self, model: Any) -> str:
+        """Return the warning for a model, by its config."""
+        advice = [found for each in self.advice if (found := each(model))]
+        if not advice:  # a registered family may have no option of these
+            return self.text
+        *others, last = advice
+        return f"{self.text}. Try {', '.join(others)}{' or ' * bool(others)}{last}"
 
-AFRESH = (
-    "The best checkpoint is kept. Try fewer --steps, rates that fall (--generator.schedule linear "
-    "--generator.decay-steps STEPS, and for the other player), or a lower learning rate"
+
+class Alarm(NamedTuple):
+    """A warning, and the name of its rule."""
+
+    name: str
+    warning: str
+
+
+def _always(text: str) -> Advice:
+    return lambda model: text
+
+
+def _lower_rates(*players: str) -> Advice:
+    def advice(model: Any) -> str | None:
+        found = [f"--{name}.learning-rate" for name in players if hasattr(model, name)]
+        return f"a lower {' and '.join(found)}" if found else None
+
+    return advice
+
+
+def _falling_rates(model: Any) -> str | None:
+    players = ("generator", "discriminator", "critic", "optimizer")
+    constant = [
+        f"--{name}.schedule linear --{name}.decay-steps STEPS"
+        for name in players
+        if hasattr(model, name) and getattr(model, name).schedule == "constant"
+    ]
+    return " ".join(constant) or None
+
+
+def _steadier_game(model: Any) -> str | None:
+    """Return the relativistic loss with R1 and R2, or what of it the model does not have yet."""
+    gammas = [name for name in ("r1_gamma", "r2_gamma") if hasattr(model, name)]
+    options = [f"--{name.replace('_', '-')} 1" for name in gammas if not getattr(model, name)]
+    if hasattr(model, "loss") and gammas and model.loss != "relativistic":
+        options = ["--loss relativistic", *options]
+    if options:
+        return " ".join(options)
+    larger = " and ".join(f"--{name.replace('_', '-')}" for name in gammas)
+    return f"a larger {larger}" if larger else None
+
+
+def _augmentation(model: Any) -> str | None:
+    if hasattr(model, "ada_target"):
+        return "--augment ada" if model.augment == "none" else None
+    return "--augment diff" if getattr(model, "augment", None) == "none" else None
+
+
+def _stronger_ada(model: Any) -> str | None:
+    return "a smaller --ada-target" if getattr(model, "augment", None) == "ada" else None
+
+
+def _larger_penalty(model: Any) -> str | None:
+    return "a larger --r1-gamma" if hasattr(model, "r1_gamma") else None
+
+
+def _weaker_kl(model: Any) -> str | None:
+    if getattr(model, "bound", None) != "elbo":
+        return None
+    return "a KL warm-up (--kl-warmup-steps), --free-bits, a lower --beta"
+
+
+DISTANCE_ADVICE = (
+    _always("fewer --steps (the best checkpoint is kept)"),
+    _falling_rates,
+    _lower_rates("generator", "discriminator", "critic", "optimizer"),
 )
 
 RULES = (
@@ -59,17 +136,16 @@ RULES = (
         lambda m: min(m["accuracy_real"], m["accuracy_fake"]) > 0.9 and m["d_fake"] < 0.15,
         PATIENCE,
         "the discriminator wins: it tells nearly every generated image from a real one, and the "
-        "generator learns little from that. Try --loss relativistic --r1-gamma 1 --r2-gamma 1, or "
-        "a lower --discriminator.learning-rate",
+        "generator learns little from that",
+        (_steadier_game, _lower_rates("discriminator")),
     ),
     Rule(
         "collapse",
         ("diversity",),
         lambda m: m["diversity"] < 0.75,
         PATIENCE,
-        "mode collapse: the samples are much more alike than the data. Try --loss relativistic "
-        "--r1-gamma 1 --r2-gamma 1, or a lower learning rate (--generator.learning-rate, "
-        "--discriminator.learning-rate or --critic.learning-rate)",
+        "mode collapse: the samples are much more alike than the data",
+        (_steadier_game, _lower_rates("generator", "discriminator", "critic")),
         improves="diversity",
     ),
     Rule(
@@ -77,9 +153,9 @@ RULES = (
         ("diversity",),
         lambda m: m["diversity"] > 1.15,
         PATIENCE,
-        "the samples are spread wider than the data: they keep to its edges, or are noise. The "
-        "discriminator may be too strong. Try --loss relativistic --r1-gamma 1 --r2-gamma 1, or a "
-        "lower --discriminator.learning-rate or --critic.learning-rate",
+        "the samples are spread wider than the data: they keep to its edges, or are noise; the "
+        "discriminator may be too strong",
+        (_steadier_game, _lower_rates("discriminator", "critic")),
     ),
     Rule(
         "by heart",
@@ -87,15 +163,16 @@ RULES = (
         lambda m: m["real_sign"] > 0.9,
         PATIENCE,
         "the discriminator is sure of nearly every real image (real_sign), as it is of images "
-        "that it knows by heart. Try --augment ada, a smaller --ada-target, or a larger --r1-gamma",
+        "that it knows by heart",
+        (_augmentation, _stronger_ada, _larger_penalty),
     ),
     Rule(
         "posterior collapse",
         ("active_units", "active_fraction"),
         lambda m: m["active_units"] < 1 or m["active_fraction"] < 0.1,
         PATIENCE,
-        "posterior collapse: few or none of the latents carry anything of the image. Try a KL "
-        "warm-up (--kl-warmup-steps), --free-bits, a lower --beta, or a weaker decoder",
+        "posterior collapse: few or none of the latents carry anything of the image",
+        (_weaker_kl, _always("a weaker decoder (--hidden-sizes, --features)")),
         improves="active_fraction",
     ),
     Rule(
@@ -105,16 +182,16 @@ RULES = (
         lambda m: m["round_trip_error"] > 1e-3,
         1,
         "the flow can hardly be inverted: an image comes back with an error of over a quarter of a "
-        "gray level (round_trip_error), so samples are not what the likelihood speaks of. Try a "
-        "lower --optimizer.learning-rate, or look at condition_number",
+        "gray level (round_trip_error), so samples are not what the likelihood speaks of",
+        (_lower_rates("optimizer"),),
     ),
     Rule(
         "overflow",
         ("overflow_fraction",),
         lambda m: m["overflow_fraction"] > 0.01,
         PATIENCE_DISTANCE,
-        "some samples overflow where the flow has seen no data (overflow_fraction): sample with a "
-        "--temperature below 1, or train for longer",
+        "some samples overflow where the flow has seen no data (overflow_fraction)",
+        (_always("samples with a --temperature below 1"), _always("more --steps")),
     ),
     Rule(
         "explosion",
@@ -122,16 +199,21 @@ RULES = (
         lambda m: m["g_max_singular_value"] > 2 * m["g_max_singular_value_before"],
         PATIENCE_SIGMA,
         "the generator's largest singular value explodes (g_max_singular_value): it is over "
-        "twice its recent mean, the sign of a training that collapses. The best checkpoint is "
-        "kept. Try a new run with --init RUN, which begins with its weights, and a lower "
-        "--generator.learning-rate",
+        "twice its recent mean, the sign of a training that collapses. The best checkpoint is kept",
+        (
+            _always(
+                "a new run with --init RUN, which begins with its weights, and a lower "
+                "--generator.learning-rate"
+            ),
+        ),
     ),
     Rule(
         "worse",
         (FRECHET_DISTANCE, "best_frechet_distance"),
         lambda m: m[FRECHET_DISTANCE] > 2 * m["best_frechet_distance"] > 0,
         PATIENCE_DISTANCE,
-        f"the samples get worse: {FRECHET_DISTANCE} is over twice its best. {AFRESH}",
+        f"the samples get worse: {FRECHET_DISTANCE} is over twice its best",
+        DISTANCE_ADVICE,
     ),
     Rule(
         "worse",
@@ -141,7 +223,8 @@ RULES = (
             m[ENERGY_DISTANCE] > 3 * m["best_energy_distance"] > 0 and FRECHET_DISTANCE not in m
         ),
         PATIENCE_DISTANCE,
-        f"the samples get worse: {ENERGY_DISTANCE} is over three times its best. {AFRESH}",
+        f"the samples get worse: {ENERGY_DISTANCE} is over three times its best",
+        DISTANCE_ADVICE,
     ),
     Rule(
         "copies",
@@ -149,22 +232,28 @@ RULES = (
         lambda m: m[PIXEL_MEMORIZATION] < 0.9,
         PATIENCE_DISTANCE,
         "the samples are copies of training images: they are nearer to them than these are to one "
-        f"another ({PIXEL_MEMORIZATION}). Try more images, --augment diff or ada, or fewer --steps",
+        f"another ({PIXEL_MEMORIZATION})",
+        (_always("more images"), _augmentation, _always("fewer --steps")),
     ),
 )
 
 
 class Watch:
-    """A counter of the consecutive log records for which each rule holds."""
+    """A counter of the consecutive log records for which each rule holds.
 
-    def __init__(self) -> None:
+    Args:
+        model: The model's config, by whose options the warnings say what to try.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
         self._held = [0] * len(RULES)
         self._began = [0.0] * len(RULES)
         self._best = {name: float("inf") for name in (ENERGY_DISTANCE, FRECHET_DISTANCE)}
         self._sigma: float | None = None
 
-    def __call__(self, record: Mapping[str, float]) -> list[str]:
-        """Take in a log record and return the warnings that it triggers, each once an episode."""
+    def __call__(self, record: Mapping[str, float]) -> list[Alarm]:
+        """Take in a log record and return the alarms that it triggers, each once an episode."""
         metrics = dict(record)
         for name, best in self._best.items():
             self._best[name] = metrics[f"best_{name}"] = min(best, record.get(name, best))
@@ -185,5 +274,5 @@ class Watch:
                 self._held[i], self._began[i] = 0, value
             self._held[i] += 1
             if self._held[i] == rule.patience:
-                due.append(rule.warning)
+                due.append(Alarm(rule.name, rule.warning(self._model)))
         return due

@@ -124,7 +124,9 @@ class BigganConfig(PenaltyConfig, AugmentConfig):
     deep: bool = False
     """Whether two bottleneck blocks stand in the place of each block (BigGAN-deep)."""
     loss: adversarial.AdversarialLossName = "hinge"
-    """Pair of losses of D and G."""
+    """Pair of losses: G minimizes -log D(G(z)) (non_saturating) or log(1 - D(G(z))) (saturating),
+    both play on squared distances (least_squares), D up to a margin (hinge), or D tells which of a
+    real and a generated image is the real one (relativistic, to go with R1 and R2)."""
     discriminator_steps: Annotated[int, Field(gt=0)] = 2
     """Steps of D for each step of G; a training step is one of D."""
     orthogonal_weight: Annotated[float, Field(ge=0)] = 1e-4

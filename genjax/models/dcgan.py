@@ -82,7 +82,9 @@ class DcganConfig(PenaltyConfig, AugmentConfig):
     latent_size: Annotated[int, Field(gt=0)] = 100
     """Size of the noise vector z."""
     loss: adversarial.AdversarialLossName = "non_saturating"
-    """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
+    """Pair of losses: G minimizes -log D(G(z)) (non_saturating) or log(1 - D(G(z))) (saturating),
+    both play on squared distances (least_squares), D up to a margin (hinge), or D tells which of a
+    real and a generated image is the real one (relativistic, to go with R1 and R2)."""
     conditional: bool = False
     """Whether both players see the class label: G beside z, D as planes beside the image."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -57,7 +57,9 @@ class GanConfig(PenaltyConfig):
     latent_size: Annotated[int, Field(gt=0)] = 64
     """Size of the noise vector z."""
     loss: adversarial.AdversarialLossName = "non_saturating"
-    """Pair of losses; G minimizes -log D(G(z)) (non_saturating), log(1 - D(G(z))) (saturating)."""
+    """Pair of losses: G minimizes -log D(G(z)) (non_saturating) or log(1 - D(G(z))) (saturating),
+    both play on squared distances (least_squares), D up to a margin (hinge), or D tells which of a
+    real and a generated image is the real one (relativistic, to go with R1 and R2)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of G that is sampled from; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"

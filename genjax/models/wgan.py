@@ -94,8 +94,7 @@ class WganBaseConfig(PenaltyConfig):
     """The fields that WGAN and WGAN-GP share."""
 
     loss: Literal["wasserstein", AdversarialLossName] = "wasserstein"
-    """Pair of losses: the papers', or another one on the same networks."""
-
+    """Pair of losses: the papers', or another one on the same networks, as `dcgan` has them."""
     network: Literal["mlp", "dcgan", "resnet", "r3gan"] = "dcgan"
     """Architecture of both players; the critic's has no batch norm. The residual networks are those
     of WGAN-GP (resnet) and of R3GAN, which is for loss = relativistic with R1 and R2."""

@@ -1,13 +1,13 @@
 """What GANs share whose networks see a noise vector or images, and labels."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genjax.nn.batch import batch_noise
 from genjax.objectives.adversarial import AdversarialLoss
@@ -16,6 +16,9 @@ from genjax.steps.diagnostics import discriminator_metrics
 from genjax.steps.state import GanState, Player
 from genjax.steps.update import GradientConfig, apply_network, update_player
 from genjax.types import Batch, ImageSpec, MaskedMetric, Metrics, checked, images_of
+
+# The penalties' metrics, and their weights.
+PENALTIES = {"r1_penalty": "r1_gamma", "r2_penalty": "r2_gamma", "dragan_penalty": "dragan_weight"}
 
 
 @checked
@@ -34,8 +37,15 @@ class PenaltyConfig(GradientConfig):
     penalty_interval: Annotated[int, Field(gt=0)] = 1
     """Steps of D from one of these penalties to the next, which weighs that many times as much."""
 
-
-PENALTIES = {"r1_penalty": "r1_gamma", "r2_penalty": "r2_gamma", "dragan_penalty": "dragan_weight"}
+    @model_validator(mode="after")
+    def _has_penalties(self) -> Self:
+        names = PENALTIES.values()
+        if self.penalty_interval > 1 and not any(getattr(self, name) for name in names):
+            raise ValueError(
+                f"penalty_interval = {self.penalty_interval}: should be 1 without "
+                f"{', '.join(names)}"
+            )
+        return self
 
 
 def gradient_penalties(

@@ -434,7 +434,7 @@ def _train(
         writer = _open_writer(folder, recipe, start)
         stack.callback(writer.close)
         background = stack.enter_context(Background())
-        recorder = _Recorder(writer, background)
+        recorder = _Recorder(recipe, writer, background)
         saver = _Saver(recipe.quality, checkpoints, background, steps, evaluate, writer.report)
         _tell_start(folder, recipe, start)
         length = call_length(recipe, batches.max_steps)
@@ -666,8 +666,8 @@ class _Recorder:
         last: The last record, and what the log warned of.
     """
 
-    def __init__(self, writer: Writer | NullWriter, background: Background):
-        self._writer, self._watch, self._background = writer, Watch(), background
+    def __init__(self, recipe: Recipe, writer: Writer | NullWriter, background: Background):
+        self._writer, self._watch, self._background = writer, Watch(recipe.model), background
         for record in writer.records:
             self._watch(record)
         self.taken: _Taken | None = None
@@ -691,7 +691,7 @@ class _Recorder:
         step, record = self.taken.last, self.taken.means() | dict(quality or {})
         self.taken = None
         self._background.wait()
-        warnings = list(self._watch(record))
+        warnings = [alarm.warning for alarm in self._watch(record)]
         self.last = self._writer.record(step, record), warnings
         for warning in warnings:
             log.warning("step %d: %s", step, warning)

@@ -1,15 +1,23 @@
+import dataclasses
 import re
 
+import pytest
+
 from genjax.metrics.watch import PATIENCE, RULES, Watch
+from genjax.models import FAMILIES
+from genjax.models.dcgan import DcganConfig
+from genjax.models.gan import GanConfig
+from genjax.models.glow import GlowConfig
+from genjax.models.wgan import WganConfig
 
 HEALTHY = {"accuracy_real": 0.7, "accuracy_fake": 0.7, "d_fake": 0.4, "diversity": 0.95}
 D_WINS = {"accuracy_real": 1.0, "accuracy_fake": 1.0, "d_fake": 0.001, "diversity": 0.95}
 COLLAPSED = {**HEALTHY, "diversity": 0.1}
 
 
-def _warnings(records):
-    watch = Watch()
-    return [warning for record in records for warning in watch(record)]
+def _warnings(records, model=None):
+    watch = Watch(model or GanConfig())
+    return [alarm.warning for record in records for alarm in watch(record)]
 
 
 def test_a_healthy_game_is_quiet():
@@ -40,7 +48,7 @@ def test_samples_at_the_edges_of_the_data_are_said():
 
 
 def test_a_discriminator_that_knows_its_images_by_heart_is_said():
-    (warning,) = _warnings([{**HEALTHY, "real_sign": 0.97}] * 2 * PATIENCE)
+    (warning,) = _warnings([{**HEALTHY, "real_sign": 0.97}] * 2 * PATIENCE, DcganConfig())
     assert "by heart" in warning and "--augment ada" in warning
     # StyleGAN2 on MNIST begins like this, and 0.6 is the target of adaptive augmentation.
     assert _warnings([{**HEALTHY, "real_sign": sign} for sign in (0.87, 0.77, 0.6) * 20]) == []
@@ -99,9 +107,43 @@ def test_copies_of_training_images_are_said():
     assert "copies" in warning
 
 
-def test_each_warning_says_what_to_try_by_the_name_of_an_option():
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_warning_names_options_that_the_family_has(name):
+    """Those after `Try`, with the player where it is of one."""
+    model = FAMILIES[name].config()
+    options = {"steps", "init", "temperature"}
+    for field in dataclasses.fields(model):
+        options.add(field.name.replace("_", "-"))
+        if dataclasses.is_dataclass(own := getattr(model, field.name)):
+            names = [each.name.replace("_", "-") for each in dataclasses.fields(own)]
+            options |= {f"{field.name}.{each}" for each in names}
     for rule in RULES:
-        assert re.search(r"[Tt]ry .*--[a-z]|sample with a --temperature", rule.warning), rule.name
+        is_game = {"d_fake", "diversity", "real_sign"} & set(rule.needs)
+        if is_game and not hasattr(model, "generator"):
+            continue
+        if rule.name in ("posterior collapse", "not invertible", "overflow", "explosion"):
+            continue  # of one family's metrics each
+        _, advice = rule.warning(model).split(". Try ")
+        named = re.findall(r"--([a-z0-9.-]+)", advice)
+        assert named and set(named) <= options, rule.name
+
+
+def test_a_warning_advises_nothing_that_is_so_already():
+    relativistic = dict(loss="relativistic", r1_gamma=1.0, r2_gamma=1.0)
+    (wins,) = _warnings([D_WINS] * PATIENCE, DcganConfig())
+    assert "Try --loss relativistic --r1-gamma 1 --r2-gamma 1 or a lower" in wins
+    (wins,) = _warnings([D_WINS] * PATIENCE, DcganConfig(**relativistic | {"r2_gamma": 0.0}))
+    assert "Try --r2-gamma 1 or a lower" in wins
+    (wins,) = _warnings([D_WINS] * PATIENCE, DcganConfig(**relativistic))
+    assert "Try a larger --r1-gamma and --r2-gamma or a lower --discriminator.learn" in wins
+    copies = [{"pixel_memorization": 0.5}] * PATIENCE
+    for model, advice in (
+        (DcganConfig(), "more images, --augment ada or fewer --steps"),
+        (DcganConfig(augment="ada"), "more images or fewer --steps"),
+        (WganConfig(), "more images, --augment diff or fewer --steps"),
+        (GanConfig(), "more images or fewer --steps"),
+    ):
+        assert _warnings(copies, model)[0].endswith(f"Try {advice}")
 
 
 def test_thresholds_on_recorded_runs():
@@ -127,7 +169,7 @@ def test_posterior_collapse_is_said_of_none_and_of_few_latents():
 
 def test_a_flow_that_cannot_be_inverted_is_said_at_once():
     assert _warnings([{"round_trip_error": 2e-5, "overflow_fraction": 0.0}] * 99) == []
-    (warning,) = _warnings([{"round_trip_error": 0.05}])
+    (warning,) = _warnings([{"round_trip_error": 0.05}], GlowConfig())
     assert "hardly be inverted" in warning
 
 

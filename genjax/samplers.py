@@ -22,6 +22,8 @@ from jax import lax
 Spacing = Literal["leading", "trailing"]
 Variance = Literal["small", "large"]
 Method = Literal["euler", "midpoint", "heun"]
+# What a model draws with: DDPM's ancestral sampling, DDIM, or a method for its velocity.
+Sampler = Literal["ancestral", "ddim", "euler", "heun"]
 
 # `velocity(x, s) -> dx/ds`, where x is a pytree and s is float32 [].
 Velocity = Callable[[Any, jax.Array], Any]

@@ -48,7 +48,6 @@ from genjax.figures.sample import (
 )
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
-from genjax.models.diffusion import Sampler
 from genjax.run.checkpoint import write_atomically
 from genjax.run.folder import RunFolder
 from genjax.run.options import AnyData, N, check_choice, check_seed
@@ -56,6 +55,7 @@ from genjax.run.recipe import Recipe
 from genjax.run.records import append_line
 from genjax.run.states import open_split
 from genjax.run.trained import Checkpoint, Model, load
+from genjax.samplers import Sampler
 from genjax.types import Batch, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -318,41 +318,37 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the quality of samples, and the likelihood of images of the run's `test_split`.
 
-    Without a `test_split` the training images take its place. All devices of all processes that
-    call this work. `evaluations.jsonl` gets a line, and the `figures` are drawn anew.
+    Without one the training images take its place. All devices of all processes that call this
+    work. `evaluations.jsonl` gets a line, and the `figures` are drawn anew.
 
     Args:
         run: The run folder.
-        n: Number of samples, and of test images to compare them with. None: all up to 50,000;
-            without a test split, half of the training images.
-        importance_samples: Draws of latents or, for a flow, of noise within gray levels, for the
-            likelihood of each image. None: as many as the family's papers take.
+        n: Number of samples, and of real images. None: all up to 50,000 (without a split half).
+        importance_samples: Draws of latents, or of noise within gray levels, for the likelihood of
+            each image. None: as many as the family's papers take.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
-        temperature: That of the samples; see `genjax sample`.
+        temperature: As of `genjax sample`.
         truncation: Likewise.
         truncation_cutoff: Likewise.
         sampler: Likewise.
         sampling_steps: Likewise.
         guidance: Likewise.
-        labels: Classes of the samples of a conditional model: as often as in the training data, or
-            each as often as the others.
+        labels: Classes of a conditional model's samples: as often as in the data, or evenly.
         per_class: Whether each class is compared alone too, for conditional models.
-        extractor: The feature net: a classifier of the data set, trained when it is first asked
-            for, or Inception, by which FID is defined. None: a classifier, if data have classes.
-        weights: File with Inception's weights, a .pth or .safetensors. None: the published file in
-            the cache folder.
+        extractor: The feature net: Inception, by which FID is defined, or a classifier of the data,
+            trained when it is first asked for. None: this, if there are classes.
+        weights: File with Inception's weights. None: the published file in the cache folder.
         data: The run's data at another place. None: where they were in training.
 
     Returns:
         A dict, in which an undefined number is NaN or infinite (null in `evaluations.jsonl`), with
         `metrics`: with a feature net, those of `evaluation.distances` and, with a test split,
         `memorization`, of images without their `border`; with styles also `perceptual_path_length`.
-        With a likelihood `nll`, in nats an image, and `bits_per_dim`, each with its standard error
-        as `..._error`; if `nll` is a bound, also `elbo` and `active_units`.
-        `classes`: with `per_class`, metrics of each class alone; see `class_distances`.
-        `protocol`: how they were measured; compare only evaluations of the same protocol.
-        `health`: the largest values of signs of numerical trouble; `step` and `seconds`.
+        With a likelihood `nll` (nats an image) and `bits_per_dim`, each with its standard error as
+        `..._error`; if `nll` is a bound of a VAE, also `elbo` and `active_units`.
+        `classes`: with `per_class`, metrics of each class alone. `protocol`: how they were measured;
+        compare only those of the same. `health`: the largest values of signs of trouble.
 
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
@@ -368,21 +364,20 @@ def evaluate(
     weights_path(extractor, weights)  # before any work
     test = open_as_trained(recipe, recipe.data_options.for_test, spec)
     extractor = _checked_extractor(extractor, recipe, spec, n, len(test))
-    start, split = time.monotonic(), recipe.data_options.for_test.split
-    log.info("%s images of %s, %s", f"{len(test):,}", split, trained)
+    start = time.monotonic()
+    log.info("%s images of %s, %s", f"{len(test):,}", recipe.data_options.for_test.split, trained)
     result: dict[str, Any] = {"metrics": {}, "protocol": _protocol(recipe, spec, seed)}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
         drawing = *feature_net(recipe, extractor, weights), sampling
-        names = test.class_names if per_class else ()
-        found, figures = _fidelity(recipe, state, drawing, n, labels, names, seed)
+        classes = test.class_names if per_class else ()
+        found, figures = _fidelity(recipe, state, drawing, n, labels, classes, seed)
         result |= found | {"protocol": result["protocol"] | found["protocol"] | how}
     if recipe.functions.evaluate is not None:
         _add_likelihood(result, recipe, state, test, seed, draws)
     figures |= _look_at_first(result, recipe, state, test, seed)
     result |= {"step": trained.step, "seconds": round(time.monotonic() - start, 1)}
-    if is_first():
-        _record(trained.folder, result, figures)
+    _record(trained.folder, result, figures)
     return result
 
 
@@ -431,7 +426,12 @@ def _worst(signs: dict[str, np.ndarray]) -> dict[str, list[float]]:
 def _record(
     folder: RunFolder | None, result: dict[str, Any], figures: dict[str, Image.Image]
 ) -> None:
-    """Add a line to the evaluations of the run, if it is one, and replace its figures."""
+    """Add a line to the evaluations of the run, if it is one, and replace its figures.
+
+    The first of all processes does it.
+    """
+    if not is_first():
+        return
     undefined = [name for name, value in result["metrics"].items() if not math.isfinite(value)]
     if undefined:
         log.warning("not defined for these images, and null: %s", ", ".join(undefined))

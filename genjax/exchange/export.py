@@ -11,13 +11,13 @@ from genjax.data.paths import is_remote
 from genjax.evaluation.compare import latest_evaluation, trained_for
 from genjax.exchange import program
 from genjax.figures.sample import sample_options
-from genjax.models.diffusion import Sampler
 from genjax.run.checkpoint import write_atomically
 from genjax.run.model_file import SUFFIX, Card, is_model_file, output_path, read_arrays, write_model
 from genjax.run.options import Output, check_choice
 from genjax.run.recipe import to_json
 from genjax.run.records import read_lines
 from genjax.run.trained import Checkpoint, Model, Trained, load
+from genjax.samplers import Sampler
 from genjax.steps.state import named_leaves
 from genjax.types import UsageError
 

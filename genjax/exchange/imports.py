@@ -64,8 +64,7 @@ def import_model(
     """Turn the weights of another implementation into a model file, to draw from as from a run.
 
     Known are the MLP gan, dcgan and vae of PyTorch's examples, wgan and wgan_gp in these networks,
-    biggan (also deep) and stylegan2 of their authors' PyTorch code, glow of rosinality, and
-    diffusion as UNet2DModel of diffusers.
+    biggan (also deep) and stylegan2 of their authors, glow of rosinality, diffusion of diffusers.
 
     Args:
         family: The family that the weights are of.
@@ -114,13 +113,9 @@ def import_model(
         raise UsageError(text) from error
     state = format.to_state(recipe.model, spec, variables)
     is_whole = format.is_gan and "discriminator" in variables
-    card = Card(
-        *(recipe, spec, tuple(map(str, range(spec.classes)))),
-        step=0,
-        origin=f"imported from {', '.join(map(_digest, files))}",
-        license=license,
-        is_whole=is_whole,
-    )
+    origin = f"imported from {', '.join(map(_digest, files))}"
+    names = tuple(map(str, range(spec.classes)))
+    card = Card(recipe, spec, names, step=0, origin=origin, license=license, is_whole=is_whole)
     log.info("%s of %s", family, spec)
     _tell(format, recipe.model, given)
     write_model(path, card, state if is_whole else state.for_sampling(), None)

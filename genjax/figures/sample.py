@@ -17,10 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genjax.figures.grid import to_uint8
 from genjax.models import FAMILIES
-from genjax.models.diffusion import Sampler
 from genjax.run.options import AnyPath, N, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
+from genjax.samplers import Sampler
 from genjax.types import Batch, Family, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")

@@ -55,7 +55,6 @@ from genjax.steps.state import DensityState
 from genjax.steps.update import GradientConfig, create_player, update_ema, update_player
 from genjax.types import Batch, Family, ImageSpec, Likelihood, Metrics, checked, images_of
 
-Sampler = Literal["ancestral", "ddim", "euler", "heun"]
 Positive = Annotated[float, Field(gt=0)]
 PREDICTIONS = {
     "linear": ("noise", "data", "velocity"),
@@ -101,7 +100,7 @@ class DiffusionConfig(GradientConfig):
     min_snr: Annotated[float, Field(ge=0)] = 0.0
     """Signal-to-noise ratio up to which the error of the data is weighted by that ratio, and above
     by this (Hang et al. 2023, min-SNR: 5); 0 for equal weights of what the network says."""
-    sampler: Sampler = "ancestral"
+    sampler: samplers.Sampler = "ancestral"
     """How samples are drawn: DDPM's ancestral sampling, DDIM, or the differential equation by
     Euler's or Heun's method."""
     sampling_steps: Annotated[int, Field(gt=0)] = 1000
@@ -378,7 +377,7 @@ def sample(
     state: DensityState,
     key: jax.Array,
     labels: jax.Array,
-    sampler: Sampler | None = None,
+    sampler: samplers.Sampler | None = None,
     sampling_steps: int | None = None,
     guidance: float | None = None,
 ) -> jax.Array:

@@ -69,7 +69,10 @@ FAST = ("gan", "vae")
 
 
 def functions_of(stack: tuple[Any, ...]) -> list[str]:
-    """Return what an instruction was traced in, as `file: function`, the innermost first."""
+    """Return what an instruction was traced in, as `file: function`, the innermost first.
+
+    `linear.py` is left out, which traces functions of others.
+    """
     found = []
     for eqn in reversed(stack):
         codes, _ = eqn.source_info.traceback.raw_frames()
@@ -77,7 +80,7 @@ def functions_of(stack: tuple[Any, ...]) -> list[str]:
             package = next((each for each in PACKAGES if code.co_filename.startswith(each)), None)
             if package:
                 found.append(f"{code.co_filename.removeprefix(package)}: {code.co_qualname}")
-    return found
+    return [each for each in found if not each.startswith("linear.py: ")]
 
 
 def products(program: Any, everything: bool = False) -> tuple[int, list[str]]:

@@ -342,13 +342,13 @@ def evaluate(
         data: The run's data at another place. None: where they were in training.
 
     Returns:
-        A dict, in which an undefined number is NaN or infinite (null in `evaluations.jsonl`), with
+        A dict in which undefined numbers are NaN or infinite (null in `evaluations.jsonl`).
         `metrics`: with a feature net, those of `evaluation.distances` and, with a test split,
         `memorization`, of images without their `border`; with styles also `perceptual_path_length`.
         With a likelihood `nll` (nats an image) and `bits_per_dim`, each with its standard error as
         `..._error`; if `nll` is a bound of a VAE, also `elbo` and `active_units`.
-        `classes`: with `per_class`, metrics of each class alone. `protocol`: how they were measured;
-        compare only those of the same. `health`: the largest values of signs of trouble.
+        `classes`: with `per_class`, metrics of each class alone. `protocol`: how all was measured.
+        `health`: the largest values of signs of trouble. `step` and `seconds`.
 
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
@@ -362,16 +362,15 @@ def evaluate(
     sampling = sample_options(recipe, **how)
     _check_classes(recipe, spec, labels, per_class)
     weights_path(extractor, weights)  # before any work
-    test = open_as_trained(recipe, recipe.data_options.for_test, spec)
+    start, test = time.monotonic(), open_as_trained(recipe, recipe.data_options.for_test, spec)
     extractor = _checked_extractor(extractor, recipe, spec, n, len(test))
-    start = time.monotonic()
-    log.info("%s images of %s, %s", f"{len(test):,}", recipe.data_options.for_test.split, trained)
+    log.info("%d images of %s, %s", len(test), recipe.data_options.for_test.split, trained)
     result: dict[str, Any] = {"metrics": {}, "protocol": _protocol(recipe, spec, seed)}
     figures: dict[str, Image.Image] = {}
     if extractor is not None:
         drawing = *feature_net(recipe, extractor, weights), sampling
-        classes = test.class_names if per_class else ()
-        found, figures = _fidelity(recipe, state, drawing, n, labels, classes, seed)
+        each = test.class_names if per_class else ()
+        found, figures = _fidelity(recipe, state, drawing, n, labels, each, seed)
         result |= found | {"protocol": result["protocol"] | found["protocol"] | how}
     if recipe.functions.evaluate is not None:
         _add_likelihood(result, recipe, state, test, seed, draws)

@@ -7,6 +7,7 @@ discriminator's learning rate `d_fake` falls below 0.1, and `diversity` falls be
 1.3, as the samples move to the edges of the data.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ PATIENCE_DISTANCE = 3
 # Consecutive records for a value that is compared with its own recent mean, which soon follows it,
 # and the number of records in that mean.
 PATIENCE_SIGMA, MEMORY_SIGMA = 3, 30
-# A metric that rises by this starts the count anew: WGAN-GP takes hundreds of steps of its
-# generator until its first samples are diverse, but they become so.
-RISE = 0.05
+# What gets better by this starts the count anew: WGAN-GP takes hundreds of steps of its generator
+# until its first samples are diverse, but they become so. Those of a game that is held up take
+# longer, and are warned of after so many records.
+RISE, LONGEST = 0.05, 60
 
 
 # What to try against a sign of trouble, by a model's config: options that it has, and that have not
@@ -42,7 +44,8 @@ class Rule(NamedTuple):
         patience: Number of consecutive records that must show it.
         text: What is wrong.
         advice: What to try.
-        improves: A metric whose rise starts the count anew; None if there is none.
+        progress: A number whose rise starts the count anew; None if there is none.
+        longest: Number of consecutive records after which it is said in spite of progress.
     """
 
     name: str
@@ -51,7 +54,8 @@ class Rule(NamedTuple):
     patience: int
     text: str
     advice: tuple[Advice, ...]
-    improves: str | None = None
+    progress: Callable[[Mapping[str, float]], float] | None = None
+    longest: float = math.inf
 
     def warning(self, model: Any) -> str:
         """Return the warning for a model, by its config."""
@@ -117,6 +121,14 @@ def _larger_penalty(model: Any) -> str | None:
     return "a larger --r1-gamma" if hasattr(model, "r1_gamma") else None
 
 
+def _wider_judge(model: Any) -> str | None:
+    for name in ("discriminator", "critic"):
+        for width in ("features", "hidden_sizes", "channel_max"):
+            if width in getattr(getattr(model, name, None), "__dataclass_fields__", {}):
+                return f"larger --{name}.{width.replace('_', '-')}"
+    return None
+
+
 def _weaker_kl(model: Any) -> str | None:
     if getattr(model, "bound", None) != "elbo":
         return None
@@ -146,7 +158,8 @@ RULES = (
         PATIENCE,
         "mode collapse: the samples are much more alike than the data",
         (_steadier_game, _lower_rates("generator", "discriminator", "critic")),
-        improves="diversity",
+        progress=lambda m: m["diversity"],
+        longest=LONGEST,
     ),
     Rule(
         "edges",
@@ -173,7 +186,7 @@ RULES = (
         PATIENCE,
         "posterior collapse: few or none of the latents carry anything of the image",
         (_weaker_kl, _always("a weaker decoder (--hidden-sizes, --features)")),
-        improves="active_fraction",
+        progress=lambda m: m["active_fraction"],
     ),
     Rule(
         "not invertible",
@@ -210,9 +223,9 @@ RULES = (
     Rule(
         "worse",
         (FRECHET_DISTANCE, "best_frechet_distance"),
-        lambda m: m[FRECHET_DISTANCE] > 2 * m["best_frechet_distance"] > 0,
+        lambda m: m[FRECHET_DISTANCE] > 1.5 * m["best_frechet_distance"] > 0,
         PATIENCE_DISTANCE,
-        f"the samples get worse: {FRECHET_DISTANCE} is over twice its best",
+        f"the samples get worse: {FRECHET_DISTANCE} is over one and a half times its best",
         DISTANCE_ADVICE,
     ),
     Rule(
@@ -227,9 +240,24 @@ RULES = (
         DISTANCE_ADVICE,
     ),
     Rule(
+        "far",
+        (PIXEL_MEMORIZATION,),
+        lambda m: m[PIXEL_MEMORIZATION] > 1.7,
+        PATIENCE_DISTANCE,
+        "the samples are far from all training images, and do not come nearer "
+        f"({PIXEL_MEMORIZATION})",
+        (
+            _steadier_game,
+            _lower_rates("generator", "discriminator", "critic", "optimizer"),
+            _wider_judge,
+            _always("more --steps"),
+        ),
+        progress=lambda m: -m[PIXEL_MEMORIZATION],
+    ),
+    Rule(
         "copies",
         (PIXEL_MEMORIZATION,),
-        lambda m: m[PIXEL_MEMORIZATION] < 0.9,
+        lambda m: m[PIXEL_MEMORIZATION] < 0.96,
         PATIENCE_DISTANCE,
         "the samples are copies of training images: they are nearer to them than these are to one "
         f"another ({PIXEL_MEMORIZATION})",
@@ -247,8 +275,9 @@ class Watch:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._held = [0] * len(RULES)
-        self._began = [0.0] * len(RULES)
+        # Records that have shown each rule's sign, in all and since the last progress.
+        self._held, self._counted = [0] * len(RULES), [0] * len(RULES)
+        self._began, self._said = [0.0] * len(RULES), [False] * len(RULES)
         self._best = {name: float("inf") for name in (ENERGY_DISTANCE, FRECHET_DISTANCE)}
         self._sigma: float | None = None
 
@@ -266,13 +295,16 @@ class Watch:
         for i, rule in enumerate(RULES):
             if any(name not in metrics for name in rule.needs):
                 continue
-            value = metrics[rule.improves] if rule.improves else 0.0
+            value = rule.progress(metrics) if rule.progress else 0.0
             if not rule.holds(metrics):
-                self._held[i] = 0
+                self._held[i], self._counted[i], self._said[i] = 0, 0, False
                 continue
             if self._held[i] == 0 or value > self._began[i] + RISE:
-                self._held[i], self._began[i] = 0, value
+                self._counted[i], self._began[i] = 0, value
             self._held[i] += 1
-            if self._held[i] == rule.patience:
+            self._counted[i] += 1
+            is_due = self._counted[i] >= rule.patience or self._held[i] >= rule.longest
+            if is_due and not self._said[i]:
+                self._said[i] = True
                 due.append(Alarm(rule.name, rule.warning(self._model)))
         return due

@@ -174,7 +174,7 @@ def train(
         return jax.vmap(draw, in_axes=(axes, 0))(states, sample_keys)
 
     steps *= contender.steps_a_turn
-    watches = [Watch(contender.config) for _ in range(seeds)]
+    watches = [Watch(contender.config, SPEC) for _ in range(seeds)]
     warnings: list[list[str]] = [[] for _ in range(seeds)]
     snapshots = []
     for step in range(LOG_EVERY, steps + 1, LOG_EVERY):

@@ -40,7 +40,7 @@ from genjax.data.values import VALUE, find, is_value, name_of
 from genjax.evaluation.likelihood import health, likelihoods
 from genjax.figures.grid import grid, to_png
 from genjax.figures.sample import grid_labels, sample_state
-from genjax.metrics.watch import Watch
+from genjax.metrics.watch import Watch, few_images
 from genjax.objectives.likelihood import bits_per_dim
 from genjax.run.checkpoint import Checkpoints, write_atomically
 from genjax.run.folder import RunConfig, RunFolder, create_run_folder
@@ -434,9 +434,9 @@ def _train(
         writer = _open_writer(folder, recipe, start)
         stack.callback(writer.close)
         background = stack.enter_context(Background())
-        recorder = _Recorder(recipe, writer, background)
+        recorder = _Recorder(recipe.model, source.spec, writer, background)
         saver = _Saver(recipe.quality, checkpoints, background, steps, evaluate, writer.report)
-        _tell_start(folder, recipe, start)
+        _tell_start(folder, recipe, len(source), start)
         length = call_length(recipe, batches.max_steps)
         stop.begin()
         step = start
@@ -510,8 +510,10 @@ class _Saver:
         self.background.start([*writes, self.report])
 
 
-def _tell_start(folder: RunFolder, recipe: Recipe, start: int) -> None:
+def _tell_start(folder: RunFolder, recipe: Recipe, images: int, start: int) -> None:
     log.info("training in %s from step %d", folder.path, start)
+    for alarm in few_images(recipe.model, images):
+        log.warning("%s", alarm.warning)
     for name, config in optimizers_of(recipe.model):
         if 0 < config.decay_steps < recipe.steps:
             log.warning(
@@ -666,8 +668,10 @@ class _Recorder:
         last: The last record, and what the log warned of.
     """
 
-    def __init__(self, recipe: Recipe, writer: Writer | NullWriter, background: Background):
-        self._writer, self._watch, self._background = writer, Watch(recipe.model), background
+    def __init__(
+        self, model: Any, spec: ImageSpec, writer: Writer | NullWriter, background: Background
+    ):
+        self._writer, self._watch, self._background = writer, Watch(model, spec), background
         for record in writer.records:
             self._watch(record)
         self.taken: _Taken | None = None

@@ -117,15 +117,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--only", nargs="+", choices=list(games()), help="games")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
     arguments = parser.parse_args()
     print("| game | run | Frechet distance | warned of |\n|---|---|---|---|")
     counts = {"healthy": [0, 0], "sick": [0, 0], "unharmed": [0, 0]}
     for game, recipe in games().items():
         if arguments.only and game not in arguments.only:
             continue
+        recipe = dataclasses.replace(recipe, seed=arguments.seed)
         runs = {
             f"healthy, seed {seed}": dataclasses.replace(recipe, seed=seed)
-            for seed in range(HEALTHY)
+            for seed in range(arguments.seed, arguments.seed + HEALTHY)
         }
         worst = 0.0
         for name, each in (runs | sick(recipe)).items():

@@ -70,6 +70,11 @@ FUNCTIONS = {
         [IMAGE, IMAGE, (1, 1, 1, 1)],
         (B,),
     ),
+    "discretized normal images": (
+        likelihood.discretized_normal_log_likelihood,
+        [IMAGE, IMAGE, (1, 1, 1, 1)],
+        (B,),
+    ),
     "elbo": (likelihood.elbo, [(B,), (B,)], (B,)),
     "free bits": (functools.partial(likelihood.free_bits, minimum=0.5), [(D,)], ()),
     "iwae": (likelihood.iwae_bound, [(5, B)], (B,)),

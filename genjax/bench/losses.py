@@ -161,6 +161,10 @@ CASES: dict[str, Callable[[_Draws], Case]] = {
         likelihood.discretized_logistic_log_likelihood,
         (2 * draws.uniform(draws.batch, *IMAGE) - 1, draws.images(), draws.images()),
     ),
+    "discretized_normal_log_likelihood": lambda draws: Case(
+        likelihood.discretized_normal_log_likelihood,
+        (2 * draws.uniform(draws.batch, *IMAGE) - 1, draws.images(), draws.images()),
+    ),
     "elbo": _of_pair(likelihood.elbo),
     "free_bits": lambda draws: Case(
         lambda mean_kl: likelihood.free_bits(mean_kl, 0.5), (draws.uniform(LATENTS),)

@@ -2,7 +2,7 @@
 
     genjax train dcgan_mnist
 
-Hardware: 2 CPU cores, 15 to 25 minutes. Expected: a Frechet distance of 1.2 +- 0.2 by `genjax
+Hardware: 2 CPU cores, 14 to 25 minutes. Expected: a Frechet distance of 1.2 +- 0.2 by `genjax
 evaluate` (floor 0.5), 2.4 of 2,000 samples at step 8,000; clean strokes of every weight and slant,
 nine of ten digits readable at once.
 

@@ -2,7 +2,7 @@
 
     genjax train gan_mnist
 
-Hardware: 2 CPU cores, 15 to 25 minutes (27 on one beside other work). Expected: a Frechet distance
+Hardware: 2 CPU cores, 14 minutes (27 on one beside other work). Expected: a Frechet distance
 of 20.8 +- 0.6 by `genjax evaluate` (floor 0.5), 27.0 of 2,000 samples at step 80,000; six of ten
 digits readable, strokes with specks and gaps, as an MLP without convolutions gives.
 

@@ -232,7 +232,10 @@ def test_samples_of_a_normal_distribution():
         return alpha_rate * data + sigma_rate * noise
 
     x = jax.random.normal(jax.random.key(0), (20_000, 1))
-    fresh = lambda index: jax.random.normal(jax.random.fold_in(jax.random.key(1), index), x.shape)  # noqa: E731
+
+    def fresh(index):
+        return jax.random.normal(jax.random.fold_in(jax.random.key(1), index), x.shape)
+
     found = [samplers.integrate(velocity, x, s, method) for method in ("euler", "heun")]
     for weights in (
         samplers.ancestral(level.alpha, level.sigma),
@@ -251,7 +254,10 @@ def test_samples_of_a_normal_distribution():
 def test_divergences_of_a_linear_field(divergence):
     matrix = jax.random.normal(jax.random.key(0), (6, 6))
     x = jax.random.normal(jax.random.key(1), (3, 2, 3))
-    field = lambda x: (x.reshape(3, 6) @ matrix).reshape(x.shape)  # noqa: E731
+
+    def field(x):
+        return (x.reshape(3, 6) @ matrix).reshape(x.shape)
+
     if divergence == "exact":
         value, found = samplers.exact_divergence(field, x)
         np.testing.assert_allclose(found, np.full(3, np.trace(matrix)), rtol=1e-5)

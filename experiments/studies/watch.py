@@ -19,10 +19,10 @@ from typing import Any
 import genjax
 from genjax import Recipe
 from genjax.metrics.watch import Watch, few_images
-from genjax.types import ImageSpec
+from genjax.run.folder import RunFolder
 
 HEALTHY = 5
-TINY_DATA, TINY_IMAGES, HEALTHY_IMAGES = "train[:2%]", 36, 1437
+TINY_DATA = "train[:2%]"  # 36 images
 # A run is unharmed whose Frechet distance is less than so many times the worst healthy one.
 UNHARMED = 1.25
 
@@ -102,9 +102,9 @@ def run(recipe: Recipe, folder: Path) -> tuple[float, list[str]]:
         except genjax.Diverged as error:
             text = str(error)
         ended.write_text(text)
-    images = HEALTHY_IMAGES if recipe.data_options.split != TINY_DATA else TINY_IMAGES
-    alarms = [alarm.name for alarm in few_images(recipe.model, images)]
-    watch, records = Watch(recipe.model, ImageSpec(16, 16, 1, 10)), list(genjax.history(folder))
+    config = RunFolder(folder).read_config()
+    alarms = [alarm.name for alarm in few_images(recipe.model, config.images)]
+    watch, records = Watch(recipe.model, config.spec), list(genjax.history(folder))
     alarms += [f"{alarm.name} {r['step']}" for r in records for alarm in watch(r)]
     if ended.read_text():
         alarms.append("diverged")

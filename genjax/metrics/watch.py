@@ -36,6 +36,8 @@ FEW_IMAGES = 200
 # What to try against a sign of trouble, by a model's config: options that it has, and that have not
 # been taken yet; None if there are none.
 Advice = Callable[[Any], str | None]
+# The fields of configs with an optimizer.
+PLAYERS = ("generator", "discriminator", "critic", "optimizer")
 
 
 class Rule(NamedTuple):
@@ -63,11 +65,7 @@ class Rule(NamedTuple):
 
     def warning(self, model: Any) -> str:
         """Return the warning for a model, by its config."""
-        advice = [found for each in self.advice if (found := each(model))]
-        if not advice:  # a registered family may have no option of these
-            return self.text
-        *others, last = advice
-        return f"{self.text}. Try {', '.join(others)}{' or ' * bool(others)}{last}"
+        return _advise(self.text, self.advice, model)
 
 
 class Alarm(NamedTuple):
@@ -75,6 +73,15 @@ class Alarm(NamedTuple):
 
     name: str
     warning: str
+
+
+def _advise(text: str, advice: tuple[Advice, ...], model: Any) -> str:
+    """Return what is wrong, and what a model's user may try."""
+    found = [option for each in advice if (option := each(model))]
+    if not found:  # a registered family may have no option of these
+        return text
+    *others, last = found
+    return f"{text}. Try {', '.join(others)}{' or ' * bool(others)}{last}"
 
 
 def _always(text: str) -> Advice:
@@ -90,10 +97,9 @@ def _lower_rates(*players: str) -> Advice:
 
 
 def _falling_rates(model: Any) -> str | None:
-    players = ("generator", "discriminator", "critic", "optimizer")
     constant = [
         f"--{name}.schedule linear --{name}.decay-steps STEPS"
-        for name in players
+        for name in PLAYERS
         if hasattr(model, name) and getattr(model, name).schedule == "constant"
     ]
     return " ".join(constant) or None
@@ -142,7 +148,7 @@ def _weaker_kl(model: Any) -> str | None:
 DISTANCE_ADVICE = (
     _always("fewer --steps (the best checkpoint is kept)"),
     _falling_rates,
-    _lower_rates("generator", "discriminator", "critic", "optimizer"),
+    _lower_rates(*PLAYERS),
 )
 
 RULES = (
@@ -261,7 +267,7 @@ RULES = (
         f"({PIXEL_MEMORIZATION})",
         (
             _steadier_game,
-            _lower_rates("generator", "discriminator", "critic", "optimizer"),
+            _lower_rates(*PLAYERS),
             _wider_judge,
             _always("more --steps"),
         ),
@@ -283,14 +289,11 @@ def few_images(model: Any, images: int) -> list[Alarm]:
     """Return the alarm of a game that has too few training images; none for other models."""
     if images >= FEW_IMAGES or not hasattr(model, "generator"):
         return []
-    advice = ["more images", _augmentation(model)]
-    return [
-        Alarm(
-            "few images",
-            f"{images} training images: a discriminator soon knows so few by heart, and samples "
-            f"become copies. Try {' or '.join(each for each in advice if each)}",
-        )
-    ]
+    text = (
+        f"{images} training images: a discriminator soon knows so few by heart, and samples become "
+        "copies"
+    )
+    return [Alarm("few images", _advise(text, (_always("more images"), _augmentation), model))]
 
 
 class Watch:

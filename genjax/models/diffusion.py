@@ -396,8 +396,9 @@ def sample(
         float32 [n, H, W, C] in [-1, 1].
     """
     sampler, steps = sampler or config.sampler, sampling_steps or config.sampling_steps
-    scale = guidance if guidance is not None or config.guidance == 1 else config.guidance
-    estimate = _estimator(config, state, labels, scale)
+    if guidance is None and config.guidance != 1:
+        guidance = config.guidance
+    estimate = _estimator(config, state, labels, guidance)
     first_key, step_key = jax.random.split(key)
     shape = (labels.shape[0], *state.spec.shape)
     x = _noise_scale(config) * jax.random.normal(first_key, shape)

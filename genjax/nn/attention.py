@@ -76,7 +76,7 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
         size = self.head_size or channels
-        uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        uniform = nn.initializers.xavier_uniform()
         normed = GroupNorm(self.groups, self.epsilon, name="norm")(x)
         normed = normed.reshape(batch, height * width, channels)
 

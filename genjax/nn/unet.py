@@ -29,7 +29,7 @@ from genjax.nn.residual import upsample
 from genjax.types import Config, ImageSpec, UsageError, checked
 
 # The initial weights of Ho et al.'s code, where layers that end a branch begin at 1e-6 or less.
-UNIFORM = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+UNIFORM = nn.initializers.xavier_uniform()
 ZEROS = nn.initializers.zeros
 
 Positive = Annotated[int, Field(gt=0)]

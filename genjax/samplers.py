@@ -7,9 +7,10 @@ alone, which `ancestral` and `ddim` compute in float64. Or both estimates make a
 `integrate` solves that differential equation, from noise to data or back, beside which
 `with_divergence` keeps the log density.
 
-Each is one `jax.lax.scan` over the steps.
+Each is one `jax.lax.scan` over the steps; `integrate_adaptively` chooses its steps by their errors.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -19,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from genjax.types import UsageError
+
 Spacing = Literal["leading", "trailing"]
 Variance = Literal["small", "large"]
 Method = Literal["euler", "midpoint", "heun"]
 # What a model draws with: DDPM's ancestral sampling, DDIM, or a method for its velocity.
-Sampler = Literal["ancestral", "ddim", "euler", "heun"]
+Sampler = Literal["ancestral", "ddim", "euler", "heun", "dopri5"]
 
 # `velocity(x, s) -> dx/ds`, where x is a pytree and s is float32 [].
 Velocity = Callable[[Any, jax.Array], Any]
@@ -173,6 +176,57 @@ def integrate(
     full = times if to_end or method != "heun" else times[:-1]
     x, _ = lax.scan(lambda x, ends: (step(x, *ends), None), x, (full[:-1], full[1:]))
     return x if full is times else euler(x, times[-2], times[-1])
+
+
+def find_diffrax() -> Any:
+    """Return the module diffrax.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        return importlib.import_module("diffrax")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "steps of Dormand and Prince's method need diffrax: pip install 'genjax-models[ode]'"
+        ) from error
+
+
+def integrate_adaptively(
+    velocity: Velocity, x: Any, start: float, end: float, tolerance: float
+) -> Any:
+    """Integrate `dx/ds = velocity(x, s)` by steps whose errors stay below a tolerance.
+
+    Source: Dormand and Prince 1980, of order 5, by diffrax. The whole state, of all rows, takes the
+    same steps, by the root mean square of its errors.
+
+    Args:
+        velocity: The velocity.
+        x: The state at the start, a pytree.
+        start: The time s there.
+        end: The time at the end, later or earlier.
+        tolerance: Largest error of a step, relative and absolute.
+
+    Returns:
+        The state at the end; NaN if the steps become too many.
+
+    Raises:
+        UsageError: diffrax is not installed.
+    """
+    diffrax = find_diffrax()
+    with jax.numpy_rank_promotion("allow"):  # within diffrax
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda s, x, _: velocity(x, s)),
+            diffrax.Dopri5(),
+            start,
+            end,
+            None,
+            x,
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+            throw=False,
+        )
+    ended = solution.result == diffrax.RESULTS.successful
+    return jax.tree.map(lambda values: jnp.where(ended, values[-1], jnp.nan), solution.ys)
 
 
 def exact_divergence(

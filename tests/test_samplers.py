@@ -1,6 +1,7 @@
 """Samplers, beside those of diffusers, the equations of EDM, and flows known in closed form."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from genjax import samplers
 from genjax.objectives import paths
+from genjax.types import UsageError
 from tests.diffusion import PREDICTIONS, Schedule, Vectors
 
 
@@ -168,6 +170,34 @@ def test_densities_converge_to_the_exact_ones(flow, name):
     # Heun's method is of the second order.
     assert errors[0] > 3 * errors[1] > 9 * errors[2]
     assert errors[2] < 0.02
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_densities_by_adaptive_steps_are_the_exact_ones(flow, name):
+    pytest.importorskip("diffrax", reason="needs diffrax: pip install '.[ode]'")
+    velocity, x = FIELDS[name](flow), flow.given("x")
+    pair = samplers.with_divergence(velocity, samplers.exact_divergence)
+    errors = []
+    for tolerance in (1e-3, 1e-6):
+        end, lost = samplers.integrate_adaptively(pair, (x, jnp.zeros(len(x))), 1.0, 0.0, tolerance)
+        found = _normal_log_prob(end) + lost
+        errors.append(np.abs(found - flow.read(f"out/{name}/logp")).max())
+    assert errors[1] < 1e-4
+    assert errors[1] < errors[0] < 0.1
+
+
+def test_adaptive_steps_that_never_end_give_nan():
+    pytest.importorskip("diffrax", reason="needs diffrax: pip install '.[ode]'")
+    found = jax.jit(
+        lambda x: samplers.integrate_adaptively(lambda x, s: x * jnp.nan, x, 0.0, 1.0, 1e-3)
+    )(jnp.ones(2))
+    assert np.isnan(found).all()
+
+
+def test_without_diffrax_its_installation_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffrax", None)
+    with pytest.raises(UsageError, match=r"pip install 'genjax-models\[ode\]'"):
+        samplers.integrate_adaptively(lambda x, s: x, jnp.ones(2), 0.0, 1.0, 1e-3)
 
 
 def test_edm_matches_the_reference(flow):

@@ -55,6 +55,7 @@ RECIPES = (
     "biggan_digits",
     "stylegan_mnist",
     "stylegan2_mnist",
+    "diffusion_mnist",
 )
 # Another implementation of a recipe's steps: `counterpart(recipe, spec, steps)` returns a function
 # that takes `steps` steps and returns the seconds of one, or raises a `UsageError` with the reason

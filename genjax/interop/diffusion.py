@@ -5,6 +5,7 @@ size, our levels with the full one. Attention is `to_q`, `to_k`, `to_v`, `to_out
 mid-2023 have `query`, `key`, `value`, `proj_attn`, also as 1x1 convolutions.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -247,10 +248,15 @@ def infer(
     return DiffusionConfig(network=network, conditional=classes > 0), spec
 
 
+def _told(config: DiffusionConfig, spec: ImageSpec) -> ImageSpec:
+    """Return the shape of images with the classes that the network is told."""
+    return spec if config.conditional else dataclasses.replace(spec, classes=0, empty_classes=())
+
+
 FORMAT = Format(
     infer,
-    lambda config, spec, arrays: load(config.network, spec, arrays)["params"],
-    lambda config, spec, params: dump(config.network, spec, {"params": params}),
+    lambda config, spec, arrays: load(config.network, _told(config, spec), arrays)["params"],
+    lambda config, spec, params: dump(config.network, _told(config, spec), {"params": params}),
     from_params,
     ("size", "config"),
     unsaid="that the network predicts the noise of DDPM's linear schedule",

@@ -27,29 +27,9 @@ from genjax import samplers
 from genjax.nn.batch import batch_noise
 from genjax.nn.labels import check_conditional
 from genjax.nn.unet import UNet, UNetConfig, check_size
-from genjax.objectives.likelihood import (
-    discretized_normal_log_likelihood,
-    standard_normal_log_prob,
-)
-from genjax.objectives.paths import (
-    Level,
-    Prediction,
-    additive,
-    angles_of,
-    circle,
-    cosine_betas,
-    data_prediction,
-    estimates,
-    guided,
-    linear_betas,
-    min_snr_weight,
-    mix,
-    noise_prediction,
-    preconditioned,
-    squared_error,
-    straight,
-    velocity_prediction,
-)
+from genjax.objectives import paths
+from genjax.objectives.likelihood import diffusion_bound, standard_normal_log_prob
+from genjax.objectives.paths import Level, additive, circle, straight
 from genjax.steps.optim import OptimizerConfig, create_optimizer
 from genjax.steps.state import DensityState
 from genjax.steps.update import GradientConfig, create_player, update_ema, update_player
@@ -102,17 +82,20 @@ class DiffusionConfig(GradientConfig):
     by this (Hang et al. 2023, min-SNR: 5); 0 for equal weights of what the network says."""
     sampler: samplers.Sampler = "ancestral"
     """How samples are drawn: DDPM's ancestral sampling, DDIM, or the differential equation by
-    Euler's or Heun's method."""
+    Euler's or Heun's method, or that of Dormand and Prince with steps of its own choice."""
     sampling_steps: Annotated[int, Field(gt=0)] = 1000
-    """Steps of the sampler, each with one evaluation of the network, or two (heun)."""
+    """Steps of the sampler (not dopri5), each with one evaluation of the network, or two (heun)."""
     variance: samplers.Variance = "small"
     """ancestral: variance of a step."""
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     """ddim: fresh noise; 0 for none, 1 for as much as ancestral sampling has."""
     clip: bool = True
     """ancestral, ddim: whether estimates of the data are clipped to [-1, 1]."""
-    ode_steps: Annotated[int, Field(gt=0)] = 50
-    """Steps of Heun's method between images and latents, and for the likelihood."""
+    ode_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps of Heun's method between images and latents, and for the likelihood; 0 for those that
+    Dormand and Prince's method chooses."""
+    ode_tolerance: Positive = 1e-4
+    """Largest error of such a step, relative and absolute."""
     likelihood: Literal["ode", "bound"] = "ode"
     """Likelihood of images: exact for the differential equation, up to its steps and the estimate
     of divergences (ode), or the bound of ancestral sampling with all time steps."""
@@ -167,34 +150,29 @@ PATHS = {"linear": circle, "cosine": circle, "straight": straight, "edm": additi
 def angles(config: DiffusionConfig) -> np.ndarray:
     """Return the angle s of each time step on the circle, float64 [T], rising."""
     if config.path == "cosine":
-        return angles_of(cosine_betas(config.time_steps))
-    return angles_of(linear_betas(config.time_steps, config.beta_start, config.beta_end))
+        return paths.angles_of(paths.cosine_betas(config.time_steps))
+    betas = paths.linear_betas(config.time_steps, config.beta_start, config.beta_end)
+    return paths.angles_of(betas)
 
 
 def level_at(config: DiffusionConfig, s: Any) -> Level:
     """Return the noise levels at positions s on the path, NumPy's in float64 or jax's, [...]."""
-    path, time = PATHS[config.path], 1000 * s
-    if path is additive:
-        functions = s.__array_namespace__()
-        time = functions.log(functions.maximum(s, 1e-12 + 0 * s)) / 4
-    elif path is circle:
-        interpolate = np.interp if isinstance(s, np.ndarray) else jnp.interp
-        time = interpolate(s, angles(config), np.arange(config.time_steps))
-    return Level(*path.position(s), *path.velocity(s), time)
+    path = PATHS[config.path]
+    return paths.level(path, s, angles(config) if path is circle else None)
 
 
 def draw_levels(config: DiffusionConfig, key: jax.Array, batch: int) -> Level:
     """Draw the noise levels of a training step, [B]."""
-    if PATHS[config.path] is circle:
-        uniform = batch_noise(key, (batch,), jax.random.uniform)
-        steps = (uniform * config.time_steps).astype(jnp.int32)
-        return level_at(config, angles(config)).in_float32()(steps)
     if config.path == "edm":
         normal = batch_noise(key, (batch,))
         return level_at(config, jnp.exp(config.log_sigma_mean + config.log_sigma_std * normal))
-    if config.time_sampling == "logit_normal":
+    if config.path == "straight" and config.time_sampling == "logit_normal":
         return level_at(config, jax.nn.sigmoid(batch_noise(key, (batch,))))
-    return level_at(config, batch_noise(key, (batch,), jax.random.uniform))
+    uniform = batch_noise(key, (batch,), jax.random.uniform)
+    if config.path == "straight":
+        return level_at(config, uniform)
+    steps = (uniform * config.time_steps).astype(jnp.int32)
+    return level_at(config, angles(config)).in_float32()(steps)
 
 
 def sampling_grid(config: DiffusionConfig, steps: int) -> np.ndarray:
@@ -212,7 +190,7 @@ def ode_grid(config: DiffusionConfig) -> np.ndarray:
 
     They begin at the least noise that training sees.
     """
-    steps = config.ode_steps + 1
+    steps = max(config.ode_steps, 1) + 1
     if config.path == "straight":
         return 1 - np.linspace(0, 1, steps) ** 2
     if config.path == "edm":
@@ -222,20 +200,19 @@ def ode_grid(config: DiffusionConfig) -> np.ndarray:
     return np.arctan(samplers.karras_levels(steps, least, most, config.rho)[-2::-1])
 
 
-def prediction_of(config: DiffusionConfig) -> Prediction:
+def prediction_of(config: DiffusionConfig) -> paths.Prediction:
     """Return what the network predicts."""
     return {
-        "noise": noise_prediction,
-        "data": data_prediction,
-        "velocity": velocity_prediction,
-        "preconditioned": preconditioned(config.sigma_data),
+        "noise": paths.noise_prediction,
+        "data": paths.data_prediction,
+        "velocity": paths.velocity_prediction,
+        "preconditioned": paths.preconditioned(config.sigma_data),
     }[config.prediction]
 
 
 def network(config: DiffusionConfig, spec: ImageSpec) -> UNet:
     """Return the U-Net that `config` describes."""
-    classes = spec.classes if config.conditional else 0
-    return UNet(config.network, spec.channels, classes, config.dtype)
+    return UNet(config.network, spec.channels, spec.classes * config.conditional, config.dtype)
 
 
 def apply(
@@ -274,11 +251,13 @@ def init(config: DiffusionConfig, key: jax.Array, spec: ImageSpec) -> DensitySta
     """Return the state at step 0, whose weights depend on `key` alone.
 
     Raises:
-        UsageError: The U-Net does not fit the size of the images, or a conditional model gets data
-            without classes.
+        UsageError: The U-Net does not fit the size of the images, a conditional model gets data
+            without classes, or what the sampler needs is not installed.
     """
     check_conditional(config.conditional, spec)
     check_size(config.network, spec)
+    if config.sampler == "dopri5" or not config.ode_steps:
+        samplers.find_diffrax()
     labels = jnp.zeros(1, jnp.int32) if config.conditional else None
     x = jnp.zeros((1, *spec.shape))
     variables = network(config, spec).init(key, x, jnp.zeros(1), labels, False)
@@ -319,11 +298,11 @@ def step(
         level = draw_levels(config, level_key, len(data))
         hidden = batch_noise(label_key, labels.shape, jax.random.uniform) < config.label_dropout
         shown = jnp.where(hidden, -1, labels)
-        x = mix(level, data, noise)
+        x = paths.mix(level, data, noise)
         output = apply(config, state.spec, params, x, level, shown, dropout_key)
-        errors = squared_error(prediction, level, output, data, noise)
+        errors = paths.squared_error(prediction, level, output, data, noise)
         if config.min_snr:
-            errors *= min_snr_weight(prediction, level, config.min_snr)
+            errors *= paths.min_snr_weight(prediction, level, config.min_snr)
         loss = jnp.mean(errors)
         return loss, (carried, {"loss": loss})
 
@@ -348,16 +327,17 @@ def _estimator(
         else:
             both = jnp.concatenate([labels, jnp.full_like(labels, -1)])
             with_class, without = jnp.split(output_of(jnp.concatenate([x, x]), level, both), 2)
-            output = guided(with_class, without, guidance)
-        return estimates(prediction_of(config), level, x, output)
+            output = paths.guided(with_class, without, guidance)
+        return paths.estimates(prediction_of(config), level, x, output)
 
     return estimate
 
 
 def _velocity(
-    config: DiffusionConfig, estimate: Callable[[jax.Array, Level], tuple[jax.Array, jax.Array]]
+    config: DiffusionConfig, state: DensityState, labels: Any, guidance: Any = None
 ) -> samplers.Velocity:
-    """Return the velocity dx/ds on the path."""
+    """Return the velocity dx/ds on the path, with guidance as `_estimator` has it."""
+    estimate = _estimator(config, state, jnp.asarray(labels), guidance)
 
     def velocity(x: jax.Array, s: jax.Array) -> jax.Array:
         level = level_at(config, s)
@@ -365,6 +345,13 @@ def _velocity(
         return level.alpha_rate * data + level.sigma_rate * noise
 
     return velocity
+
+
+def _follow(config: DiffusionConfig, flow: samplers.Velocity, x: Any, times: np.ndarray) -> Any:
+    """Integrate along `ode_grid`, or the reverse, by the config's method."""
+    if config.ode_steps:
+        return samplers.integrate(flow, x, times)
+    return samplers.integrate_adaptively(flow, x, times[0], times[-1], config.ode_tolerance)
 
 
 def _noise_scale(config: DiffusionConfig) -> float:
@@ -381,45 +368,37 @@ def sample(
     sampling_steps: int | None = None,
     guidance: float | None = None,
 ) -> jax.Array:
-    """Draw images.
+    """Draw images, float32 [n, H, W, C] in [-1, 1], of the classes that `labels` [n] say.
 
-    Args:
-        config: The model.
-        state: The state.
-        key: The PRNG key of all noise.
-        labels: int32 [n], one for each image; their classes are used if the model is conditional.
-        sampler: The sampler; None for that of the config.
-        sampling_steps: The number of its steps; likewise.
-        guidance: The scale of guidance; likewise.
-
-    Returns:
-        float32 [n, H, W, C] in [-1, 1].
+    `sampler`, `sampling_steps` and `guidance` are those of the config where they are None.
     """
     sampler, steps = sampler or config.sampler, sampling_steps or config.sampling_steps
     if guidance is None and config.guidance != 1:
         guidance = config.guidance
-    estimate = _estimator(config, state, labels, guidance)
     first_key, step_key = jax.random.split(key)
     shape = (labels.shape[0], *state.spec.shape)
     x = _noise_scale(config) * jax.random.normal(first_key, shape)
     grid = sampling_grid(config, steps)
-    if sampler in ("euler", "heun"):
-        to_end = config.path == "straight"
-        x = samplers.integrate(_velocity(config, estimate), x, grid, sampler, to_end)
+    if sampler in ("ancestral", "ddim"):
+        exact = level_at(config, grid)
+        levels, estimate = exact.in_float32(), _estimator(config, state, labels, guidance)
+        if sampler == "ancestral":
+            weights = samplers.ancestral(exact.alpha, exact.sigma, config.variance)
+        else:
+            weights = samplers.ddim(exact.alpha, exact.sigma, config.eta)
+        x = samplers.denoise(
+            lambda x, index: estimate(x, levels(index)),
+            x,
+            weights,
+            lambda index: jax.random.normal(jax.random.fold_in(step_key, index), shape),
+            1.0 if config.clip else None,
+        )
         return jnp.clip(x, -1, 1)
-    exact = level_at(config, grid)
-    levels = exact.in_float32()
-    if sampler == "ancestral":
-        weights = samplers.ancestral(exact.alpha, exact.sigma, config.variance)
-    else:
-        weights = samplers.ddim(exact.alpha, exact.sigma, config.eta)
-    x = samplers.denoise(
-        lambda x, index: estimate(x, levels(index)),
-        x,
-        weights,
-        lambda index: jax.random.normal(jax.random.fold_in(step_key, index), shape),
-        1.0 if config.clip else None,
-    )
+    velocity = _velocity(config, state, labels, guidance)
+    if sampler == "dopri5":
+        adaptive = dataclasses.replace(config, ode_steps=0)
+        return jnp.clip(_follow(adaptive, velocity, x, ode_grid(config)[::-1]), -1, 1)
+    x = samplers.integrate(velocity, x, grid, sampler, to_end=config.path == "straight")
     return jnp.clip(x, -1, 1)
 
 
@@ -430,9 +409,8 @@ def encode(config: DiffusionConfig, state: DensityState, batch: Batch, key: jax.
     """
     del key
     x = to_data(images_of(batch, state.spec))
-    velocity = _velocity(config, _estimator(config, state, jnp.asarray(batch.labels)))
-    x = samplers.integrate(velocity, x, ode_grid(config)) / _noise_scale(config)
-    return x.reshape(x.shape[0], -1)
+    x = _follow(config, _velocity(config, state, batch.labels), x, ode_grid(config))
+    return x.reshape(x.shape[0], -1) / _noise_scale(config)
 
 
 def decode(
@@ -440,8 +418,8 @@ def decode(
 ) -> jax.Array:
     """Map latents [n, H * W * C] to images, float32 [n, H, W, C] in [-1, 1]."""
     x = _noise_scale(config) * latents.reshape(-1, *state.spec.shape)
-    velocity = _velocity(config, _estimator(config, state, labels))
-    return jnp.clip(samplers.integrate(velocity, x, ode_grid(config)[::-1]), -1, 1)
+    x = _follow(config, _velocity(config, state, labels), x, ode_grid(config)[::-1])
+    return jnp.clip(x, -1, 1)
 
 
 def ode_log_prob(
@@ -456,9 +434,9 @@ def ode_log_prob(
     images = images_of(batch, state.spec)
     x = to_data(images, batch_noise(gray_key, images.shape, jax.random.uniform))
     probe = batch_noise(probe_key, x.shape, jax.random.rademacher).astype(x.dtype)
-    velocity = _velocity(config, _estimator(config, state, jnp.asarray(batch.labels)))
+    velocity = _velocity(config, state, batch.labels)
     flow = samplers.with_divergence(velocity, samplers.hutchinson(probe))
-    x, divergence = samplers.integrate(flow, (x, jnp.zeros(len(x))), ode_grid(config))
+    x, divergence = _follow(config, flow, (x, jnp.zeros(len(x))), ode_grid(config))
     dimensions, scale = math.prod(state.spec.shape), _noise_scale(config)
     prior = standard_normal_log_prob(x.reshape(len(x), -1) / scale)
     return prior + divergence - dimensions * math.log(127.5 * scale)
@@ -473,47 +451,19 @@ def bound(
 ) -> jax.Array:
     """Compute the negative variational bound of uint8 images, [B], in nats.
 
-    It is that of ancestral sampling with all time steps and the small variance (Ho et al. 2020,
-    equation 5; in this form Kingma et al. 2021, equation 13), with one draw of noise at each.
-
-    Args:
-        config: The model.
-        state: The state.
-        batch: uint8 images [B, H, W, C] and labels.
-        key: The PRNG key of the noise.
-        draws: Number of time steps, drawn from as many equal parts of all; None for all.
+    It is that of ancestral sampling with all time steps; for `draws` see `diffusion_bound`.
     """
     exact = level_at(config, sampling_grid(config, config.time_steps)[:-1])
-    ratios = (exact.alpha / exact.sigma) ** 2
-    rises, count = np.diff(ratios), config.time_steps - 1
-    levels = exact.in_float32()
-    data = to_data(images_of(batch, state.spec))
+    levels, data = exact.in_float32(), to_data(images_of(batch, state.spec))
     estimate = _estimator(config, state, jnp.asarray(batch.labels))
-    draws = count if draws is None else min(draws, count)
-    last_key, place_key, noise_key = jax.random.split(key, 3)
 
-    def data_at(index: jax.Array, key: jax.Array) -> jax.Array:
+    def data_at(index: jax.Array, noise: jax.Array) -> jax.Array:
         level = levels(index)
-        return estimate(mix(level, data, batch_noise(key, data.shape)), level)[0]
+        return estimate(paths.mix(level, data, noise), level)[0]
 
-    def add(total: jax.Array, part: jax.Array) -> tuple[jax.Array, None]:
-        index = part
-        if draws < count:
-            place = jax.random.uniform(jax.random.fold_in(place_key, part))
-            index = ((part + place) * count / draws).astype(jnp.int32)
-        error = jnp.square(data - data_at(index, jax.random.fold_in(noise_key, part)))
-        found = jnp.asarray(rises, jnp.float32)[index] * jnp.sum(error, axis=(1, 2, 3)) / 2
-        return total + found * (count / draws), None
-
-    total, _ = jax.lax.scan(add, jnp.zeros(len(data)), jnp.arange(draws))
-    # Where x is all noise: KL(q(x|y) || N(0, scale^2)).
-    alpha, scale = exact.alpha[0], _noise_scale(config)
-    variance = (exact.sigma[0] / scale) ** 2
-    means = jnp.sum(jnp.square(alpha / scale * data), axis=(1, 2, 3))
-    total += (means + data[0].size * (variance - 1 - math.log(variance))) / 2
-    log_scale = jnp.log(levels.sigma[-1] / levels.alpha[-1]).reshape(1, 1, 1, 1)
-    mean = data_at(jnp.asarray(count), last_key)
-    return total - discretized_normal_log_likelihood(data, mean, log_scale)
+    return diffusion_bound(
+        data_at, data, exact.alpha, exact.sigma, key, draws=draws, scale=_noise_scale(config)
+    )
 
 
 def evaluate(
@@ -523,17 +473,9 @@ def evaluate(
     key: jax.Array,
     samples: int | None = None,
 ) -> Likelihood:
-    """Estimate the negative log-likelihood of uint8 images in nats.
+    """Estimate the negative log-likelihood of uint8 images in nats, [B], as `likelihood` says.
 
-    Args:
-        config: The model.
-        state: The state.
-        batch: uint8 images and their labels.
-        key: The PRNG key of all noise.
-        samples: Number of draws, which are averaged; None for a quick estimate of the bound.
-
-    Returns:
-        `Likelihood` with `nll` in nats, [B], of which the config's `likelihood` says what it is.
+    It is the mean of `samples` draws; with None it is a quick estimate of the bound.
     """
     if samples is None:
         return Likelihood(bound(config, state, batch, key, BOUND_DRAWS))

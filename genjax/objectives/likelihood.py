@@ -1,4 +1,4 @@
-"""Likelihoods and the bounds of a VAE, in nats per example.
+"""Likelihoods and the bounds of a VAE and of diffusion, in nats per example.
 
 Images are [..., H, W, C]: a log-likelihood sums over the last three axes and keeps the leading
 ones, [B] or [samples, B]. Latents are [..., Z]. Sums are in float32, or wider where values are.
@@ -11,8 +11,10 @@ from typing import TypeVar
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import log_ndtr, logsumexp
 
+from genjax.nn.batch import batch_noise
 from genjax.nn.precision import widened
 
 Values = TypeVar("Values", float, jax.Array)
@@ -168,6 +170,57 @@ def discretized_normal_log_likelihood(
     outermost = log_ndtr((beyond + half_bin) * inverse_scale)
     within = upper + jnp.log(-jnp.expm1(lower - upper))
     return jnp.sum(jnp.where(is_lowest | is_highest, outermost, within), axis=-1)
+
+
+def diffusion_bound(
+    data_at: Callable[[jax.Array, jax.Array], jax.Array],
+    data: jax.Array,
+    alpha: np.ndarray,
+    sigma: np.ndarray,
+    key: jax.Array,
+    draws: int | None = None,
+    scale: float = 1.0,
+) -> jax.Array:
+    """Compute the negative variational bound of a diffusion model, by one draw of noise a level.
+
+    Source: Ho et al. 2020, equation 5, for the variance of q(x_s | x_t, y) in each step; in this
+    form Kingma et al. 2021, equation 13.
+
+    Args:
+        data_at: `data_at(index, noise)`: the model's estimate of the data, [B, H, W, C], by the
+            mixture of data and noise at the level of that index.
+        data: Gray levels mapped to [-1, 1] evenly, [B, H, W, C].
+        alpha: Factors of the data at the T levels, float64 [T], from noise to data.
+        sigma: Factors of the noise, [T].
+        key: The PRNG key of the noise.
+        draws: Number of levels, drawn from as many equal parts of all; None for all.
+        scale: Standard deviation of the prior of the first level.
+
+    Returns:
+        [B], in nats.
+    """
+    rises, count = np.diff((alpha / sigma) ** 2), len(alpha) - 1
+    draws = count if draws is None else min(draws, count)
+    last_key, place_key, noise_key = jax.random.split(key, 3)
+
+    def add(total: jax.Array, part: jax.Array) -> tuple[jax.Array, None]:
+        index = part
+        if draws < count:
+            place = jax.random.uniform(jax.random.fold_in(place_key, part))
+            index = ((part + place) * count / draws).astype(jnp.int32)
+        noise = batch_noise(jax.random.fold_in(noise_key, part), data.shape)
+        error = jnp.square(data - data_at(index, noise))
+        found = jnp.asarray(rises, jnp.float32)[index] * jnp.sum(error, axis=(1, 2, 3)) / 2
+        return total + found * (count / draws), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros(len(data)), jnp.arange(draws))
+    # Where x is all noise: KL(q(x|y) || N(0, scale^2)).
+    variance = (sigma[0] / scale) ** 2
+    means = jnp.sum(jnp.square(alpha[0] / scale * data), axis=(1, 2, 3))
+    total += (means + data[0].size * (variance - 1 - math.log(variance))) / 2
+    log_scale = jnp.full((1, 1, 1, 1), math.log(sigma[-1] / alpha[-1]))
+    mean = data_at(jnp.asarray(count), batch_noise(last_key, data.shape))
+    return total - discretized_normal_log_likelihood(data, mean, log_scale)
 
 
 def elbo(log_likelihood: jax.Array, kl: jax.Array, beta: float | jax.Array = 1.0) -> jax.Array:

@@ -93,6 +93,20 @@ class Level(NamedTuple):
         return Level(*(each[index] for each in self))
 
 
+def level(path: Path, s: Any, angles: np.ndarray | None = None) -> Level:
+    """Return the noise levels at positions s on a path, NumPy's in float64 or jax's, [...].
+
+    The network is told 1000 s as the time, or EDM's (additive) log(s) / 4 (Karras et al. 2022,
+    table 1), or with the `angles` [T] of time steps the time step, between them by interpolation.
+    """
+    functions, time = _math(s), 1000 * s
+    if path is additive:
+        time = functions.log(functions.maximum(s, 1e-12 + 0 * s)) / 4
+    elif angles is not None:
+        time = functions.interp(s, angles, np.arange(len(angles)))
+    return Level(*path.position(s), *path.velocity(s), time)
+
+
 def mix(level: Level, data: jax.Array, noise: jax.Array) -> jax.Array:
     """Return noisy data x, [B, ...], at levels [B]."""
     level = level.over(data)

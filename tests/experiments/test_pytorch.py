@@ -47,9 +47,13 @@ def test_without_pytorch_its_installation_is_told(monkeypatch):
         "biggan_digits",
         "stylegan_mnist",
         "stylegan2_mnist",
+        "diffusion_digits",
+        "diffusion_cifar10",
     ],
 )
 def test_pytorch_computes_the_same(name):
+    if name.startswith("diffusion"):
+        pytest.importorskip("diffusers", reason="needs diffusers: pip install '.[bench]'")
     recipe = load_recipe(name)
     spec = expected_spec(recipe.data, recipe.data_options)
     model = recipe.model
@@ -62,6 +66,9 @@ def test_pytorch_computes_the_same(name):
             generator=dataclasses.replace(model.generator, **player),
             discriminator=dataclasses.replace(model.discriminator, **player),
         )
+    if name == "diffusion_cifar10":
+        network = dataclasses.replace(model.network, features=(16, 32), groups=4, blocks=1)
+        model = dataclasses.replace(model, network=network)
     counterpart = find(recipe.family)(model, spec, 8, False)
     counterpart.check()
     import torch

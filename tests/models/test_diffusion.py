@@ -6,6 +6,7 @@ A U-Net begins with an output of 0, so that a new model's differential equation 
 import dataclasses
 import functools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -85,14 +86,45 @@ def test_latents_and_images_are_the_ends_of_one_path(name):
     np.testing.assert_allclose(images, x, atol=5e-3)
 
 
-@pytest.mark.parametrize("sampler", each(("ancestral", "ddim", "euler", "heun"), "ancestral"))
+SAMPLERS = "ancestral", "ddim", "euler", "heun", "dopri5"
+
+
+@pytest.mark.parametrize("sampler", each(SAMPLERS, "ancestral", "dopri5"))
 def test_samples_of_a_linear_equation(sampler):
     """EDM's new model draws N(0, sigma_data^2), whatever the sampler."""
+    if sampler == "dopri5":
+        pytest.importorskip("diffrax", reason="needs diffrax: pip install '.[ode]'")
     config = CONFIG(path="edm", prediction="preconditioned", clip=False, sigma_data=0.25)
     state = diffusion.init(config, KEY, SPEC)
     images = diffusion.sample(config, state, KEY, jnp.zeros(300), sampler, 100)
     assert abs(float(jnp.std(images)) - 0.25) < 0.02
     assert images.shape == (300, *SPEC.shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATHS)
+def test_adaptive_steps_give_what_many_steps_do(name):
+    pytest.importorskip("diffrax", reason="needs diffrax: pip install '.[ode]'")
+    config, batch = dataclasses.replace(PATHS[name], ode_steps=1600), _batch()
+    adaptive = dataclasses.replace(config, ode_steps=0, ode_tolerance=1e-6)
+    state = drawn_state(diffusion.init, config, SPEC)
+
+    def both(function):
+        return [jax.jit(functools.partial(function, each)) for each in (config, adaptive)]
+
+    many, own = (encode(state, batch, KEY) for encode in both(diffusion.encode))
+    np.testing.assert_allclose(own, many, atol=2e-2 * np.abs(many).max())
+    many, own = (draw(state, many, batch.labels) for draw in both(diffusion.decode))
+    np.testing.assert_allclose(own, many, atol=2e-2)
+    many, own = (log_prob(state, batch, KEY) for log_prob in both(diffusion.ode_log_prob))
+    np.testing.assert_allclose(own, many, rtol=2e-3)
+
+
+def test_without_diffrax_no_training_begins(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffrax", None)
+    for config in (CONFIG(sampler="dopri5"), CONFIG(ode_steps=0)):
+        with pytest.raises(UsageError, match=r"pip install 'genjax-models\[ode\]'"):
+            diffusion.init(config, KEY, SPEC)
 
 
 @pytest.mark.slow

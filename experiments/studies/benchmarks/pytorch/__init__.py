@@ -26,7 +26,9 @@ MODULES = {
     "biggan": "biggan",
     "stylegan": "stylegan",
     "stylegan2": "stylegan2",
+    "diffusion": "diffusion",
 }
+LIBRARIES = {"torch": "PyTorch is", "diffusers": "Hugging Face's diffusers are"}
 # `counterpart(config, spec, batch_size, compiled)`; see `common`.
 Maker = Callable[[Config, ImageSpec, int, bool], "Counterpart"]
 
@@ -35,15 +37,16 @@ def find(family: str) -> Maker:
     """Return the function that makes a family's counterpart.
 
     Raises:
-        UsageError: PyTorch is not installed.
+        UsageError: PyTorch, or what else the counterpart needs, is not installed.
     """
     try:
         module = importlib.import_module(f"{__name__}.{MODULES[family]}")
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in LIBRARIES:
             raise
         raise UsageError(
-            "torch: PyTorch is not installed: pip install 'genjax-models[bench]'"
+            f"{error.name}: {LIBRARIES[error.name]} not installed: "
+            "pip install 'genjax-models[bench]'"
         ) from error
     maker: Maker = module.counterpart
     return maker

@@ -12,7 +12,7 @@ from genjax.models.diffusion import DiffusionConfig
 from genjax.nn.unet import UNetConfig
 from genjax.steps.optim import OptimizerConfig
 
-STEPS = 10_000
+STEPS = 20_000
 
 recipe = Recipe(
     family="diffusion",
@@ -22,12 +22,15 @@ recipe = Recipe(
         path="straight",
         prediction="velocity",
         dequantization="uniform",
+        time_sampling="logit_normal",
         sampler="heun",
-        sampling_steps=20,
+        sampling_steps=10,
         ema_decay=0.999,
-        network=UNetConfig(features=(32, 64), blocks=1, attention_sizes=(), groups=8, patches=True),
+        network=UNetConfig(
+            features=(32, 64, 128), blocks=1, attention_sizes=(), groups=8, patches=True
+        ),
         optimizer=OptimizerConfig(
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             beta1=0.9,
             warmup_steps=100,
             schedule="linear",
@@ -36,8 +39,8 @@ recipe = Recipe(
         ),
     ),
     steps=STEPS,
-    batch_size=64,
-    log_interval=50,
-    save_interval=1000,
+    batch_size=32,
+    log_interval=100,
+    save_interval=4000,
     quality="frechet_distance",
 )

@@ -2,7 +2,7 @@
 
     python experiments/studies/mnist.py --output mnist
 
-About three hours on 2 CPU cores, a third of them Glow's. What is there already is not done again:
+About four hours on 2 CPU cores, a quarter of them Glow's. What is there already is not done again:
 after Ctrl-C the same command goes on. The output folder then holds a run for each recipe,
 `comparison.csv`, and `comparison.html`, a page with samples, paths in latent space, nearest
 training images and curves.
@@ -23,6 +23,7 @@ RECIPES = (
     "stylegan2_mnist",
     "vae_mnist",
     "glow_mnist",
+    "diffusion_mnist",
 )
 
 

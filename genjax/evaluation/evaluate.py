@@ -45,6 +45,7 @@ from genjax.figures.sample import (
     is_conditional,
     sample_batches,
     sample_options,
+    sample_state,
 )
 from genjax.figures.styles import perceptual_path_length
 from genjax.metrics.features import FeatureNet
@@ -64,6 +65,8 @@ log = logging.getLogger("genjax")
 ClassShares = Literal["data", "even"]
 # The most samples if no number is asked for, the field's usual number.
 MOST_SAMPLES = 50_000
+# The time to draw 1,000 images above which it is told by that of fewer.
+LONG_SECONDS = 5.0
 # The number of values reported for each sign of health, the worst first.
 MAX_HEALTH_VALUES = 10
 # Numbers of images for signs of health, of samples, of paths, and of images on a path in figures.
@@ -184,6 +187,19 @@ def measure_samples(
     return over_processes(found)
 
 
+def drawing_seconds(recipe: Recipe, state: State, sampling: SampleOptions) -> float:
+    """Measure the time to draw 1,000 images on one device, or to draw a few if that is long."""
+
+    def timed(count: int) -> float:
+        start = time.monotonic()
+        sample_state(recipe, state, jax.random.key(0), count, sampling)
+        return (time.monotonic() - start) * 1000 / count
+
+    timed(CHUNK)  # so that it is compiled
+    of_few = timed(CHUNK)
+    return of_few if of_few > LONG_SECONDS else timed(1000)
+
+
 def _fidelity(
     recipe: Recipe,
     state: State,
@@ -205,7 +221,7 @@ def _fidelity(
         seed: Seed of all draws.
 
     Returns:
-        `metrics`, `classes`, and what the `protocol` says of them; and figures.
+        `metrics`, `classes`, `seconds_per_1000`, and what the `protocol` says; and figures.
     """
     net, identity, sampling = how
     sides = real_sides(recipe, state.spec, net, identity, n, seed)
@@ -242,6 +258,7 @@ def _fidelity(
     protocol = {"extractor": identity, "samples": size} | sides.test.content._asdict()
     protocol |= {"labels": shares} if is_conditional(recipe, state.spec) else {}
     found: dict[str, Any] = {"metrics": metrics, "protocol": protocol}
+    found["seconds_per_1000"] = round(drawing_seconds(recipe, state, sampling), 4)
     if class_names:
         numbers = class_distances(fake, sides.real, len(class_names), seed)
         found["classes"] = {str(class_names[i]): each for i, each in numbers.items()}
@@ -348,7 +365,8 @@ def evaluate(
         With a likelihood `nll` (nats an image) and `bits_per_dim`, each with its standard error as
         `..._error`; if `nll` is a bound of a VAE, also `elbo` and `active_units`.
         `classes`: with `per_class`, metrics of each class alone. `protocol`: how all was measured.
-        `health`: the largest values of signs of trouble. `step` and `seconds`.
+        `health`: the largest values of signs of trouble. `seconds_per_1000`: the time to draw 1,000
+        samples on one device. `step`, and the `seconds` of it all.
 
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.

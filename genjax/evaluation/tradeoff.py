@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,13 +14,14 @@ import numpy as np
 from genjax.evaluation.distances import SPLITS
 from genjax.evaluation.evaluate import (
     compared_size,
+    drawing_seconds,
     feature_net,
     measure_samples,
     open_as_trained,
     real_sides,
 )
 from genjax.evaluation.extractor import ExtractorKind, weights_path
-from genjax.figures.sample import CHUNK, SampleOptions, accepts, sample_options, sample_state
+from genjax.figures.sample import accepts, sample_options
 from genjax.metrics.classes import inception_score
 from genjax.metrics.frechet import frechet_distance
 from genjax.metrics.neighbours import prdc
@@ -29,7 +29,7 @@ from genjax.run.checkpoint import write_atomically
 from genjax.run.options import AnyData, N, check_choice, check_seed
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
-from genjax.types import State, UsageError
+from genjax.types import UsageError
 
 log = logging.getLogger("genjax")
 
@@ -105,7 +105,7 @@ def tradeoff(
         }
         found = prdc(real.features, fake.features)
         row |= {each: getattr(found, each) for each in SHOWN}
-        row["seconds"] = _seconds(recipe, state, sampling)
+        row["seconds"] = drawing_seconds(recipe, state, sampling)
         rows.append(row)
         log.info("  ".join(f"{each} {number:.3g}" for each, number in row.items()))
     return rows
@@ -126,13 +126,6 @@ def _option(recipe: Recipe, option: Option | None) -> Option:
         if accepts(recipe.functions, name):
             return name
     raise UsageError(f"family {recipe.family!r} has no {', '.join(VALUES)}")
-
-
-def _seconds(recipe: Recipe, state: State, sampling: SampleOptions) -> float:
-    """Measure the time to draw 1,000 images, by one call of a program that is compiled already."""
-    key, start = jax.random.key(0), time.monotonic()
-    sample_state(recipe, state, key, CHUNK, sampling)
-    return (time.monotonic() - start) * 1000 / CHUNK
 
 
 def save(rows: Sequence[Row], output: Path) -> None:

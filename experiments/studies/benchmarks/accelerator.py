@@ -75,6 +75,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vae_mnist": ("vae_mnist", {}),
     "stylegan_mnist": ("stylegan_mnist", {}),
     "wgan_gp_cifar10": ("wgan_gp_cifar10", {}),
+    "diffusion_cifar10": ("diffusion_cifar10", {}),
 }
 SMALL_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gan_digits_paper": ("gan_digits_paper", {}),

@@ -1,0 +1,43 @@
+"""Flow matching on the digits, whose network sees the class, with guidance.
+
+    genjax train diffusion_digits_conditional
+    genjax tradeoff runs/diffusion_digits_conditional --option guidance
+
+Hardware: 2 CPU cores, 4 minutes. Expected: TODO.
+"""
+
+from genjax import DataOptions, Recipe
+from genjax.models.diffusion import DiffusionConfig
+from genjax.nn.unet import UNetConfig
+from genjax.steps.optim import OptimizerConfig
+
+STEPS = 3000
+
+recipe = Recipe(
+    family="diffusion",
+    data="digits",
+    data_options=DataOptions(size=(16,), split="train[:80%]", test_split="train[80%:]"),
+    model=DiffusionConfig(
+        path="straight",
+        prediction="velocity",
+        dequantization="uniform",
+        conditional=True,
+        sampler="heun",
+        sampling_steps=10,
+        ema_decay=0.999,
+        network=UNetConfig(features=(32, 64), blocks=1, attention_sizes=(), groups=8, patches=True),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            beta1=0.9,
+            warmup_steps=100,
+            schedule="linear",
+            decay_steps=STEPS,
+            clip_norm=1.0,
+        ),
+    ),
+    steps=STEPS,
+    batch_size=64,
+    log_interval=50,
+    save_interval=1000,
+    quality="latest",
+)

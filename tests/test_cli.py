@@ -235,6 +235,7 @@ BAD = {
     "train vae_digits --test-split test": "digits has no split 'test'",
     "train vae_digits --network resnet --size 30": "images of 30x30: these networks halve",
     "evaluate RUN -n 3": "n = 3: should be from 6 to",
+    "evaluate RUN --likelihood-images 0": "likelihood_images = 0: should be from 1",
     "evaluate RUN --importance-samples 0": "importance_samples = 0: should be from 1",
     "evaluate RUN -n 10 --temperature 0.5": "family 'gan' has no temperature",
     "sample RUN --truncation 0.5": "family 'gan' has no truncation; wanted a run of biggan",

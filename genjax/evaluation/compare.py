@@ -33,7 +33,7 @@ log = logging.getLogger("genjax")
 # they belong to the model, and are rows of the table.
 SHARED = ("data", "split", "images", "content", "shape", "resized", "samples", "extractor", "seed")
 OWN = (
-    *("temperature", "truncation", "truncation_cutoff", "importance_samples"),
+    *("temperature", "truncation", "truncation_cutoff", "importance_samples", "likelihood_images"),
     *("sampler", "sampling_steps", "guidance"),
 )
 # The figures that `evaluate` writes, and their captions.

@@ -319,6 +319,7 @@ def evaluate(
     run: Model,
     n: Annotated[int | None, N] = None,
     importance_samples: int | None = None,
+    likelihood_images: int | None = None,
     seed: int = 0,
     checkpoint: Checkpoint = "best",
     temperature: float | None = None,
@@ -343,6 +344,8 @@ def evaluate(
         n: Number of samples, and of real images. None: all up to 50,000 (without a split half).
         importance_samples: Draws of latents, or of noise within gray levels, for the likelihood of
             each image. None: as many as the family's papers take.
+        likelihood_images: Number of test images whose likelihood is computed, evenly spread over
+            the split. None: all.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: As of `genjax sample`.
@@ -381,6 +384,11 @@ def evaluate(
     _check_classes(recipe, spec, labels, per_class)
     weights_path(extractor, weights)  # before any work
     start, test = time.monotonic(), open_as_trained(recipe, recipe.data_options.for_test, spec)
+    if likelihood_images is not None and not 1 <= likelihood_images <= len(test):
+        raise UsageError(
+            f"likelihood_images = {likelihood_images}: should be from 1 to {len(test)}, the images "
+            f"of {recipe.data_options.for_test.split} of {recipe.data}"
+        )
     extractor = _checked_extractor(extractor, recipe, spec, n, len(test))
     log.info("%d images of %s, %s", len(test), recipe.data_options.for_test.split, trained)
     result: dict[str, Any] = {"metrics": {}, "protocol": _protocol(recipe, spec, seed)}
@@ -391,7 +399,7 @@ def evaluate(
         found, figures = _fidelity(recipe, state, drawing, n, labels, each, seed)
         result |= found | {"protocol": result["protocol"] | found["protocol"] | how}
     if recipe.functions.evaluate is not None:
-        _add_likelihood(result, recipe, state, test, seed, draws)
+        _add_likelihood(result, recipe, state, test, seed, draws, likelihood_images)
     figures |= _look_at_first(result, recipe, state, test, seed)
     result |= {"step": trained.step, "seconds": round(time.monotonic() - start, 1)}
     _record(trained.folder, result, figures)
@@ -408,13 +416,27 @@ def _look_at_first(
 
 
 def _add_likelihood(
-    result: dict[str, Any], recipe: Recipe, state: State, test: Source, seed: int, draws: int
+    result: dict[str, Any],
+    recipe: Recipe,
+    state: State,
+    test: Source,
+    seed: int,
+    draws: int,
+    n: int | None,
 ) -> None:
-    """Add the likelihood of the test images to metrics and protocol."""
-    content, own = Content(), share(len(test))
-    batches = _read(recipe, test, own, content)
+    """Add the likelihood of `n` test images, or of all, to metrics and protocol."""
+    stride = 1 if n is None else len(test) // n
+    chosen = range(len(test))[::stride][:n]
+    own = share(len(chosen))
+    some = chosen[own]
+    content, part = Content(), slice(some.start, some.stop, stride)
+    batches = _read(recipe, test, part, content)
     result["metrics"] |= likelihood(recipe, state, batches, seed, draws, own.start)
-    result["protocol"] |= content.gather()._asdict() | {"importance_samples": draws}
+    result["protocol"]["importance_samples"] = draws
+    if n is None:
+        result["protocol"] |= content.gather()._asdict()
+    else:
+        result["protocol"]["likelihood_images"] = content.gather().images
 
 
 def _interpolations(recipe: Recipe, state: State, test: Batch, seed: int) -> dict[str, Image.Image]:

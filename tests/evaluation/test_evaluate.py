@@ -16,6 +16,7 @@ from genjax.data.sources import open_source
 from genjax.evaluation.evaluate import compared_size, feature_net, real_sides, sample_labels
 from genjax.evaluation.extractor import cache_folder
 from genjax.evaluation.features import Content, FeatureSet, data_features
+from genjax.evaluation.likelihood import likelihoods
 from genjax.figures.sample import sample_batches
 from genjax.models.gan import GanConfig
 from genjax.models.vae import VaeConfig
@@ -23,7 +24,7 @@ from genjax.run.folder import RunFolder
 from genjax.run.records import read_records
 from genjax.run.trained import load
 from genjax.steps.optim import OptimizerConfig
-from genjax.types import Batch
+from genjax.types import Batch, UsageError
 
 RECIPE = Recipe(
     family="vae",
@@ -100,13 +101,29 @@ def test_an_evaluation_carries_its_protocol(trained):
         "model": {"likelihood": "bernoulli", "binarization": "dynamic"},
     }
     assert genjax.evaluate(trained, n=100, importance_samples=100)["metrics"] == metrics
-    other = genjax.evaluate(trained, n=100, importance_samples=100, seed=1)["metrics"]
+    assert result["seconds_per_1000"] > 0
+    spread = {"n": 100, "importance_samples": 100, "seed": 1}
+    other = genjax.evaluate(trained, **spread, likelihood_images=360)["metrics"]
     assert all(other[name] != metrics[name] for name in ("nll", "frechet_distance"))
     lines = (trained / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["metrics"] == metrics
     figures = {path.stem: Image.open(path) for path in (trained / "figures").glob("*.png")}
     assert figures.keys() == {"samples", "interpolations", "neighbours"}
     assert all(np.ptp(np.asarray(figure)) > 100 for figure in figures.values())
+
+
+def test_the_likelihood_of_some_images_is_of_those_spread_over_the_split(trained):
+    result = genjax.evaluate(trained, n=20, importance_samples=5, likelihood_images=2)
+    assert result["protocol"]["likelihood_images"] == 2
+    assert "images" in result["protocol"]  # those of the samples' distances
+    found = load(trained)
+    images, labels, _ = read_all(open_source("digits", RECIPE.data_options.for_test))
+    chosen = Batch(images[[0, 180]], labels[[0, 180]])
+    key = jax.random.split(jax.random.key(0))[1]
+    nll = likelihoods(found.recipe, found.state, [chosen], key, 5).nll
+    assert result["metrics"]["nll"] == pytest.approx(np.mean(nll), rel=1e-5)
+    with pytest.raises(UsageError, match="likelihood_images = 361: should be from 1 to 360"):
+        genjax.evaluate(trained, likelihood_images=361)
 
 
 @pytest.mark.slow

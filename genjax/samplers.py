@@ -24,7 +24,7 @@ from genjax.types import UsageError
 
 Spacing = Literal["leading", "trailing"]
 Variance = Literal["small", "large"]
-Method = Literal["euler", "midpoint", "heun"]
+Method = Literal["euler", "midpoint", "heun", "rk4"]
 # What a model draws with: DDPM's ancestral sampling, DDIM, or a method for its velocity.
 Sampler = Literal["ancestral", "ddim", "euler", "heun", "dopri5"]
 
@@ -146,7 +146,8 @@ def integrate(
         velocity: The velocity.
         x: The state at the first of the times, a pytree.
         times: Times s in order, rising or falling, [N + 1].
-        method: `euler`; or of the second order, with two velocities a step, `midpoint` or `heun`.
+        method: `euler`; of the second order, with two velocities a step, `midpoint` or `heun`; or
+            the classic one of Runge and Kutta, of the fourth, with four (`rk4`).
         to_end: heun: whether the velocity is asked for at the last time too, where a denoiser
             without noise has none; otherwise the last step is Euler's (Karras et al. 2022,
             algorithm 1).
@@ -172,7 +173,18 @@ def integrate(
         second = velocity(moved(x, end - s, first), end)
         return moved(x, (end - s) / 2, jax.tree.map(jnp.add, first, second))
 
-    step = {"euler": euler, "midpoint": midpoint, "heun": heun}[method]
+    def rk4(x: Any, s: jax.Array, end: jax.Array) -> Any:
+        size, middle = end - s, (s + end) / 2
+        first = velocity(x, s)
+        second = velocity(moved(x, size / 2, first), middle)
+        third = velocity(moved(x, size / 2, second), middle)
+        last = velocity(moved(x, size, third), end)
+        slope = jax.tree.map(
+            lambda a, b, c, d: (a + 2 * (b + c) + d) / 6, first, second, third, last
+        )
+        return moved(x, size, slope)
+
+    step = {"euler": euler, "midpoint": midpoint, "heun": heun, "rk4": rk4}[method]
     full = times if to_end or method != "heun" else times[:-1]
     x, _ = lax.scan(lambda x, ends: (step(x, *ends), None), x, (full[:-1], full[1:]))
     return x if full is times else euler(x, times[-2], times[-1])

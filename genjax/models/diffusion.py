@@ -91,9 +91,9 @@ class DiffusionConfig(GradientConfig):
     """ddim: fresh noise; 0 for none, 1 for as much as ancestral sampling has."""
     clip: bool = True
     """ancestral, ddim: whether estimates of the data are clipped to [-1, 1]."""
-    ode_steps: Annotated[int, Field(ge=0)] = 50
-    """Steps of Heun's method between images and latents, and for the likelihood; 0 for those that
-    Dormand and Prince's method chooses."""
+    ode_steps: Annotated[int, Field(ge=0)] = 20
+    """Steps of Runge and Kutta's method between images and latents, and for the likelihood; 0 for
+    those that Dormand and Prince's method chooses."""
     ode_tolerance: Positive = 1e-4
     """Largest error of such a step, relative and absolute."""
     likelihood: Literal["ode", "bound"] = "ode"
@@ -350,7 +350,7 @@ def _velocity(
 def _follow(config: DiffusionConfig, flow: samplers.Velocity, x: Any, times: np.ndarray) -> Any:
     """Integrate along `ode_grid`, or the reverse, by the config's method."""
     if config.ode_steps:
-        return samplers.integrate(flow, x, times)
+        return samplers.integrate(flow, x, times, "rk4")
     return samplers.integrate_adaptively(flow, x, times[0], times[-1], config.ode_tolerance)
 
 

@@ -23,11 +23,11 @@ SPEC = ImageSpec(4, 6, 1, 3)
 NETWORK = UNetConfig(features=(4,), blocks=1, attention_sizes=(), groups=2)
 CONFIG = functools.partial(diffusion.DiffusionConfig, network=NETWORK, ema_decay=0.0)
 PATHS = {
-    "noise": CONFIG(ode_steps=400),
+    "noise": CONFIG(),
     "velocity": CONFIG(path="cosine", prediction="velocity"),
-    "data": CONFIG(path="cosine", prediction="data", ode_steps=400),
+    "data": CONFIG(path="cosine", prediction="data", ode_steps=100),
     "straight": CONFIG(path="straight", prediction="velocity"),
-    "edm": CONFIG(path="edm", prediction="preconditioned", ode_steps=200),
+    "edm": CONFIG(path="edm", prediction="preconditioned"),
 }
 KEY = jax.random.key(0)
 
@@ -76,7 +76,7 @@ def test_the_likelihood_of_a_linear_equation_is_exact(name):
 def test_latents_and_images_are_the_ends_of_one_path(name):
     """`decode` inverts `encode`, and a new model's latents are images in other units."""
     config, batch = PATHS[name], _batch()
-    config = dataclasses.replace(config, ode_steps=400)
+    config = dataclasses.replace(config, ode_steps=100)
     state = diffusion.init(config, KEY, SPEC)
     latents = jax.jit(functools.partial(diffusion.encode, config))(state, batch, KEY)
     assert latents.shape == (5, 24)
@@ -105,16 +105,19 @@ def test_samples_of_a_linear_equation(sampler):
 @pytest.mark.parametrize("name", PATHS)
 def test_adaptive_steps_give_what_many_steps_do(name):
     pytest.importorskip("diffrax", reason="needs diffrax: pip install '.[ode]'")
-    config, batch = dataclasses.replace(PATHS[name], ode_steps=1600), _batch()
+    config, batch = dataclasses.replace(PATHS[name], ode_steps=800), _batch()
     adaptive = dataclasses.replace(config, ode_steps=0, ode_tolerance=1e-6)
     state = drawn_state(diffusion.init, config, SPEC)
+    # With weights as large as drawn, equations are too wild for any method.
+    state = state.with_weights(jax.tree.map(lambda x: x / 3, state.weights))
 
     def both(function):
         return [jax.jit(functools.partial(function, each)) for each in (config, adaptive)]
 
     many, own = (encode(state, batch, KEY) for encode in both(diffusion.encode))
     np.testing.assert_allclose(own, many, atol=2e-2 * np.abs(many).max())
-    many, own = (draw(state, many, batch.labels) for draw in both(diffusion.decode))
+    latents = jax.random.normal(KEY, many.shape)
+    many, own = (draw(state, latents, batch.labels) for draw in both(diffusion.decode))
     np.testing.assert_allclose(own, many, atol=2e-2)
     many, own = (log_prob(state, batch, KEY) for log_prob in both(diffusion.ode_log_prob))
     np.testing.assert_allclose(own, many, rtol=2e-3)

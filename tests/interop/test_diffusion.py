@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from genjax.interop import diffusion as interop
+from genjax.models.diffusion import DiffusionConfig
 from genjax.nn.unet import UNet, UNetConfig, sinusoidal
 from genjax.types import ImageSpec, UsageError
 
@@ -206,6 +207,16 @@ def test_old_names_of_attention_are_read(shape):
     chex.assert_trees_all_equal(interop.load(CONFIG, SPEC, old), interop.load(CONFIG, SPEC, arrays))
     with pytest.raises(UsageError, match=r"unknown: .*query.weight"):
         interop.load(CONFIG, SPEC, arrays | old)
+
+
+def test_a_model_that_is_not_told_classes_has_none_in_its_file():
+    plain, told = (DiffusionConfig(network=CONFIG, conditional=kind) for kind in (False, True))
+    params = _drawn(CONFIG, ImageSpec(8, 4, 1))["params"]
+    arrays = interop.FORMAT.dump(plain, SPEC, params)
+    assert "class_embedding.weight" not in arrays
+    chex.assert_trees_all_equal(interop.FORMAT.load(plain, SPEC, arrays), params)
+    with pytest.raises(UsageError, match=r"missing: class_embedding.weight"):
+        interop.FORMAT.load(told, SPEC, arrays)
 
 
 def test_what_does_not_fit_is_named():

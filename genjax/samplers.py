@@ -125,13 +125,16 @@ def denoise(
         The images, [B, ...].
     """
 
+    # DDIM without fresh noise draws none.
+    is_fixed = isinstance(weights.fresh, np.ndarray) and not weights.fresh.any()
+
     def step(x: jax.Array, item: tuple[jax.Array, Weights]) -> tuple[jax.Array, None]:
         index, weight = item
         data, noise = estimate(x, index)
         if clip is not None:
             data = jnp.clip(data, -clip, clip)
         x = weight.x * x + weight.data * data + weight.noise * noise
-        return x + weight.fresh * fresh(index), None
+        return (x if is_fixed else x + weight.fresh * fresh(index)), None
 
     steps = jax.tree.map(lambda values: jnp.asarray(values, x.dtype), weights)
     return lax.scan(step, x, (jnp.arange(len(weights.x)), steps))[0]
@@ -234,11 +237,19 @@ def integrate_adaptively(
             end,
             None,
             x,
-            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+            stepsize_controller=diffrax.PIDController(tolerance, tolerance, norm=_rms),
             throw=False,
         )
     ended = solution.result == diffrax.RESULTS.successful
     return jax.tree.map(lambda values: jnp.where(ended, values[-1], jnp.nan), solution.ys)
+
+
+def _rms(x: Any) -> jax.Array:
+    """Return the root mean square of all values, whose number an exported program does not know."""
+    leaves = jax.tree.leaves(x)
+    total = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+    size = sum(jnp.sum(jnp.ones_like(leaf)) for leaf in leaves)
+    return jnp.sqrt(total / size)
 
 
 def exact_divergence(

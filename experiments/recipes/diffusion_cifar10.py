@@ -25,4 +25,5 @@ recipe = Recipe(
     batch_size=128,
     log_interval=100,
     save_interval=10_000,
+    quality="latest",
 )

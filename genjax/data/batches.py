@@ -14,7 +14,7 @@ import contextvars
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -199,12 +199,14 @@ class Streamed:
         raise UsageError("not one image can be read")
 
 
-def read_blocks(source: Source, part: slice = slice(None)) -> Iterator[list[Example | BrokenImage]]:
+def read_blocks(
+    source: Source, part: slice | Sequence[int] = slice(None)
+) -> Iterator[list[Example | BrokenImage]]:
     """Read the examples of a part of a source in order, in blocks, with a progress bar.
 
     A few blocks are read ahead, so that memory is bounded and Ctrl-C soon heard.
     """
-    wanted = range(len(source))[part]
+    wanted = range(len(source))[part] if isinstance(part, slice) else part
     size = max(1, min(READ_BLOCK, READ_BYTES // int(np.prod(source.spec.shape))))
     bar = progress(total=len(wanted), desc="reading", unit=" images", leave=False)
     with bar, ThreadPoolExecutor(THREADS) as pool:

@@ -126,7 +126,7 @@ def compare(
             value = evaluation["protocol"].get(name)
             column[name.replace("_", " ")] = "" if value is None else str(value)
         seconds = evaluation.get("seconds_per_1000")
-        column["seconds for 1,000 samples"] = "" if seconds is None else f"{seconds:.3g}"
+        column["seconds for 1,000 samples"] = f"{seconds:.3g}" if is_number(seconds) else ""
         column |= to_strings(evaluation["metrics"])
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = {name: [column.get(name, "") for column in columns] for name in names}

@@ -94,7 +94,7 @@ class Sides(NamedTuple):
 def _protocol(recipe: Recipe, spec: ImageSpec, seed: int) -> dict[str, Any]:
     """Return the part of the protocol that does not depend on what is measured."""
     options = recipe.data_options
-    names = ("likelihood", "binarization", "bits", "dequantization")
+    names = ("likelihood", "binarization", "bits", "dequantization", "ode_steps", "ode_tolerance")
     model = {name: getattr(recipe.model, name) for name in names if hasattr(recipe.model, name)}
     return {
         "data": recipe.data,
@@ -197,7 +197,7 @@ def drawing_seconds(recipe: Recipe, state: State, sampling: SampleOptions) -> fl
 
     timed(CHUNK)  # so that it is compiled
     of_few = timed(CHUNK)
-    return of_few if of_few > LONG_SECONDS else timed(1000)
+    return of_few if of_few > LONG_SECONDS else timed(16 * CHUNK)
 
 
 def _fidelity(
@@ -397,6 +397,8 @@ def evaluate(
         drawing = *feature_net(recipe, extractor, weights), sampling
         each = test.class_names if per_class else ()
         found, figures = _fidelity(recipe, state, drawing, n, labels, each, seed)
+        for name in ("sampler", "sampling_steps", "guidance"):
+            how[name] = sampling.get(name, getattr(recipe.model, name, None))
         result |= found | {"protocol": result["protocol"] | found["protocol"] | how}
     if recipe.functions.evaluate is not None:
         _add_likelihood(result, recipe, state, test, seed, draws, likelihood_images)
@@ -425,12 +427,9 @@ def _add_likelihood(
     n: int | None,
 ) -> None:
     """Add the likelihood of `n` test images, or of all, to metrics and protocol."""
-    stride = 1 if n is None else len(test) // n
-    chosen = range(len(test))[::stride][:n]
-    own = share(len(chosen))
-    some = chosen[own]
-    content, part = Content(), slice(some.start, some.stop, stride)
-    batches = _read(recipe, test, part, content)
+    chosen = np.arange(n or len(test)) * len(test) // (n or len(test))
+    own, content = share(len(chosen)), Content()
+    batches = _read(recipe, test, chosen[own].tolist(), content)
     result["metrics"] |= likelihood(recipe, state, batches, seed, draws, own.start)
     result["protocol"]["importance_samples"] = draws
     if n is None:
@@ -498,7 +497,7 @@ def open_as_trained(recipe: Recipe, options: DataOptions, spec: ImageSpec) -> So
     return source
 
 
-def _read(recipe: Recipe, source: Source, part: slice, content: Content) -> Iterator[Batch]:
+def _read(recipe: Recipe, source: Source, part: list[int], content: Content) -> Iterator[Batch]:
     """Read a part of a source, and add the images to its content."""
     for batch, _ in read_readable(source, part):
         content.add(Batch(without_border(batch.images, recipe.data_options), batch.labels))

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -102,9 +102,11 @@ def _join(batches: list[Batch]) -> Batch:
     return Batch(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
 
 
-def read_readable(source: Source, part: slice = slice(None)) -> Iterator[tuple[Batch, list[int]]]:
+def read_readable(
+    source: Source, part: slice | Sequence[int] = slice(None)
+) -> Iterator[tuple[Batch, list[int]]]:
     """Read the images of a part of a source that can be read, and their indices; warn of others."""
-    indices = iter(range(len(source))[part])
+    indices = iter(range(len(source))[part] if isinstance(part, slice) else part)
     for block in read_blocks(source, part):
         found = []
         for example, index in zip(block, itertools.islice(indices, len(block)), strict=True):

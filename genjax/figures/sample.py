@@ -20,7 +20,7 @@ from genjax.models import FAMILIES
 from genjax.run.options import AnyPath, N, check_seed, class_number
 from genjax.run.recipe import Recipe
 from genjax.run.trained import Checkpoint, Model, load
-from genjax.samplers import Sampler
+from genjax.samplers import Sampler, find_diffrax
 from genjax.types import Batch, Family, ImageSpec, State, UsageError
 
 log = logging.getLogger("genjax")
@@ -36,7 +36,7 @@ MAX_SAMPLES = CHUNK * (2**31 - 1)
 # Options that change how samples are drawn, by the names of `sample`'s arguments; and those that
 # change its program, which are fields of the config too.
 SampleOptions = dict[str, Any]
-OF_PROGRAM = ("sampler", "sampling_steps")
+OF_PROGRAM = ("sampler", "sampling_steps", "guidance")
 
 
 @functools.lru_cache(maxsize=8)
@@ -111,7 +111,8 @@ def sample_options(recipe: Recipe, **values: Any) -> SampleOptions:
     """Check options for `sample_state`, and return those that are not None.
 
     Raises:
-        UsageError: The family does not have an option, or its value is out of range.
+        UsageError: The family does not have an option, its value is out of range, or what it needs
+            is not installed.
     """
     options = {name: value for name, value in values.items() if value is not None}
     for name, value in options.items():
@@ -132,6 +133,8 @@ def sample_options(recipe: Recipe, **values: Any) -> SampleOptions:
             raise UsageError(
                 f"{name} = {value}: should be {'more than' if is_open else 'at least'} 0"
             )
+    if options.get("sampler") == "dopri5":
+        find_diffrax()
     if "truncation_cutoff" in options and "truncation" not in options:
         raise UsageError("truncation_cutoff is of truncation: wanted both")
     return options

@@ -224,7 +224,11 @@ def infer(
     size = options.get("size") or said.get("sample_size")
     if size is None:
         raise UsageError("the arrays do not say the size of images: say --size HEIGHT WIDTH")
-    height, width = (size, size) if isinstance(size, int) else size
+    match size if isinstance(size, (list, tuple)) else [size, size]:
+        case [int(height), int(width)]:
+            pass
+        case _:
+            raise UsageError(f"config: sample_size = {size!r}: should be a number or two")
     levels = numbers(arrays, r"down_blocks\.(\d+)\.")
     names = [f"down_blocks.{level}.resnets.0.conv1.weight" for level in range(len(levels))]
     attended = numbers(arrays, r"down_blocks\.(\d+)\.attentions\.")
@@ -245,7 +249,9 @@ def infer(
         classes, _ = shape_of(arrays, "class_embedding.weight", 2)
     spec = ImageSpec(height, width, channels, classes)
     check_size(network, spec)
-    return DiffusionConfig(network=network, conditional=classes > 0), spec
+    # Labels were never hidden from it, so there is no guidance.
+    config = DiffusionConfig(network=network, conditional=classes > 0, label_dropout=0.0)
+    return config, spec
 
 
 def _told(config: DiffusionConfig, spec: ImageSpec) -> ImageSpec:

@@ -68,11 +68,11 @@ class DiffusionConfig(GradientConfig):
     sigma_data: Positive = 0.5
     """edm: standard deviation of the data."""
     sigma_min: Positive = 0.002
-    """edm: smallest noise level of the samplers."""
+    """edm: smallest noise level of samplers and equations."""
     sigma_max: Positive = 80.0
-    """edm: their largest."""
+    """Their largest; of linear and cosine the largest ratio of noise to data in an equation."""
     rho: Positive = 7.0
-    """edm: the larger, the closer are small levels to one another."""
+    """The larger, the closer are small levels to one another."""
     log_sigma_mean: float = -1.2
     """edm: mean of the logarithm of the noise levels in training."""
     log_sigma_std: Positive = 1.2
@@ -86,7 +86,7 @@ class DiffusionConfig(GradientConfig):
     sampling_steps: Annotated[int, Field(gt=0)] = 1000
     """Steps of the sampler (not dopri5), each with one evaluation of the network, or two (heun)."""
     variance: samplers.Variance = "small"
-    """ancestral: variance of a step."""
+    """ancestral: variance of a step, of q(x_s | x_t, y) or the larger one of q(x_t | x_s)."""
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     """ddim: fresh noise; 0 for none, 1 for as much as ancestral sampling has."""
     clip: bool = True
@@ -95,7 +95,7 @@ class DiffusionConfig(GradientConfig):
     """Steps of Runge and Kutta's method between images and latents, and for the likelihood; 0 for
     those that Dormand and Prince's method chooses."""
     ode_tolerance: Positive = 1e-4
-    """Largest error of such a step, relative and absolute."""
+    """Largest error of a step of that method, relative and absolute, of a whole batch together."""
     likelihood: Literal["ode", "bound"] = "ode"
     """Likelihood of images: exact for the differential equation, up to its steps and the estimate
     of divergences (ode), or the bound of ancestral sampling with all time steps."""
@@ -107,8 +107,8 @@ class DiffusionConfig(GradientConfig):
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """conditional: share of labels that training hides, for guidance."""
     guidance: Annotated[float, Field(ge=0)] = 1.0
-    """conditional: scale of classifier-free guidance (Ho and Salimans 2022, where it is 1 + w); 1
-    for none."""
+    """conditional: scale of classifier-free guidance of samples (Ho and Salimans 2022, where it is
+    1 + w); 1 for none, which takes half the time."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     """Decay of the moving average of the weights, for samples and evaluation; 0 for none."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -175,29 +175,29 @@ def draw_levels(config: DiffusionConfig, key: jax.Array, batch: int) -> Level:
     return level_at(config, angles(config)).in_float32()(steps)
 
 
-def sampling_grid(config: DiffusionConfig, steps: int) -> np.ndarray:
-    """Return the positions s of a sampler, from noise to clean data, float64 [steps + 1]."""
-    if config.path == "edm":
-        return samplers.karras_levels(steps, config.sigma_min, config.sigma_max, config.rho)
+def sampling_grid(config: DiffusionConfig, steps: int, is_ode: bool) -> np.ndarray:
+    """Return the positions s of a sampler, from noise to clean data, float64 [steps + 1].
+
+    An equation's ratios of noise to data are spaced as EDM's levels, up to `sigma_max`: above it
+    one over alpha makes small errors large.
+    """
     if config.path == "straight":
         return np.linspace(0, 1, steps + 1)
+    if config.path == "edm":
+        return samplers.karras_levels(steps, config.sigma_min, config.sigma_max, config.rho)
+    if is_ode:
+        least, most = np.minimum(np.tan(angles(config)[[0, -1]]), config.sigma_max)
+        return np.arctan(samplers.karras_levels(steps, least, most, config.rho))
     times = samplers.time_steps(config.time_steps, steps, "trailing")
     return np.append(angles(config)[times], 0.0)
 
 
 def ode_grid(config: DiffusionConfig) -> np.ndarray:
-    """Return positions s from data to noise, closer where there is less noise, float64 [N + 1].
-
-    They begin at the least noise that training sees.
-    """
+    """Return positions s from the least noise of training to the most, float64 [N + 1]."""
     steps = max(config.ode_steps, 1) + 1
     if config.path == "straight":
         return 1 - np.linspace(0, 1, steps) ** 2
-    if config.path == "edm":
-        return sampling_grid(config, steps)[-2::-1]
-    # The ratio of noise to data, which is EDM's noise level.
-    least, most = np.tan(angles(config)[[0, -1]])
-    return np.arctan(samplers.karras_levels(steps, least, most, config.rho)[-2::-1])
+    return sampling_grid(config, steps, is_ode=True)[-2::-1]
 
 
 def prediction_of(config: DiffusionConfig) -> paths.Prediction:
@@ -314,15 +314,15 @@ def step(
 
 
 def _estimator(
-    config: DiffusionConfig, state: DensityState, labels: jax.Array, guidance: Any = None
+    config: DiffusionConfig, state: DensityState, labels: jax.Array, guidance: float = 1.0
 ) -> Callable[[jax.Array, Level], tuple[jax.Array, jax.Array]]:
-    """Return `estimate(x, level) -> (data, noise)`, with guidance if its scale is not None."""
+    """Return `estimate(x, level) -> (data, noise)`, with guidance if its scale is not 1."""
 
     def output_of(x: jax.Array, level: Level, labels: jax.Array) -> jax.Array:
         return apply(config, state.spec, state.sampling_params, x, level, labels)
 
     def estimate(x: jax.Array, level: Level) -> tuple[jax.Array, jax.Array]:
-        if guidance is None:
+        if guidance == 1:
             output = output_of(x, level, labels)
         else:
             both = jnp.concatenate([labels, jnp.full_like(labels, -1)])
@@ -334,7 +334,7 @@ def _estimator(
 
 
 def _velocity(
-    config: DiffusionConfig, state: DensityState, labels: Any, guidance: Any = None
+    config: DiffusionConfig, state: DensityState, labels: Any, guidance: float = 1.0
 ) -> samplers.Velocity:
     """Return the velocity dx/ds on the path, with guidance as `_estimator` has it."""
     estimate = _estimator(config, state, jnp.asarray(labels), guidance)
@@ -373,19 +373,17 @@ def sample(
     `sampler`, `sampling_steps` and `guidance` are those of the config where they are None.
     """
     sampler, steps = sampler or config.sampler, sampling_steps or config.sampling_steps
-    if guidance is None and config.guidance != 1:
-        guidance = config.guidance
+    guidance = config.guidance if guidance is None else guidance
     first_key, step_key = jax.random.split(key)
     shape = (labels.shape[0], *state.spec.shape)
     x = _noise_scale(config) * jax.random.normal(first_key, shape)
-    grid = sampling_grid(config, steps)
-    if sampler in ("ancestral", "ddim"):
+    grid = sampling_grid(config, steps, is_ode=sampler not in ("ancestral", "ddim"))
+    if sampler == "ancestral" or sampler == "ddim":
         exact = level_at(config, grid)
         levels, estimate = exact.in_float32(), _estimator(config, state, labels, guidance)
+        weights = samplers.ddim(exact.alpha, exact.sigma, config.eta)
         if sampler == "ancestral":
             weights = samplers.ancestral(exact.alpha, exact.sigma, config.variance)
-        else:
-            weights = samplers.ddim(exact.alpha, exact.sigma, config.eta)
         x = samplers.denoise(
             lambda x, index: estimate(x, levels(index)),
             x,
@@ -396,8 +394,9 @@ def sample(
         return jnp.clip(x, -1, 1)
     velocity = _velocity(config, state, labels, guidance)
     if sampler == "dopri5":
-        adaptive = dataclasses.replace(config, ode_steps=0)
-        return jnp.clip(_follow(adaptive, velocity, x, ode_grid(config)[::-1]), -1, 1)
+        least, most = ode_grid(config)[[0, -1]]
+        x = samplers.integrate_adaptively(velocity, x, most, least, config.ode_tolerance)
+        sampler, grid = "euler", np.array([least, grid[-1]])
     x = samplers.integrate(velocity, x, grid, sampler, to_end=config.path == "straight")
     return jnp.clip(x, -1, 1)
 
@@ -451,9 +450,10 @@ def bound(
 ) -> jax.Array:
     """Compute the negative variational bound of uint8 images, [B], in nats.
 
-    It is that of ancestral sampling with all time steps; for `draws` see `diffusion_bound`.
+    It is that of ancestral sampling with all time steps and the small variance; for `draws` see
+    `diffusion_bound`.
     """
-    exact = level_at(config, sampling_grid(config, config.time_steps)[:-1])
+    exact = level_at(config, sampling_grid(config, config.time_steps, is_ode=False)[:-1])
     levels, data = exact.in_float32(), to_data(images_of(batch, state.spec))
     estimate = _estimator(config, state, jnp.asarray(batch.labels))
 

@@ -1,5 +1,6 @@
 """Self-attention over the pixels of an image."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -85,7 +86,8 @@ class AttentionBlock(nn.Module):
             return project(normed).reshape(batch, height * width, channels // size, size)
 
         queries, keys, values = heads("query"), heads("key"), heads("value")
-        scores = jnp.einsum("bqhc,bkhc->bhqk", queries, keys).astype(jnp.float32)
+        products = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        scores = products("bqhc,bkhc->bhqk", queries, keys)
         weights = jax.nn.softmax(scores / math.sqrt(size)).astype(values.dtype)
         seen = jnp.einsum("bhqk,bkhc->bqhc", weights, values).reshape(normed.shape)
         zeros = nn.initializers.zeros

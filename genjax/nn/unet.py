@@ -203,7 +203,7 @@ class UNet(nn.Module):
         config: Its sizes.
         channels: Channels of the output.
         classes: Number of classes that have an embedding; 0 for a network that ignores labels.
-        dtype: Compute type; the embedding of time, norms, softmaxes and the output are float32.
+        dtype: Compute type; the embedding of time, norms and softmaxes are float32.
     """
 
     config: UNetConfig

@@ -208,6 +208,7 @@ def diffusion_bound(
         if draws < count:
             place = jax.random.uniform(jax.random.fold_in(place_key, part))
             index = ((part + place) * count / draws).astype(jnp.int32)
+            index = jnp.minimum(index, count - 1)  # which rounding may exceed
         noise = batch_noise(jax.random.fold_in(noise_key, part), data.shape)
         error = jnp.square(data - data_at(index, noise))
         found = jnp.asarray(rises, jnp.float32)[index] * jnp.sum(error, axis=(1, 2, 3)) / 2

@@ -47,7 +47,7 @@ def test_without_pytorch_its_installation_is_told(monkeypatch):
         "biggan_digits",
         "stylegan_mnist",
         "stylegan2_mnist",
-        "diffusion_digits",
+        "diffusion_mnist",
         "diffusion_cifar10",
     ],
 )

@@ -5,6 +5,7 @@ A U-Net begins with an output of 0, so that a new model's differential equation 
 
 import dataclasses
 import functools
+import itertools
 import math
 import sys
 
@@ -47,10 +48,10 @@ def _variance(name):
     """Return the variance of all values under a new model."""
     config = PATHS[name]
     if name == "noise":  # dx/ds = -tan(s) x, which cos(s) solves
-        first, last = diffusion.angles(config)[[0, -1]]
+        first, last = diffusion.ode_grid(config)[[0, -1]]
         return (math.cos(first) / math.cos(last)) ** 2
     if name == "data":  # dx/ds = x / tan(s), which sin(s) solves
-        first, last = diffusion.angles(config)[[0, -1]]
+        first, last = diffusion.ode_grid(config)[[0, -1]]
         return (math.sin(first) / math.sin(last)) ** 2
     if name == "edm":  # dx/ds = s x / (s^2 + sigma_data^2), which the root of the latter solves
         spread = config.sigma_data**2
@@ -59,7 +60,7 @@ def _variance(name):
     return 1.0
 
 
-@pytest.mark.parametrize("name", each(PATHS, "straight"))
+@pytest.mark.parametrize("name", each(PATHS, "edm"))
 def test_the_likelihood_of_a_linear_equation_is_exact(name):
     config, batch = PATHS[name], _batch()
     state = diffusion.init(config, KEY, SPEC)
@@ -99,6 +100,65 @@ def test_samples_of_a_linear_equation(sampler):
     images = diffusion.sample(config, state, KEY, jnp.zeros(300), sampler, 100)
     assert abs(float(jnp.std(images)) - 0.25) < 0.02
     assert images.shape == (300, *SPEC.shape)
+
+
+def _perfect(spread, error):
+    """Return `apply` of a network that is right for data N(0, spread^2), but for an error."""
+
+    def apply(config, spec, params, x, level, labels, dropout_key=None):
+        level = level.over(x)
+        whole = (level.alpha * spread) ** 2 + level.sigma**2
+        data, noise = level.alpha * spread**2 * x / whole, level.sigma * x / whole
+        return diffusion.prediction_of(config).target(level, data, noise) + error
+
+    return apply
+
+
+CASES = list(itertools.product(PATHS, SAMPLERS))
+FAST = ("data", "ddim"), ("noise", "heun"), ("edm", "dopri5"), ("straight", "euler")
+
+
+@pytest.mark.parametrize("case", each(CASES, *FAST), ids="-".join)
+def test_a_right_network_gives_the_data_by_every_sampler(case, monkeypatch):
+    """Of normal data; small errors of the network stay small."""
+    name, sampler = case
+    if sampler == "dopri5":
+        pytest.importorskip("diffrax", reason="needs diffrax: pip install '.[ode]'")
+    monkeypatch.setattr(diffusion, "apply", _perfect(0.25, 1e-3))
+    config = dataclasses.replace(PATHS[name], clip=False)
+    state = diffusion.init(config, KEY, SPEC)
+    images = diffusion.sample(config, state, KEY, jnp.zeros(500), sampler, 500)
+    assert abs(float(jnp.mean(images))) < 0.02
+    assert abs(float(jnp.std(images)) / 0.25 - 1) < 0.06
+
+
+@pytest.mark.parametrize("name", each(["noise", "velocity"], "noise"))
+def test_the_bound_is_that_of_the_papers_equations(name, monkeypatch):
+    """KL divergences by the mean and variance of Ho et al. 2020, equations 6 and 7."""
+    monkeypatch.setattr(diffusion, "apply", _perfect(0.25, 0.0))
+    config = dataclasses.replace(
+        PATHS[name], time_steps=30, sampling_steps=30, beta_end=0.5, likelihood="bound"
+    )
+    state, batch = diffusion.init(config, KEY, SPEC), _batch(2)
+    found = jax.jit(functools.partial(diffusion.evaluate, config, samples=20000))(state, batch, KEY)
+
+    data = np.asarray(diffusion.to_data(batch.images), np.float64).reshape(2, -1)
+    kept = np.cos(diffusion.angles(config)) ** 2
+    before = np.append(1.0, kept[:-1])
+    betas = 1 - kept / before
+    # Of a right network's error y - E[y|x]: its bias and its spread.
+    whole = kept * 0.25**2 + 1 - kept
+    bias, spread = (1 - kept) / whole, np.sqrt(kept * (1 - kept)) * 0.25**2 / whole
+    squares = bias[:, None] ** 2 * (data**2).sum(1) + 24 * spread[:, None] ** 2
+    factor, variance = np.sqrt(before) * betas / (1 - kept), (1 - before) / (1 - kept) * betas
+    wanted = sum(factor[t] ** 2 * squares[t] / (2 * variance[t]) for t in range(1, 30))
+    wanted += (kept[-1] * (data**2).sum(1) - 24 * (kept[-1] + np.log(1 - kept[-1]))) / 2
+    rng, scale = np.random.default_rng(0), math.sqrt((1 - kept[0]) / kept[0])
+    means = data * (1 - bias[0]) + spread[0] * rng.normal(size=(2000, *data.shape))
+    upper = np.where(data > 1 - 1e-3, 1.0, stats.norm.cdf((data + 1 / 255 - means) / scale))
+    lower = np.where(data < 1e-3 - 1, 0.0, stats.norm.cdf((data - 1 / 255 - means) / scale))
+    wanted -= np.log(np.maximum(upper - lower, 1e-30)).sum(2).mean(0)
+    np.testing.assert_allclose(found.nll, wanted, rtol=3e-3)
 
 
 @pytest.mark.slow

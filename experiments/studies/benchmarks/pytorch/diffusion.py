@@ -29,7 +29,7 @@ from experiments.studies.benchmarks.pytorch.common import (
 from genjax.interop import diffusion as interop
 from genjax.models import diffusion
 from genjax.objectives.paths import linear_betas, mix, squared_error
-from genjax.types import ImageSpec
+from genjax.types import ImageSpec, UsageError
 
 CHECKED_IMAGES = 8
 # Path and prediction of the configs that there is a counterpart of.
@@ -37,7 +37,7 @@ KINDS = {"straight": "velocity", "linear": "noise"}
 
 
 class Model(nn.Module):
-    """The U-Net and the path, from data, noise and draws in [0, 1) of the level to the loss."""
+    """The U-Net and the path, from data, noise and draws in [0, 1], for the level, to the loss."""
 
     def __init__(self, config: diffusion.DiffusionConfig, spec: ImageSpec):
         super().__init__()
@@ -45,7 +45,7 @@ class Model(nn.Module):
         heights = [seen.height >> level for level in range(len(network.features))]
         attended = ["Attn" * (height in network.attention_sizes) for height in heights]
         self.patches = network.patches
-        self.unet = diffusers.UNet2DModel(
+        self.unet: Any = diffusers.UNet2DModel(
             sample_size=(seen.height, seen.width),
             in_channels=seen.channels,
             out_channels=seen.channels,
@@ -84,15 +84,15 @@ def counterpart(
     config: diffusion.DiffusionConfig, spec: ImageSpec, batch_size: int, compiled: bool
 ) -> Counterpart:
     """Make the counterpart of flow matching, or of DDPM, without classes."""
-    require(config, conditional=False, min_snr=0.0, time_sampling="uniform")
-    if config.path in KINDS:
-        require(config, prediction=KINDS[config.path])
-    else:
-        require(config, path="straight")
+    require(config, conditional=False, min_snr=0.0)
+    if config.path not in KINDS:
+        raise UsageError(f"path = {config.path!r}: its PyTorch counterpart has {', '.join(KINDS)}")
+    require(config, prediction=KINDS[config.path])
     module = place(Model(config, spec))
     adam = Optimizer(module.parameters(), config.optimizer)
     average = Average(module, config.ema_decay)
     forward = compiler(compiled)(module)
+    is_normal = config.path == "straight" and config.time_sampling == "logit_normal"
 
     def step(index: int, images: Any, labels: Any) -> Any:
         del index, labels
@@ -100,8 +100,11 @@ def counterpart(
         if config.dequantization == "uniform":
             within = torch.rand(images.shape, device=DEVICE)
         data = (images + (within - 0.5)) / 127.5 - 1
+        uniform = torch.rand(batch_size, device=DEVICE)
+        if is_normal:
+            uniform = torch.sigmoid(torch.randn(batch_size, device=DEVICE))
         with mixed(config.dtype):
-            loss = forward(data, torch.randn_like(data), torch.rand(batch_size, device=DEVICE))
+            loss = forward(data, torch.randn_like(data), uniform)
         adam.minimize(loss)
         average.update()
         return loss
@@ -119,19 +122,19 @@ def check(config: diffusion.DiffusionConfig, spec: ImageSpec) -> None:
     noise = rng.normal(size=data.shape).astype(np.float32)
     uniform = rng.uniform(size=CHECKED_IMAGES).astype(np.float32)
 
-    def ours(params: Any) -> jax.Array:
+    def ours(params: Any, data: jax.Array, noise: jax.Array) -> jax.Array:
         if config.path == "straight":
             level = diffusion.level_at(config, jnp.asarray(uniform))
         else:
             exact = diffusion.level_at(config, diffusion.angles(config))
-            level = exact.in_float32()((uniform * config.time_steps).astype(int))
+            level = exact.in_float32()(jnp.asarray(uniform * config.time_steps, int))
         output = diffusion.apply(
             config, spec, params, mix(level, data, noise), level, jnp.zeros(CHECKED_IMAGES, int)
         )
         prediction = diffusion.prediction_of(config)
         return jnp.mean(squared_error(prediction, level, output, data, noise))
 
-    value, gradient = jax.jit(jax.value_and_grad(ours))(params)
+    value, gradient = jax.jit(jax.value_and_grad(ours))(params, data, noise)
     loss = module(nchw(data), nchw(noise), torch.from_numpy(uniform))
     loss.backward()
     norms = torch.stack([each.grad.norm() for each in module.parameters()])

@@ -124,7 +124,6 @@ def denoise(
     Returns:
         The images, [B, ...].
     """
-
     # DDIM without fresh noise draws none.
     is_fixed = isinstance(weights.fresh, np.ndarray) and not weights.fresh.any()
 

@@ -203,7 +203,8 @@ class Likelihood(NamedTuple):
 
     Attributes:
         nll: The negative log-likelihood of each image, or an upper bound of it, [B].
-        elbo: The evidence lower bound of each image, [B]; None where `nll` is exact.
+        elbo: The evidence lower bound of each image, [B]; None where `nll` is exact, or the
+            bound itself.
     """
 
     nll: jax.Array

@@ -74,15 +74,16 @@ def classify(
 ) -> Classification:
     """Tell classes of test images by Bayes' rule, beside a classifier that was trained to do so.
 
-    A conditional model has `p(x|y)`, a VAE as its importance-weighted bound, a flow exactly; with
-    the training data's shares of the classes as `p(y)`, `p(y|x)` is in proportion to `p(x|y) p(y)`.
+    A conditional model has `p(x|y)`, a VAE as its importance-weighted bound, a flow exactly,
+    diffusion as its `likelihood` says; with the training data's shares of the classes as `p(y)`,
+    `p(y|x)` is in proportion to `p(x|y) p(y)`.
     The classifier is the feature net of `genjax evaluate`, trained on the same images. Ng and
     Jordan 2002 compare such pairs.
 
     Args:
         run: The run folder, of a conditional model with a likelihood.
         importance_samples: Draws for each image and class; see `genjax evaluate`. None: 100 of a
-            VAE's latents, 1 of a flow's noise.
+            VAE's latents, 1 of the noise of others.
         seed: Seed of all draws, which are the same for all classes of an image.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         data: The run's data at another place. None: where they were in training.

@@ -43,7 +43,7 @@ def encode(
     seed: int = 0,
     checkpoint: Checkpoint = "best",
 ) -> Latents:
-    """Map images to their latents: a VAE's means of q(z|x), a flow's z.
+    """Map images to their latents: a VAE's means of q(z|x), a flow's or diffusion's z.
 
     Args:
         run: The run folder, of a family with an encoder.

@@ -97,8 +97,8 @@ class DiffusionConfig(GradientConfig):
     ode_tolerance: Positive = 1e-4
     """Largest error of a step of that method, relative and absolute, of a whole batch together."""
     likelihood: Literal["ode", "bound"] = "ode"
-    """Likelihood of images: exact for the differential equation, up to its steps and the estimate
-    of divergences (ode), or the bound of ancestral sampling with all time steps."""
+    """Likelihood of images: that of the differential equation, but for its steps and the estimate
+    of divergences (ode), or the bound of ancestral sampling, of which `eval_nll` is an estimate."""
     dequantization: Literal["none", "uniform"] = "none"
     """Whether training adds uniform noise within a gray level, as the likelihood (ode) always
     does."""

@@ -11,7 +11,7 @@ from genjax.models.diffusion import DiffusionConfig
 from genjax.nn.unet import UNetConfig
 from genjax.steps.optim import OptimizerConfig
 
-STEPS = 3000
+STEPS = 6000
 
 recipe = Recipe(
     family="diffusion",
@@ -21,6 +21,7 @@ recipe = Recipe(
         path="straight",
         prediction="velocity",
         dequantization="uniform",
+        time_sampling="logit_normal",
         conditional=True,
         sampler="heun",
         sampling_steps=10,
@@ -36,8 +37,8 @@ recipe = Recipe(
         ),
     ),
     steps=STEPS,
-    batch_size=64,
-    log_interval=50,
-    save_interval=1000,
+    batch_size=32,
+    log_interval=100,
+    save_interval=2000,
     quality="latest",
 )

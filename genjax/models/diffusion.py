@@ -397,8 +397,8 @@ def sample(
         least, most = ode_grid(config)[[0, -1]]
         x = samplers.integrate_adaptively(velocity, x, most, least, config.ode_tolerance)
         sampler, grid = "euler", np.array([least, grid[-1]])
-    x = samplers.integrate(velocity, x, grid, sampler, to_end=config.path == "straight")
-    return jnp.clip(x, -1, 1)
+    # The velocity at clean data is the least certain one, and would leave noise.
+    return jnp.clip(samplers.integrate(velocity, x, grid, sampler, to_end=False), -1, 1)
 
 
 def encode(config: DiffusionConfig, state: DensityState, batch: Batch, key: jax.Array) -> jax.Array:

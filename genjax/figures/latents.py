@@ -531,7 +531,8 @@ def manifold(run: Model, n: Annotated[int, N] = 20, checkpoint: Checkpoint = "be
     recipe, state = trained.recipe, trained.state
     size = getattr(recipe.model, "latent_size", None)
     if size != 2:
-        raise UsageError(f"{trained.origin} has latent_size = {size}; a manifold is drawn of 2")
+        found = "no latent_size" if size is None else f"latent_size = {size}"
+        raise UsageError(f"{trained.origin} has {found}; a manifold is drawn of 2, of a VAE's")
     check_memory(n * n, state.spec, f"n = {n}")
     values = ndtri((jnp.arange(n) + 0.5) / n)
     latents = jnp.stack(jnp.meshgrid(values, values[::-1]), axis=-1)

@@ -322,7 +322,8 @@ def sample(
         truncation_cutoff: For families with styles, number of layers that are truncated, from the
             coarsest. None: all.
         sampler: For diffusion, how noise becomes images. None: as the recipe says.
-        sampling_steps: For diffusion, steps of the sampler. None: as the recipe says.
+        sampling_steps: For diffusion, steps of the sampler; dopri5 chooses its own, the same for a
+            whole batch, up to `ode_tolerance`. None: as the recipe says.
         guidance: For conditional diffusion, scale of classifier-free guidance; above 1 for images
             more typical of their class. None: as the recipe says.
         label: The class of all images, for conditional models: its name, or its number if no class

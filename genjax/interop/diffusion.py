@@ -46,6 +46,7 @@ SAID = {
 }
 # What it may say of what our network has in one way only.
 FIXED = {
+    "_class_name": "UNet2DModel",
     "act_fn": "silu",
     "center_input_sample": False,
     "time_embedding_type": "positional",
@@ -244,6 +245,12 @@ def infer(
         attention_sizes=tuple(height >> level for level in attended),
         **(_said(said) if said else {}),
     )
+    told = said.get("block_out_channels", list(features))
+    if told != list(features):
+        raise UsageError(
+            f"config: block_out_channels = {told}: the arrays have {list(features)}; is it of "
+            "another file?"
+        )
     classes = 0
     if "class_embedding.weight" in arrays:
         classes, _ = shape_of(arrays, "class_embedding.weight", 2)

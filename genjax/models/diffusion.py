@@ -94,7 +94,7 @@ class DiffusionConfig(GradientConfig):
     ode_steps: Annotated[int, Field(ge=0)] = 20
     """Steps of Runge and Kutta's method between images and latents, and for the likelihood; 0 for
     those that Dormand and Prince's method chooses."""
-    ode_tolerance: Positive = 1e-4
+    ode_tolerance: Positive = 1e-5
     """Largest error of a step of that method, relative and absolute, of a whole batch together."""
     likelihood: Literal["ode", "bound"] = "ode"
     """Likelihood of images: that of the differential equation, but for its steps and the estimate

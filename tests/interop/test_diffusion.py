@@ -246,6 +246,13 @@ def test_what_does_not_fit_is_named():
         ({}, {"size": (8, 4)}, r"32 do not divide features \(4, 8\): say --config config.json"),
         ({}, {"size": (8, 4), "config": {"norm_num_groups": 3}}, "groups = 3: should divide"),
         ({}, {"config": {"norm_num_groups": 2, "sample_size": [8, 5]}}, "8x5: .* multiples of 2"),
+        ({}, {"config": {"sample_size": "8"}}, "sample_size = '8': should be a number or two"),
+        (
+            {},
+            {"size": (8, 4), "config": {"norm_num_groups": 2, "block_out_channels": [4, 4]}},
+            r"block_out_channels = \[4, 4\]: the arrays have \[4, 8\]",
+        ),
+        ({}, {"config": {"_class_name": "UNet1DModel", "sample_size": 8}}, "_class_name = 'UNet1D"),
         ({}, {"size": (8, 4), "config": {"act_fn": "gelu"}}, "act_fn = 'gelu': should be 'silu'"),
         ({"conv_in.weight": None}, {}, "there is no conv_in.weight among"),
         ({"conv_out.weight": np.zeros((2, 4, 3, 3))}, {}, "conv_out.weight gives 2 channels"),

@@ -3,7 +3,10 @@
     genjax train diffusion_digits_conditional
     genjax tradeoff runs/diffusion_digits_conditional --option guidance
 
-Hardware: 2 CPU cores, 4 minutes. Expected: TODO.
+Hardware: 2 CPU cores, 7 minutes beside other work. Expected: a Frechet distance of 4.1 +- 2.0 by
+`genjax evaluate` (floor 3.7), 3.83 bits/dim of 256 gray levels; nearly all samples are readable and
+of the class that was asked for. `--guidance 2` makes them more typical: precision 0.96 to 1.00,
+recall 0.95 to 0.74.
 """
 
 from genjax import DataOptions, Recipe

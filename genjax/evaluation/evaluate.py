@@ -63,6 +63,11 @@ log = logging.getLogger("genjax")
 
 # The labels of samples: as in the training data, or of each class as many.
 ClassShares = Literal["data", "even"]
+# What the protocol says of how samples are drawn.
+DRAWING = (
+    *("sampler", "sampling_steps", "guidance"),
+    *("temperature", "truncation", "truncation_cutoff"),
+)
 # The most samples if no number is asked for, the field's usual number.
 MOST_SAMPLES = 50_000
 # The time to draw 1,000 images above which it is told by that of fewer.
@@ -256,6 +261,7 @@ def _fidelity(
         pairs = min(size, MAX_PATH_PAIRS)
         metrics |= perceptual_path_length(recipe, state, net, pairs, path_key, crop)
     protocol = {"extractor": identity, "samples": size} | sides.test.content._asdict()
+    protocol |= {name: sampling.get(name, getattr(recipe.model, name, None)) for name in DRAWING}
     protocol |= {"labels": shares} if is_conditional(recipe, state.spec) else {}
     found: dict[str, Any] = {"metrics": metrics, "protocol": protocol}
     found["seconds_per_1000"] = round(drawing_seconds(recipe, state, sampling), 4)
@@ -281,6 +287,15 @@ def _check_classes(recipe: Recipe, spec: ImageSpec, labels: ClassShares, per_cla
     if not is_conditional(recipe, spec) and (per_class or labels != "data"):
         option = "per_class" if per_class else f"labels = {labels}"
         raise UsageError(f"{option}: is of conditional models, and this is none")
+
+
+def _check_likelihood_images(n: int | None, recipe: Recipe, images: int) -> None:
+    """Raise a `UsageError` unless there are `n` test images."""
+    if n is not None and not 1 <= n <= images:
+        split = f"{recipe.data_options.for_test.split} of {recipe.data}"
+        raise UsageError(
+            f"likelihood_images = {n}: should be from 1 to {images}, the images of {split}"
+        )
 
 
 def _checked_extractor(
@@ -344,8 +359,7 @@ def evaluate(
         n: Number of samples, and of real images. None: all up to 50,000 (without a split half).
         importance_samples: Draws of latents, or of noise within gray levels, for the likelihood of
             each image. None: as many as the family's papers take.
-        likelihood_images: Number of test images whose likelihood is computed, evenly spread over
-            the split. None: all.
+        likelihood_images: Number of test images, evenly spread, for the likelihood. None: all.
         seed: Seed of all draws.
         checkpoint: The best by the run's quality metric, the latest, or that of a step.
         temperature: As of `genjax sample`.
@@ -364,12 +378,10 @@ def evaluate(
     Returns:
         A dict in which undefined numbers are NaN or infinite (null in `evaluations.jsonl`).
         `metrics`: with a feature net, those of `evaluation.distances` and, with a test split,
-        `memorization`, of images without their `border`; with styles also `perceptual_path_length`.
-        With a likelihood `nll` (nats an image) and `bits_per_dim`, each with its standard error as
-        `..._error`; if `nll` is a bound of a VAE, also `elbo` and `active_units`.
-        `classes`: with `per_class`, metrics of each class alone. `protocol`: how all was measured.
-        `health`: the largest values of signs of trouble. `seconds_per_1000`: the time to draw 1,000
-        samples on one device. `step`, and the `seconds` of it all.
+        `memorization`, and with styles `perceptual_path_length`, all without the `border`; of a
+        likelihood `nll` (nats) and `bits_per_dim`, with standard errors as `..._error`, of a VAE's
+        bound `elbo` and `active_units`. `classes`: with `per_class`, metrics of each. `protocol`:
+        how all was measured. `health`: signs of trouble. `step`, `seconds`, `seconds_per_1000`.
 
     Raises:
         UsageError: There is no run, no such good checkpoint or weights, or a number is impossible.
@@ -378,17 +390,12 @@ def evaluate(
     trained = load(run, checkpoint, data)
     recipe, spec, state = trained.recipe, trained.spec, trained.state
     draws = checked_draws(importance_samples, recipe.functions.importance_samples)
-    how: dict[str, Any] = dict(sampler=sampler, sampling_steps=sampling_steps, guidance=guidance)
-    how |= dict(temperature=temperature, truncation=truncation, truncation_cutoff=truncation_cutoff)
-    sampling = sample_options(recipe, **how)
+    own = (sampler, sampling_steps, guidance, temperature, truncation, truncation_cutoff)
+    sampling = sample_options(recipe, **dict(zip(DRAWING, own, strict=True)))
     _check_classes(recipe, spec, labels, per_class)
     weights_path(extractor, weights)  # before any work
     start, test = time.monotonic(), open_as_trained(recipe, recipe.data_options.for_test, spec)
-    if likelihood_images is not None and not 1 <= likelihood_images <= len(test):
-        raise UsageError(
-            f"likelihood_images = {likelihood_images}: should be from 1 to {len(test)}, the images "
-            f"of {recipe.data_options.for_test.split} of {recipe.data}"
-        )
+    _check_likelihood_images(likelihood_images, recipe, len(test))
     extractor = _checked_extractor(extractor, recipe, spec, n, len(test))
     log.info("%d images of %s, %s", len(test), recipe.data_options.for_test.split, trained)
     result: dict[str, Any] = {"metrics": {}, "protocol": _protocol(recipe, spec, seed)}
@@ -397,11 +404,8 @@ def evaluate(
         drawing = *feature_net(recipe, extractor, weights), sampling
         each = test.class_names if per_class else ()
         found, figures = _fidelity(recipe, state, drawing, n, labels, each, seed)
-        for name in ("sampler", "sampling_steps", "guidance"):
-            how[name] = sampling.get(name, getattr(recipe.model, name, None))
-        result |= found | {"protocol": result["protocol"] | found["protocol"] | how}
-    if recipe.functions.evaluate is not None:
-        _add_likelihood(result, recipe, state, test, seed, draws, likelihood_images)
+        result |= found | {"protocol": result["protocol"] | found["protocol"]}
+    _add_likelihood(result, recipe, state, test, seed, draws, likelihood_images)
     figures |= _look_at_first(result, recipe, state, test, seed)
     result |= {"step": trained.step, "seconds": round(time.monotonic() - start, 1)}
     _record(trained.folder, result, figures)
@@ -426,7 +430,9 @@ def _add_likelihood(
     draws: int,
     n: int | None,
 ) -> None:
-    """Add the likelihood of `n` test images, or of all, to metrics and protocol."""
+    """Add the likelihood of `n` test images, or of all, to metrics and protocol, if it has one."""
+    if recipe.functions.evaluate is None:
+        return
     chosen = np.arange(n or len(test)) * len(test) // (n or len(test))
     own, content = share(len(chosen)), Content()
     batches = _read(recipe, test, chosen[own].tolist(), content)

@@ -31,6 +31,7 @@ LATENTS, IMPORTANCE_SAMPLES, CHUNK = 128, 64, 16
 LAYERS, STYLE = 8, 64
 HIDDEN = 64
 KERNEL = (3, 3, 128, 128)
+LEVELS = 8
 
 
 class Case(NamedTuple):
@@ -111,6 +112,21 @@ def _iwae_in_chunks(draws: _Draws) -> Case:
     return Case(function, (draws.normal(draws.batch),))
 
 
+def _diffusion_bound(draws: _Draws) -> Case:
+    angles = np.linspace(1.5, 0.01, LEVELS)
+
+    def function(data: jax.Array, weights: jax.Array) -> jax.Array:
+        return likelihood.diffusion_bound(
+            lambda index, noise: weights * noise,
+            data,
+            np.cos(angles),
+            np.sin(angles),
+            jax.random.key(0),
+        )
+
+    return Case(function, (2 * draws.uniform(draws.batch, *IMAGE) - 1, draws.images()))
+
+
 def _of_pair(function: Callable[..., jax.Array]) -> Callable[[_Draws], Case]:
     return lambda draws: Case(function, draws.pair())
 
@@ -165,6 +181,7 @@ CASES: dict[str, Callable[[_Draws], Case]] = {
         likelihood.discretized_normal_log_likelihood,
         (2 * draws.uniform(draws.batch, *IMAGE) - 1, draws.images(), draws.images()),
     ),
+    "diffusion_bound": _diffusion_bound,
     "elbo": _of_pair(likelihood.elbo),
     "free_bits": lambda draws: Case(
         lambda mean_kl: likelihood.free_bits(mean_kl, 0.5), (draws.uniform(LATENTS),)

@@ -256,9 +256,10 @@ def infer(
         classes, _ = shape_of(arrays, "class_embedding.weight", 2)
     spec = ImageSpec(height, width, channels, classes)
     check_size(network, spec)
+    if not classes:
+        return DiffusionConfig(network=network), spec
     # Labels were never hidden from it, so there is no guidance.
-    config = DiffusionConfig(network=network, conditional=classes > 0, label_dropout=0.0)
-    return config, spec
+    return DiffusionConfig(network=network, conditional=True, label_dropout=0.0), spec
 
 
 def _told(config: DiffusionConfig, spec: ImageSpec) -> ImageSpec:

@@ -59,8 +59,7 @@ class Schedule:
         self._model = [vectors.param(f"model.{letter}") for letter in "Kuw"]
 
     def levels(self, s):
-        time = np.interp(s, self.angles, np.arange(self.steps))
-        return paths.Level(*paths.circle.position(s), *paths.circle.velocity(s), time)
+        return paths.level(paths.circle, s, self.angles)
 
     def model(self, x, time):
         kernel, slope, bias = self._model

@@ -76,9 +76,8 @@ def classify(
 
     A conditional model has `p(x|y)`, a VAE as its importance-weighted bound, a flow exactly,
     diffusion as its `likelihood` says; with the training data's shares of the classes as `p(y)`,
-    `p(y|x)` is in proportion to `p(x|y) p(y)`.
-    The classifier is the feature net of `genjax evaluate`, trained on the same images. Ng and
-    Jordan 2002 compare such pairs.
+    `p(y|x)` is in proportion to `p(x|y) p(y)`. The classifier is the feature net of `genjax
+    evaluate`, trained on the same images. Ng and Jordan 2002 compare such pairs.
 
     Args:
         run: The run folder, of a conditional model with a likelihood.

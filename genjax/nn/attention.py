@@ -1,6 +1,5 @@
 """Self-attention over the pixels of an image."""
 
-import functools
 import math
 
 import flax.linen as nn
@@ -86,8 +85,7 @@ class AttentionBlock(nn.Module):
             return project(normed).reshape(batch, height * width, channels // size, size)
 
         queries, keys, values = heads("query"), heads("key"), heads("value")
-        products = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        scores = products("bqhc,bkhc->bhqk", queries, keys)
+        scores = jnp.einsum("bqhc,bkhc->bhqk", queries, keys, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores / math.sqrt(size)).astype(values.dtype)
         seen = jnp.einsum("bhqk,bkhc->bqhc", weights, values).reshape(normed.shape)
         zeros = nn.initializers.zeros

@@ -59,6 +59,7 @@ def import_model(
     conv_clamp: float | None = None,
     mapping_lr_multiplier: float | None = None,
     config: str | Path | None = None,
+    scheduler: str | Path | None = None,
     license: str | None = None,
 ) -> Path:
     """Turn the weights of another implementation into a model file, to draw from as from a run.
@@ -84,6 +85,8 @@ def import_model(
         conv_clamp: stylegan2: its conv_clamp, 0 if it was None, as with --fp32. None: 256.
         mapping_lr_multiplier: stylegan2: the lr_multiplier of its mapping. None: 0.01.
         config: diffusion: the config.json of the network. None: it is as DDPM's.
+        scheduler: diffusion: the scheduler_config.json, which says what the network predicts and at
+            which noise levels. None: noise, on DDPM's linear schedule.
         license: The licence of the weights.
 
     Returns:
@@ -94,23 +97,19 @@ def import_model(
             they leave open is missing, or one is given that the family does not have.
     """
     check_choice("activation", activation, Literal["relu", "tanh"])
-    options = {
+    options: dict[str, Any] = {
         **{"size": size, "classes": classes, "bits": bits, "activation": activation},
         **{"batch_norm_epsilon": batch_norm_epsilon, "spectral_epsilon": spectral_epsilon},
         **{"conv_clamp": conv_clamp, "mapping_lr_multiplier": mapping_lr_multiplier},
-        "config": config and _read_config(config),
+        **{"config": config, "scheduler": scheduler},
     }
     given = {name: value for name, value in options.items() if value is not None}
     format = _check(family, files, key, given)
+    given |= {
+        name: _read_json(name, given[name]) for name in ("config", "scheduler") if name in given
+    }
     path = output_path(output, SUFFIX)
-    arrays = _read(family, format, files, key)
-    try:
-        recipe, spec = _infer(family, format, arrays, given)
-        variables = format.load(recipe.model, spec, arrays)
-    except (UsageError, ValidationError) as error:
-        hint = "; those of D come second" if format.is_gan and _fit(format, arrays, given) else ""
-        text = f"{', '.join(map(str, files))} as {family}: {describe(error)}{hint}"
-        raise UsageError(text) from error
+    recipe, spec, variables = _load(family, format, files, key, given)
     state = format.to_state(recipe.model, spec, variables)
     is_whole = format.is_gan and "discriminator" in variables
     origin = f"imported from {', '.join(map(_digest, files))}"
@@ -120,6 +119,24 @@ def import_model(
     _tell(format, recipe.model, given)
     write_model(path, card, state if is_whole else state.for_sampling(), None)
     return Path(path)
+
+
+def _load(
+    family: str,
+    format: Format,
+    files: Sequence[str | Path],
+    key: Sequence[str],
+    given: Mapping[str, Any],
+) -> tuple[Recipe, ImageSpec, Any]:
+    """Return the recipe, the shape of images and the variables that files and options say."""
+    arrays = _read(family, format, files, key)
+    try:
+        recipe, spec = _infer(family, format, arrays, given)
+        return recipe, spec, format.load(recipe.model, spec, arrays)
+    except (UsageError, ValidationError) as error:
+        hint = "; those of D come second" if format.is_gan and _fit(format, arrays, given) else ""
+        text = f"{', '.join(map(str, files))} as {family}: {describe(error)}{hint}"
+        raise UsageError(text) from error
 
 
 def _fit(format: Format, arrays: Mapping[str, Array], given: Mapping[str, Any]) -> bool:
@@ -199,14 +216,14 @@ def _infer(
     return recipe, spec
 
 
-def _read_config(path: str | Path) -> dict[str, Any]:
-    """Read the config.json of a network."""
+def _read_json(option: str, path: str | Path) -> dict[str, Any]:
+    """Read the .json file of an option."""
     try:
         found = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"config {path}: cannot be read: {error}") from error
+        raise UsageError(f"{option} {path}: cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"config {path}: is no object of names and values")
+        raise UsageError(f"{option} {path}: is no object of names and values")
     return found
 
 

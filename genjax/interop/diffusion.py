@@ -59,6 +59,25 @@ FIXED = {
     "add_attention": True,
     "attn_norm_num_groups": None,
 }
+# What scheduler_config.json says of the path, and of the sampler: its name, ours, and values there
+# and here (none for numbers, which are the same).
+SCHEDULED: dict[str, tuple[str, dict[Any, Any] | None]] = {
+    "prediction_type": (
+        "prediction",
+        {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"},
+    ),
+    "beta_schedule": ("path", {"linear": "linear", "squaredcos_cap_v2": "cosine"}),
+    "beta_start": ("beta_start", None),
+    "beta_end": ("beta_end", None),
+    "num_train_timesteps": ("time_steps", None),
+    "variance_type": (
+        "variance",
+        {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"},
+    ),
+    "clip_sample": ("clip", {True: True, False: False}),
+}
+# What it may say of what is here in one way only.
+FIXED_SCHEDULE = {"trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False}
 
 Path = tuple[str, ...]
 
@@ -186,15 +205,45 @@ def dump(
     return dump_entries(_entries(config, spec), variables)
 
 
+def _check_fixed(file: str, found: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """Raise a `UsageError` if a file says of these names anything else."""
+    for name, wanted in fixed.items():
+        if found.get(name, wanted) != wanted:
+            raise UsageError(f"{file}: {name} = {found[name]!r}: should be {wanted!r}")
+
+
+def _scheduled(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `DiffusionConfig` that a scheduler_config.json says.
+
+    Raises:
+        UsageError: It has no noise path of ours.
+    """
+    if "beta_schedule" not in scheduler:
+        kind = scheduler.get("_class_name")
+        raise UsageError(f"scheduler: no beta_schedule in that of {kind}: should be as DDPM's")
+    _check_fixed("scheduler", scheduler, FIXED_SCHEDULE)
+    fields = {}
+    for theirs, (ours, values) in SCHEDULED.items():
+        value = scheduler.get(theirs)
+        if value is not None:
+            wanted = list(values) if values else []
+            if values and value not in wanted:
+                known = " or ".join(map(repr, wanted))
+                raise UsageError(f"scheduler: {theirs} = {value!r}: should be {known}")
+            fields[ours] = values[value] if values else value
+    steps = fields.get("time_steps", DiffusionConfig.time_steps)
+    if isinstance(steps, int):
+        fields["sampling_steps"] = min(DiffusionConfig.sampling_steps, steps)
+    return fields
+
+
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `UNetConfig` that a config.json says.
 
     Raises:
         UsageError: It is of another network.
     """
-    for name, wanted in FIXED.items():
-        if config.get(name, wanted) != wanted:
-            raise UsageError(f"config: {name} = {config[name]!r}: should be {wanted!r}")
+    _check_fixed("config", config, FIXED)
     if config.get("downsample_padding", 1) not in (0, 1):
         raise UsageError(f"config: downsample_padding = {config['downsample_padding']}: 0 or 1")
     # What files leave out is as diffusers has it by default.
@@ -210,7 +259,7 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
 def infer(
     arrays: Mapping[str, np.ndarray], options: Mapping[str, Any]
 ) -> tuple[DiffusionConfig, ImageSpec]:
-    """Infer the model: the network of DDPM, unless the option `config` says otherwise.
+    """Infer the model: DDPM's, unless the options `config` and `scheduler` say otherwise.
 
     Raises:
         UsageError: The size of images is not known, or it is another network.
@@ -256,10 +305,11 @@ def infer(
         classes, _ = shape_of(arrays, "class_embedding.weight", 2)
     spec = ImageSpec(height, width, channels, classes)
     check_size(network, spec)
-    if not classes:
-        return DiffusionConfig(network=network), spec
-    # Labels were never hidden from it, so there is no guidance.
-    return DiffusionConfig(network=network, conditional=True, label_dropout=0.0), spec
+    fields = _scheduled(options["scheduler"]) if "scheduler" in options else {}
+    if classes:
+        # Labels were never hidden from it, so there is no guidance.
+        fields |= {"conditional": True, "label_dropout": 0.0}
+    return DiffusionConfig(network=network, **fields), spec
 
 
 def _told(config: DiffusionConfig, spec: ImageSpec) -> ImageSpec:
@@ -272,7 +322,7 @@ FORMAT = Format(
     lambda config, spec, arrays: load(config.network, _told(config, spec), arrays)["params"],
     lambda config, spec, params: dump(config.network, _told(config, spec), {"params": params}),
     from_params,
-    ("size", "config"),
-    unsaid="that the network predicts the noise of DDPM's linear schedule",
+    ("size", "config", "scheduler"),
+    unsaid="noise prediction on DDPM's linear schedule, unless --scheduler says otherwise",
     is_gan=False,
 )

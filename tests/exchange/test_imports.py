@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -376,3 +377,23 @@ def test_names_and_types_of_other_files(tmp_path):
         pair = (getattr(state, name).params for state in (found, expected))
         chex.assert_trees_all_close(*pair, rtol=1e-2)
     assert found.generator.params["project"]["kernel"].dtype == np.float32
+
+
+def test_files_beside_the_weights_of_diffusion_say_the_rest(tmp_path):
+    files = _write("diffusion", _state("diffusion"), tmp_path)
+    config, scheduler = tmp_path / "config.json", tmp_path / "scheduler_config.json"
+    config.write_text(json.dumps({"sample_size": [6, 4], "norm_eps": 1e-4}))
+    scheduler.write_text(
+        json.dumps({"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"})
+    )
+    path = tmp_path / "model.safetensors"
+    given = ["--config", str(config), "--scheduler", str(scheduler), "-o", str(path)]
+    assert run(["import", "diffusion", str(files[0]), *given]) == 0
+    found = genjax.load(path)
+    model = found.recipe.model
+    assert (model.path, model.prediction, model.network.epsilon) == ("cosine", "velocity", 1e-4)
+    assert found.spec == CASES["diffusion"][1]
+    for text, reason in {"{": "cannot be read", "[1]": "is no object of names and values"}.items():
+        scheduler.write_text(text)
+        with pytest.raises(UsageError, match=f"scheduler {scheduler}: {reason}"):
+            run(["import", "diffusion", str(files[0]), *given])

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import json
+from typing import Any
 
 import chex
 import jax
@@ -188,6 +189,55 @@ def test_dump_and_load_are_inverse_and_the_arrays_say_the_network(case):
     assert found.network == dataclasses.replace(config, cosine_first=True, **unlike)
 
 
+SAID = {"norm_num_groups": 2, "attention_head_dim": None}
+# What a scheduler_config.json of theirs says, and the config's fields.
+SCHEDULERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "DDPM's of before v_prediction": (
+        {
+            "_class_name": "DDPMScheduler",
+            "beta_schedule": "linear",
+            "beta_start": 1e-3,
+            "beta_end": 0.03,
+            "num_train_timesteps": 500,
+            "trained_betas": None,
+            "variance_type": "fixed_large",
+            "clip_sample": False,
+        },
+        {
+            "beta_start": 1e-3,
+            "beta_end": 0.03,
+            "time_steps": 500,
+            "sampling_steps": 500,
+            "variance": "large",
+            "clip": False,
+        },
+    ),
+    "velocity, cosine": (
+        {
+            "beta_schedule": "squaredcos_cap_v2",
+            "prediction_type": "v_prediction",
+            "variance_type": "fixed_small_log",
+            "num_train_timesteps": 4000,
+        },
+        {"path": "cosine", "prediction": "velocity", "time_steps": 4000},
+    ),
+    "data": (
+        {"_class_name": "DDIMScheduler", "beta_schedule": "linear", "prediction_type": "sample"},
+        {"prediction": "data"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULERS)
+def test_a_scheduler_says_the_path_and_what_is_predicted(case):
+    said, fields = SCHEDULERS[case]
+    arrays = interop.dump(CONFIG, SPEC, _drawn(CONFIG, SPEC))
+    options = {"size": (8, 4), "config": SAID}
+    without, _ = interop.infer(arrays, options)
+    found, _ = interop.infer(arrays, {**options, "scheduler": said})
+    assert found == dataclasses.replace(without, **fields)
+
+
 @pytest.mark.parametrize("shape", ["linear", "conv"])
 def test_old_names_of_attention_are_read(shape):
     arrays = interop.dump(CONFIG, SPEC, _drawn(CONFIG, SPEC))
@@ -254,6 +304,16 @@ def test_what_does_not_fit_is_named():
         ),
         ({}, {"config": {"_class_name": "UNet1DModel", "sample_size": 8}}, "_class_name = 'UNet1D"),
         ({}, {"size": (8, 4), "config": {"act_fn": "gelu"}}, "act_fn = 'gelu': should be 'silu'"),
+        *(
+            ({}, {"size": (8, 4), "config": SAID, "scheduler": said}, message)
+            for said, message in (
+                ({"_class_name": "FlowMatchX"}, "no beta_schedule in that of FlowMatchX"),
+                ({"beta_schedule": "scaled_linear"}, "'scaled_linear': should be 'linear' or 'squ"),
+                ({"beta_schedule": ["linear"]}, r"\['linear'\]: should be 'linear'"),
+                ({"beta_schedule": "linear", "variance_type": "learned"}, "type = 'learned'"),
+                ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "= True: should be"),
+            )
+        ),
         ({"conv_in.weight": None}, {}, "there is no conv_in.weight among"),
         ({"conv_out.weight": np.zeros((2, 4, 3, 3))}, {}, "conv_out.weight gives 2 channels"),
         (

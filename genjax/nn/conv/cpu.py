@@ -20,7 +20,7 @@ from genjax.nn.conv.groups import sum_groups
 # The thresholds below were measured on CPUs. Winograd's filters are faster if there are at least
 # this many channels on both sides and this many operations in the plain convolution, and if their
 # products are at most this fraction of the plain ones.
-FEW_CHANNELS, MANY_OPERATIONS, SHARE = 32, 250_000_000, 0.75
+FEW_CHANNELS, MANY_OPERATIONS, SHARE = 32, 70_000_000, 0.75
 # The least output size for an input gradient by one convolution. That form also computes a margin
 # that is cut off, which costs too much at smaller sizes.
 LARGE_OUTPUT = 8

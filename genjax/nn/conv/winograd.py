@@ -99,13 +99,15 @@ def input_grad(geometry: Geometry, y: jax.Array, w: jax.Array, group: int) -> ja
 def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> jax.Array:
     """Apply the transpose of `conv` in w: x with y to w [KH, KW, I, O]."""
 
-    def one(x: jax.Array, y: jax.Array) -> list[list[jax.Array]]:
-        # The product sums over the longer axis of both factors. It is fastest if one factor is
-        # transposed before, in a step of its own, which the barriers enforce.
-        factors = lax.optimization_barrier((_inputs(geometry, x), _to_blocks(geometry, y)))
-        flat = jax.tree.map(lambda blocks: blocks.reshape(-1, blocks.shape[-1]), factors)
-        transposed = lax.optimization_barrier(_each(jnp.transpose, flat[0]))
-        return _each(jnp.matmul, transposed, flat[1])
+    def one(x: jax.Array, y: jax.Array) -> Blocks:
+        factors = (_inputs(geometry, x), _to_blocks(geometry, y))
+        x_blocks, y_blocks = (_each(lambda x: x.reshape(-1, x.shape[-1]), each) for each in factors)
+        transposed = _each(jnp.transpose, x_blocks)
+        if geometry.stride > 1:
+            # Blocks of several phases take less time if they are transposed in a step of their own,
+            # which the barrier enforces; others take less without.
+            transposed, y_blocks = lax.optimization_barrier((transposed, y_blocks))
+        return _each(jnp.matmul, transposed, y_blocks)
 
     matrices = sum_groups(one, group, x, y)
     w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[3], y.shape[3]), y.dtype)

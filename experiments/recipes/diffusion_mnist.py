@@ -2,7 +2,7 @@
 
     genjax train diffusion_mnist
 
-Hardware: 2 CPU cores, 52 minutes by the time of a step (6.4 a second). Expected: a Frechet distance
+Hardware: 2 CPU cores, 44 minutes by the time of a step (7.5 a second). Expected: a Frechet distance
 of 3.2 +- 0.3 by `genjax evaluate RUN --checkpoint latest` (floor 0.46), 2.61 bits/dim with the
 border; four of five samples readable at once.
 

@@ -240,6 +240,7 @@ def _tell(format: Format, config: Any, given: Mapping[str, Any]) -> None:
         for name in format.options
         if name not in given and hasattr(config, name)
     ]
-    taken += [format.unsaid] * bool(format.unsaid)
+    if format.unsaid and format.said_by not in given:
+        taken.append(format.unsaid)
     if taken:
         log.info("not in the arrays, and taken as usual: %s", "; ".join(taken))

@@ -221,7 +221,8 @@ def _scheduled(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     if "beta_schedule" not in scheduler:
         kind = scheduler.get("_class_name")
         raise UsageError(f"scheduler: no beta_schedule in that of {kind}: should be as DDPM's")
-    _check_fixed("scheduler", scheduler, FIXED_SCHEDULE)
+    clipped = {"clip_sample_range": 1} if scheduler.get("clip_sample", True) else {}
+    _check_fixed("scheduler", scheduler, FIXED_SCHEDULE | clipped)
     fields = {}
     for theirs, (ours, values) in SCHEDULED.items():
         value = scheduler.get(theirs)
@@ -294,12 +295,17 @@ def infer(
         attention_sizes=tuple(height >> level for level in attended),
         **(_said(said) if said else {}),
     )
-    told = said.get("block_out_channels", list(features))
-    if told != list(features):
-        raise UsageError(
-            f"config: block_out_channels = {told}: the arrays have {list(features)}; is it of "
-            "another file?"
-        )
+    found = {
+        "block_out_channels": list(features),
+        "layers_per_block": network.blocks,
+        "in_channels": channels,
+        "out_channels": channels,
+    }
+    for name, value in found.items():
+        if said.get(name, value) != value:
+            raise UsageError(
+                f"config: {name} = {said[name]}: the arrays have {value}; is it of another file?"
+            )
     classes = 0
     if "class_embedding.weight" in arrays:
         classes, _ = shape_of(arrays, "class_embedding.weight", 2)
@@ -323,6 +329,7 @@ FORMAT = Format(
     lambda config, spec, params: dump(config.network, _told(config, spec), {"params": params}),
     from_params,
     ("size", "config", "scheduler"),
-    unsaid="noise prediction on DDPM's linear schedule, unless --scheduler says otherwise",
+    unsaid="noise prediction on DDPM's linear schedule (--scheduler)",
+    said_by="scheduler",
     is_gan=False,
 )

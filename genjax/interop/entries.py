@@ -151,6 +151,7 @@ class Format(NamedTuple):
         to_state: `to_state(config, spec, variables) -> state` at step 0.
         options: The names of the options. Those that are not given are as in the config.
         unsaid: What else the arrays do not say, and how it is here.
+        said_by: The option that says it, if there is one.
         is_gan: Whether names begin with `G.` and `D.`, and D may be missing.
     """
 
@@ -160,6 +161,7 @@ class Format(NamedTuple):
     to_state: Callable[[Any, ImageSpec, Any], State]
     options: tuple[str, ...] = ()
     unsaid: str = ""
+    said_by: str = ""
     is_gan: bool = True
 
 

@@ -133,10 +133,10 @@ class DiffusionConfig(GradientConfig):
                 f"sampling_steps = {self.sampling_steps}: should be at most time_steps = "
                 f"{self.time_steps}"
             )
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError(
-                f"sigma_min = {self.sigma_min}: should be less than sigma_max = {self.sigma_max}"
-            )
+        for low, high in (("sigma_min", "sigma_max"), ("beta_start", "beta_end")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least >= most:
+                raise ValueError(f"{low} = {least}: should be less than {high} = {most}")
         if self.guidance != 1 and not (self.conditional and self.label_dropout):
             raise ValueError(
                 f"guidance = {self.guidance}: wants a conditional model with label_dropout above 0"

@@ -379,7 +379,7 @@ def test_names_and_types_of_other_files(tmp_path):
     assert found.generator.params["project"]["kernel"].dtype == np.float32
 
 
-def test_files_beside_the_weights_of_diffusion_say_the_rest(tmp_path):
+def test_files_beside_the_weights_of_diffusion_say_the_rest(tmp_path, caplog):
     files = _write("diffusion", _state("diffusion"), tmp_path)
     config, scheduler = tmp_path / "config.json", tmp_path / "scheduler_config.json"
     config.write_text(json.dumps({"sample_size": [6, 4], "norm_eps": 1e-4}))
@@ -388,7 +388,12 @@ def test_files_beside_the_weights_of_diffusion_say_the_rest(tmp_path):
     )
     path = tmp_path / "model.safetensors"
     given = ["--config", str(config), "--scheduler", str(scheduler), "-o", str(path)]
+    caplog.set_level(logging.INFO)
+    assert run(["import", "diffusion", str(files[0]), *given[:2], "-o", str(path)]) == 0
+    assert "noise prediction on DDPM's linear schedule (--scheduler)" in caplog.text
+    caplog.clear()
     assert run(["import", "diffusion", str(files[0]), *given]) == 0
+    assert "taken as usual" not in caplog.text
     found = genjax.load(path)
     model = found.recipe.model
     assert (model.path, model.prediction, model.network.epsilon) == ("cosine", "velocity", 1e-4)

@@ -302,6 +302,11 @@ def test_what_does_not_fit_is_named():
             {"size": (8, 4), "config": {"norm_num_groups": 2, "block_out_channels": [4, 4]}},
             r"block_out_channels = \[4, 4\]: the arrays have \[4, 8\]",
         ),
+        (
+            {},
+            {"size": (8, 4), "config": {**SAID, "in_channels": 3}},
+            "in_channels = 3: the arrays h",
+        ),
         ({}, {"config": {"_class_name": "UNet1DModel", "sample_size": 8}}, "_class_name = 'UNet1D"),
         ({}, {"size": (8, 4), "config": {"act_fn": "gelu"}}, "act_fn = 'gelu': should be 'silu'"),
         *(
@@ -311,6 +316,10 @@ def test_what_does_not_fit_is_named():
                 ({"beta_schedule": "scaled_linear"}, "'scaled_linear': should be 'linear' or 'squ"),
                 ({"beta_schedule": ["linear"]}, r"\['linear'\]: should be 'linear'"),
                 ({"beta_schedule": "linear", "variance_type": "learned"}, "type = 'learned'"),
+                (
+                    {"beta_schedule": "linear", "clip_sample_range": 2.0},
+                    "_range = 2.0: should be 1",
+                ),
                 ({"beta_schedule": "linear", "rescale_betas_zero_snr": True}, "= True: should be"),
             )
         ),

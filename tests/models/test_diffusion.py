@@ -246,6 +246,7 @@ def test_labels_are_hidden_from_training_as_often_as_asked(monkeypatch):
         ({"path": "straight"}, "prediction = 'noise': with path = 'straight' it should be 'veloc"),
         ({"path": "edm"}, "it should be 'preconditioned'"),
         ({"sampling_steps": 1001}, "sampling_steps = 1001: should be at most time_steps = 1000"),
+        ({"beta_start": 0.5}, "beta_start = 0.5: should be less than beta_end = 0.02"),
         ({"sigma_min": 80.0}, "sigma_min = 80.0: should be less than sigma_max = 80.0"),
         ({"guidance": 2.0}, "guidance = 2.0: wants a conditional model"),
         ({"guidance": 2.0, "conditional": True, "label_dropout": 0.0}, "with label_dropout above"),

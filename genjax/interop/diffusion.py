@@ -59,22 +59,22 @@ FIXED = {
     "add_attention": True,
     "attn_norm_num_groups": None,
 }
-# What scheduler_config.json says of the path, and of the sampler: its name, ours, and values there
-# and here (none for numbers, which are the same).
-SCHEDULED: dict[str, tuple[str, dict[Any, Any] | None]] = {
-    "prediction_type": (
-        "prediction",
-        {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"},
-    ),
-    "beta_schedule": ("path", {"linear": "linear", "squaredcos_cap_v2": "cosine"}),
-    "beta_start": ("beta_start", None),
-    "beta_end": ("beta_end", None),
-    "num_train_timesteps": ("time_steps", None),
-    "variance_type": (
-        "variance",
-        {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"},
-    ),
-    "clip_sample": ("clip", {True: True, False: False}),
+# What scheduler_config.json says of the path and of the sampler: its name, and ours.
+SCHEDULED = {
+    "prediction_type": "prediction",
+    "beta_schedule": "path",
+    "beta_start": "beta_start",
+    "beta_end": "beta_end",
+    "num_train_timesteps": "time_steps",
+    "variance_type": "variance",
+    "clip_sample": "clip",
+}
+# The values that some of these may have, and ours.
+VALUES: dict[str, dict[Any, Any]] = {
+    "prediction_type": {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"},
+    "beta_schedule": {"linear": "linear", "squaredcos_cap_v2": "cosine"},
+    "variance_type": {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"},
+    "clip_sample": {True: True, False: False},
 }
 # What it may say of what is here in one way only.
 FIXED_SCHEDULE = {"trained_betas": None, "rescale_betas_zero_snr": False, "thresholding": False}
@@ -224,14 +224,17 @@ def _scheduled(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     clipped = {"clip_sample_range": 1} if scheduler.get("clip_sample", True) else {}
     _check_fixed("scheduler", scheduler, FIXED_SCHEDULE | clipped)
     fields = {}
-    for theirs, (ours, values) in SCHEDULED.items():
-        value = scheduler.get(theirs)
-        if value is not None:
-            wanted = list(values) if values else []
-            if values and value not in wanted:
-                known = " or ".join(map(repr, wanted))
-                raise UsageError(f"scheduler: {theirs} = {value!r}: should be {known}")
-            fields[ours] = values[value] if values else value
+    for theirs, ours in SCHEDULED.items():
+        value, names = scheduler.get(theirs), VALUES.get(theirs)
+        if value is None:
+            continue
+        if names is None:
+            fields[ours] = value
+        elif value in list(names):
+            fields[ours] = names[value]
+        else:
+            known = " or ".join(map(repr, names))
+            raise UsageError(f"scheduler: {theirs} = {value!r}: should be {known}")
     steps = fields.get("time_steps", DiffusionConfig.time_steps)
     if isinstance(steps, int):
         fields["sampling_steps"] = min(DiffusionConfig.sampling_steps, steps)

@@ -101,8 +101,8 @@ def kernel_grad(geometry: Geometry, x: jax.Array, y: jax.Array, group: int) -> j
 
     def one(x: jax.Array, y: jax.Array) -> Blocks:
         factors = (_inputs(geometry, x), _to_blocks(geometry, y))
-        x_blocks, y_blocks = (_each(lambda x: x.reshape(-1, x.shape[-1]), each) for each in factors)
-        transposed = _each(jnp.transpose, x_blocks)
+        flat = jax.tree.map(lambda blocks: blocks.reshape(-1, blocks.shape[-1]), factors)
+        transposed, y_blocks = _each(jnp.transpose, flat[0]), flat[1]
         if geometry.stride > 1:
             # Blocks of several phases take less time if they are transposed in a step of their own,
             # which the barrier enforces; others take less without.

@@ -199,7 +199,7 @@ class Checkpoints:
             if not _is_name(path.name):
                 if UNFINISHED in path.name:
                     if self._writable:
-                        path.rmtree()
+                        _sweep(path)
                 else:
                     log.warning("%s is not a checkpoint: ignored", path)
             elif problem := find_damage(path, self._run, in_full=self._writable):
@@ -395,6 +395,16 @@ def _move_aside(path: epath.Path, aside: epath.Path) -> None:
     while (target := aside / f"{path.name}-{number}").exists():
         number += 1
     path.rename(target)
+
+
+def _sweep(path: epath.Path) -> None:
+    """Delete what a save left unfinished; writers of one that just failed may be doing so too."""
+    try:
+        while path.exists():
+            with contextlib.suppress(FileNotFoundError):
+                path.rmtree()
+    except OSError as error:
+        log.warning("the unfinished %s cannot be deleted: %s", path, error)
 
 
 def _delete(path: epath.Path) -> None:

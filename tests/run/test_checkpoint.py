@@ -366,6 +366,34 @@ def test_a_full_disk_gives_an_error_and_no_trusted_checkpoint(tmp_path, monkeypa
     chex.assert_trees_all_equal(_restore(again, 1), _state(1))
 
 
+def test_unfinished_saves_that_vanish_or_stay_do_not_stop_a_run(tmp_path, monkeypatch, caplog):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, {1: 1.0})
+    left = tmp_path / "checkpoints" / "00000002.unfinished"
+    (left / "of_orbax").mkdir(parents=True)
+    (left / "of_orbax" / "__lock").touch()
+    unlink = os.unlink
+
+    def another_was_first(path, **options):
+        unlink(path, **options)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.unlink", another_was_first)
+        assert _open(tmp_path).steps == [1]
+    assert not left.exists() and not caplog.messages
+
+    left.mkdir()
+
+    def refused(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", refused)
+        assert _open(tmp_path).steps == [1]
+    assert "00000002.unfinished cannot be deleted" in caplog.text
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     write_atomically(path, b"old")

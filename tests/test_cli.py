@@ -15,7 +15,9 @@ from PIL import Image
 
 import genjax
 from genjax import cli
-from genjax.cli import evaluation, figures
+from genjax.cli import bench, evaluation, figures, training
+from genjax.cli.overview import USAGE
+from genjax.cli.run import COMMANDS
 from genjax.run.trained import load
 from tests import commands
 
@@ -172,6 +174,29 @@ def test_help_goes_to_standard_output(genjax_command, command):
     assert code == (0 if command else 2)
     assert "usage: genjax" in out
     assert err == ""
+
+
+def test_the_overview_has_the_first_line_of_each_command():
+    measured = {f"bench {kind}": command for kind, command in bench.COMMANDS.items()}
+    commands = training.RECIPE_COMMANDS | COMMANDS | measured
+    lines = [
+        f"  {f'{name} {command.argument}':17}{command.description.splitlines()[0]}"
+        for name, command in commands.items()
+    ]
+    assert [line for line in USAGE.splitlines() if line.startswith("  ")] == lines
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["list"]])
+def test_the_overview_needs_no_jax(arguments):
+    code = (
+        "import atexit, sys; from genjax.cli import main\n"
+        "atexit.register(lambda: print('jax' in sys.modules, 'numpy' in sys.modules))\n"
+        "main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert ended.returncode == (0 if arguments else 2) and not ended.stderr
+    *lines, modules = ended.stdout.splitlines()
+    assert len(lines) > 30 and modules == "False False"
 
 
 @pytest.mark.parametrize("columns", ["1", "5", "39"])

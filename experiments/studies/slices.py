@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genjax.planning.compile import Program, compile_step, roofline, topology_axes
-from genjax.run.recipe import load_recipe, recipe_paths
+from genjax.run.recipe import load_recipe
+from genjax.run.shipped import recipe_paths
 
 TOPOLOGIES = ("v5e:2x2", "v4:4x4x4", "v5e:16x16")
 # A device takes a quarter of a recipe's batch, except for these recipes for pods.

@@ -17,7 +17,7 @@ from genjax.evaluation.compare import to_strings
 from genjax.figures.output import save_images
 from genjax.figures.sample import ROW, grid_labels
 from genjax.run.model_file import Card, read_card, write_model
-from genjax.run.recipe import trained_paths
+from genjax.run.shipped import trained_paths
 from genjax.run.trained import load
 
 OUTPUT = Path(__file__).parents[1] / "trained"

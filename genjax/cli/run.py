@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from genjax.cli import bench, evaluation, figures, training
 from genjax.cli.command import Command
+from genjax.cli.overview import HELP, answer
 from genjax.console import console, finish, printable
 from genjax.data.processes import ProcessLost, is_joined
 from genjax.evaluation.extractor import cache_folder
@@ -27,7 +28,8 @@ from genjax.exchange.export import describe as describe_model
 from genjax.run.checkpoint import SaveError
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import is_model_file, read_card
-from genjax.run.recipe import load_recipe, recipe_paths
+from genjax.run.recipe import load_recipe
+from genjax.run.shipped import recipe_paths
 from genjax.run.trained import is_trained, path_of
 from genjax.trainer.loop import Diverged
 from genjax.trainer.signals import Stopped
@@ -35,7 +37,6 @@ from genjax.types import UsageError, describe
 
 # The recipe whose options `genjax train --help` shows.
 EXAMPLE = "gan_digits"
-HELP = ("-h", "--help")
 # Packages of buckets and hubs, whose errors are of many kinds.
 STORES = {
     *("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "httpcore", "httpx", "httpx2"),
@@ -50,29 +51,10 @@ COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
 SHOW_MODEL = Command(describe_model)
 
 
-def usage() -> str:
-    """List the commands, each with its first argument and the first line of its help."""
-    measured = {f"bench {kind}": command for kind, command in bench.COMMANDS.items()}
-    commands = training.RECIPE_COMMANDS | COMMANDS | measured
-    lines = [
-        f"  {f'{name} {command.argument}':17}{command.description.splitlines()[0]}"
-        for name, command in commands.items()
-    ]
-    return "\n".join(
-        [
-            "usage: genjax COMMAND ...\n",
-            *lines,
-            "\nRECIPE is a name from `genjax list`, or the path of your own .py file.",
-            "`genjax COMMAND --help` lists the options. Every command takes --recipe FILE too, for",
-            "runs of a family that this .py file registers; its code is run.",
-        ]
-    )
-
-
 def run(arguments: list[str]) -> int:
     """Run a command line, and return its exit code."""
-    if not arguments or arguments[0] in HELP:
-        print(usage())
+    if (text := answer(arguments)) is not None:
+        print(text)
         return 0 if arguments else 2
     name, *rest = _without_recipe(arguments)
     if name in training.RECIPE_COMMANDS:

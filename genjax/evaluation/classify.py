@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import log_softmax
 
 from genjax.data.batches import read_blocks
 from genjax.data.broken import BrokenImage
@@ -95,6 +94,8 @@ def classify(
         UsageError: There is no run, no such good checkpoint, no likelihood, the model is not
             conditional, or a number is impossible.
     """
+    from scipy.special import log_softmax  # a fifth of a second to import
+
     check_seed(seed)
     trained = load(run, checkpoint, data)
     recipe, state = trained.recipe, trained.state
@@ -144,6 +145,8 @@ def _by_class(recipe: Recipe, samples: int) -> OfImages:
 
 def bayes(log_likelihood: np.ndarray, log_prior: np.ndarray) -> np.ndarray:
     """Compute `log p(y|x)`, [N, K], from `log p(x|y)`, [N, K], and `log p(y)`, [K]."""
+    from scipy.special import log_softmax  # a fifth of a second to import
+
     return log_softmax(log_likelihood.astype(np.float64) + log_prior, axis=1)
 
 

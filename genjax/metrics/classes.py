@@ -1,7 +1,6 @@
 """Metrics by a classifier: the Inception Score of samples, their classes, and its own errors."""
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
 
 from genjax.metrics.shapes import check_shape
 from genjax.types import UsageError
@@ -20,6 +19,8 @@ def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]
     Raises:
         UsageError: There are more splits than samples, or the logits are not [N, K].
     """
+    from scipy.special import log_softmax, logsumexp  # a fifth of a second to import
+
     check_shape("logits", logits, ("N", "K"))
     if not 1 <= splits <= len(logits):
         raise UsageError(f"splits = {splits}: should be from 1 to {len(logits)}")

@@ -27,6 +27,7 @@ from genjax.nn.augment import mirror
 from genjax.nn.precision import Precision
 from genjax.run.options import SEEDS, Flat
 from genjax.run.sharding import Parallel
+from genjax.run.shipped import recipe_paths, to_list
 from genjax.steps.freeze import freeze
 from genjax.steps.optim import GIVEN, optimizers_of
 from genjax.types import (
@@ -221,26 +222,6 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
                 yield prefix + name, item
 
 
-def shipped(kind: str) -> Path:
-    """Return the folder of `recipes` or of `trained` models that come with genjax.
-
-    It is inside an installed package, and beside it in a checkout.
-    """
-    package = Path(__file__).parents[1]
-    inside = package / kind
-    return inside if inside.is_dir() else package.parent / "experiments" / kind
-
-
-def recipe_paths() -> dict[str, Path]:
-    """Return the files of the recipes that come with genjax, by name."""
-    return {path.stem: path for path in sorted(shipped("recipes").glob("*.py"))}
-
-
-def trained_paths() -> dict[str, Path]:
-    """Return the files of the trained models that come with genjax, by name."""
-    return {path.stem: path for path in sorted(shipped("trained").glob("*.safetensors"))}
-
-
 def load_recipe(name: str | Path | Recipe) -> Recipe:
     """Load a recipe by its name in `recipe_paths()`, or from a Python file that sets `recipe`.
 
@@ -317,18 +298,9 @@ def train_step(recipe: Recipe) -> Callable[[State, Batch, jax.Array], tuple[Stat
     return whole if recipe.mirror or recipe.freeze else step
 
 
-def recipe_summary(path: Path) -> str:
-    """Return the first line of a recipe file's docstring."""
-    doc: str = _run_file(path).get("__doc__") or ""
-    return doc.strip().splitlines()[0] if doc.strip() else ""
-
-
 def list_all() -> str:
     """List the recipes that come with genjax, and the families."""
-    recipes = [f"  {name:16} {recipe_summary(path)}" for name, path in recipe_paths().items()]
-    families = [f"  {name:16} {family.paper}" for name, family in all_families().items()]
-    models = [f"  trained:{name}" for name in trained_paths()]
-    return "\n".join(["recipes", *recipes, "families", *families, "trained models", *models])
+    return to_list({name: family.paper for name, family in all_families().items()})
 
 
 def to_json(recipe: Annotated[Recipe, Flat]) -> dict[str, Any]:

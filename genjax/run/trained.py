@@ -19,8 +19,9 @@ from genjax.run.checkpoint import Checkpoints
 from genjax.run.folder import RunFolder
 from genjax.run.model_file import Card, is_model_file, read_arrays, to_state
 from genjax.run.options import AnyData
-from genjax.run.recipe import Recipe, trained_paths
+from genjax.run.recipe import Recipe
 from genjax.run.records import read_records
+from genjax.run.shipped import trained_paths
 from genjax.run.states import abstract_state
 from genjax.types import ImageSpec, State, UsageError
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from genjax.console import progress
@@ -31,8 +32,6 @@ class Writer:
     """
 
     def __init__(self, folder: RunFolder, start: int, steps: int, batch_size: int):
-        import tensorboardX  # imports PyTorch if it is installed, so only training does it
-
         self.folder, self._steps, self._batch_size = folder, steps, batch_size
         self.records = read_records(folder, start)
         text = "".join(to_strict_json(record) + "\n" for record in self.records)
@@ -40,7 +39,7 @@ class Writer:
         write_atomically(metrics, text.encode())
         self._file = metrics.open("a")
         events = folder.to_append(folder.tensorboard)
-        self._events = tensorboardX.SummaryWriter(str(events), purge_step=start + 1)
+        self._opening = ThreadPoolExecutor(1).submit(_open_events, str(events), start + 1)
         self._start = self._last_step = start
         self._last_time = time.monotonic()
         self._before = self.records[-1]["seconds"] if self.records else 0.0
@@ -60,7 +59,7 @@ class Writer:
         self._file.flush()
         for name, value in record.items():
             if name != "step":
-                self._events.add_scalar(name, value, step)
+                self._opening.result().add_scalar(name, value, step)
         self._bar.set_postfix_str(f"{rate * self._batch_size:,.0f} images/s", refresh=False)
         self._bar.update(step - self._last_step)
         self._last_step, self._last_time = step, now
@@ -75,7 +74,7 @@ class Writer:
         if now - self._drawn > SECONDS_BETWEEN_CURVES:
             self._draw()
             self._drawn = now
-        self._events.flush()
+        self._opening.result().flush()
         self.folder.publish()
         if self._bar.disable:
             record = self.records[-1]
@@ -98,10 +97,18 @@ class Writer:
     def close(self) -> None:
         """Draw the curves a last time, and close the files and the bar."""
         self._bar.close()
-        closing = [self._file.close, self._events.close, self.folder.publish]
+        close_events = lambda: self._opening.result().close()  # noqa: E731
+        closing = [self._file.close, close_events, self.folder.publish]
         for last in [self._draw, *closing] if self.records else closing:
             with contextlib.suppress(OSError):  # a full disk was reported already
                 last()
+
+
+def _open_events(folder: str, purge_step: int) -> Any:
+    """Open TensorBoard's events; in a thread, as its import takes a second, or two with PyTorch."""
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(folder, purge_step=purge_step)
 
 
 class NullWriter:

@@ -8,7 +8,7 @@ import genjax
 from genjax.exchange.export import describe
 from genjax.metrics import classifier
 from genjax.run.model_file import read_card
-from genjax.run.recipe import trained_paths
+from genjax.run.shipped import trained_paths
 
 MEGABYTE = 10**6
 

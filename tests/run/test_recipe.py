@@ -5,22 +5,27 @@ import jax
 import numpy as np
 import pytest
 
-from genjax.models import FAMILIES
+from genjax.models import _OWN, FAMILIES
 from genjax.models.gan import GanConfig, PlayerConfig
 from genjax.models.vae import VaeConfig
 from genjax.run.recipe import (
     Recipe,
     from_json,
     load_recipe,
-    recipe_paths,
     to_json,
     train_step,
 )
+from genjax.run.shipped import own_families, recipe_paths
 from genjax.types import Batch, Config, ImageSpec, UsageError, describe
 
 
 def _recipe(**fields):
     return Recipe(**{"family": "gan", "model": GanConfig(), **fields})
+
+
+def test_the_list_reads_papers_without_importing_the_families():
+    own = {name: FAMILIES[name].paper for name in _OWN}
+    assert own_families() == own and list(own_families()) == [n for n in FAMILIES if n in _OWN]
 
 
 @pytest.mark.parametrize("name", recipe_paths())

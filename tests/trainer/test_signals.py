@@ -112,12 +112,12 @@ main()
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
-        ("genjax.cli.run", ["--help"]),
+        ("genjax.cli.overview", ["--help"]),
         ("jax", ["train", "gan_digits_paper"]),
         ("numpy._core._multiarray_umath", ["sample", "run"]),  # an extension module
-        ("pydantic", ["--help"]),
+        ("pydantic", ["list", "--help"]),
         ("genjax.trainer.loop", ["sample", "run"]),
-        ("sklearn.datasets", ["train", "gan_digits_paper"]),  # when the data are read
+        ("datasets", ["train", "gan_mnist", "--data", "hf:none/such"]),  # when the data are opened
     ],
 )
 def test_ctrl_c_while_modules_are_imported_ends_in_one_line(tmp_path, module, arguments):

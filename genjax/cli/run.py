@@ -44,6 +44,9 @@ STORES = {
 }
 # Columns of a terminal for which help is laid out.
 FEWEST_COLUMNS = 40
+# Programs that take longer to compile are cached. With jax's own limit of a second, the several
+# small ones of each command would be compiled every time.
+SECONDS_TO_CACHE = 0.1
 COMMANDS = training.COMMANDS | figures.COMMANDS | evaluation.COMMANDS
 
 
@@ -184,6 +187,8 @@ def _set_up() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_TO_CACHE)
 
 
 def _only_of_this_thread(*error: Any) -> None:

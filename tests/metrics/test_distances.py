@@ -37,7 +37,22 @@ def test_frechet_distance_is_the_references(vectors):
 
 def test_kernel_distance_is_the_references(vectors):
     found = squared_mmd(vectors["in/real"], vectors["in/fake"])
-    np.testing.assert_allclose(found, vectors["out/kid_one_block"], rtol=1e-9)
+    # Products of the features are rounded to float32.
+    np.testing.assert_allclose(found, vectors["out/kid_one_block"], rtol=1e-7)
+
+
+@pytest.mark.parametrize("shift", [0, 10])
+def test_rounding_of_products_hardly_moves_the_kernel_distance(shift):
+    """Also far from the origin, where the kernels of pairs are a million times their difference."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(shift, 1, (500, 64)).astype(np.float32) for _ in range(2))
+
+    def kernel(a, b):
+        return (a.astype(np.float64) @ b.T.astype(np.float64) / 64 + 1) ** 3
+
+    pairs = [(k.sum() - np.trace(k)) / (500 * 499) for k in (kernel(x, x), kernel(y, y))]
+    expected = sum(pairs) - 2 * kernel(x, y).mean()
+    np.testing.assert_allclose(squared_mmd(x, y), expected, rtol=1e-5)
 
 
 def test_inception_score_is_the_references(vectors):
@@ -52,6 +67,21 @@ def test_prdc_are_the_references(vectors):
     found = prdc(vectors["in/real"], vectors["in/fake"], nearest_k=5)
     for name in ("precision", "recall", "density", "coverage"):
         np.testing.assert_allclose(getattr(found, name), vectors[f"out/{name}"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0, 30])
+def test_prdc_are_exact_on_the_surface_of_a_ball(shift):
+    """Samples that are copies of the k-th neighbours lie on the balls, where rounding decides."""
+    rng = np.random.default_rng(0)
+    real = rng.normal(shift, 1, (300, 100)).astype(np.float32)
+    gaps = np.linalg.norm(real[:, None].astype(np.float64) - real, axis=-1)
+    order = np.argsort(gaps, axis=1)
+    fake = real[order[:, 3]]
+    radii = np.take_along_axis(gaps, order, axis=1)[:, 3]
+    inside = gaps[:, order[:, 3]] <= radii[:, None]
+    found = prdc(real, fake, nearest_k=3)
+    assert found.density == pytest.approx(inside.sum(axis=0).mean() / 3, rel=1e-12)
+    assert (found.precision, found.coverage) == (1, 1)
 
 
 def test_errors_of_prdc_are_those_of_other_samples():

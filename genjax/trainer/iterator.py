@@ -2,6 +2,8 @@
 
 import contextvars
 import dataclasses
+import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Self
 
@@ -61,6 +63,9 @@ class Training(Iterator[Record]):
     def __init__(self, running: Running):
         self.result: Result | None = None
         self._running, self._context = running, contextvars.copy_context()
+        # A program may end within the loop. When `atexit` is called, no thread can be started any
+        # more, and none can save; this is called before.
+        threading._register_atexit(_close, weakref.ref(self))  # type: ignore[attr-defined]
 
     def __next__(self) -> Record:
         try:
@@ -81,6 +86,12 @@ class Training(Iterator[Record]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def _close(ref: weakref.ref[Training]) -> None:
+    training = ref()
+    if training is not None:
+        training.close()
 
 
 def drain(running: Running) -> Result:

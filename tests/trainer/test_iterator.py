@@ -3,6 +3,8 @@ import dataclasses
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import chex
@@ -73,6 +75,18 @@ def test_leaving_the_loop_saves_and_the_run_goes_on(whole, tmp_path, leave):
     genjax.resume(tmp_path / "run")
     chex.assert_trees_all_equal(load(tmp_path / "run").state, load(whole).state)
     assert runs.records(tmp_path / "run") == runs.records(whole)
+
+
+def test_a_program_that_ends_within_the_loop_saves(tmp_path):
+    code = (
+        "import sys, genjax, tests.trainer.test_iterator as test\n"
+        "training = genjax.training(test.RECIPE, sys.argv[1])\n"
+        "next(training)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0 and not ended.stderr
+    assert load(tmp_path / "run", "latest").step == 5
 
 
 def test_a_signal_within_the_loop_saves_and_raises(tmp_path, stop_signal):

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from etils import epath
@@ -70,6 +71,8 @@ SAMPLED_FILES, SAMPLED_BYTES = 1000, 2**16
 # The number of files whose headers are read for sizes and colours, and what of each is read first.
 SCANNED_FILES, HEAD_BYTES = 10_000, 2**16
 THREADS = 16  # for small reads, which wait for a disk or bucket
+# Before a host that is asked for a data set counts as out of reach.
+SECONDS_TO_ANSWER = 10
 # The number of images whose values say how many bits 16-bit files use.
 DEPTH_IMAGES = 100
 STACKED, HUB = "stacked", "hf"
@@ -667,13 +670,49 @@ def _by_hand(name: str, options: DataOptions) -> str:
     )
 
 
+def _check_reachable(builder: Any, by_hand: str) -> None:
+    """Raise a `UsageError` if no host of a data set answers, which tfds would try for minutes."""
+    import requests  # of tfds
+
+    urls = {urlsplit(url).hostname: url for url in builder.url_infos if url.startswith("http")}
+    notes = (_root(builder) / "downloads").glob("*.INFO")  # of what is here already
+    is_here = any(url in note.read_text() for note in notes for url in builder.url_infos)
+    if not urls or is_here or builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        return
+    for url in urls.values():
+        with contextlib.suppress(requests.RequestException):
+            requests.head(url, timeout=SECONDS_TO_ANSWER)
+            return
+    raise UsageError(
+        f"tfds:{builder.name} is not in {builder.data_path}, and to download it "
+        f"{', '.join(map(str, urls))} cannot be reached; {by_hand}"
+    )
+
+
+def _root(builder: Any) -> Path:
+    """Return the folder of all tfds data, in which a data set's is NAME/[CONFIG/]VERSION."""
+    return Path(builder.data_path).parents[builder.info.full_name.count("/")]
+
+
+def _remove_empty_folders(builder: Any) -> None:
+    """Remove the folders that tfds made for a data set, and for downloads, and left empty."""
+    root = _root(builder)
+    made = [root, root / builder.name, root / "downloads"]
+    inner = [path for top in made[1:] for path in top.rglob("*") if path.is_dir()]
+    for path in sorted({*made, *inner}, reverse=True):
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            path.rmdir()
+
+
 def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
     """Open a split's data source and its features, downloading what is missing."""
     builder, by_hand = _tfds_builder(name, options), _by_hand(name, options)
     if not builder.is_prepared():
+        _check_reachable(builder, by_hand)
         try:
             builder.download_and_prepare(file_format="array_record")
         except Exception as error:  # downloaders and a missing TensorFlow raise errors of all kinds
+            _remove_empty_folders(builder)
             raise UsageError(
                 f"tfds:{name} is not in {builder.data_path} and could not be downloaded and "
                 f"prepared here ({first_line(error)}); {by_hand}"

@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from genjax.data import sources
@@ -240,6 +241,25 @@ def test_tfds_mnist_is_mnist(shared):
     theirs = zip(raw["labels-idx1"], raw["images-idx3"].reshape(-1, 784), strict=True)
     ours = zip(labels, images.reshape(-1, 784), strict=True)
     assert {(int(k), v.tobytes()) for k, v in ours} == {(int(k), v.tobytes()) for k, v in theirs}
+
+
+def test_tfds_that_cannot_be_downloaded_say_so_at_once_and_leave_nothing(tmp_path, monkeypatch):
+    for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # where nobody listens
+    root = tmp_path / "tfds"
+    options = DataOptions(data_dir=str(root))
+    with pytest.raises(UsageError, match=r"tfds:cifar10 is not in .*toronto.edu cannot be reached"):
+        open_source("tfds:cifar10", options)
+    assert not root.exists()
+
+    # A connection that is lost later, where there are other data.
+    monkeypatch.setattr("requests.head", lambda url, timeout: requests.Response())
+    monkeypatch.setattr("tensorflow_datasets.core.download.downloader.MAX_RETRIES", 0)
+    (root / "downloads").mkdir(parents=True)
+    (root / "downloads/other").touch()
+    with pytest.raises(UsageError, match=r"tfds:cifar10 is not in .* could not be downloaded"):
+        open_source("tfds:cifar10", options)
+    assert [path.name for path in root.rglob("*")] == ["downloads", "other"]
 
 
 def test_tfds_split_that_is_not_there(shared):

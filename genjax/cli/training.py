@@ -11,8 +11,8 @@ from genjax.cli.command import Call, Command, join_others
 from genjax.console import finish
 from genjax.data.prepare import prepare
 from genjax.data.processes import is_first
-from genjax.figures.grid import as_text
 from genjax.figures.sample import sample
+from genjax.figures.terminal import draw
 from genjax.planning.compile import compile_step, to_text
 from genjax.run.recipe import list_all, to_json
 from genjax.trainer.loop import resume, train
@@ -32,11 +32,12 @@ def print_outcome(call: Call) -> int:
         _tell(stop.outcome)
         return 128 + stop.signal
     _tell(
-        as_text(sample(result.run, 16)),
+        draw(sample(result.run, 16), sys.stdout),
         f"above    a few samples of the best checkpoint of {result.step} steps",
         f"samples  {max(path for path in (result.run / 'samples').iterdir())}",
         f"curves   {result.run / 'curves.png'}",
-        f"more     genjax sample {result.run} -n 64 --seed 1 -o grid.png",
+        f"next     genjax sample {result.run} -n 64 --seed 1 -o grid.png",
+        f"         genjax evaluate {result.run}",
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""Grids of images, as PNG, as GIF, or as text for a terminal."""
+"""Grids of images, as PNG, JPEG or GIF."""
 
 import io
 import math
@@ -9,9 +9,6 @@ from PIL import Image
 
 # Width of a grid in pixels: small images are enlarged by a whole factor to come near it.
 WIDTH = 800
-# Width of a terminal in characters, and characters from dark to bright.
-TEXT_WIDTH = 80
-SHADES = " .:-=+*#%@"
 # Pairs in a row.
 MOST_PAIRS = 16
 # Width in pixels and gray level of the lines between images.
@@ -87,26 +84,3 @@ def to_jpeg(image: Image.Image) -> bytes:
 def to_uint8(images: jax.Array | np.ndarray) -> np.ndarray:
     """Convert images in [-1, 1] to uint8, rounded to the nearest level."""
     return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
-
-
-def as_text(images: np.ndarray, rows: int = 2) -> str:
-    """Draw a few images with characters, for a terminal of 80 columns.
-
-    Args:
-        images: uint8 [N, H, W, C]; the first ones are shown, as many as fit in `rows`.
-        rows: Rows of images.
-    """
-    height, width = images.shape[1:3]
-    shown_width = min(width, 38)
-    # A character is about twice as high as it is wide.
-    size = (shown_width, max(1, round(height * shown_width / width / 2)))
-    columns = TEXT_WIDTH // (shown_width + 1)
-    lines = []
-    for start in range(0, min(len(images), rows * columns), columns):
-        block = images[start : start + columns]
-        small = [Image.fromarray(i.squeeze()).convert("L").resize(size) for i in block]
-        shades = np.stack([np.asarray(i) for i in small]).astype(int) * len(SHADES) // 256
-        for y in range(size[1]):
-            lines.append(" ".join("".join(SHADES[s] for s in i[y]) for i in shades))
-        lines.append("")
-    return "\n".join(lines)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genjax.figures.grid import GAP, GAP_GRAY, as_text, grid, to_png, to_uint8
+from genjax.figures.grid import GAP, GAP_GRAY, grid, to_png, to_uint8
 
 
 def test_images_go_left_to_right_top_to_bottom():
@@ -31,13 +31,3 @@ def test_a_png_can_be_read_back(channels):
 def test_to_uint8_rounds_and_clips():
     values = np.array([-2, -1, -1 + 0.9 / 127.5, 0.0, 1, 2])
     assert to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255]
-
-
-@pytest.mark.parametrize("shape", [(16, 16, 1), (28, 28, 3), (100, 200, 3)])
-def test_text_fits_a_terminal(shape):
-    images = np.full((20, *shape), 255, np.uint8)
-    images[:, : shape[0] // 2] = 0
-    lines = as_text(images).splitlines()
-    assert max(map(len, lines)) <= 80
-    assert set(lines[0]) == {" "}
-    assert "@" in lines[len(lines) // 2 - 2]

@@ -1,10 +1,12 @@
 """Export runs as the trained models that come with genjax, and say how good they are.
 
     python experiments/studies/trained.py runs/gan_mnist runs/biggan_digits ...
+    python experiments/studies/trained.py --again stylegan2_mnist ...
 
 Each becomes `experiments/trained/NAME.safetensors`, with weights in float16, NAME.png, a grid of
 its samples, and a row of the table in `experiments/trained/README.md`. The scores in its card are
-those of the file itself, by `genjax evaluate`.
+those of the file itself, by `genjax evaluate`. So that all of a data set compare, they are
+evaluated with one classifier, which is trained once on each machine: elsewhere, all of them again.
 """
 
 import argparse
@@ -36,15 +38,22 @@ float16, of the best checkpoint; scores are those of the files themselves, by
 def build(run: Path) -> None:
     """Write the file of a run, its figure, and its scores."""
     path = OUTPUT / f"{run.name}.safetensors"
-    trained = load(genjax.export(run, path, dtype="float16", license=LICENSE))
+    genjax.export(run, path, dtype="float16", license=LICENSE)
+    evaluate(path)
+    trained = load(path)
+    columns = ROW if grid_labels(trained.recipe, trained.spec)[1] else None
+    save_images(genjax.sample(path), path.with_suffix(".png"), columns)
+
+
+def evaluate(path: Path) -> None:
+    """Write the scores of a file into it."""
+    trained = load(path)
     assert trained.card is not None
     evaluation = genjax.evaluate(trained)
     options = dataclasses.replace(trained.recipe.data_options, data_dir=None)
     recipe = dataclasses.replace(trained.recipe, data_options=options)
     card = dataclasses.replace(trained.card, recipe=recipe, evaluation=evaluation)
     write_model(path, card, trained.state, "float16")
-    columns = ROW if grid_labels(recipe, trained.spec)[1] else None
-    save_images(genjax.sample(path), path.with_suffix(".png"), columns)
 
 
 def table() -> str:
@@ -72,11 +81,14 @@ def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--again", nargs="+", default=[], metavar="NAME", help="files to evaluate")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     OUTPUT.mkdir(exist_ok=True)
     for run in args.runs:
         build(run)
+    for name in args.again:
+        evaluate(trained_paths()[name])
     (OUTPUT / "README.md").write_text(HEAD + table())
 
 

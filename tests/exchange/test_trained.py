@@ -37,6 +37,14 @@ def test_it_draws_and_says_what_it_is(name):
     assert images.std() > 10 and not np.array_equal(images[0], images[1])
 
 
+@pytest.mark.parametrize("data", ["digits", "mnist"])
+def test_all_of_a_data_set_compare(data):
+    names = [name for name in trained_paths() if data in name]
+    found = genjax.compare([f"trained:{name}" for name in names])
+    assert len(found.runs) == len(names) > 5
+    assert "frechet distance" in found.rows
+
+
 @pytest.mark.slow
 def test_its_scores_are_those_of_its_card(optimized_programs, monkeypatch):
     """With the same classifier they are equal; with another, trained elsewhere, within errors."""

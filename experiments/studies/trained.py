@@ -5,8 +5,8 @@
 
 Each becomes `experiments/trained/NAME.safetensors`, with weights in float16, NAME.png, a grid of
 its samples, and a row of the table in `experiments/trained/README.md`. The scores in its card are
-those of the file itself, by `genjax evaluate`. So that all of a data set compare, they are
-evaluated with one classifier, which is trained once on each machine: elsewhere, all of them again.
+those of the file itself, by `genjax evaluate`. On another machine the classifier is another one, so
+there all models of a data set are to be evaluated again, to compare.
 """
 
 import argparse
@@ -81,7 +81,9 @@ def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="*")
-    parser.add_argument("--again", nargs="+", default=[], metavar="NAME", help="files to evaluate")
+    parser.add_argument(
+        "--again", nargs="+", default=[], choices=list(trained_paths()), help="files to evaluate"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     OUTPUT.mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ import importlib.util
 import json
 import math
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -674,9 +675,14 @@ def _check_reachable(builder: Any, by_hand: str) -> None:
     """Raise a `UsageError` if no host of a data set answers, which tfds would try for minutes."""
     import requests  # of tfds
 
-    urls = {urlsplit(url).hostname: url for url in builder.url_infos if url.startswith("http")}
-    notes = (_root(builder) / "downloads").glob("*.INFO")  # of what is here already
-    is_here = any(url in note.read_text() for note in notes for url in builder.url_infos)
+    infos = builder.url_infos or {}
+    urls = {urlsplit(url).hostname: url for url in infos if url.startswith("http")}
+    downloads = _root(builder) / "downloads"
+    notes = b"".join(note.read_bytes() for note in downloads.glob("*.INFO"))  # of what is there
+    is_here = any(
+        url.encode() in notes or (info.filename and (downloads / "manual" / info.filename).exists())
+        for url, info in infos.items()
+    )
     if not urls or is_here or builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         return
     for url in urls.values():
@@ -694,14 +700,9 @@ def _root(builder: Any) -> Path:
     return Path(builder.data_path).parents[builder.info.full_name.count("/")]
 
 
-def _remove_empty_folders(builder: Any) -> None:
-    """Remove the folders that tfds made for a data set, and for downloads, and left empty."""
-    root = _root(builder)
-    made = [root, root / builder.name, root / "downloads"]
-    inner = [path for top in made[1:] for path in top.rglob("*") if path.is_dir()]
-    for path in sorted({*made, *inner}, reverse=True):
-        with contextlib.suppress(OSError):  # it is not empty, or not there
-            path.rmdir()
+def _folders(root: Path) -> list[Path]:
+    """Return the folders that tfds makes before it has anything to keep, the inner ones first."""
+    return [*root.glob("downloads/*"), *root.glob("*"), root] if root.is_dir() else []
 
 
 def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
@@ -709,10 +710,14 @@ def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
     builder, by_hand = _tfds_builder(name, options), _by_hand(name, options)
     if not builder.is_prepared():
         _check_reachable(builder, by_hand)
+        before = _folders(_root(builder))
         try:
             builder.download_and_prepare(file_format="array_record")
         except Exception as error:  # downloaders and a missing TensorFlow raise errors of all kinds
-            _remove_empty_folders(builder)
+            for path in _folders(_root(builder)):
+                files = (each for each in path.rglob("*") if each.is_file())
+                if path not in before and all(each.name == "metadata.json" for each in files):
+                    shutil.rmtree(path, ignore_errors=True)
             raise UsageError(
                 f"tfds:{name} is not in {builder.data_path} and could not be downloaded and "
                 f"prepared here ({first_line(error)}); {by_hand}"

@@ -1,5 +1,6 @@
 """A few images, drawn in a terminal."""
 
+import shutil
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -17,10 +18,10 @@ SHADES, HALF = " .:-=+*#%@", "\u2580"
 
 
 def draw(images: np.ndarray, file: TextIO, rows: int = 2) -> str:
-    """Draw the first images, as many as fit in a number of rows of 80 characters.
+    """Draw the first images, as many as fit in a number of rows of at most 80 characters.
 
-    In a terminal with colours a character has two pixels. Elsewhere, as in a file or where NO_COLOR
-    is set, it is a shade of gray.
+    In a terminal with 256 colours or more a character has two pixels. Elsewhere, as in a file or
+    where NO_COLOR is set, it is a shade of gray.
 
     Args:
         images: uint8 [N, H, W, C], C is 1 or 3.
@@ -28,22 +29,23 @@ def draw(images: np.ndarray, file: TextIO, rows: int = 2) -> str:
         rows: Rows of images.
     """
     console = Console(file=file, width=WIDTH)
-    is_coloured = console.color_system is not None and not console.no_color
+    is_coloured = console.color_system in ("256", "truecolor") and not console.no_color
     if not is_coloured or not console.encoding.startswith("utf"):
         return "\n".join(_in_shades(images, rows))
     with console.capture() as capture:
         for line in _in_colours(images, rows):
             console.print(line, no_wrap=True)
-    return capture.get()
+    return capture.get().removesuffix("\n")
 
 
 def _rows(images: np.ndarray, rows: int, pixels: int) -> Iterator[np.ndarray]:
     """Scale images, uint8 [columns, H, W, 3] a row; a line of text has so many rows of pixels."""
     height, width = images.shape[1:3]
-    shown = min(width, MOST_WIDTH)
+    line = min(WIDTH, shutil.get_terminal_size().columns)
+    shown = min(width, MOST_WIDTH, line - 1)
     # A character is about twice as high as it is wide.
     size = (shown, pixels * max(1, round(height * shown / width / 2)))
-    columns = WIDTH // (shown + 1)
+    columns = line // (shown + 1)
     for start in range(0, min(len(images), rows * columns), columns):
         row = images[start : start + columns]
         pictures = [Image.fromarray(image.squeeze()).convert("RGB").resize(size) for image in row]

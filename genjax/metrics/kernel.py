@@ -22,6 +22,7 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
         UsageError: The sets are not [N, D] and [M, D], or one has a single example.
     """
     check_features(x=x, y=y)
+    x, y = np.asarray(x), np.asarray(y)
     if min(len(x), len(y)) < 2:
         raise UsageError(f"{len(x)} and {len(y)} examples: should be at least 2 of each")
     return _squared_mmd(x, y, _center(x, y))
@@ -36,18 +37,19 @@ def _squared_mmd(x: np.ndarray, y: np.ndarray, center: np.ndarray) -> float:
     """Estimate as `squared_mmd` does: products of offsets in float32, the rest in float64.
 
     `x . y = c . c + d . c + e . c + d . e` for offsets d and e from the center c. So rounding is
-    about 1e-7 of |d| |e|, not of |x| |y|, and another in each pair, which hardly moves their mean.
+    about 1e-7 of |d| |e|, not of |x| |y|, and its sign varies from pair to pair, so that it nearly
+    cancels in their mean.
     """
     size, about = len(center), center.astype(np.float64)
     offsets = [(each - center).astype(np.float32) for each in (x, y)]
-    along = [each.astype(np.float64) @ about / size for each in offsets]
+    dot_center = [each.astype(np.float64) @ about / size for each in offsets]
 
     def bases(i: int, j: int) -> np.ndarray:
         """Compute x . y / D + 1 of all pairs, [N, M]."""
         found = (offsets[i] @ offsets[j].T).astype(np.float64)
         found *= 1 / size
-        found += (along[i] + (about @ about / size + 1))[:, None]
-        found += along[j]
+        found += (dot_center[i] + (about @ about / size + 1))[:, None]
+        found += dot_center[j]
         return found
 
     def mean_of_pairs(i: int) -> float:
@@ -84,6 +86,7 @@ def kernel_distance(
             not [N, D] and [M, D].
     """
     check_features(x=x, y=y)
+    x, y = np.asarray(x), np.asarray(y)
     fewest = min(len(x), len(y))
     size = min(subset_size, fewest // 2)
     if size < 2 or subsets < 2:

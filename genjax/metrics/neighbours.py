@@ -12,6 +12,8 @@ from genjax.types import UsageError
 NEAREST_K = 5
 # Memory for the distances that are held at once; there are a few arrays of this size.
 BLOCK_MIB = 16
+# The fraction of distances from which on a product of all in float64 takes less time than pairs.
+MOST_NEAR = 0.01
 # Features that differ by less than this fraction of their size differ by rounding: they are equal.
 ROUNDING = 1e-6
 
@@ -49,8 +51,8 @@ class Prdc(NamedTuple):
 def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc:
     """Compute precision, recall, density and coverage of samples.
 
-    The result is exact for features as offsets from their mean in float32. It is computed in
-    blocks, so that memory grows with the number of examples, not with its square.
+    Distances are exact up to rounding to float32. They are computed in blocks, so that memory grows
+    with the number of examples, not with its square.
 
     Args:
         real: Features of the data, [N, D].
@@ -64,15 +66,19 @@ def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc
     fewest = min(len(real), len(fake))
     if not 1 <= nearest_k < fewest:
         raise UsageError(f"nearest_k = {nearest_k}: should be from 1 to {fewest - 1}")
-    center = np.asarray(np.mean(real, axis=0, dtype=np.float64), np.float32)
-    least = (ROUNDING * np.linalg.norm(real, axis=1).mean()) ** 2
-    data, samples = _about(real, center), _about(fake, center)
+    real, fake = np.asarray(real), np.asarray(fake)
+    real, fake = (each.astype(np.result_type(each.dtype, np.float32)) for each in (real, fake))
+    center = np.asarray(np.mean(real, axis=0, dtype=np.float64), real.dtype)
+    # No square is too large or small for float32.
+    scale = max(np.abs(each - center).max() for each in (real, fake)) or 1.0
+    least = (ROUNDING * (np.linalg.norm(real, axis=1) / scale).mean()) ** 2
+    data, samples = (_centred(each, center, scale) for each in (real, fake))
     data_radii, sample_radii = (_radii(each, nearest_k, least) for each in (data, samples))
 
     counts = np.zeros(len(fake), np.int64)
     recalled = covered = 0
     for rows, block in _blocks(data, samples):
-        block.sharpen(least, data_radii[rows, None], sample_radii)
+        block.recompute_near(least, data_radii[rows, None], sample_radii)
         balls = block.distances <= data_radii[rows, None]
         counts += balls.sum(axis=0)
         covered += balls.any(axis=1).sum()
@@ -98,7 +104,8 @@ def _radii(x: "_Points", nearest_k: int, least: float) -> np.ndarray:
     """Return each point's squared distance to its k-th neighbour, [N]; its 0th is itself."""
     radii = np.empty(len(x.offsets), np.float32)
     for rows, block in _blocks(x, x):
-        block.sharpen(least, np.partition(block.distances, nearest_k, axis=1)[:, nearest_k, None])
+        roughly = np.partition(block.distances, nearest_k, axis=1)[:, nearest_k, None]
+        block.recompute_near(least, roughly)
         radii[rows] = np.partition(block.distances, nearest_k, axis=1)[:, nearest_k]
     return radii
 
@@ -110,8 +117,8 @@ class _Points(NamedTuple):
     squares: np.ndarray
 
 
-def _about(x: np.ndarray, center: np.ndarray) -> _Points:
-    offsets = (x - center).astype(np.float32)
+def _centred(x: np.ndarray, center: np.ndarray, scale: float) -> _Points:
+    offsets = ((x - center) / scale).astype(np.float32)
     return _Points(offsets, np.einsum("nd,nd->n", offsets, offsets))
 
 
@@ -129,19 +136,24 @@ class _Block:
         self.distances *= -2
         self.distances += sums
         # Twice what is very probably the most that rounding does to a sum of D products (Higham and
-        # Mary 2019, theorem 2.4), since a bound may be wrong by as much as a distance.
+        # Mary 2019, theorem 2.4), since the radius compared with has the same error.
         size = self._a.shape[1]
-        self._doubt = sums * np.float32((8 * size**0.5 + 32) * np.finfo(np.float32).eps / 2)
+        self._error_bound = sums * np.float32((8 * size**0.5 + 32) * np.finfo(np.float32).eps / 2)
 
-    def sharpen(self, least: float, *bounds: np.ndarray) -> None:
-        """Make exact the distances of which rounding may decide on which side of a bound they are.
+    def recompute_near(self, least: float, *bounds: np.ndarray) -> None:
+        """Compute those distances again of which rounding may decide whether they are in a bound.
 
         Those below `least` are 0.
         """
-        near = self.distances - self._doubt <= least
+        near = self.distances - self._error_bound <= least
         for bound in bounds:
-            near |= np.abs(self.distances - bound) <= self._doubt
+            near |= np.abs(self.distances - bound) <= self._error_bound
         i, j = np.nonzero(near)
+        if len(i) > near.size * MOST_NEAR:  # as of samples that are all the same
+            a, b = self._a.astype(np.float64), self._b.astype(np.float64)
+            exact = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
+            self.distances[:] = np.where(exact < least, 0, exact)
+            return
         for start in range(0, len(i), 1000):
             some = i[start : start + 1000], j[start : start + 1000]
             gaps = self._a[some[0]].astype(np.float64) - self._b[some[1]]

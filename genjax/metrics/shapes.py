@@ -22,8 +22,10 @@ def check_shape(name: str, array: np.ndarray, wanted: tuple[int | str, ...]) -> 
 
 
 def check_features(**sets: np.ndarray) -> None:
-    """Raise a `UsageError` unless all are features [N, D] of the same D."""
+    """Raise a `UsageError` unless all are finite features [N, D] of the same D."""
     size: int | str = "D"
     for name, features in sets.items():
         check_shape(name, features, ("N", size))
         size = features.shape[1]
+        if not np.isfinite(features).all():
+            raise UsageError(f"{name}: holds NaN or infinities")

@@ -45,6 +45,8 @@ MOST_UNPACKED, SMALL = 1000, 2**26
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOENT)
 # The end of the name of a folder that is being written or deleted.
 UNFINISHED = ".unfinished"
+# Times that such a folder is deleted, while others delete in it as well.
+SWEEPS = 100
 # Orbax looks for files by patterns that begin with the path, and TensorStore takes a backslash for
 # a slash and wants UTF-8: in such a path files would be lost, or those of another run be found.
 MISREAD = r"[*?\[\]\\\ud800-\udfff]|^/(.*/)?gs:/"
@@ -399,12 +401,19 @@ def _move_aside(path: epath.Path, aside: epath.Path) -> None:
 
 def _sweep(path: epath.Path) -> None:
     """Delete what a save left unfinished; writers of one that just failed may be doing so too."""
-    try:
-        while path.exists():
-            with contextlib.suppress(FileNotFoundError):
-                path.rmtree()
-    except OSError as error:
-        log.warning("the unfinished %s cannot be deleted: %s", path, error)
+    problem: OSError | None = None
+    for _ in range(SWEEPS):
+        if not path.exists():
+            return
+        try:
+            path.rmtree()
+        except FileNotFoundError as error:  # another was first: what is left may go now
+            problem = error
+        except OSError as error:
+            problem = error
+            break
+    if path.exists():
+        log.warning("the unfinished %s cannot be deleted: %s", path, problem)
 
 
 def _delete(path: epath.Path) -> None:

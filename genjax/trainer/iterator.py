@@ -2,6 +2,8 @@
 
 import contextvars
 import dataclasses
+import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,6 +19,8 @@ from genjax.run.folder import RunConfig, RunFolder
 from genjax.run.sharding import Steps
 from genjax.run.trained import Result, Trained
 from genjax.types import State, UsageError
+
+log = logging.getLogger("genjax")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,9 +67,11 @@ class Training(Iterator[Record]):
     def __init__(self, running: Running):
         self.result: Result | None = None
         self._running, self._context = running, contextvars.copy_context()
-        # A program may end within the loop. When `atexit` is called, no thread can be started any
-        # more, and none can save; this is called before.
-        threading._register_atexit(_close, weakref.ref(self))  # type: ignore[attr-defined]
+        if threading.current_thread() is threading.main_thread():
+            # It may end within the loop. When `atexit` is called, no thread can be started any
+            # more, and none can save; this is called before.
+            at_exit = threading._register_atexit  # type: ignore[attr-defined]
+            at_exit(_close, weakref.ref(self), os.getpid())
 
     def __next__(self) -> Record:
         try:
@@ -88,10 +94,14 @@ class Training(Iterator[Record]):
         self.close()
 
 
-def _close(ref: weakref.ref[Training]) -> None:
+def _close(ref: weakref.ref[Training], process: int) -> None:
     training = ref()
-    if training is not None:
+    if training is None or os.getpid() != process:  # as in one that was forked
+        return
+    try:
         training.close()
+    except Exception as error:  # it would keep other threads from their ends
+        log.warning("a training was not saved at the end of the program: %s", error)
 
 
 def drain(running: Running) -> Result:

@@ -97,11 +97,14 @@ class Writer:
     def close(self) -> None:
         """Draw the curves a last time, and close the files and the bar."""
         self._bar.close()
-        close_events = lambda: self._opening.result().close()  # noqa: E731
-        closing = [self._file.close, close_events, self.folder.publish]
+        closing = [self._file.close, self._close_events, self.folder.publish]
         for last in [self._draw, *closing] if self.records else closing:
             with contextlib.suppress(OSError):  # a full disk was reported already
                 last()
+
+    def _close_events(self) -> None:
+        if self._opening.exception() is None:  # or it was raised where the events were written
+            self._opening.result().close()
 
 
 def _open_events(folder: str, purge_step: int) -> Any:

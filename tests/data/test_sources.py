@@ -246,20 +246,29 @@ def test_tfds_mnist_is_mnist(shared):
 def test_tfds_that_cannot_be_downloaded_say_so_at_once_and_leave_nothing(tmp_path, monkeypatch):
     for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # where nobody listens
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
     root = tmp_path / "tfds"
     options = DataOptions(data_dir=str(root))
     with pytest.raises(UsageError, match=r"tfds:cifar10 is not in .*toronto.edu cannot be reached"):
         open_source("tfds:cifar10", options)
     assert not root.exists()
+    with pytest.raises(UsageError, match=r"could not be downloaded"):  # without a list of hosts
+        open_source("tfds:imagenet2012_fewshot", options)
 
     # A connection that is lost later, where there are other data.
     monkeypatch.setattr("requests.head", lambda url, timeout: requests.Response())
     monkeypatch.setattr("tensorflow_datasets.core.download.downloader.MAX_RETRIES", 0)
     (root / "downloads").mkdir(parents=True)
-    (root / "downloads/other").touch()
+    (root / "downloads/mine").mkdir()
     with pytest.raises(UsageError, match=r"tfds:cifar10 is not in .* could not be downloaded"):
         open_source("tfds:cifar10", options)
-    assert [path.name for path in root.rglob("*")] == ["downloads", "other"]
+    assert [path.name for path in root.rglob("*")] == ["downloads", "mine"]
+    (root / "downloads/manual").mkdir()
+    (root / "downloads/manual/cifar-10-binary.tar.gz").touch()
+    monkeypatch.setattr("requests.head", None)
+    with pytest.raises(UsageError, match=r"tfds:cifar10 is not in .* could not be downloaded"):
+        open_source("tfds:cifar10", options)
 
 
 def test_tfds_split_that_is_not_there(shared):

@@ -1,6 +1,7 @@
 import functools
 import tracemalloc
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -82,6 +83,33 @@ def test_prdc_are_exact_on_the_surface_of_a_ball(shift):
     found = prdc(real, fake, nearest_k=3)
     assert found.density == pytest.approx(inside.sum(axis=0).mean() / 3, rel=1e-12)
     assert (found.precision, found.coverage) == (1, 1)
+
+
+def test_collapsed_samples_take_no_longer_and_are_as_before():
+    """Distances of equal samples are all within rounding of 0, and are computed as one product."""
+    real = _features(300, 0)
+    found = prdc(real, np.repeat(real[:1], 2000, axis=0))
+    assert (found.precision, found.recall) == (1, 1 / 300)
+    assert prdc(np.ones((50, 3)), np.ones((60, 3)))[:4] == (1, 1, 10, 1)
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1, 1e20])
+def test_prdc_do_not_depend_on_the_scale_or_kind_of_arrays(scale):
+    real, fake = _features(100, 0), _features(90, 1)
+    expected = prdc(real, fake)
+    assert prdc(real * scale, fake * scale) == expected
+    assert prdc(jnp.asarray(real), jnp.asarray(fake)) == expected
+    assert prdc((1000 * real).astype(np.float16), (1000 * fake).astype(np.float16)).precision < 1
+    found = kernel_distance(jnp.asarray(real), jnp.asarray(fake))
+    np.testing.assert_allclose(found, kernel_distance(real, fake), rtol=1e-4)
+
+
+def test_features_that_are_not_finite_are_refused():
+    real, fake = _features(20, 0), _features(20, 1)
+    fake[3, 2] = np.nan
+    for function in (prdc, squared_mmd, kernel_distance):
+        with pytest.raises(UsageError, match=r"(fake|y): holds NaN or infinities"):
+            function(real, fake)
 
 
 def test_errors_of_prdc_are_those_of_other_samples():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import chex
 import numpy as np
@@ -16,6 +17,7 @@ import genjax
 from genjax import Recipe
 from genjax.models.gan import GanConfig
 from genjax.run.trained import load
+from genjax.trainer import iterator
 from tests import runs
 
 RECIPE = Recipe(
@@ -85,7 +87,16 @@ def test_a_program_that_ends_within_the_loop_saves(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0 and not ended.stderr
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    assert load(tmp_path / "run", "latest").step == 5
+
+
+def test_a_forked_process_leaves_the_training_alone(tmp_path):
+    training = genjax.training(RECIPE, tmp_path / "run")
+    next(training)
+    iterator._close(weakref.ref(training), os.getpid() + 1)
+    assert not [*(tmp_path / "run/checkpoints").glob("*")]
+    iterator._close(weakref.ref(training), os.getpid())
     assert load(tmp_path / "run", "latest").step == 5
 
 

@@ -171,7 +171,7 @@ def test_half_the_bytes(run, tmp_path):
 
 def test_models_that_come_with_genjax_have_names(run, tmp_path, monkeypatch):
     path = genjax.export(run, tmp_path / "one.safetensors")
-    monkeypatch.setattr(genjax.run.recipe, "shipped", lambda kind: tmp_path)
+    monkeypatch.setattr(genjax.run.shipped, "shipped", lambda kind: tmp_path)
     images = genjax.sample(path, n=2)
     np.testing.assert_array_equal(genjax.sample("trained:one", n=2), images)
     with pytest.raises(UsageError, match="no trained model 'two': wanted one"):

@@ -710,7 +710,7 @@ def _open_tfds(name: str, options: DataOptions) -> tuple[Any, Any]:
     builder, by_hand = _tfds_builder(name, options), _by_hand(name, options)
     if not builder.is_prepared():
         _check_reachable(builder, by_hand)
-        before = _folders(_root(builder))
+        before = {*_folders(_root(builder))}
         try:
             builder.download_and_prepare(file_format="array_record")
         except Exception as error:  # downloaders and a missing TensorFlow raise errors of all kinds

@@ -19,7 +19,8 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
         The estimate; its mean is 0 if both sets are of one distribution, so it may be below 0.
 
     Raises:
-        UsageError: The sets are not [N, D] and [M, D], or one has a single example.
+        UsageError: The sets are not [N, D] and [M, D], one has a single example, or a feature is
+            not finite.
     """
     check_features(x=x, y=y)
     x, y = np.asarray(x), np.asarray(y)
@@ -82,8 +83,8 @@ def kernel_distance(
         distribution, it is too large rather than too small.
 
     Raises:
-        UsageError: There are fewer than four examples, or fewer than two subsets, or the sets are
-            not [N, D] and [M, D].
+        UsageError: There are fewer than four examples, or fewer than two subsets, the sets are not
+            [N, D] and [M, D], or a feature is not finite.
     """
     check_features(x=x, y=y)
     x, y = np.asarray(x), np.asarray(y)

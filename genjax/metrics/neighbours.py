@@ -60,7 +60,8 @@ def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc
         nearest_k: The neighbour that a ball reaches to, not counting the point itself.
 
     Raises:
-        UsageError: A set has no more than `nearest_k` examples, or they are not [N, D] and [M, D].
+        UsageError: A set has no more than `nearest_k` examples, they are not [N, D] and [M, D], or
+            a feature is not finite.
     """
     check_features(real=real, fake=fake)
     fewest = min(len(real), len(fake))
@@ -69,10 +70,11 @@ def prdc(real: np.ndarray, fake: np.ndarray, nearest_k: int = NEAREST_K) -> Prdc
     real, fake = np.asarray(real), np.asarray(fake)
     real, fake = (each.astype(np.result_type(each.dtype, np.float32)) for each in (real, fake))
     center = np.asarray(np.mean(real, axis=0, dtype=np.float64), real.dtype)
+    offsets = [each - center for each in (real, fake)]
     # No square is too large or small for float32.
-    scale = max(np.abs(each - center).max() for each in (real, fake)) or 1.0
+    scale = max(np.abs(each).max() for each in offsets) or 1.0
     least = (ROUNDING * (np.linalg.norm(real, axis=1) / scale).mean()) ** 2
-    data, samples = (_centred(each, center, scale) for each in (real, fake))
+    data, samples = (_scaled(each, scale) for each in offsets)
     data_radii, sample_radii = (_radii(each, nearest_k, least) for each in (data, samples))
 
     counts = np.zeros(len(fake), np.int64)
@@ -117,8 +119,8 @@ class _Points(NamedTuple):
     squares: np.ndarray
 
 
-def _centred(x: np.ndarray, center: np.ndarray, scale: float) -> _Points:
-    offsets = ((x - center) / scale).astype(np.float32)
+def _scaled(offsets: np.ndarray, scale: float) -> _Points:
+    offsets = (offsets / scale).astype(np.float32)
     return _Points(offsets, np.einsum("nd,nd->n", offsets, offsets))
 
 

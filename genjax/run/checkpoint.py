@@ -407,11 +407,10 @@ def _sweep(path: epath.Path) -> None:
             return
         try:
             path.rmtree()
-        except FileNotFoundError as error:  # another was first: what is left may go now
-            problem = error
         except OSError as error:
             problem = error
-            break
+            if not isinstance(error, FileNotFoundError):  # else another was first
+                break
     if path.exists():
         log.warning("the unfinished %s cannot be deleted: %s", path, problem)
 
